@@ -1,0 +1,1 @@
+"""What the weights and gradients say: increments, their geometry, and their coupling. Tables out."""

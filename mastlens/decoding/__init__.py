@@ -1,0 +1,1 @@
+"""Generation of responses and grading of their answers."""
