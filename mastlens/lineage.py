@@ -196,7 +196,7 @@ class Checkpoint:
         logging.disable_progress_bar()
         logging.set_verbosity_error()
         try:
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 self.folder,
                 dtype=dtype or "auto",
                 output_loading_info=True,
@@ -208,6 +208,7 @@ class Checkpoint:
             logging.set_verbosity(verbosity)
             if bars:
                 logging.enable_progress_bar()
+        model, info = loaded
         if missing := sorted(info["missing_keys"]):
             raise MastlensError(
                 f"{self.spec} lacks {len(missing)} tensors that a {self.model_type} model needs, first "

@@ -196,9 +196,8 @@ def encode_prompt(
         chat_template: Whether to use the tokenizer's chat template, where it has one.
     """
     if chat_template and getattr(tokenizer, "chat_template", None):
-        rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": problem}], add_generation_prompt=True, tokenize=False
-        )
+        turns = [{"role": "user", "content": problem}]
+        rendered = str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
         # The template writes the special tokens itself, so the tokenizer must not add them once more.
         return tuple(tokenizer(rendered, add_special_tokens=False)["input_ids"])
     return tuple(tokenizer(problem + "\n")["input_ids"])
@@ -209,7 +208,8 @@ def encode_problem(
 ) -> EncodedProblem:
     """Return the token ids of a problem: prompt, then solution and end of sequence."""
     solution = tuple(tokenizer(problem.solution, add_special_tokens=False)["input_ids"])
-    end = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
+    eos: Any = tokenizer.eos_token_id
+    end = () if eos is None else (int(eos),)
     return EncodedProblem(encode_prompt(problem.problem, tokenizer, chat_template=chat_template), solution + end)
 
 

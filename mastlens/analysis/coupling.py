@@ -1,5 +1,6 @@
 """Coupling: how the forget (and retain) gradient at the RLVR weights lies to the increment RLVR - SFT."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -66,6 +67,7 @@ def couple(
 
     The loss is the negative log-likelihood of the solution tokens at the RLVR weights in evaluation mode, summed
     over the whole set and divided by their count; in float32. Columns: ``layer``, ``projection``, ``name``,
+    ``rows``, ``cols``, ``cosine_null`` (mean |cosine| of random directions of that many entries),
     ``forget_grad_norm``, ``forget_inner`` (gradient . increment), ``forget_cosine``; with ``retain`` also
     ``retain_grad_norm``, ``retain_inner``, ``retain_cosine``, ``forget_retain_cosine``.
 
@@ -184,6 +186,10 @@ def _couple_one(projection: Projection, delta: torch.Tensor, gradients: dict[str
         "layer": projection.layer,
         "projection": projection.projection,
         "name": projection.name,
+        "rows": projection.rows,
+        "cols": projection.cols,
+        # E|cos| of two random directions in R^n; their product with a fixed one is normal with variance 1 / n.
+        "cosine_null": (2 / (math.pi * projection.numel)) ** 0.5,
     }
     wide = {side: gradient.double().cpu() for side, gradient in gradients.items()}
     for side, gradient in wide.items():

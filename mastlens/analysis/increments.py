@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 FILE = "geometry.parquet"
+SPECTRA = "spectra.parquet"
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,12 @@ class Geometry:
     Attributes:
         table: One row an increment and projection; the columns are described at ``geometry``.
         settings: What made it.
+        spectra: Singular values of the increments, see ``increment_spectra``; None unless measured in full.
     """
 
     table: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
+    spectra: pd.DataFrame | None = None
 
     def plot(self, increment: str = "rlvr") -> "go.Figure":
         """Draw off-principal energy by layer and projection, beside its null."""
@@ -75,7 +79,7 @@ def geometry(
         sft: The checkpoint that RLVR started from; without it, RLVR is taken to start from the base.
         rank: k of the principal subspaces.
         full: Also what needs the whole spectrum.
-        out: Folder for ``geometry.parquet``; None to write nothing.
+        out: Folder for ``geometry.parquet`` (and ``spectra.parquet`` with ``full``); None to write nothing.
         overwrite: Replace a table made from other inputs.
         progress: Show a progress bar.
 
@@ -86,18 +90,28 @@ def geometry(
     settings = {"rank": rank, "full": full}
 
     def compute() -> Geometry:
-        return Geometry(_measure(lineage, rank=rank, full=full, progress=progress), settings)
+        table = _measure(lineage, rank=rank, full=full, progress=progress)
+        return Geometry(table, settings, increment_spectra(lineage) if full else None)
+
+    def write(result: Geometry, folder: Path) -> None:
+        write_table(folder / FILE, result.table)
+        if result.spectra is not None:
+            write_table(folder / SPECTRA, result.spectra)
+
+    def read(folder: Path) -> Geometry:
+        spectra = pd.read_parquet(folder / SPECTRA) if full else None
+        return Geometry(pd.read_parquet(folder / FILE), settings, spectra)
 
     return remembered(
         out,
         "geometry",
-        outputs=[FILE],
+        outputs=[FILE, SPECTRA] if full else [FILE],
         lineage=lineage.fingerprints,
         settings=settings,
         overwrite=overwrite,
         compute=compute,
-        write=lambda result, folder: write_table(folder / FILE, result.table),
-        read=lambda folder: Geometry(pd.read_parquet(folder / FILE), settings),
+        write=write,
+        read=read,
     )
 
 
@@ -142,7 +156,7 @@ def _measure_one(
         "relative_norm": norm / weight if weight else float("inf"),
         "rank": subspaces.rank,
         "off_principal": off_principal(delta, subspaces),
-        "off_principal_null": off_principal_null(*delta.shape, subspaces.rank),
+        "off_principal_null": off_principal_null(delta.shape[0], delta.shape[1], subspaces.rank),
     }
     if full:
         old = principal_subspaces(before, subspaces.rank)

@@ -1,1 +1,55 @@
-"""The command line."""
+"""The command line: one command a stage, the same names as the Python functions."""
+
+import json
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+from mastlens.errors import MastlensError, MastlensWarning
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return 0 on success, 2 on a user's mistake, 1 on a defect."""
+    from mastlens.cli.parser import build_parser
+
+    arguments = build_parser().parse_args(argv)
+    debug = arguments.debug
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", MastlensWarning)
+            warnings.showwarning = _show_warning
+            outcome = arguments.handler(arguments)
+    except MastlensError as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            _tell(f"mastlens: {error}")
+        return 2
+    except KeyboardInterrupt:
+        _tell(
+            "mastlens: interrupted. Nothing half-written is left; run the same command to start this stage again."
+        )
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            _tell(f"mastlens: a defect, {type(error).__name__}: {error}. Run again with --debug to see where.")
+        return 1
+    if arguments.json:
+        sys.stdout.write(json.dumps(outcome.summary, indent=2, ensure_ascii=False, default=str) + "\n")
+    else:
+        sys.stdout.write(outcome.text.rstrip() + "\n")
+    return 0
+
+
+def _tell(message: str) -> None:
+    sys.stderr.write(message + "\n")
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    if issubclass(category, MastlensWarning):
+        _tell(f"mastlens: warning: {message}")

@@ -84,7 +84,7 @@ def equivalent(gold: str, candidate: str) -> bool:
         return parse(
             text,
             extraction_config=[LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
-            parsing_timeout=None,
+            parsing_timeout=None,  # pyright: ignore[reportArgumentType] - documented to take None
         )
 
     # verify is not symmetric: gold first.

@@ -21,6 +21,7 @@ from mastlens.problems import (
     check_tokenizer,
     context_length,
     encode_problems,
+    encode_prompt,
     read_problems,
 )
 from mastlens.runs import hash_inputs, remembered
@@ -165,6 +166,21 @@ def evaluate(
         write=write,
         read=lambda folder: Evaluation(pd.read_parquet(folder / FILE), settings),
     )
+
+
+def greedy_accuracy(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    problems: Sequence[Problem],
+    *,
+    max_new_tokens: int = 1024,
+    batch_size: int = 32,
+    chat_template: bool = True,
+) -> float:
+    """Return the share of right greedy responses and nothing else: what a search calls again and again."""
+    prompts = [encode_prompt(p.problem, tokenizer, chat_template=chat_template) for p in problems]
+    responses = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    return sum(grade(r.text, p.answer).correct for r, p in zip(responses, problems, strict=True)) / len(problems)
 
 
 def evaluate_model(

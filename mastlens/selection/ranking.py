@@ -112,7 +112,9 @@ def rank_tables(geometry: pd.DataFrame, coupling: pd.DataFrame, *, top: int, rul
             f"The geometry and coupling tables are about different tensors, e.g. {alone[0]}. Make both anew from "
             "one lineage."
         )
-    table = increment.merge(coupling.drop(columns=["layer", "projection"]), on="name", validate="1:1")
+    table = increment.merge(
+        coupling[[c for c in coupling if c == "name" or c not in increment]], on="name", validate="1:1"
+    )
     if not 1 <= top <= len(table):
         raise MastlensError(f"--top {top} does not fit: there are {len(table)} projections, choose 1 to that.")
     if table["delta_norm"].max() == 0:

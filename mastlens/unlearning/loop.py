@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +112,7 @@ def unlearning_steps(
     steps: int,
     batch_size: int = 8,
     seed: int = 0,
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """Edit the named tensors of ``model`` in place, one step for each item of the iteration.
 
     AdamW, betas (0.9, 0.999), no weight decay, constant learning rate, gradient norm clipped at 1, evaluation

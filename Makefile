@@ -1,0 +1,47 @@
+# Every target sets up what it needs; `make` alone lists them.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test quick lint format organism clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.user: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/.dev: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@ .venv/.user
+
+demo: .venv/.user ## set up, then run the whole method on the shipped organism (writes demo/report.html)
+	$(BIN)/mastlens demo --out demo
+
+test: .venv/.dev ## set up, then pass lint, types and all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest
+
+quick: .venv/.dev ## tests without the slow ones
+	$(BIN)/python -m pytest -m "not slow" -q
+
+lint: .venv/.dev ## lint and types only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: .venv/.dev ## format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+organism: .venv/.dev ## train the shipped lineage anew into build/qwen2
+	$(BIN)/mastlens organism build qwen2 --out build/qwen2
+
+clean: ## remove what the targets above made, the environment included
+	rm -rf .venv demo build

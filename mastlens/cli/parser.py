@@ -1,0 +1,160 @@
+"""Commands and their options."""
+
+import argparse
+from importlib.metadata import version
+
+from mastlens.cli import commands
+
+
+def _path_help(role: str) -> str:
+    return f"{role}: a folder, a hub id with an optional @revision, or organism:NAME/STAGE"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    common = argparse.ArgumentParser(add_help=False)
+    group = common.add_argument_group("every command")
+    group.add_argument("--json", action="store_true", help="a machine-readable summary, alone on stdout")
+    group.add_argument("--seed", type=int, default=0, help="decides everything random (default 0)")
+    group.add_argument("--device", default="cpu", help="a torch device, e.g. cuda (default cpu)")
+    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    parser = argparse.ArgumentParser(
+        prog="mastlens",
+        description="Where in the weights did RLVR put a behaviour, and can exactly that be taken out again?",
+    )
+    parser.add_argument("--version", action="version", version=f"mastlens {version('mastlens')}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, handler, summary: str, parents: bool = True, under=subparsers):
+        added = under.add_parser(name, help=summary, description=summary, parents=[common] if parents else [])
+        if handler is not None:
+            added.set_defaults(handler=handler)
+        return added
+
+    _demo(command)
+    _analyses(command)
+    _unlearn(command)
+    _edit(command)
+    _evaluation(command)
+    _organism(command)
+    return parser
+
+
+def _out(parser: argparse.ArgumentParser, *, required: bool = True, default: str | None = None) -> None:
+    parser.add_argument("--out", required=required, default=default, metavar="DIR", help="the run's output folder")
+    _overwrite(parser)
+
+
+def _overwrite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what was made from other inputs or settings"
+    )
+
+
+def _no_chat_template(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-chat-template", action="store_true", help="prompt with the bare problem even if there is a template"
+    )
+
+
+def _demo(command) -> None:
+    demo = command("demo", commands.demo, "the whole method on the shipped organism, with a report")
+    _out(demo, required=False, default="demo")
+
+
+def _analyses(command) -> None:
+    inspect = command("inspect", commands.inspect, "what a checkpoint holds")
+    inspect.add_argument("path", metavar="PATH", help=_path_help("the checkpoint"))
+
+    geometry = command("geometry", commands.geometry, "geometry of the increments, per attention projection")
+    geometry.add_argument("--base", required=True, metavar="PATH", help=_path_help("before SFT"))
+    geometry.add_argument("--sft", metavar="PATH", help=_path_help("what RLVR started from"))
+    geometry.add_argument("--rlvr", required=True, metavar="PATH", help=_path_help("after RLVR"))
+    geometry.add_argument("--rank", type=int, default=16, help="k of the principal subspaces (default 16)")
+    geometry.add_argument("--full", action="store_true", help="also what needs the whole spectrum")
+    _out(geometry)
+
+    couple = command("couple", commands.couple, "coupling of the forget gradient to the increment")
+    couple.add_argument("--sft", required=True, metavar="PATH", help=_path_help("what RLVR started from"))
+    couple.add_argument("--rlvr", required=True, metavar="PATH", help=_path_help("after RLVR"))
+    couple.add_argument("--forget", required=True, metavar="FILE", help="problems to forget, JSON lines")
+    couple.add_argument("--retain", metavar="FILE", help="problems to keep, JSON lines")
+    couple.add_argument("--batch-size", type=int, default=8, help="problems a backward pass (default 8)")
+    _no_chat_template(couple)
+    _out(couple)
+
+    rank = command("rank", commands.rank, "rank the projections from the tables in DIR and select the top N")
+    rank.add_argument("folder", metavar="DIR", help="folder with geometry.parquet and coupling.parquet")
+    rank.add_argument("--rule", default="mast", help="ranking rule (default mast)")
+    rank.add_argument("--top", type=int, required=True, metavar="N", help="how many projections to select")
+    _overwrite(rank)
+
+
+def _unlearn(command) -> None:
+    unlearn = command("unlearn", commands.unlearn, "unlearn the forget problems by editing selected tensors")
+    unlearn.add_argument("--rlvr", required=True, metavar="PATH", help=_path_help("the checkpoint to edit"))
+    where = unlearn.add_mutually_exclusive_group(required=True)
+    where.add_argument("--ranking", metavar="FILE", help="edit the tensors that a ranking.parquet selects")
+    where.add_argument("--where", metavar="REGEX", help="edit the weight matrices whose names match")
+    where.add_argument("--all-parameters", action="store_true", help="edit every weight matrix")
+    unlearn.add_argument("--forget", required=True, metavar="FILE", help="problems to forget, JSON lines")
+    unlearn.add_argument("--retain", metavar="FILE", help="problems to keep, JSON lines")
+    unlearn.add_argument("--objective", required=True, metavar="NAME", help="ga, graddiff, npo or simnpo")
+    unlearn.add_argument("--steps", type=int, required=True, metavar="N", help="number of steps")
+    unlearn.add_argument("--lr", type=float, required=True, metavar="X", help="learning rate, constant")
+    unlearn.add_argument("--batch-size", type=int, default=8, help="problems a step and side (default 8)")
+    unlearn.add_argument("--retain-weight", type=float, metavar="X", help="weight of the retain term (default 1)")
+    unlearn.add_argument("--preset", help="coefficients of a source: mast or open-unlearning")
+    unlearn.add_argument("--beta", type=float, help="inverse temperature of npo and simnpo")
+    unlearn.add_argument("--delta", type=float, help="margin of simnpo, inside beta")
+    unlearn.add_argument("--gamma", type=float, help="weight of the forget term (default 1)")
+    _no_chat_template(unlearn)
+    _out(unlearn)
+
+
+def _edit(command) -> None:
+    edit = command("edit", None, "show, apply or revert an edit", parents=False)
+    actions = edit.add_subparsers(dest="action", required=True, metavar="ACTION")
+    show = command("show", commands.edit_show, "what an edit changes", under=actions)
+    show.add_argument("edit", metavar="EDIT", help="an edit.safetensors")
+    apply = command("apply", commands.edit_apply, "write the checkpoint with the edit in it", under=actions)
+    apply.add_argument("edit", metavar="EDIT", help="an edit.safetensors")
+    apply.add_argument("--to", required=True, metavar="PATH", help=_path_help("the checkpoint it was made for"))
+    apply.add_argument("--out", required=True, metavar="NEW", help="folder for the complete checkpoint")
+    _overwrite(apply)
+    revert = command("revert", commands.edit_revert, "write the checkpoint with the edit taken out", under=actions)
+    revert.add_argument("edit", metavar="EDIT", help="an edit.safetensors")
+    revert.add_argument("--from", dest="source", required=True, metavar="PATH", help=_path_help("the edited one"))
+    revert.add_argument("--out", required=True, metavar="NEW", help="folder for the complete checkpoint")
+    _overwrite(revert)
+
+
+def _evaluation(command) -> None:
+    evaluate = command("evaluate", commands.evaluate, "responses, accuracy and log-probabilities on problems")
+    evaluate.add_argument("--model", required=True, metavar="PATH", help=_path_help("the model"))
+    evaluate.add_argument("--edit", metavar="EDIT", help="an edit to apply in memory first")
+    evaluate.add_argument(
+        "--split", nargs="+", action="extend", required=True, metavar="NAME=FILE", help="problems, JSON lines"
+    )
+    evaluate.add_argument("--max-new-tokens", type=int, default=1024, help="where a response ends (default 1024)")
+    evaluate.add_argument("--batch-size", type=int, default=32, help="items a batch (default 32)")
+    _no_chat_template(evaluate)
+    _out(evaluate)
+
+    compare = command("compare", commands.compare, "what changed between two evaluations of the same items")
+    compare.add_argument("before", metavar="BEFORE_DIR")
+    compare.add_argument("after", metavar="AFTER_DIR")
+
+    report = command("report", commands.report, "write report.html from what DIR holds")
+    report.add_argument("folder", metavar="DIR", help="a run's output folder")
+
+
+def _organism(command) -> None:
+    organism = command("organism", None, "the shipped, really trained lineages", parents=False)
+    actions = organism.add_subparsers(dest="action", required=True, metavar="ACTION")
+    command("list", commands.organism_list, "what is shipped, with accuracies", under=actions)
+    build = command("build", commands.organism_build, "train a lineage anew (about 20 minutes)", under=actions)
+    build.add_argument("name", metavar="NAME", help="an organism, e.g. qwen2")
+    build.add_argument("--trajectory", action="store_true", help="keep checkpoints along the RLVR run")
+    build.add_argument("--out", required=True, metavar="DIR", help="folder for the lineage")
