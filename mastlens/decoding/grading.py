@@ -4,19 +4,14 @@ A response is graded on what follows ``</think>`` where it has that mark. Its an
 what follows the last ``####``, or, for the tolerant grade alone, what math-verify finds.
 """
 
-import functools
-import logging
 import re
 from dataclasses import dataclass
 
-_INTEGER = re.compile(r"[+-]?\d{1,15}")
-# Longer than any answer; sympy may take for ever on what a broken model writes between two braces.
-_LONGEST = 400
+from mastlens.decoding.equivalence import equivalent
 
-# Both graders run without math-verify's timeouts, which rest on SIGALRM and crash in threads and notebooks; it
-# says so at every call.
-logging.getLogger("math_verify.parser").setLevel(logging.ERROR)
-logging.getLogger("math_verify.grader").setLevel(logging.ERROR)
+_INTEGER = re.compile(r"[+-]?\d{1,15}")
+# Longer than any answer.
+_LONGEST = 400
 
 
 @dataclass(frozen=True)
@@ -73,19 +68,3 @@ def grade(response: str, gold: str) -> Grade:
     if answer is not None and len(answer) > _LONGEST:
         return Grade(False, False, answer)
     return Grade(equivalent(gold.strip(), candidate), False, answer)
-
-
-@functools.lru_cache(maxsize=65536)
-def equivalent(gold: str, candidate: str) -> bool:
-    """Return whether math-verify finds in ``candidate`` an answer equal to ``gold`` as mathematics."""
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-
-    def read(text: str) -> list:
-        return parse(
-            text,
-            extraction_config=[LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
-            parsing_timeout=None,  # pyright: ignore[reportArgumentType] - documented to take None
-        )
-
-    # verify is not symmetric: gold first.
-    return bool(verify(read(rf"\boxed{{{gold}}}"), read(candidate), timeout_seconds=None))

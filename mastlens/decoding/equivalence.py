@@ -1,0 +1,146 @@
+r"""Whether two answers are equal as mathematics: math-verify, in a process of its own with a time limit.
+
+math-verify's own limits rest on SIGALRM, which crashes in threads and notebooks, and without them sympy can compute
+for ever, inside one C call, on what a broken model writes between two braces (``9^{9^{9^9}}``). So a worker process
+does it, with a limit on its *processor* time: the grade does not depend on how busy the machine is. It is started
+when first needed and serves all calls after that.
+"""
+
+import atexit
+import functools
+import json
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from typing import IO, Any
+
+from mastlens.errors import MastlensWarning
+
+TIME_LIMIT = 5.0
+"""Seconds of processor time that one comparison may take."""
+_WALL_LIMIT = 300.0  # where the system has no timer of processor time, and for a worker that hangs without computing
+
+
+class _Worker:
+    """The process, and the thread that reads its answers."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mastlens.decoding.equivalence"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+        )
+        self.answers: queue.Queue[str | None] = queue.Queue()
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.stdin: IO[str] = self.process.stdin
+        threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
+        self.answers.get(timeout=_WALL_LIMIT)  # it says when it is ready
+
+    def _read(self, stdout: IO[str]) -> None:
+        for line in stdout:
+            self.answers.put(line)
+        self.answers.put(None)  # it ended, most likely at its limit
+
+    def ask(self, gold: str, candidate: str, limit: float) -> bool | None:
+        """Return its answer, or None if it ended without one."""
+        try:
+            self.stdin.write(json.dumps([gold, candidate, limit]) + "\n")
+            self.stdin.flush()
+            line = self.answers.get(timeout=_WALL_LIMIT)
+        except (OSError, queue.Empty):
+            return None
+        return None if line is None else bool(json.loads(line))
+
+    def end(self) -> None:
+        """End the process at once."""
+        self.process.kill()
+        self.process.wait()
+
+
+_lock = threading.Lock()
+_worker: _Worker | None = None
+
+
+@functools.lru_cache(maxsize=65536)
+def equivalent(gold: str, candidate: str, limit: float = TIME_LIMIT) -> bool:
+    r"""Return whether math-verify finds in ``candidate`` an answer equal to ``gold``.
+
+    Args:
+        gold: The answer alone, without ``\boxed`` or dollar signs.
+        candidate: Text that holds an answer, best in ``\boxed{}``.
+        limit: Seconds of processor time; a comparison that takes more counts as not equal, with a warning.
+    """
+    global _worker
+    with _lock:
+        if _worker is None:
+            _worker = _Worker()
+        answer = _worker.ask(gold, candidate, limit)
+        if answer is not None:
+            return answer
+        _worker.end()
+        _worker = None
+    warnings.warn(
+        f"Comparing {candidate[-80:]!r} with the answer {gold[:40]!r} took more than {limit:g} s of "
+        "processor time; it counts as wrong.",
+        MastlensWarning,
+        stacklevel=2,
+    )
+    return False
+
+
+@atexit.register
+def _end() -> None:
+    if _worker is not None:
+        _worker.end()
+
+
+def _verify(gold: str, candidate: str) -> bool:
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+
+    def read(text: str) -> list[Any]:
+        return parse(
+            text,
+            extraction_config=[LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
+            parsing_timeout=None,  # pyright: ignore[reportArgumentType] - documented to take None
+        )
+
+    # verify is not symmetric: gold first.
+    return bool(verify(read(rf"\boxed{{{gold}}}"), read(candidate), timeout_seconds=None))
+
+
+def _end_after(seconds: float) -> None:
+    """Let the system end this process after so much processor time; 0 takes the limit back."""
+    if hasattr(signal, "setitimer"):
+        # The default action of SIGPROF is to end the process, also in the middle of a C call.
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def _serve() -> None:
+    """Answer one JSON line with one JSON line until the input ends."""
+    _verify("1", r"\boxed{1}")  # imports and builds the grammar before the clock starts
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # whatever the libraries print is no answer
+    answers.write("ready\n")
+    answers.flush()
+    for line in sys.stdin:
+        gold, candidate, limit = json.loads(line)
+        _end_after(limit)
+        try:
+            equal = _verify(gold, candidate)
+        except Exception:  # sympy raises anything at all on malformed input: not an answer
+            equal = False
+        _end_after(0.0)
+        answers.write(json.dumps(equal) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _serve()
