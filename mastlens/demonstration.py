@@ -58,7 +58,7 @@ class DemoSettings:
     objective: str = "npo"
     beta: float = 0.1
     retain_weight: float = 1.0
-    grid: Grid = Grid(learning_rates=(3e-4, 1e-3), steps=60, every=5, batch_size=16)
+    grid: Grid = field(default_factory=lambda: Grid(learning_rates=(3e-4, 1e-3), steps=60, every=5, batch_size=16))
     draws: int = 3
     max_new_tokens: int = 64
     evaluation_batch: int = 152
@@ -104,9 +104,7 @@ class Demonstration:
     @property
     def text(self) -> str:
         """The one table, for a terminal."""
-        return (
-            f"{summary_text(self.table, self.arms)}\n\n{self.verdict}\n\nThe page with every figure: {self.report}"
-        )
+        return f"{summary_text(self.table, self.arms)}\n\n{self.verdict}\n\nThe page with every figure: {self.report}"
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -202,9 +200,7 @@ class _Run:
         self.checkpoint = Checkpoint(folder / "rlvr")
         self.tokenizer: PreTrainedTokenizerBase = self.checkpoint.load_tokenizer()
         self.model: PreTrainedModel = self.checkpoint.load_model(device=device)
-        self.objective = make_objective(
-            settings.objective, beta=settings.beta, retain_weight=settings.retain_weight
-        )
+        self.objective = make_objective(settings.objective, beta=settings.beta, retain_weight=settings.retain_weight)
         self.train = {
             side: encode_problems(read_problems(folder / f"{side}-train.jsonl"), self.tokenizer)
             for side in ("forget", "retain")

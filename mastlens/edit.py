@@ -130,9 +130,7 @@ class Edit:
         if absent:
             raise MastlensError(f"Cannot {what} {checkpoint.spec}: it has no tensor {absent[0]}.")
         differing = [
-            name
-            for name, tensor in expected.items()
-            if sha256_tensor(checkpoint.tensor(name)) != sha256_tensor(tensor)
+            name for name, tensor in expected.items() if sha256_tensor(checkpoint.tensor(name)) != sha256_tensor(tensor)
         ]
         if differing:
             raise MastlensError(

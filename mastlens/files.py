@@ -50,9 +50,7 @@ def write_table(path: Path, table: "pd.DataFrame") -> None:
         table.to_parquet(temporary, index=False)
 
 
-def write_tensors(
-    path: Path, tensors: "Mapping[str, torch.Tensor]", metadata: Mapping[str, Any] | None = None
-) -> None:
+def write_tensors(path: Path, tensors: "Mapping[str, torch.Tensor]", metadata: Mapping[str, Any] | None = None) -> None:
     """Write ``tensors`` as safetensors to ``path`` in one step; equal input gives equal bytes.
 
     Args:

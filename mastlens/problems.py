@@ -185,9 +185,7 @@ def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", problems: Sequence[Pro
             )
 
 
-def encode_prompt(
-    problem: str, tokenizer: "PreTrainedTokenizerBase", *, chat_template: bool = True
-) -> tuple[int, ...]:
+def encode_prompt(problem: str, tokenizer: "PreTrainedTokenizerBase", *, chat_template: bool = True) -> tuple[int, ...]:
     """Return the prompt's token ids: the chat template's user turn, or the problem and a newline.
 
     Args:

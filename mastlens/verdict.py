@@ -39,8 +39,8 @@ def summary_text(table: pd.DataFrame, arms: pd.DataFrame) -> str:
             }
         )
     legend = (
-        "accuracy; then the difference to the RLVR source in points with its 95 % paired bootstrap interval, items\n"
-        "lost/gained, exact McNemar p. perplexity: neutral text. s, MB: time and peak memory of the edit alone."
+        "accuracy; then the difference to the RLVR source in points with its 95 % paired bootstrap interval,\n"
+        "items lost/gained, exact McNemar p. perplexity: neutral text. s, MB: time and peak memory of the edit."
     )
     return pd.DataFrame(lines).to_string(index=False, justify="left") + "\n\n" + legend
 

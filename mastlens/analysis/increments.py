@@ -126,9 +126,7 @@ def _measure(lineage: Lineage, *, rank: int, full: bool, progress: bool) -> pd.D
                 {
                     "increment": increment,
                     **_describe(projection),
-                    **_measure_one(
-                        before.tensor(projection.name), after.tensor(projection.name), subspaces, full=full
-                    ),
+                    **_measure_one(before.tensor(projection.name), after.tensor(projection.name), subspaces, full=full),
                 }
             )
     return pd.DataFrame([row for increment in rows.values() for row in increment])

@@ -38,7 +38,7 @@ def principal_subspaces(weight: Float[Tensor, "rows cols"], rank: int) -> Princi
     smaller = min(weight.shape)
     if not 1 <= rank <= smaller:
         raise MastlensError(
-            f"Rank {rank} does not fit a matrix of {weight.shape[0]} x {weight.shape[1]}: it is from 1 to {smaller}."
+            f"Rank {rank} does not fit a matrix of {weight.shape[0]} x {weight.shape[1]}: from 1 to {smaller}."
         )
     u, s, vh = torch.linalg.svd(weight.double(), full_matrices=False)
     return PrincipalSubspaces(u[:, :rank].contiguous(), vh[:rank].T.contiguous(), s)

@@ -27,9 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _tell(f"mastlens: {error}")
         return 2
     except KeyboardInterrupt:
-        _tell(
-            "mastlens: interrupted. Nothing half-written is left; run the same command to start this stage again."
-        )
+        _tell("mastlens: interrupted. Nothing half-written is left; the same command starts this stage again.")
         return 130
     except BrokenPipeError:
         return 0

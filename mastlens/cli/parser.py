@@ -47,9 +47,7 @@ def _out(parser: argparse.ArgumentParser, *, required: bool = True, default: str
 
 
 def _overwrite(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace what was made from other inputs or settings"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what was made from other inputs or settings")
 
 
 def _no_chat_template(parser: argparse.ArgumentParser) -> None:

@@ -64,9 +64,7 @@ def compare(
     return compare_tables(tables[0], tables[1], resamples=resamples, seed=seed)
 
 
-def compare_tables(
-    before: pd.DataFrame, after: pd.DataFrame, *, resamples: int = 10_000, seed: int = 0
-) -> Comparison:
+def compare_tables(before: pd.DataFrame, after: pd.DataFrame, *, resamples: int = 10_000, seed: int = 0) -> Comparison:
     """Compare two tables of ``evaluate``, joined by split and item."""
     keys = ["split", "item"]
     joined = before.merge(after, on=keys, how="outer", suffixes=("_before", "_after"), indicator=True)
@@ -89,13 +87,9 @@ def compare_tables(
         )
     # In the order of the evaluation before, which is that of its command line.
     splits = list(dict.fromkeys(before["split"]))
-    rows = [
-        _compare_split(split, joined[joined["split"] == split], resamples=resamples, seed=seed) for split in splits
-    ]
+    rows = [_compare_split(split, joined[joined["split"] == split], resamples=resamples, seed=seed) for split in splits]
     items = before[keys].merge(joined, on=keys)[[*keys, "correct_before", "correct_after"]]
-    return Comparison(
-        pd.DataFrame(rows), items.rename(columns={"correct_before": "before", "correct_after": "after"})
-    )
+    return Comparison(pd.DataFrame(rows), items.rename(columns={"correct_before": "before", "correct_after": "after"}))
 
 
 def _compare_split(split: str, rows: pd.DataFrame, *, resamples: int, seed: int) -> dict[str, object]:

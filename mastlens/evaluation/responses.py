@@ -197,9 +197,7 @@ def evaluate_model(
     # All splits go through in one stream, sorted by length: fewer and fuller batches.
     keys = [(split, item, problem) for split, ps in splits.items() for item, problem in enumerate(ps)]
     problems = [problem for _, _, problem in keys]
-    encoded = encode_problems(
-        problems, tokenizer, context=context_length(model.config), chat_template=chat_template
-    )
+    encoded = encode_problems(problems, tokenizer, context=context_length(model.config), chat_template=chat_template)
     answers = [
         EncodedProblem(
             ids.prompt,

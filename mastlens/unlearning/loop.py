@@ -233,9 +233,7 @@ def make_edit(
 def weight_matrices(checkpoint: Checkpoint) -> list[str]:
     """Return the names of all weight matrices, embeddings included; biases and norms are no matrices."""
     return [
-        name
-        for name, stored in checkpoint.tensors.items()
-        if len(stored.shape) >= 2 and stored.dtype.is_floating_point
+        name for name, stored in checkpoint.tensors.items() if len(stored.shape) >= 2 and stored.dtype.is_floating_point
     ]
 
 
@@ -338,13 +336,9 @@ def unlearn(
         overwrite: Replace an edit made from other inputs or settings.
         progress: Show a progress bar.
     """
-    chosen = make_objective(
-        objective, preset=preset, beta=beta, delta=delta, gamma=gamma, retain_weight=retain_weight
-    )
+    chosen = make_objective(objective, preset=preset, beta=beta, delta=delta, gamma=gamma, retain_weight=retain_weight)
     checkpoint = Checkpoint(rlvr)
-    selection = select_tensors(
-        checkpoint, ranking=ranking, where=where, all_parameters=all_parameters, names=names
-    )
+    selection = select_tensors(checkpoint, ranking=ranking, where=where, all_parameters=all_parameters, names=names)
     _check_arguments(chosen, selection, [] if retain else None, lr=lr, steps=steps, batch_size=batch_size)
     settings: dict[str, Any] = {
         "objective": asdict(chosen),
@@ -387,8 +381,7 @@ def unlearn(
             seed=seed,
         )
         records = [
-            asdict(step)
-            for step in tqdm(iteration, total=steps, desc="unlearn", unit="step", disable=not progress)
+            asdict(step) for step in tqdm(iteration, total=steps, desc="unlearn", unit="step", disable=not progress)
         ]
         edit, swallowed = make_edit(checkpoint, model, selection, {**settings, "inputs": inputs})
         table = pd.DataFrame(records, columns=list(Step.__dataclass_fields__))

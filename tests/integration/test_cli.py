@@ -136,9 +136,7 @@ def test_a_defect_exits_with_1(tiny, tmp_path, capsys, monkeypatch):
 
 
 def test_importing_the_package_does_not_import_torch():
-    program = (
-        "import sys, mastlens, mastlens.cli.parser; sys.exit(any(m in sys.modules for m in ('torch', 'pandas')))"
-    )
+    program = "import sys, mastlens, mastlens.cli.parser; sys.exit(any(m in sys.modules for m in ('torch', 'pandas')))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
@@ -153,9 +151,7 @@ def test_every_public_name_is_there():
 def test_the_source_checkpoint_is_never_written(chain, tiny, tmp_path, capsys):
     copy = tmp_path / "rlvr"
     shutil.copytree(tiny.rlvr, copy)
-    code, _, err = run(
-        capsys, "edit", "apply", chain / "edit.safetensors", "--to", copy, "--out", copy, "--overwrite"
-    )
+    code, _, err = run(capsys, "edit", "apply", chain / "edit.safetensors", "--to", copy, "--out", copy, "--overwrite")
     assert code == 2
     assert "never written" in err
     assert Checkpoint(copy).fingerprint == Checkpoint(tiny.rlvr).fingerprint

@@ -1,0 +1,161 @@
+"""How the loss gradients lie to the increment, with the cosine that chance alone would give."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from mastlens.plots.frame import count, finish
+from mastlens.plots.heat import (
+    BAR_SPACE,
+    KEYS,
+    Grid,
+    add_map,
+    add_ring_key,
+    color_bar,
+    color_scale,
+    hover_text,
+    once_per_cell,
+)
+from mastlens.plots.nulls import cosine_bound
+from mastlens.plots.tables import need, numbers, take
+from mastlens.plots.template import DIVERGING
+
+_COSINES = {
+    "forget_cosine": "forget gradient with the increment",
+    "retain_cosine": "retain gradient with the increment",
+    "forget_retain_cosine": "forget with retain gradient",
+}
+_PANELS = {
+    "forget_cosine": "forget with increment",
+    "retain_cosine": "retain with increment",
+    "forget_retain_cosine": "forget with retain",
+}
+
+
+def plot_coupling(
+    coupling: pd.DataFrame,
+    *,
+    geometry: pd.DataFrame | None = None,
+    level: float = 0.95,
+    title: str | None = None,
+    subtitle: str = "",
+) -> go.Figure:
+    """Draw how the loss gradients lie to the increment: signed cosines, one panel each, equal ranges.
+
+    Where one panel's values are much larger than another's, colours grow with the square root of the
+    cosine, the same in all panels, so that the small ones can still be told apart.
+
+    Args:
+        coupling: ``coupling.parquet``; ``retain_cosine`` and ``forget_retain_cosine`` are drawn when there.
+        geometry: ``geometry.parquet`` of the same lineage. The chance level of a cosine depends on the size
+            of the tensor; it is drawn when ``rows`` and ``cols`` are in either table.
+        level: Share of random directions below the chance level, for all tensors of a panel together.
+        title: The point in plain words; by default the sign and size of the forget coupling.
+        subtitle: Model, revision, dtype, seed.
+    """
+    figure = "plot_coupling"
+    need(coupling, [*KEYS, "forget_cosine"], figure=figure, writer="mastlens couple")
+    once_per_cell(coupling, figure)
+    shown = [column for column in _COSINES if column in coupling.columns]
+    sized = {"rows", "cols"} <= set(coupling.columns)
+    drawn = take(coupling, [*KEYS, *shown, *(["rows", "cols"] if sized else [])])
+    if not sized and geometry is not None:
+        need(geometry, ["name", "rows", "cols"], figure=figure, writer="mastlens geometry")
+        sizes = take(geometry, ["name", "rows", "cols"]).drop_duplicates(subset=["name"])
+        drawn = drawn.merge(sizes, on="name", how="left", validate="many_to_one")
+        sized = True
+    if sized:
+        numel = numbers(drawn, "rows") * numbers(drawn, "cols")
+        drawn["chance_level"] = cosine_bound(numel, level=level, comparisons=len(drawn))
+
+    grid = Grid.of(drawn)
+    fig = make_subplots(1, len(shown), subplot_titles=[_PANELS[c] for c in shown], horizontal_spacing=0.07)
+    axis, rooted = _shared_scale([numbers(drawn, column) for column in shown])
+    fig.update_layout(coloraxis=axis)
+    lines = {_COSINES[column]: f"{{{column}:+.5f}}" for column in shown}
+    if sized:
+        lines["by chance below"] = "±{chance_level:.5f}"
+    hover = hover_text(drawn, lines)
+    for col, column in enumerate(shown, start=1):
+        values = numbers(drawn, column)
+        add_map(
+            fig,
+            drawn,
+            values,
+            grid=grid,
+            hover=hover,
+            coloraxis="coloraxis",
+            texts=[_written(value) for value in values],
+            ringed=np.abs(values) <= numbers(drawn, "chance_level") if sized else None,
+            col=col,
+            layer_title=col == 1,
+        )
+    if sized:
+        add_ring_key(fig, "cannot be told from chance")
+    color_bar(fig, "coloraxis", grid=grid, title="cosine (no unit, −1 to 1)", to_col=len(shown))
+    note = "Negative (blue): a further step along the increment would lower that loss. "
+    if sized:
+        note += f"○: |cosine| is one that {level:.0%} of random directions stay below, all cells together."
+    else:
+        note += "No chance level is drawn: the table lacks rows and cols; hand in geometry as well."
+    if rooted:
+        note += " Colours grow with the square root of the cosine."
+    return finish(
+        fig,
+        drawn,
+        title=title or _title(drawn, sized),
+        subtitle=subtitle,
+        note=note,
+        plot_height=grid.height,
+        legend_rows=int(sized),
+        panel_titles=True,
+        bottom=BAR_SPACE,
+        min_width=(360, 520, 760)[len(shown) - 1],
+    )
+
+
+def _written(value: float) -> str:
+    """Return a cosine for a cell, without the leading zero: three panels stand side by side."""
+    return "" if np.isnan(value) else f"{value:+.3f}".replace("0.", ".", 1).replace("-", "−")
+
+
+def _shared_scale(panels: list[np.ndarray]) -> tuple[dict[str, Any], bool]:
+    """Return one colour axis for all panels, and whether its colours grow with the square root."""
+    axis = color_scale(np.concatenate(panels), signed=True)
+    ends = [np.nanmax(np.abs(panel), initial=0.0) for panel in panels]
+    if min(ends) * 3 > max(ends):
+        return axis, False
+    # Moving the stops, not the values: the map still holds the cosines themselves.
+    steps = np.linspace(-1, 1, 33)
+    stops = 0.5 + 0.5 * np.sign(steps) * steps**2
+    colours = _interpolated(0.5 + 0.5 * steps)
+    end = axis["cmax"]
+    ticks = [sign * end * part for sign in (-1, 1) for part in (1, 0.5, 0.25)]
+    return {
+        **axis,
+        "colorscale": [[float(stop), colour] for stop, colour in zip(stops, colours, strict=True)],
+        "colorbar": {"tickvals": [*ticks, 0], "ticktext": [f"{t:+.2g}".replace("-", "−") for t in ticks] + ["0"]},
+    }, True
+
+
+def _interpolated(places: np.ndarray) -> list[str]:
+    from plotly.colors import sample_colorscale
+
+    return [str(colour) for colour in sample_colorscale(DIVERGING, places.tolist())]
+
+
+def _title(drawn: pd.DataFrame, sized: bool) -> str:
+    cosine = numbers(drawn, "forget_cosine")
+    if not np.isfinite(cosine).any():
+        return "No forget cosine is known for any projection"
+    title = (
+        f"The forget loss still falls along the RLVR increment in {int((cosine < 0).sum())} of "
+        f"{count(len(drawn), 'projection')}; |cosine| is at most {np.nanmax(np.abs(cosine), initial=0.0):.3f}"
+    )
+    if sized:
+        chance = int((np.abs(cosine) <= numbers(drawn, "chance_level")).sum())
+        title += f", and no more than chance in {chance}"
+    return title

@@ -1,0 +1,169 @@
+"""What every figure has in common: title, subtitle, legend and note put in place, its table kept."""
+
+import html
+import textwrap
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from mastlens.plots.tables import layout_of, packed
+from mastlens.plots.template import MUTED, NAME
+
+_TITLE_LINE, _SUBTITLE_LINE, _LEGEND_LINE, _NOTE_LINE = 24, 19, 24, 16
+_NOTE = "note"
+
+
+def plain(text: object) -> str:
+    """Return text that plotly shows as it is: its labels would otherwise read some HTML tags."""
+    return html.escape(str(text), quote=False)
+
+
+def colour_with(colour: str, opacity: float) -> str:
+    """Return a hex colour as ``rgba(...)`` with this opacity."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity:g})"
+
+
+def count(number: int, noun: str) -> str:
+    """Return ``1 projection`` or ``3 projections``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def short(value: float, digits: int = 3) -> str:
+    """Return a number for a cell, always with that many significant digits; nothing for NaN."""
+    return f"{value:#.{digits}g}".rstrip(".").replace("-", "−") if value == value else ""
+
+
+def _arrange(fig: go.Figure, title: str, subtitle: str, note: str) -> None:
+    """Put title, legend and note in place and give the figure the height they ask for."""
+    meta = layout_of(fig).meta
+    wide = min(86, max(64, meta["min_width"] // 8))  # characters of a title line
+    lines = textwrap.wrap(title, wide) if title else []
+    under = textwrap.wrap(subtitle, int(wide * 1.3)) if subtitle else []
+    notes = textwrap.wrap(note, int(wide * 1.5)) if note else []
+
+    top = 14 + _TITLE_LINE * len(lines) + _SUBTITLE_LINE * len(under) + (6 if lines or under else 0)
+    legend_at = top
+    top += _LEGEND_LINE * meta["legend_rows"] + (26 if meta["panel_titles"] else 8)
+    bottom = meta["bottom"] + (_NOTE_LINE * len(notes) + 12 if notes else 0)
+    height = meta["plot_height"] + top + bottom
+
+    fig.update_layout(
+        height=height,
+        margin={"t": top, "b": bottom, "l": meta["left"], "r": meta["right"]},
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+            "y": 1 - legend_at / height,
+            "yref": "container",
+            "yanchor": "top",
+        },
+    )
+    if lines:
+        fig.update_layout(
+            title={
+                "text": "<br>".join(map(plain, lines)),
+                "subtitle": {
+                    "text": "<br>".join(map(plain, under)),
+                    "font": {"size": 13, "color": MUTED},
+                },
+                "font": {"size": 18, "weight": 600},
+                "x": 0,
+                "xref": "container",
+                "xanchor": "left",
+                "y": 1,
+                "yref": "container",
+                "yanchor": "top",
+                # plotly hangs the first line of several by half the height of the others too high
+                "pad": {"l": 12, "t": 14 + 11 * (len(lines) - 1)},
+            }
+        )
+    if notes:
+        fig.add_annotation(
+            name=_NOTE,
+            text="<br>".join(map(plain, notes)),
+            showarrow=False,
+            align="left",
+            font={"size": 12, "color": MUTED},
+            x=0,
+            xref="paper",
+            xanchor="left",
+            xshift=12 - meta["left"],
+            y=0,
+            yref="paper",
+            yanchor="top",
+            yshift=8 - meta["bottom"],
+        )
+
+
+def finish(
+    fig: go.Figure,
+    table: pd.DataFrame,
+    *,
+    title: str,
+    subtitle: str = "",
+    note: str = "",
+    plot_height: int = 380,
+    legend_rows: int = 0,
+    panel_titles: bool = False,
+    left: int = 64,
+    right: int = 24,
+    bottom: int = 60,
+    min_width: int = 360,
+) -> go.Figure:
+    """Give a figure its table, template, title, subtitle and note, and return it.
+
+    Args:
+        fig: The figure, already drawn.
+        table: The tidy table that was drawn.
+        title: The point in plain words.
+        subtitle: Model, revision, dtype, seed.
+        note: How to read the marks, below the figure.
+        plot_height: Height of the drawing area in pixels; title, legend and note come on top.
+        legend_rows: Lines to keep free for a legend; 0 hides it.
+        panel_titles: Whether panels have titles of their own.
+        left: Left margin in pixels.
+        right: Right margin in pixels.
+        bottom: Pixels below the drawing area for ticks, axis titles and colour bars.
+        min_width: Below this width in pixels the figure cannot be read; pages let it scroll instead.
+    """
+    fig.update_layout(
+        template=NAME,
+        autosize=True,
+        showlegend=legend_rows > 0,
+        meta={
+            "title": title,
+            "subtitle": subtitle,
+            "note": note,
+            "plot_height": plot_height,
+            "legend_rows": legend_rows,
+            "panel_titles": panel_titles,
+            "left": left,
+            "right": right,
+            "bottom": bottom,
+            "min_width": min_width,
+            "table": packed(table),
+        },
+    )
+    for annotation in layout_of(fig).annotations:  # panel titles of make_subplots come with a font of their own
+        annotation.update(font={"size": 14})
+    _arrange(fig, title, subtitle, note)
+    return fig
+
+
+def without_captions(fig: go.Figure) -> go.Figure:
+    """Return a copy without title, subtitle and note: a page shows them as text, which wraps.
+
+    A figure that is not of this package comes back as an unchanged copy.
+    """
+    copy = go.Figure(fig)
+    layout = layout_of(copy)
+    meta = layout.meta
+    if not isinstance(meta, dict) or "plot_height" not in meta:
+        return copy
+    layout.annotations = [item for item in layout.annotations if item.name != _NOTE]
+    layout.title = None
+    _arrange(copy, "", "", "")
+    return copy

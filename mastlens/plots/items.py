@@ -1,0 +1,109 @@
+"""Items lost and gained, one cell each."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from mastlens.plots.frame import finish, plain
+from mastlens.plots.tables import distinct, flags, layout_of, need, need_unique, ordered, rows_with, take, words
+from mastlens.plots.template import GREEN, VERMILLION
+from mastlens.statistics import mcnemar_exact
+
+_STATES = (
+    ("kept right", "#BBD7EA"),
+    ("lost", VERMILLION),
+    ("gained", GREEN),
+    ("wrong both times", "#E7EAED"),
+)
+
+
+def plot_items(items: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> go.Figure:
+    """Draw every item of every split as a cell: kept, lost, gained or never right.
+
+    Args:
+        items: One row per item: ``split``, ``item``, ``before`` and ``after`` (whether it was right).
+        title: The point in plain words; by default items lost and gained in every split.
+        subtitle: Model, revision, dtype, seed.
+    """
+    need(items, ("split", "item", "before", "after"), figure="plot_items", writer="mastlens compare")
+    drawn = take(items, ["split", "item", "before", "after"])
+    need_unique(drawn, ["split", "item"], figure="plot_items")
+    before, after = (flags(drawn, column) for column in ("before", "after"))
+    drawn["state"] = np.select([before & after, before & ~after, ~before & after], [0, 1, 2], default=3)
+    splits = distinct(drawn, "split")
+    wide = 50
+    parts = {split: ordered(rows_with(drawn, "split", split), "state") for split in splits}
+    rows = [-(-len(part) // wide) for part in parts.values()]
+    gap, each = 44, 17
+    height = each * sum(rows) + gap * (len(splits) - 1)
+    captions, sentences = [], []
+    for split, part in parts.items():
+        state = np.asarray(part["state"])
+        lost, gained = int((state == 1).sum()), int((state == 2).sum())
+        p = mcnemar_exact(lost, gained)
+        captions.append(
+            f"<b>{plain(split)}</b>: {lost} lost, {gained} gained of {len(state)} (exact McNemar p = {p:.2g})"
+        )
+        sentences.append(f"{split} lost {lost} and gained {gained}")
+    fig = make_subplots(
+        len(splits),
+        1,
+        row_heights=rows,
+        vertical_spacing=gap / height if len(splits) > 1 else 0,
+        subplot_titles=captions,
+    )
+    for row, part in enumerate(parts.values(), start=1):
+        cells = rows[row - 1] * wide
+        z = np.full(cells, np.nan)
+        z[: len(part)] = np.asarray(part["state"], dtype=float)
+        text = np.full(cells, "", dtype=object)
+        text[: len(part)] = [
+            f"item {plain(item)}<br>{_STATES[state][0]}"
+            for item, state in zip(words(part, "item"), part["state"].tolist(), strict=True)
+        ]
+        fig.add_trace(
+            go.Heatmap(
+                z=z.reshape(-1, wide),
+                customdata=text.reshape(-1, wide),
+                hovertemplate="%{customdata}<extra></extra>",
+                hoverongaps=False,
+                coloraxis="coloraxis",
+                xgap=2,
+                ygap=2,
+                showlegend=False,
+            ),
+            row=row,
+            col=1,
+        )
+    fig.update_layout(
+        coloraxis={
+            "colorscale": [[edge, colour] for i, (_, colour) in enumerate(_STATES) for edge in (i / 4, (i + 1) / 4)],
+            "cmin": -0.5,
+            "cmax": 3.5,
+            "showscale": False,
+        }
+    )
+    fig.update_xaxes(visible=False)
+    fig.update_yaxes(visible=False, autorange="reversed")
+    for name, colour in _STATES:
+        marker = {"symbol": "square", "size": 12, "color": colour}
+        fig.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker), row=1, col=1)
+    finish(
+        fig,
+        drawn,
+        title=title or f"Item by item: {'; '.join(sentences)}",
+        subtitle=subtitle,
+        note="One cell an item, by what became of it. Lost: right before, wrong after; gained: the other way. "
+        "p is two-sided, from lost against gained.",
+        plot_height=height,
+        legend_rows=1,
+        panel_titles=True,
+        left=14,
+        right=14,
+        bottom=14,
+        min_width=600,
+    )
+    for annotation in layout_of(fig).annotations[: len(splits)]:
+        annotation.update(x=0, xanchor="left", align="left")
+    return fig
