@@ -388,7 +388,7 @@ def _compare_arms(arms: list[Arm], evaluations: dict[str, Evaluation], seed: int
 
 def _with_pooled_retain(table: pd.DataFrame) -> pd.DataFrame:
     """Add the split ``retain``: both retain splits, and its parts by whether SFT already solved the subject."""
-    from mastlens.organism import SOLVED_BY_SFT
+    from mastlens.organism.subjects import SOLVED_BY_SFT
 
     kept = table[table["split"].isin(["retain-math", "retain-gsm"])]
     kept = kept.assign(item=range(len(kept)))

@@ -220,7 +220,8 @@ def make_edit(
     moved = swallowed = 0
     for name, parameter in named_weights(model, list(names)).items():
         old = checkpoint.tensor(name)
-        master = parameter.detach().float().cpu()
+        # A copy: on the CPU in float32 everything else would be the parameter itself, and move with it.
+        master = parameter.detach().to("cpu", torch.float32, copy=True)
         new = master.to(old.dtype)
         in_master, in_stored = master != old.float(), new != old
         moved += int(in_master.sum())
