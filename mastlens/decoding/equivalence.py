@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Iterable
 from typing import IO, Any
 
 from mastlens.errors import MastlensWarning
@@ -43,7 +44,7 @@ class _Worker:
         threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
         self.answers.get(timeout=_WALL_LIMIT)  # it says when it is ready
 
-    def _read(self, stdout: IO[str]) -> None:
+    def _read(self, stdout: Iterable[str]) -> None:
         for line in stdout:
             self.answers.put(line)
         self.answers.put(None)  # it ended, most likely at its limit
