@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -41,7 +40,6 @@ def anonymous_mb() -> float | None:
 
 def _give_back() -> None:
     """Return freed memory to the system, so that what is held at the start is held for a reason."""
-    gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 

@@ -45,7 +45,6 @@ class DemoSettings:
         rank: k of the principal subspaces.
         top: Projections that MAST selects, of 32.
         objective: The forget objective.
-        beta: Its inverse temperature.
         retain_weight: Weight of the retain term.
         grid: Learning rates and saved steps that every arm gets.
         draws: Random selections.
@@ -55,12 +54,11 @@ class DemoSettings:
 
     rank: int = 16
     top: int = 12
-    objective: str = "npo"
-    beta: float = 0.1
-    retain_weight: float = 1.0
-    grid: Grid = field(default_factory=lambda: Grid(learning_rates=(3e-4, 1e-3), steps=60, every=5, batch_size=16))
+    objective: str = "graddiff"
+    retain_weight: float = 4.0
+    grid: Grid = field(default_factory=lambda: Grid(learning_rates=(3e-4, 1e-3), steps=56, every=8, batch_size=8))
     draws: int = 3
-    max_new_tokens: int = 64
+    max_new_tokens: int = 56
     evaluation_batch: int = 152
 
 
@@ -200,7 +198,7 @@ class _Run:
         self.checkpoint = Checkpoint(folder / "rlvr")
         self.tokenizer: PreTrainedTokenizerBase = self.checkpoint.load_tokenizer()
         self.model: PreTrainedModel = self.checkpoint.load_model(device=device)
-        self.objective = make_objective(settings.objective, beta=settings.beta, retain_weight=settings.retain_weight)
+        self.objective = make_objective(settings.objective, retain_weight=settings.retain_weight)
         self.train = {
             side: encode_problems(read_problems(folder / f"{side}-train.jsonl"), self.tokenizer)
             for side in ("forget", "retain")

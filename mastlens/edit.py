@@ -129,15 +129,18 @@ class Edit:
         absent = [name for name in expected if name not in checkpoint.tensors]
         if absent:
             raise MastlensError(f"Cannot {what} {checkpoint.spec}: it has no tensor {absent[0]}.")
-        differing = [
-            name for name, tensor in expected.items() if sha256_tensor(checkpoint.tensor(name)) != sha256_tensor(tensor)
-        ]
+        differing = [name for name, tensor in expected.items() if not _same_bits(checkpoint.tensor(name), tensor)]
         if differing:
             raise MastlensError(
                 f"Cannot {what} {checkpoint.spec}: {len(differing)} of {len(expected)} edited tensors are not "
                 f"what the edit expects, first {differing[0]}. The edit belongs to the checkpoint with "
                 f"fingerprint {self.source[:12]}."
             )
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    # By bytes, not by value: 0.0 equals -0.0, and they are not the same bits.
+    return a.dtype == b.dtype and a.shape == b.shape and sha256_tensor(a) == sha256_tensor(b)
 
 
 def named_weights(model: "PreTrainedModel", names: list[str]) -> dict[str, torch.nn.Parameter]:

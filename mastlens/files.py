@@ -79,13 +79,11 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_tensor(tensor: "torch.Tensor") -> str:
-    """Return the SHA-256 of a tensor's dtype, shape and bytes."""
+    """Return the SHA-256 of a tensor's bytes, row by row, as safetensors stores them."""
     import torch
 
     data = tensor.detach().contiguous().cpu()
-    digest = hashlib.sha256(f"{data.dtype} {tuple(data.shape)}\n".encode())
-    digest.update(data.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return hashlib.sha256(data.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def sha256_json(value: Any) -> str:

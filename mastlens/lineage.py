@@ -168,7 +168,8 @@ class Checkpoint:
         """SHA-256 over the names, dtypes, shapes and bytes of all tensors, however they are sharded."""
         digest = hashlib.sha256()
         for name in self.tensors:
-            digest.update(f"{name} {sha256_tensor(self.tensor(name))}\n".encode())
+            value = self.tensor(name)
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)} {sha256_tensor(value)}\n".encode())
         return digest.hexdigest()
 
     def load_model(
@@ -267,6 +268,8 @@ def _shards_of(index: Path) -> list[Path]:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (ValueError, KeyError) as error:
         raise MastlensError(f"{index} is not a shard index: {error!r}.") from error
+    if outside := [name for name in sorted(set(weight_map.values())) if Path(name).name != name]:
+        raise MastlensError(f"{index} points outside its folder, to {outside[0]}. A shard lies beside its index.")
     shards = [index.parent / name for name in sorted(set(weight_map.values()))]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:

@@ -23,7 +23,7 @@ from mastlens.errors import MastlensError, MastlensWarning
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
+_CALCULATOR_MARK = re.compile(r"<<[^<>]*=[^<>]*>>")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterable
 from typing import IO, Any
 
-from mastlens.errors import MastlensWarning
+from mastlens.errors import MastlensError, MastlensWarning
 
 TIME_LIMIT = 5.0
 """Seconds of processor time that one comparison may take."""
@@ -42,12 +42,23 @@ class _Worker:
         assert self.process.stdout is not None
         self.stdin: IO[str] = self.process.stdin
         threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
-        self.answers.get(timeout=_WALL_LIMIT)  # it says when it is ready
+        try:
+            ready = self.answers.get(timeout=_WALL_LIMIT)
+        except queue.Empty:
+            ready = None
+        if ready is None:
+            self.end()
+            raise MastlensError(
+                "The process that compares answers with math-verify did not start. Try it by hand: "
+                "python -m mastlens.decoding.equivalence should print 'ready'."
+            )
 
     def _read(self, stdout: Iterable[str]) -> None:
-        for line in stdout:
-            self.answers.put(line)
-        self.answers.put(None)  # it ended, most likely at its limit
+        try:
+            for line in stdout:
+                self.answers.put(line)
+        finally:
+            self.answers.put(None)  # it ended, most likely at its limit
 
     def ask(self, gold: str, candidate: str, limit: float) -> bool | None:
         """Return its answer, or None if it ended without one."""

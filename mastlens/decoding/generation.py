@@ -29,6 +29,14 @@ class Response:
     truncated: bool
 
 
+def check_generation(max_new_tokens: int, batch_size: int) -> None:
+    """Raise unless both numbers make sense."""
+    if max_new_tokens < 1:
+        raise MastlensError(f"max_new_tokens (--max-new-tokens) is at least 1, it is {max_new_tokens}.")
+    if batch_size < 1:
+        raise MastlensError(f"The batch size (--batch-size) is at least 1, it is {batch_size}.")
+
+
 @torch.no_grad()
 def generate(
     model: "PreTrainedModel",
@@ -54,6 +62,7 @@ def generate(
     """
     from transformers import GenerationConfig
 
+    check_generation(max_new_tokens, batch_size)
     ends = _end_tokens(model, tokenizer)
     limit = context_length(model.config)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

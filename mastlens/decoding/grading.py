@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from mastlens.decoding.equivalence import equivalent
 
+_BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
+_BASE = re.compile(r"_\{?(\d+)\}?$")
 _INTEGER = re.compile(r"[+-]?\d{1,15}")
 # Longer than any answer.
 _LONGEST = 400
@@ -30,16 +32,22 @@ class Grade:
 
 
 def boxed(text: str) -> str | None:
-    r"""Return what stands in the last complete ``\boxed{...}`` of ``text``, braces balanced, or None."""
-    end = len(text)
-    while (start := text.rfind(r"\boxed{", 0, end)) >= 0:
-        depth = 0
-        for place in range(start + len(r"\boxed"), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[place], 0)
-            if depth == 0:
-                return text[start + len(r"\boxed{") : place].strip()
-        end = start  # cut off inside: an earlier one may be complete
-    return None
+    r"""Return what stands in the last complete ``\boxed{...}`` of ``text``, braces balanced, or None.
+
+    Escaped braces (``\{``) are text. One pass, whatever the text.
+    """
+    opened: list[int | None] = []  # for each open brace: where its box begins, or None for another brace
+    last: tuple[int, int] | None = None
+    for token in _BRACES.finditer(text):
+        if token[0] == "}":
+            begin = opened.pop() if opened else None
+            if begin is not None and (last is None or begin > last[0]):
+                last = (begin, token.start())
+        elif token[0] == "{":
+            opened.append(None)
+        elif token[0].startswith(r"\boxed"):
+            opened.append(token.end())
+    return None if last is None else text[last[0] : last[1]].strip()
 
 
 def final_answer(response: str) -> str | None:
@@ -65,6 +73,14 @@ def grade(response: str, gold: str) -> Grade:
     if answer is not None and _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold.strip()):
         return Grade(int(answer) == int(gold), False, answer)
     candidate = response.rpartition("</think>")[2][-2000:] if answer is None else rf"\boxed{{{answer}}}"
+    if answer is not None and _other_base(answer, gold):
+        return Grade(False, False, answer)
     if answer is not None and len(answer) > _LONGEST:
         return Grade(False, False, answer)
     return Grade(equivalent(gold.strip(), candidate), False, answer)
+
+
+def _other_base(answer: str, gold: str) -> bool:
+    """Return whether both numerals name a base and the bases differ: math-verify drops the subscript."""
+    bases = [_BASE.search(text.strip()) for text in (answer, gold)]
+    return bases[0] is not None and bases[1] is not None and bases[0][1] != bases[1][1]

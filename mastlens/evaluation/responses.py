@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mastlens.decoding.generation import generate
+from mastlens.decoding.generation import check_generation, generate
 from mastlens.decoding.grading import grade
 from mastlens.edit import Edit, swapped
 from mastlens.errors import MastlensError
@@ -121,6 +121,7 @@ def evaluate(
     if not splits:
         raise MastlensError("There is nothing to evaluate on: give --split NAME=FILE at least once.")
     checkpoint = Checkpoint(model)
+    check_generation(max_new_tokens, batch_size)
     if isinstance(edit, str | os.PathLike):
         edit = Edit.load(edit)
     if edit is not None:
@@ -197,7 +198,13 @@ def evaluate_model(
     # All splits go through in one stream, sorted by length: fewer and fuller batches.
     keys = [(split, item, problem) for split, ps in splits.items() for item, problem in enumerate(ps)]
     problems = [problem for _, _, problem in keys]
-    encoded = encode_problems(problems, tokenizer, context=context_length(model.config), chat_template=chat_template)
+    encoded = [
+        ids
+        for split, ps in splits.items()
+        for ids in encode_problems(
+            ps, tokenizer, context=context_length(model.config), chat_template=chat_template, source=f"split {split!r}"
+        )
+    ]
     answers = [
         EncodedProblem(
             ids.prompt,

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from mastlens.edit import FILE as EDIT_FILE
 from mastlens.edit import Edit, named_weights, snapshot, write_weights
-from mastlens.errors import MastlensError, MastlensWarning
+from mastlens.errors import MastlensError, MastlensWarning, unknown
 from mastlens.files import sha256_json, write_table
 from mastlens.likelihood import sequence_logprobs, token_logprobs
 from mastlens.lineage import Checkpoint
@@ -265,9 +265,11 @@ def select_tensors(
     if not names:
         raise MastlensError("The selection is empty: there is nothing to edit.")
     if alien := [name for name in names if name not in matrices]:
+        if alien[0] not in checkpoint.tensors:
+            raise unknown(f"weight matrix in {checkpoint.spec}", alien[0], matrices)
         raise MastlensError(
-            f"{alien[0]} is selected but is no weight matrix of {checkpoint.spec} ({len(alien)} such names). "
-            "The selection is from another model, or names a bias or norm; those stay."
+            f"{alien[0]} is selected but is no weight matrix of {checkpoint.spec} ({len(alien)} such names): "
+            "it is a bias or a norm, and those stay."
         )
     chosen = set(names)
     return [name for name in matrices if name in chosen]
