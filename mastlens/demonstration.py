@@ -20,6 +20,7 @@ from mastlens.evaluation.responses import greedy_accuracy
 from mastlens.files import sha256_json, write_table
 from mastlens.lineage import Checkpoint
 from mastlens.organism import lineage_folder
+from mastlens.organism.measuring import response_style
 from mastlens.problems import encode_problems, read_problems
 from mastlens.reporting import report
 from mastlens.runs import hash_inputs, stage
@@ -28,7 +29,7 @@ from mastlens.unlearning.loop import make_edit, unlearning_steps, weight_matrice
 from mastlens.unlearning.matching import Calibration, Grid, match_forgetting
 from mastlens.unlearning.negation import negate_increment
 from mastlens.unlearning.objectives import make_objective
-from mastlens.verdict import SPLITS, summary_text, verdict_sentence
+from mastlens.verdict import PARTS, SPLITS, summary_text, verdict_sentence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -87,7 +88,8 @@ class Demonstration:
 
     Attributes:
         table: One row an arm and split: accuracy with interval, and the paired comparison with the RLVR source.
-        arms: One row an arm: what was edited, at what cost, and perplexity on neutral text.
+        arms: One row an arm: what was edited, at what cost, perplexity on neutral text, and ``forget_worked``, the
+            share of forget responses that work the problem out, rightly or wrongly.
         report: The page.
         verdict: One sentence with its numbers.
         settings: What made it.
@@ -173,7 +175,7 @@ def demo(
     ]
     evaluations = {arm.name: run.evaluate(arm) for arm in tqdm(arms, desc="evaluate", disable=not progress)}
     table = _compare_arms(arms, evaluations, seed)
-    details = pd.DataFrame([_describe(arm, run.perplexity(arm)) for arm in arms])
+    details = pd.DataFrame([_describe(arm, run.perplexity(arm), evaluations[arm.name]) for arm in arms])
     write_table(out / SUMMARY, table)
     write_table(out / ARMS, details.drop(columns=["seconds", "peak_mb"]))
     return Demonstration(table, details, report(out), verdict_sentence(table, details), asdict(settings))
@@ -344,12 +346,14 @@ class _Run:
             return neutral_perplexity(model, self.tokenizer, self.texts)
 
 
-def _describe(arm: Arm, perplexity: float) -> dict[str, Any]:
+def _describe(arm: Arm, perplexity: float, evaluation: Evaluation) -> dict[str, Any]:
+    responses = evaluation.table.loc[evaluation.table["split"] == "forget", "response"]
     keys = ("tensors", "parameters", "lr", "step", "reached", "seconds", "peak_mb")
     return {
         "arm": arm.name,
         "label": arm.label,
         "perplexity": perplexity,
+        "forget_worked": float((responses.map(response_style) == "worked").mean()),
         **{key: arm.details.get(key) for key in keys},
     }
 
@@ -391,5 +395,5 @@ def _with_pooled_retain(table: pd.DataFrame) -> pd.DataFrame:
     kept = table[table["split"].isin(["retain-math", "retain-gsm"])]
     kept = kept.assign(item=range(len(kept)))
     solved = kept["subject"].isin(SOLVED_BY_SFT)
-    parts = {"retain": kept, "retain, solved by SFT": kept[solved], "retain, RLVR-induced": kept[~solved]}
+    parts = dict(zip(("retain", *PARTS), (kept, kept[solved], kept[~solved]), strict=True))
     return pd.concat([table, *(part.assign(split=name) for name, part in parts.items())], ignore_index=True)

@@ -1,6 +1,7 @@
 """What a report says: from the tables of a run's folder to the sections of its page."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from mastlens.errors import MastlensError
 from mastlens.evaluation import compare_tables
 from mastlens.page import Section, write_page
 from mastlens.runs import read_record
-from mastlens.verdict import SPLITS, recorded_costs, verdict_sentence
+from mastlens.verdict import PARTS, SPLITS, recorded_costs, verdict_sentence
 
 _DEMO_QUESTION = (
     "A small model was pre-trained, fine-tuned (SFT) and then rewarded for right answers (RLVR). Where in its "
@@ -118,22 +119,22 @@ def _outcome(folder: Path, subtitle: str) -> Section | None:
             plots.plot_tradeoff(shown, target=aim, target_label="RLVR never rewarded on forget", subtitle=subtitle),
         ),
         tables=(
-            ("Accuracy by split, and the paired comparison with the RLVR source", _outcome_table(summary)),
+            ("Accuracy by split, and the paired comparison with the RLVR source", _outcome_table(summary, SPLITS)),
             ("What was edited, and what the edit cost", _cost_table(folder, arms)),
         ),
     )
 
 
-def _outcome_table(summary: pd.DataFrame) -> pd.DataFrame:
-    columns = ["label", "split", "n", "accuracy", "accuracy_low", "accuracy_high"]
-    columns += ["difference", "ci_low", "ci_high", "b", "c", "mcnemar_p"]
-    return summary[columns].rename(columns={"label": "arm"})
+def _outcome_table(summary: pd.DataFrame, splits: Sequence[str]) -> pd.DataFrame:
+    columns = ["label", "split", "n", "accuracy", "difference", "ci_low", "ci_high", "b", "c", "mcnemar_p"]
+    return summary.loc[summary["split"].isin(splits), columns].rename(columns={"label": "arm"})
 
 
 def _cost_table(folder: Path, arms: pd.DataFrame) -> pd.DataFrame:
     costs = [recorded_costs(folder, str(arm)) for arm in arms["arm"]]
-    table = arms[["label", "tensors", "parameters", "lr", "step", "reached", "perplexity"]]
-    table = table.rename(columns={"label": "arm", "reached": "reached the aim"})
+    table = arms[["label", "tensors", "parameters", "lr", "step", "reached", "perplexity", "forget_worked"]]
+    table = table.astype({"tensors": "Int64", "parameters": "Int64", "step": "Int64"})
+    table = table.rename(columns={"label": "arm", "reached": "reached the aim", "forget_worked": "forget worked share"})
     return table.assign(
         seconds=[cost.get("seconds") for cost in costs], peak_mb=[cost.get("peak_mb") for cost in costs]
     )
@@ -210,7 +211,6 @@ def _evaluation(folder: Path, subtitle: str) -> Section | None:
     if summary is None:
         return None
     main = summary[summary["split"].isin(SPLITS)]
-    parts = summary[summary["split"].isin(["retain, solved by SFT", "retain, RLVR-induced"])]
     drawn = main.drop(columns=["ci_low", "ci_high"]).rename(
         columns={"accuracy_low": "ci_low", "accuracy_high": "ci_high"}
     )
@@ -225,7 +225,7 @@ def _evaluation(folder: Path, subtitle: str) -> Section | None:
         "Accuracy before and after",
         text,
         figures=(plots.plot_accuracy(drawn, subtitle=subtitle),),
-        tables=(("The retain side, by how its subjects were learnt", _outcome_table(parts)),),
+        tables=(("The retain side, by how its subjects were learnt", _outcome_table(summary, PARTS)),),
     )
 
 

@@ -10,6 +10,9 @@ from mastlens.runs import read_record
 SPLITS = ("forget", "retain-math", "retain-gsm")
 """The evaluation splits of an organism."""
 
+PARTS = ("retain, solved by SFT", "retain, RLVR-induced")
+"""Both retain splits together, cut by how their subjects were learnt."""
+
 
 def summary_text(table: pd.DataFrame, arms: pd.DataFrame) -> str:
     """Return the demo's table as text: one line an arm, differences in percentage points."""
@@ -32,6 +35,7 @@ def summary_text(table: pd.DataFrame, arms: pd.DataFrame) -> str:
             {
                 "": arm["label"],
                 **dict(zip(SPLITS, cells, strict=True)),
+                "worked": f"{arm['forget_worked']:.0%}",
                 "perplexity": f"{arm['perplexity']:.3f}",
                 "parameters": edited,
                 "s": cost,
@@ -40,13 +44,14 @@ def summary_text(table: pd.DataFrame, arms: pd.DataFrame) -> str:
         )
     legend = (
         "accuracy; then the difference to the RLVR source in points with its 95 % paired bootstrap interval,\n"
-        "items lost/gained, exact McNemar p. perplexity: neutral text. s, MB: time and peak memory of the edit."
+        "items lost/gained, exact McNemar p. worked: share of forget responses that work the problem out, rightly or\n"
+        "wrongly. perplexity: on neutral text. s, MB: time and peak memory of the edit alone."
     )
     return pd.DataFrame(lines).to_string(index=False, justify="left") + "\n\n" + legend
 
 
 def verdict_sentence(table: pd.DataFrame, arms: pd.DataFrame) -> str:
-    """Return what came out in one sentence with its numbers."""
+    """Return what came out, in a few sentences with their numbers."""
 
     def row(arm: str, split: str) -> pd.Series:
         return table[(table["arm"] == arm) & (table["split"] == split)].iloc[0]
@@ -57,6 +62,7 @@ def verdict_sentence(table: pd.DataFrame, arms: pd.DataFrame) -> str:
 
     draws = [arm for arm in arms["arm"] if str(arm).startswith("random-")]
     spread = [100 * float(row(arm, "retain")["difference"]) for arm in draws]
+    worked = arms.set_index("arm")["forget_worked"]
     chosen, reference = row("selected", "forget"), row("rlvr-retain", "forget")
     over = " (over-forgetting)" if chosen["accuracy"] < reference["accuracy_low"] else ""
     return (
@@ -64,7 +70,9 @@ def verdict_sentence(table: pd.DataFrame, arms: pd.DataFrame) -> str:
         f"{chosen['accuracy']:.1%}{over}, where a model never rewarded for it stands at "
         f"{reference['accuracy']:.1%}; retain changes by {points('selected', 'retain')} points. At matched "
         f"forgetting, editing all parameters changes retain by {points('all-matched', 'retain')} points, random "
-        f"selections of the same size by {min(spread):+.1f} to {max(spread):+.1f} over {len(spread)} draws."
+        f"selections of the same size by {min(spread):+.1f} to {max(spread):+.1f} over {len(spread)} draws. "
+        f"{worked['selected']:.0%} of the edited model's forget responses still work the problem out, against "
+        f"{worked['rlvr-retain']:.0%} of the model never rewarded for it."
     )
 
 

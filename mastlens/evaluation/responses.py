@@ -147,6 +147,7 @@ def evaluate(
                 batch_size=batch_size,
                 chat_template=chat_template,
                 progress=progress,
+                sources={name: str(path) for name, path in splits.items()},
             )
         return Evaluation(table, settings)
 
@@ -193,8 +194,9 @@ def evaluate_model(
     batch_size: int = 32,
     chat_template: bool = True,
     progress: bool = True,
+    sources: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Return the table of ``evaluate`` for a model in memory."""
+    """Return the table of ``evaluate`` for a model in memory; ``sources`` names each split's file in errors."""
     # All splits go through in one stream, sorted by length: fewer and fuller batches.
     keys = [(split, item, problem) for split, ps in splits.items() for item, problem in enumerate(ps)]
     problems = [problem for _, _, problem in keys]
@@ -202,7 +204,11 @@ def evaluate_model(
         ids
         for split, ps in splits.items()
         for ids in encode_problems(
-            ps, tokenizer, context=context_length(model.config), chat_template=chat_template, source=f"split {split!r}"
+            ps,
+            tokenizer,
+            context=context_length(model.config),
+            chat_template=chat_template,
+            source=(sources or {}).get(split, f"split {split!r}"),
         )
     ]
     answers = [

@@ -238,8 +238,6 @@ def _title(drawn: pd.DataFrame, increment: str) -> str:
     if outside:
         parts.append(f"avoids the principal directions more than chance in {outside}")
     if leaning:
-        parts.append(f"uses them more than chance in {leaning}")
-    return (
-        f"The {name} increment {' and '.join(parts)} of {count(len(moved), 'projection')}; "
-        f"{inside} cannot be told from random"
-    )
+        parts.append(f"uses {'them' if outside else 'the principal directions'} more than chance in {leaning}")
+    rest = f"; {inside} cannot be told from random" if inside else ""
+    return f"The {name} increment {' and '.join(parts)} of {count(len(moved), 'projection')}{rest}"

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from mastlens.plots.frame import finish, plain
+from mastlens.plots.frame import finish, plain, short
 from mastlens.plots.heat import KEYS, Grid
 from mastlens.plots.tables import distinct, need, numbers, ordered, records, rows_with, take, where, words
 from mastlens.plots.template import INK, MUTED
@@ -62,22 +62,31 @@ def plot_spectra(spectra: pd.DataFrame, *, title: str | None = None, subtitle: s
             col=1,
         )
     fig.update_yaxes(type="log", exponentformat="power", dtick=1, zeroline=False)
+    low = high = 0.0
     if positive.size:
         # Exact zeros and rounding dust would stretch a logarithmic axis over everything else.
         low, high = np.log10(max(positive.min(), positive.max() * 1e-6)), np.log10(positive.max())
         fig.update_yaxes(range=[low - 0.15, high + 0.15])
     fig.update_xaxes(title_text="index", row=len(increments))
     fig.add_trace(_layer_bar(grid), row=1, col=1)
-    floor = bool((numbers(drawn, "precision_floor") > 0).any())
+    floor = numbers(drawn, "precision_floor")
+    if not (floor > 0).any():
+        note = "No floor is drawn: the table gives none above zero."
+    elif positive.size and floor.max() < 10 ** (low - 0.15):
+        note = (
+            f"What rounding to the checkpoint's precision alone would give, at most {short(floor.max())}, lies below."
+        )
+    else:
+        note = (
+            "Dashed: what rounding to the checkpoint's precision alone would give; a singular value below it "
+            "means nothing."
+        )
     return finish(
         fig,
         drawn,
         title=title or _title(drawn, increments),
         subtitle=subtitle,
-        note="Dashed: what rounding to the checkpoint's precision alone would give; a singular value below it "
-        "means nothing."
-        if floor
-        else "No floor is drawn: the table gives none above zero.",
+        note=note,
         plot_height=260 * len(increments) + 20,
         panel_titles=True,
         left=84,

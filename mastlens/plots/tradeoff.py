@@ -8,7 +8,17 @@ from mastlens.plots.frame import count, finish, plain
 from mastlens.plots.tables import need, need_unique, numbers, records, take, where, words
 from mastlens.plots.template import COLOURWAY, GREEN, GREY
 
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "x", "cross", "pentagon")
+_SYMBOLS = (
+    "circle",
+    "square",
+    "diamond",
+    "triangle-up",
+    "triangle-down",
+    "x",
+    "cross",
+    "pentagon",
+    "star",
+)  # one more than colours: pairs differ
 _TRADEOFF = (
     "arm",
     "forget_difference",

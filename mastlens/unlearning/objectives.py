@@ -152,9 +152,14 @@ def make_objective(
     objective = replace(objective, **{k: float(v) for k, v in given.items() if v is not None})
     if name in ("npo", "simnpo") and not objective.beta > 0:
         raise MastlensError(f"beta of {name} must be above 0, it is {objective.beta}.")
-    numbers = {"beta": objective.beta, "delta": objective.delta, "gamma": objective.gamma, "alpha": objective.alpha}
+    numbers = {
+        "beta": objective.beta,
+        "delta": objective.delta,
+        "gamma": objective.gamma,
+        "retain weight": objective.alpha,
+    }
     if odd := [f"{key} = {value}" for key, value in numbers.items() if not math.isfinite(value)]:
-        raise MastlensError(f"The coefficients of {name} must be finite numbers; got {', '.join(odd)}.")
+        raise MastlensError(f"The coefficients of {name} must be finite numbers, not {', '.join(odd)}.")
     if objective.alpha < 0 or objective.gamma < 0:
         raise MastlensError("gamma and the retain weight cannot be negative; the signs are in the objective.")
     return objective
