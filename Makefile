@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test quick lint format organism clean
+.PHONY: help demo figures test quick lint format organism clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -21,6 +21,10 @@ $(BIN)/python:
 
 demo: .venv/.user ## set up, then run the whole method on the shipped organism (writes demo/report.html)
 	$(BIN)/mastlens demo --out demo
+
+figures: .venv/.user ## draw the README's figures from demo/ (SVG needs a Chrome or Chromium)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[static]"
+	$(BIN)/python figures/make.py demo
 
 test: .venv/.dev ## set up, then pass lint, types and all tests
 	$(BIN)/ruff check .

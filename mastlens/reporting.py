@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from mastlens import plots
 from mastlens.errors import MastlensError
@@ -84,25 +85,26 @@ def _verdict(folder: Path) -> str:
     return " ".join(said) or "No geometry or ranking has been measured in this folder yet."
 
 
+def outcome_figure(folder: Path, subtitle: str = "") -> go.Figure:
+    """Return the figure of a demo's outcome: forgetting against collateral, one point an arm."""
+    summary, arms = pd.read_parquet(folder / "summary.parquet"), pd.read_parquet(folder / "arms.parquet")
+    arms = arms[arms["arm"] != "rlvr"]
+    parts = {side: summary[summary["split"] == side].set_index("arm").loc[arms["arm"]] for side in ("forget", "retain")}
+    columns = {"difference": "difference", "low": "ci_low", "high": "ci_high"}
+    traded = pd.DataFrame(
+        {
+            "arm": arms["label"].to_numpy(),
+            **{f"{side}_{k}": part[c].to_numpy() for side, part in parts.items() for k, c in columns.items()},
+        }
+    )
+    aim = float(parts["forget"]["difference"].to_dict()["rlvr-retain"])
+    return plots.plot_tradeoff(traded, target=aim, target_label="RLVR never rewarded on forget", subtitle=subtitle)
+
+
 def _outcome(folder: Path, subtitle: str) -> Section | None:
     summary, arms = _table(folder, "summary.parquet"), _table(folder, "arms.parquet")
     if summary is None or arms is None:
         return None
-    pairs = {
-        side: summary[summary["split"] == side].set_index("arm")[["difference", "ci_low", "ci_high"]]
-        for side in ("forget", "retain")
-    }
-    traded = pd.DataFrame(
-        {
-            "arm": arms["label"],
-            **{
-                f"{side}_{short}": pairs[side].loc[arms["arm"], column].to_numpy()
-                for side in pairs
-                for short, column in (("difference", "difference"), ("low", "ci_low"), ("high", "ci_high"))
-            },
-        }
-    )
-    aim = float(pairs["forget"].loc["rlvr-retain", "difference"])
     text = (
         "Each arm against the RLVR source, on the same items: accuracy points lost on the forget side, and on "
         "both retain splits together, with 95 % paired bootstrap intervals. The aim is a model that was trained "
@@ -111,13 +113,10 @@ def _outcome(folder: Path, subtitle: str) -> Section | None:
         "calibration split, at its first checkpoint at or below the aim's forget accuracy; 'same strength' has the "
         "learning rate and steps of the selected edit."
     )
-    shown = traded[~arms["arm"].eq("rlvr").to_numpy()]
     return Section(
         "What came out",
         text,
-        figures=(
-            plots.plot_tradeoff(shown, target=aim, target_label="RLVR never rewarded on forget", subtitle=subtitle),
-        ),
+        figures=(outcome_figure(folder, subtitle),),
         tables=(
             ("Accuracy by split, and the paired comparison with the RLVR source", _outcome_table(summary, SPLITS)),
             ("What was edited, and what the edit cost", _cost_table(folder, arms)),
@@ -136,7 +135,8 @@ def _cost_table(folder: Path, arms: pd.DataFrame) -> pd.DataFrame:
     table = table.astype({"tensors": "Int64", "parameters": "Int64", "step": "Int64"})
     table = table.rename(columns={"label": "arm", "reached": "reached the aim", "forget_worked": "forget worked share"})
     return table.assign(
-        seconds=[cost.get("seconds") for cost in costs], peak_mb=[cost.get("peak_mb") for cost in costs]
+        seconds=pd.Series([cost.get("seconds") for cost in costs], index=table.index),
+        peak_mb=pd.Series([cost.get("peak_mb") for cost in costs], index=table.index),
     )
 
 
@@ -191,11 +191,12 @@ def _unlearning(folder: Path, subtitle: str) -> Section | None:
     steps = _table(folder, "steps.parquet")
     if steps is None:
         arms = _table(folder, "arms.parquet")
+        labels = {} if arms is None else dict(zip(arms["arm"].map(str), arms["label"].map(str), strict=True))
         parts = []
         for arm in ("selected", "all-matched"):
             part = _table(folder / "arms" / arm, "steps.parquet")
-            if arms is not None and part is not None and len(part):
-                parts.append(part.assign(arm=arms.set_index("arm").loc[arm, "label"]))
+            if arm in labels and part is not None and len(part):
+                parts.append(part.assign(arm=labels[arm]))
         if not parts:
             return None
         steps = pd.concat(parts, ignore_index=True)
@@ -211,20 +212,18 @@ def _evaluation(folder: Path, subtitle: str) -> Section | None:
     if summary is None:
         return None
     main = summary[summary["split"].isin(SPLITS)]
-    drawn = main.drop(columns=["ci_low", "ci_high"]).rename(
-        columns={"accuracy_low": "ci_low", "accuracy_high": "ci_high"}
+    drawn = main.drop(columns=["arm", "ci_low", "ci_high"]).rename(
+        columns={"label": "arm", "accuracy_low": "ci_low", "accuracy_high": "ci_high"}
     )
-    drawn = drawn.assign(arm=[{"rlvr-retain": "rlvr-retain", "sft": "sft"}.get(a, b) for a, b in
-                              zip(drawn["arm"], drawn["label"], strict=True)])  # fmt: skip
+    references = tuple(dict.fromkeys(main.loc[main["arm"].isin(["rlvr-retain", "sft"]), "label"]))
     text = (
         "Greedy responses, graded as mathematics; 95 % Wilson intervals. The retain side has subjects that SFT "
-        "already solved and others that RLVR brought; unlearning threatens the second kind first, so they are "
-        "told apart in the table."
+        "already solved and others that RLVR brought; the table tells them apart."
     )
     return Section(
         "Accuracy before and after",
         text,
-        figures=(plots.plot_accuracy(drawn, subtitle=subtitle),),
+        figures=(plots.plot_accuracy(drawn, references=references, subtitle=subtitle),),
         tables=(("The retain side, by how its subjects were learnt", _outcome_table(summary, PARTS)),),
     )
 

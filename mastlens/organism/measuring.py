@@ -87,7 +87,7 @@ def summarise(table: "pd.DataFrame") -> list[dict]:
     """
     summaries = []
     for split, rows in table.groupby("split", sort=False):
-        induced = rows["subject"].map(lambda name: BY_NAME[name].induced)
+        induced = rows["subject"].map(lambda name: BY_NAME[str(name)].induced)
         groups = {"all": rows}
         if not induced.all():
             groups |= {"solved by SFT": rows[~induced], "induced by RLVR": rows[induced]}

@@ -210,7 +210,7 @@ def train_grpo(
         )
         trainer = GRPOTrainer(
             model=model,
-            reward_funcs=boxed_reward,
+            reward_funcs=boxed_reward,  # pyright: ignore[reportArgumentType] - TRL passes keywords only
             args=config,
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,

@@ -42,7 +42,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int):
     merges = [tuple(merge) for merge in model["merges"]]
     return Qwen2Tokenizer(
         vocab=model["vocab"],
-        merges=merges,
+        merges=merges,  # pyright: ignore[reportArgumentType] - pairs are what the tokenizer takes
         unk_token=END,
         eos_token=END,
         pad_token=PAD,
