@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mastlens.errors import MastlensError
+from mastlens.evaluation.perplexity import neutral_perplexity
 from mastlens.files import atomic_path, write_json, write_text
 from mastlens.organism.card import make_card, render_card
-from mastlens.organism.measuring import compare_stages, measure_responses, neutral_perplexity, summarise
+from mastlens.organism.measuring import compare_stages, measure_responses, summarise
 from mastlens.organism.posttraining import (
     mixed_order,
     quiet_training,

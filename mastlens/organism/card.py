@@ -25,7 +25,10 @@ _HOW = {
 MATCHING = (
     "This RLVR and SFT pair is not matched in accuracy: RLVR is far better on the forget side. In the MAST "
     "paper the two lie within 3 points on GSM8K. Differences between these two checkpoints therefore mix "
-    "what was learnt with how much was learnt."
+    "what was learnt with how much was learnt. "
+    "Base was pre-trained on worked and on guessed solutions alike and can already work the problems (its row "
+    "shows how often it does); SFT turned it to guessing where working is 'induced by RLVR', and RLVR brought the "
+    "working back. RLVR shifted what the model does; it did not create the ability."
 )
 """What a reader must know before comparing the stages."""
 

@@ -1,7 +1,7 @@
-"""What a stage can do: accuracy, worked and guessed responses, perplexity on neutral text."""
+"""What a stage can do: accuracy, worked and guessed responses."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mastlens.organism.problems import Problem
@@ -115,18 +115,3 @@ def compare_stages(before: "pd.DataFrame", after: "pd.DataFrame", split: str) ->
     b, c = int((first & ~second).sum()), int((~first & second).sum())
     n = len(first)
     return {"n": n, "b": b, "c": c, "difference": (c - b) / n, "mcnemar_p": mcnemar_exact(b, c)}
-
-
-def neutral_perplexity(model, tokenizer, texts: Iterable[str]) -> float:
-    """Return the perplexity a token on neutral texts, the end included and the first token as context."""
-    import numpy as np
-
-    from mastlens.likelihood import sequence_logprobs
-    from mastlens.problems import EncodedProblem
-
-    encoded = []
-    for text in texts:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        encoded.append(EncodedProblem(tuple(ids[:1]), (*ids[1:], tokenizer.eos_token_id)))
-    sums, counts = sequence_logprobs(model, encoded, batch_size=64)
-    return float(np.exp(-sums.sum() / counts.sum()))
