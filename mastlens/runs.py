@@ -139,9 +139,15 @@ def stage(
         current.notes = previous.get("notes", {}) if previous else {}
         yield current
         return
+    fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with measured() as cost:
-        yield current
+    try:
+        with measured() as cost:
+            yield current
+    except BaseException:
+        if fresh and not any(folder.iterdir()):
+            folder.rmdir()  # a stage that made nothing leaves nothing
+        raise
     record = read_record(folder)  # another stage may have been recorded meanwhile
     record["stages"][name] = {
         **asked,

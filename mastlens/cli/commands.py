@@ -143,7 +143,7 @@ def unlearn(arguments: argparse.Namespace) -> Outcome:
     last = result.table.iloc[-1].to_dict() if len(result.table) else {}
     parameters = sum(t.numel() for t in result.edit.after.values())
     text = (
-        f"{_show(result.table.iloc[[0, -1]]) if len(result.table) else 'no step was finite'}\n"
+        f"{_show(result.table.iloc[[0, -1]].drop_duplicates()) if len(result.table) else 'no step was finite'}\n"
         f"{len(result.edit.names)} tensors changed, {parameters:,} parameters\n"
         f"{result.swallowed:.2%} of the changed entries were returned by rounding to the checkpoint's dtype"
     )

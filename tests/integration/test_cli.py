@@ -103,13 +103,16 @@ def test_same_command_again_does_nothing_and_other_settings_are_refused(chain, c
         (["geometry", "--base", "BASE", "--rlvr", "BASE"], "the same"),
         (["geometry", "--base", "BASE", "--rlvr", "RLVR", "--rank", "99"], "Rank 99"),
         (["evaluate", "--model", "RLVR", "--split", "forget"], "NAME=FILE"),
+        (["evaluate", "--model", "RLVR", "--split", "forget=BAD"], "bad.jsonl, line 1"),
         (["inspect", "organism:qwen3/rlvr"], "organism"),
     ],
 )  # fmt: skip
 def test_a_users_mistake_gets_one_message_and_exit_2(arguments, said, tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     places = {"RLVR": tiny.rlvr, "BASE": tiny.base, "FORGET": tiny.forget}
-    arguments = [str(places.get(a, a)) for a in arguments]
+    bad = tmp_path.parent / "bad.jsonl"
+    bad.write_text('{"text": "no problem at all"}\n')
+    arguments = [str(places.get(a, a)).replace("BAD", str(bad)) for a in arguments]
     if arguments[0] in ("unlearn", "geometry", "evaluate"):
         arguments += ["--out", "out"]
     code, out, err = run(capsys, *arguments)
@@ -117,8 +120,7 @@ def test_a_users_mistake_gets_one_message_and_exit_2(arguments, said, tiny, tmp_
     assert said in err
     assert out == ""
     assert "Traceback" not in err
-    assert not any(tmp_path.rglob("*.parquet"))
-    assert not any(tmp_path.rglob(".*")), "something half-written was left"
+    assert not any(tmp_path.iterdir()), "nothing was made, so nothing is left"
 
 
 def test_debug_shows_where(tmp_path, capsys):
