@@ -62,6 +62,8 @@ def test_arms_change_what_they_say_and_nothing_else(run, small_lineage):
     for arm in ("selected", "random-1", "random-2", "negated", "all-matched", "all-same-strength"):
         edit = Edit.load(out / "arms" / arm)
         edit.check_source(source)
+        # The model had its old weights again before the edit was saved: what was saved must not have followed it.
+        assert all((edit.after[name] != edit.before[name]).any() for name in edit.names)
         sizes[arm] = sum(t.numel() for t in edit.after.values())
         assert not any(name.endswith("bias") or "norm" in name for name in edit.names)
     assert sizes["random-1"] == sizes["random-2"] == sizes["selected"] == sizes["negated"]
