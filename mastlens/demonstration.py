@@ -40,7 +40,7 @@ ARMS = "arms.parquet"
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Settings of the demo, chosen on the calibration split alone.
+    """Settings of the demo: chosen on the calibration split, the grid's size by the demo's time limit.
 
     Attributes:
         rank: k of the principal subspaces.

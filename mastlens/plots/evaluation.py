@@ -1,7 +1,4 @@
-"""What an edit forgot and what it cost: accuracies here, items and the trade-off in their own modules.
-
-All three can be imported from here or from ``mastlens.plots``.
-"""
+"""Accuracy of several models by split."""
 
 from typing import Any
 
@@ -11,12 +8,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mastlens.plots.frame import colour_with, count, finish, plain
-from mastlens.plots.items import plot_items
 from mastlens.plots.tables import distinct, need, need_unique, records, rows_with, take
 from mastlens.plots.template import COLOURWAY, GREEN, INK, MUTED, PURPLE
-from mastlens.plots.tradeoff import plot_tradeoff
-
-__all__ = ["plot_accuracy", "plot_items", "plot_tradeoff"]
 
 _ACCURACY = ("arm", "split", "n", "accuracy", "ci_low", "ci_high")
 _REFERENCE_COLOURS = (GREEN, PURPLE)

@@ -1,14 +1,10 @@
-"""Maps over layers and projections: any column of a table, and the three maps of an increment.
-
-The three have modules of their own; they can be imported from here or from ``mastlens.plots``.
-"""
+"""Maps over layers and projections: any column of a table."""
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mastlens.plots.coupling import plot_coupling
 from mastlens.plots.frame import count, finish, plain, short
 from mastlens.plots.heat import (
     BAR_SPACE,
@@ -21,11 +17,7 @@ from mastlens.plots.heat import (
     hover_text,
     once_per_cell,
 )
-from mastlens.plots.magnitude import plot_increment_magnitude
-from mastlens.plots.principal import plot_off_principal
 from mastlens.plots.tables import flags, need, numbers, records, take
-
-__all__ = ["plot_coupling", "plot_increment_magnitude", "plot_off_principal", "plot_score_map"]
 
 
 def plot_score_map(
