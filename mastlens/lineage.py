@@ -163,6 +163,10 @@ class Checkpoint:
             )
         return value
 
+    def matrix(self, projection: Projection) -> torch.Tensor:
+        """Read one projection's matrix (rows, cols), in its stored dtype; of a fused tensor, its own slice."""
+        return projection.read(self.tensor(projection.stored))
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the names, dtypes, shapes and bytes of all tensors, however they are sharded."""
@@ -397,7 +401,7 @@ def _check_related(role: str, before: Checkpoint, after_role: str, after: Checkp
         )
     inner = squares_before = squares_after = 0.0
     for projection in before.projections:
-        a, b = before.tensor(projection.name).double(), after.tensor(projection.name).double()
+        a, b = before.matrix(projection).double(), after.matrix(projection).double()
         inner += float((a * b).sum())
         squares_before += float((a * a).sum())
         squares_after += float((b * b).sum())

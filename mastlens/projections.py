@@ -3,9 +3,12 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mastlens.errors import MastlensError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ORDER = ("q", "k", "v", "o")
 """The order of projections everywhere: in tables, figures and ties."""
@@ -43,6 +46,19 @@ class Projection:
     def numel(self) -> int:
         """Number of entries."""
         return self.rows * self.cols
+
+    @property
+    def stored(self) -> str:
+        """The name of the stored tensor: ``name`` without the ``#q`` of a tensor that holds several projections."""
+        return self.name.partition("#")[0]
+
+    def read(self, stored: "Tensor") -> "Tensor":
+        """Return this projection's matrix (rows, cols) out of the stored tensor; it may share its memory."""
+        return stored
+
+    def write(self, stored: "Tensor", matrix: "Tensor") -> None:
+        """Put ``matrix`` (rows, cols) into the stored tensor in place; nothing else of it changes."""
+        stored.copy_(matrix)
 
 
 def find_projections(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Projection, ...]:

@@ -176,7 +176,7 @@ def _table(lineage: Lineage, gradients: dict[str, dict[str, torch.Tensor]]) -> p
     before, after = lineage.increments["rlvr"]
     rows = []
     for projection in after.projections:
-        delta = (after.tensor(projection.name).float() - before.tensor(projection.name).float()).double()
+        delta = (after.matrix(projection).float() - before.matrix(projection).float()).double()
         rows.append(_couple_one(projection, delta, {s: g[projection.name] for s, g in gradients.items()}))
     return pd.DataFrame(rows)
 

@@ -120,13 +120,13 @@ def _measure(lineage: Lineage, *, rank: int, full: bool, progress: bool) -> pd.D
     rows: dict[str, list[dict[str, Any]]] = {increment: [] for increment in lineage.increments}
     for projection in tqdm(lineage.base.projections, desc="geometry", unit="tensor", disable=not progress):
         # The base weight is decomposed once for all increments; one projection of each stage is in memory.
-        subspaces = principal_subspaces(lineage.base.tensor(projection.name), rank)
+        subspaces = principal_subspaces(lineage.base.matrix(projection), rank)
         for increment, (before, after) in lineage.increments.items():
             rows[increment].append(
                 {
                     "increment": increment,
                     **_describe(projection),
-                    **_measure_one(before.tensor(projection.name), after.tensor(projection.name), subspaces, full=full),
+                    **_measure_one(before.matrix(projection), after.matrix(projection), subspaces, full=full),
                 }
             )
     return pd.DataFrame([row for increment in rows.values() for row in increment])
@@ -180,7 +180,7 @@ def increment_spectra(lineage: Lineage) -> pd.DataFrame:
     rows = []
     for increment, (before, after) in lineage.increments.items():
         for projection in before.projections:
-            a, b = before.tensor(projection.name), after.tensor(projection.name)
+            a, b = before.matrix(projection), after.matrix(projection)
             values = torch.linalg.svdvals(b.double() - a.double())
             # Both are rounded, so their errors add in square; a uniform error of width u has rms u / sqrt(12).
             unit = [_unit_in_last_place(t) for t in (a, b)]
