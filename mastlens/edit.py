@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mastlens.architectures import locate_parameters
 from mastlens.errors import MastlensError, unknown
 from mastlens.files import atomic_path, sha256_tensor, write_json, write_tensors
 from mastlens.lineage import Checkpoint
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 FILE = "edit.safetensors"
 FORMAT = 1
+_INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -144,16 +146,17 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def named_weights(model: "PreTrainedModel", names: list[str]) -> dict[str, torch.nn.Parameter]:
-    """Return the named parameters of a model, in the order of ``names``.
+    """Return the parameters of a model by their names in its checkpoint, in the order of ``names``.
 
     Raises:
         MastlensError: For a name that the model does not have.
     """
     parameters = dict(model.named_parameters())
+    where = locate_parameters(names, parameters)
     for name in names:
-        if name not in parameters:
+        if name not in where:
             raise unknown("parameter in the model", name, parameters)
-    return {name: parameters[name] for name in names}
+    return {name: parameters[where[name]] for name in names}
 
 
 @contextmanager
@@ -236,28 +239,21 @@ def export(
     """Write ``checkpoint`` with ``tensors`` in place of its own to the folder ``out``, one shard in memory.
 
     Everything else of the folder (configuration, tokenizer, generation settings) is copied. Pickled shards are
-    written as safetensors.
+    written as safetensors; an adapter comes out merged into its base.
     """
     out = Path(out)
-    if out.exists() and out.resolve() == checkpoint.folder.resolve():
+    if out.exists() and any(out.resolve() == folder.resolve() for folder in checkpoint.folders):
         raise MastlensError(f"{out} is the source checkpoint, which is never written to. Choose another --out.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise MastlensError(f"{out} exists and is not empty. Choose another --out, or pass --overwrite.")
-    shards: dict[Path, list[str]] = {}
-    for stored in checkpoint.tensors.values():
-        shards.setdefault(stored.file, []).append(stored.name)
-    pickled = any(shard.suffix == ".bin" for shard in shards)
+    shards, pickled = _exported_shards(checkpoint)
+    added = checkpoint.added  # an adapter's tensors are not those of its base's files
     with atomic_path(out) as temporary:
         temporary.mkdir()
-        for file in sorted(checkpoint.folder.iterdir()):
-            weights = file.suffix in (".safetensors", ".bin") or file.name.endswith("bin.index.json")
-            if file.is_file() and not weights:
-                shutil.copyfile(file, temporary / file.name)
-        weight_map = {}
-        for number, (shard, names) in enumerate(sorted(shards.items()), start=1):
-            name = _shard_name(number, len(shards)) if pickled else shard.name
-            weight_map |= dict.fromkeys(names, name)
-            if pickled or any(n in tensors for n in names):
+        for name, file in checkpoint.companions.items():
+            shutil.copyfile(file, temporary / name)
+        for name, (shard, names) in shards.items():
+            if pickled or any(n in tensors or n in added for n in names):
                 write_tensors(
                     temporary / name,
                     {n: tensors[n] if n in tensors else checkpoint.tensor(n) for n in names},
@@ -265,12 +261,31 @@ def export(
             else:
                 shutil.copyfile(shard, temporary / name)
         if pickled and len(shards) > 1:
-            size = sum((temporary / n).stat().st_size for n in set(weight_map.values()))
+            weight_map = {n: name for name, (_, names) in shards.items() for n in names}
+            size = sum((temporary / name).stat().st_size for name in shards)
             write_json(
-                temporary / "model.safetensors.index.json",
-                {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))},
+                temporary / _INDEX, {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
             )
     return out
+
+
+def exported_files(checkpoint: Checkpoint) -> list[str]:
+    """Return the names of the files that ``export`` writes for a checkpoint."""
+    shards, pickled = _exported_shards(checkpoint)
+    index = [_INDEX] if pickled and len(shards) > 1 else []
+    return sorted({*checkpoint.companions, *shards, *index})
+
+
+def _exported_shards(checkpoint: Checkpoint) -> tuple[dict[str, tuple[Path, list[str]]], bool]:
+    """Return new file name to source shard and its tensors, and whether the source's are pickled."""
+    shards: dict[Path, list[str]] = {}
+    for stored in checkpoint.tensors.values():
+        shards.setdefault(stored.file, []).append(stored.name)
+    pickled = any(shard.suffix == ".bin" for shard in shards)
+    named = enumerate(sorted(shards.items()), start=1)
+    return {
+        _shard_name(number, len(shards)) if pickled else shard.name: (shard, names) for number, (shard, names) in named
+    }, pickled
 
 
 def _shard_name(number: int, of: int) -> str:

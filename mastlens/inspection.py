@@ -1,12 +1,15 @@
 """A look at a checkpoint: architecture, dtypes, and every attention projection with its shape."""
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from mastlens.configuration import complete_config, read_size
 from mastlens.lineage import Checkpoint
+from mastlens.projections import ORDER
 
 
 @dataclass(frozen=True)
@@ -15,9 +18,11 @@ class Inspection:
 
     Attributes:
         table: One row a projection: ``layer``, ``projection``, ``name``, ``rows``, ``cols``, ``heads``,
-            ``head_dim``, ``dtype``, ``bias``.
-        summary: ``architecture``, ``dtypes``, ``layers``, ``parameters``, ``heads``, ``groups``, ``head_dim``,
-            ``fused``, ``tied``, ``biases``, ``fingerprint``.
+            ``head_dim``, ``dtype``, ``bias``, and whether its output passes through a norm of its own (``norm``), its
+            tensor holds other projections too (``fused``), and the file has it as (in, out) (``transposed``).
+        summary: ``architecture``, ``dtypes``, ``layers``, ``layers_without_projections``, ``parameters``,
+            ``attention_parameters``, ``heads`` (of q), ``groups`` (heads of k), ``head_dim`` (of q), ``fused``,
+            ``transposed``, ``tied``, the projections with ``biases`` and with ``norms``, ``fingerprint``.
     """
 
     table: pd.DataFrame
@@ -32,7 +37,8 @@ def inspect(path: "str | os.PathLike[str] | Checkpoint") -> Inspection:
     """
     checkpoint = Checkpoint(path)
     projections = checkpoint.projections
-    rows = [
+    config = complete_config(checkpoint.config)
+    table = pd.DataFrame(
         {
             "layer": p.layer,
             "projection": p.projection,
@@ -41,33 +47,33 @@ def inspect(path: "str | os.PathLike[str] | Checkpoint") -> Inspection:
             "cols": p.cols,
             "heads": p.heads,
             "head_dim": p.head_dim,
-            "dtype": str(checkpoint.tensors[p.name].dtype).removeprefix("torch."),
-            "bias": p.name.removesuffix("weight") + "bias" in checkpoint.tensors,
+            "dtype": str(checkpoint.tensors[p.stored].dtype).removeprefix("torch."),
+            "bias": p.bias is not None,
+            "norm": p.norm is not None,
+            "fused": p.fused,
+            "transposed": p.layout.transposed,
         }
         for p in projections
-    ]
-    table = pd.DataFrame(rows)
-    counts = {stored.name: _numel(stored.shape) for stored in checkpoint.tensors.values()}
+    )
+    first = {p.projection: p for p in reversed(projections)}
+    layers = range(read_size(config, "num_hidden_layers"))
+    output = any(name.endswith(("lm_head.weight", "embed_out.weight")) for name in checkpoint.tensors)
     summary = {
         "path": checkpoint.spec,
         "architecture": checkpoint.model_type,
         "dtypes": list(checkpoint.dtypes),
-        "layers": len({p.layer for p in projections}),
-        "parameters": sum(counts.values()),
+        "layers": len(layers),
+        "layers_without_projections": sorted(set(layers) - {p.layer for p in projections}),
+        "parameters": sum(math.prod(stored.shape) for stored in checkpoint.tensors.values()),
         "attention_parameters": sum(p.numel for p in projections),
-        "heads": projections[0].heads,
-        "groups": projections[1].heads,
-        "head_dim": projections[0].head_dim,
-        "fused": False,
-        "tied": bool(checkpoint.config.get("tie_word_embeddings")) and "lm_head.weight" not in counts,
-        "biases": sorted(set(table.loc[table["bias"], "projection"]), key="qkvo".index),
+        "heads": first["q"].heads,
+        "groups": first["k"].heads,
+        "head_dim": first["q"].head_dim,
+        "fused": any(p.fused for p in projections),
+        "transposed": any(p.layout.transposed for p in projections),
+        "tied": bool(getattr(config, "tie_word_embeddings", False)) and not output,
+        "biases": sorted({p.projection for p in projections if p.bias}, key=ORDER.index),
+        "norms": sorted({p.projection for p in projections if p.norm}, key=ORDER.index),
         "fingerprint": checkpoint.fingerprint,
     }
     return Inspection(table, summary)
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
