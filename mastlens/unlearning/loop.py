@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from mastlens.edit import FILE as EDIT_FILE
 from mastlens.edit import Edit, named_weights, snapshot, write_weights
-from mastlens.errors import MastlensError, MastlensWarning, unknown
+from mastlens.errors import MastlensError, MastlensWarning
 from mastlens.files import sha256_json, write_table
 from mastlens.likelihood import sequence_logprobs, token_logprobs
 from mastlens.lineage import Checkpoint
@@ -28,10 +28,10 @@ from mastlens.problems import (
     encode_problems,
     read_problems,
 )
-from mastlens.projections import match_names
+from mastlens.projections import Projection
 from mastlens.runs import hash_inputs, remembered
-from mastlens.selection.ranking import read_selection
 from mastlens.unlearning.objectives import Objective, make_objective, retain_nll
+from mastlens.unlearning.selecting import Masters, named_matrices, select_tensors
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -103,7 +103,7 @@ def batch_schedule(items: int, batch_size: int, steps: int, seed: int, side: int
 
 def unlearning_steps(
     model: "PreTrainedModel",
-    names: Sequence[str],
+    matrices: Sequence[str | Projection],
     objective: Objective,
     forget: Sequence[EncodedProblem],
     retain: Sequence[EncodedProblem] | None = None,
@@ -113,7 +113,7 @@ def unlearning_steps(
     batch_size: int = 8,
     seed: int = 0,
 ) -> Generator[Step, None, None]:
-    """Edit the named tensors of ``model`` in place, one step for each item of the iteration.
+    """Edit some matrices of ``model`` in place, one step for each item of the iteration.
 
     AdamW, betas (0.9, 0.999), no weight decay, constant learning rate, gradient norm clipped at 1, evaluation
     mode. All other parameters have ``requires_grad=False``, so that they have neither gradient nor optimiser
@@ -124,7 +124,7 @@ def unlearning_steps(
 
     Args:
         model: The model; its weights are changed.
-        names: Parameters to edit.
+        matrices: Parameters to edit, by name, and slices of fused ones as projections (``named_matrices``).
         objective: The forget objective and its coefficients.
         forget: Problems to forget, as token ids.
         retain: Problems to keep; None for no retain term.
@@ -133,20 +133,18 @@ def unlearning_steps(
         batch_size: Problems a step and side.
         seed: Decides the batches.
     """
-    _check_arguments(objective, names, retain, lr=lr, steps=steps, batch_size=batch_size)
-    chosen = list(named_weights(model, list(names)).values())
+    _check_arguments(objective, matrices, retain, lr=lr, steps=steps, batch_size=batch_size)
     model.eval().requires_grad_(False)
     reference = None
     if objective.needs_reference:  # before the first step: no second model is ever needed
         reference = torch.tensor(sequence_logprobs(model, forget)[0], dtype=torch.float32)
-    for parameter in chosen:
-        parameter.requires_grad_(True)
-    optimiser = torch.optim.AdamW(chosen, lr=lr, betas=(0.9, 0.999), weight_decay=0.0)
+    masters = Masters(model, matrices)
+    optimiser = torch.optim.AdamW(masters.parameters, lr=lr, betas=(0.9, 0.999), weight_decay=0.0)
     schedules = [batch_schedule(len(forget), batch_size, steps, seed, side=0)]
     if retain is not None:
         schedules.append(batch_schedule(len(retain), batch_size, steps, seed, side=1))
     device = str(model.device)
-    good = snapshot(model, list(names))
+    good = snapshot(model, masters.stored)
     try:
         for step in range(1, steps + 1):
             optimiser.zero_grad(set_to_none=True)
@@ -163,7 +161,8 @@ def unlearning_steps(
                 loss = retain_nll(kept.sums, kept.counts)
                 (objective.alpha * loss).backward()
                 retain_loss = float(loss.detach())
-            norm = float(torch.nn.utils.clip_grad_norm_(chosen, CLIP))
+            masters.take_gradients()
+            norm = float(torch.nn.utils.clip_grad_norm_(masters.parameters, CLIP))
             record = Step(
                 step=step,
                 forget_loss=float(forget_loss.detach()),
@@ -182,8 +181,9 @@ def unlearning_steps(
                     stacklevel=2,
                 )
                 return
-            good = snapshot(model, list(names))
+            good = snapshot(model, masters.stored)
             optimiser.step()
+            masters.write_back()
             yield record
     finally:
         model.requires_grad_(False)
@@ -192,14 +192,14 @@ def unlearning_steps(
 
 def _check_arguments(
     objective: Objective,
-    names: Sequence[str],
+    matrices: Sequence[str | Projection],
     retain: Sequence[EncodedProblem] | None,
     *,
     lr: float,
     steps: int,
     batch_size: int,
 ) -> None:
-    if not names:
+    if not matrices:
         raise MastlensError("The selection is empty: there is nothing to edit.")
     if objective.needs_retain and retain is None:
         raise MastlensError(f"The objective {objective.name} needs retain problems (--retain).")
@@ -218,7 +218,8 @@ def make_edit(
     """
     before, after = {}, {}
     moved = swallowed = 0
-    for name, parameter in named_weights(model, list(names)).items():
+    stored = list(dict.fromkeys(name.partition("#")[0] for name in names))
+    for name, parameter in named_weights(model, stored).items():
         old = checkpoint.tensor(name)
         # A copy: on the CPU in float32 everything else would be the parameter itself, and move with it.
         master = parameter.detach().to("cpu", torch.float32, copy=True)
@@ -229,50 +230,6 @@ def make_edit(
         if bool(in_stored.any()):
             before[name], after[name] = old, new
     return Edit(before, after, checkpoint.fingerprint, settings), swallowed / moved if moved else 0.0
-
-
-def weight_matrices(checkpoint: Checkpoint) -> list[str]:
-    """Return the names of all weight matrices, embeddings included; biases and norms are no matrices."""
-    return [
-        name for name, stored in checkpoint.tensors.items() if len(stored.shape) >= 2 and stored.dtype.is_floating_point
-    ]
-
-
-def select_tensors(
-    checkpoint: Checkpoint,
-    *,
-    ranking: str | os.PathLike[str] | None = None,
-    where: str | None = None,
-    all_parameters: bool = False,
-    names: Sequence[str] | None = None,
-) -> list[str]:
-    """Return the tensors to edit, in the checkpoint's order.
-
-    Exactly one of the four is given: a ranking file, a regular expression over names, all weight matrices, or
-    the names themselves.
-    """
-    given = [ranking is not None, where is not None, all_parameters, names is not None]
-    if sum(given) != 1:
-        raise MastlensError("Say what to edit in exactly one way: --ranking, --where, or --all-parameters.")
-    matrices = weight_matrices(checkpoint)
-    if ranking is not None:
-        names = read_selection(ranking, checkpoint.fingerprint)
-    elif where is not None:
-        names = match_names(where, matrices)
-    elif all_parameters:
-        names = matrices
-    assert names is not None
-    if not names:
-        raise MastlensError("The selection is empty: there is nothing to edit.")
-    if alien := [name for name in names if name not in matrices]:
-        if alien[0] not in checkpoint.tensors:
-            raise unknown(f"weight matrix in {checkpoint.spec}", alien[0], matrices)
-        raise MastlensError(
-            f"{alien[0]} is selected but is no weight matrix of {checkpoint.spec} ({len(alien)} such names): "
-            "it is a bias or a norm, and those stay."
-        )
-    chosen = set(names)
-    return [name for name in matrices if name in chosen]
 
 
 def check_disjoint(forget: Sequence[Problem], retain: Sequence[Problem]) -> None:
@@ -325,7 +282,7 @@ def unlearn(
         ranking: A ``ranking.parquet``: edit its selected tensors.
         where: Regular expression over tensor names: edit the weight matrices that match.
         all_parameters: Edit every weight matrix.
-        names: Edit these tensors.
+        names: Edit these matrices.
         batch_size: Problems a step and side.
         retain_weight: Weight of the retain term (alpha); 1 where nothing else says so.
         preset: ``mast`` or ``open-unlearning``: the coefficients that these use.
@@ -374,7 +331,7 @@ def unlearn(
                 )
         iteration = unlearning_steps(
             model,
-            selection,
+            named_matrices(checkpoint, selection),
             chosen,
             encoded["forget"],
             encoded.get("retain"),
