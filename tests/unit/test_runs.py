@@ -53,11 +53,11 @@ def prepare(stage, tiny, out):
 
 
 def state(folder):
-    """Return name to (bytes, time of change) of every file."""
+    """Return name to (bytes, time of change) of every file but what an interrupted stage goes on from."""
     return {
         str(p.relative_to(folder)): (p.read_bytes(), p.stat().st_mtime_ns)
         for p in sorted(folder.rglob("*"))
-        if p.is_file()
+        if p.is_file() and not p.name.endswith(".partial.jsonl")
     }
 
 
@@ -191,7 +191,7 @@ class Interruption:
 
 def interrupt(monkeypatch, stage):
     if stage == "geometry":
-        monkeypatch.setattr(torch.linalg, "svd", Interruption(torch.linalg.svd, 3))
+        monkeypatch.setattr(torch.linalg, "eigh", Interruption(torch.linalg.eigh, 3))
     else:
         forward = transformers.Qwen2ForCausalLM.forward
         left = [2]

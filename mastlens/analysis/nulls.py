@@ -1,0 +1,265 @@
+"""What chance gives: the laws that measures of an increment are held against, exact where one is known, else sampled.
+
+Two kinds of chance, and they differ. *Isotropic*: every entry of the increment is an independent normal variable, so
+only its norm is kept. *Rotated*: the increment keeps its singular values and both of its singular bases are turned at
+random (equivalently: the increment stays and the subspaces it is held against are random). Both give the same mean;
+the second has the larger spread, much larger for an increment of few directions, and is the fair one for real
+increments: against the isotropic law nearly every low-rank increment stands out, wherever it lies.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import special, stats
+from torch import Tensor
+
+from mastlens.errors import MastlensError
+
+LEVEL = 0.001
+"""Two-sided p below which a value counts as distinguishable: a tenth of a false alarm in a column of 112 tensors."""
+
+Reading = Literal["joint", "left", "right", "diagonal"]
+READINGS: tuple[Reading, ...] = ("joint", "left", "right", "diagonal")
+
+
+@dataclass(frozen=True)
+class Null:
+    """The law of a statistic under chance.
+
+    Attributes:
+        mean: Its expected value.
+        sd: Its standard deviation.
+        law: ``beta`` (on [0, 1], by its two moments; exact for isotropic increments), ``normal``, or ``t`` (moments
+            estimated from ``draws`` samples, so that a new value is judged by the predictive Student law).
+        source: ``isotropic``, ``rotated``, ``hypergeometric``, ``magnitude-matched``, ``asymptotic`` or ``sampled``.
+        draws: Number of samples behind the moments; 0 where they are exact.
+        step: Spacing of the values that the statistic can take; half of it is the continuity correction.
+    """
+
+    mean: float
+    sd: float
+    law: Literal["beta", "normal", "t"]
+    source: str
+    draws: int = 0
+    step: float = 0.0
+
+    def z(self, value: int | float) -> float:
+        """Return (value - mean) / sd; NaN where chance leaves the statistic no freedom (sd = 0)."""
+        return (value - self.mean) / self.sd if self.sd > 0 else float("nan")
+
+    def p_value(self, value: int | float) -> float:
+        """Return the two-sided p: twice the smaller tail; 1 where chance leaves the statistic no freedom."""
+        if math.isnan(value):
+            return float("nan")
+        if self.sd <= 0:
+            return 1.0
+        if self.law == "beta":
+            a, b = self._shape
+            # Tails are taken from the end that is near: 1 - x loses what a tail of 1e-30 needs.
+            tails = special.betainc(a, b, value), special.betainc(b, a, 1.0 - value)
+        else:
+            away = max(abs(value - self.mean) - self.step / 2, 0.0) / self.sd
+            tail = stats.t.sf(away / self._widening, self.draws - 1) if self.law == "t" else special.ndtr(-away)
+            tails = (tail, tail)
+        return float(min(1.0, 2.0 * min(tails)))
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Return the central interval that holds the statistic with probability ``level`` under chance."""
+        if self.sd <= 0:
+            return self.mean, self.mean
+        tail = (1.0 - level) / 2
+        if self.law == "beta":
+            a, b = self._shape
+            return float(special.betaincinv(a, b, tail)), 1.0 - float(special.betaincinv(b, a, tail))
+        width = stats.t.isf(tail, self.draws - 1) * self._widening if self.law == "t" else stats.norm.isf(tail)
+        return self.mean - float(width) * self.sd, self.mean + float(width) * self.sd
+
+    def distinguishable(self, value: int | float, level: float = LEVEL) -> bool:
+        """Return whether ``value`` is farther out than chance goes: two-sided p below ``level``; NaN is not."""
+        return self.p_value(value) < level
+
+    def scaled(self, factor: int | float) -> "Null":
+        """Return the law of ``factor`` times the statistic (``normal`` and ``t`` alone keep their law)."""
+        if self.law == "beta":
+            raise ValueError("A beta law lives on [0, 1]; it cannot be scaled.")
+        return Null(self.mean * factor, self.sd * factor, self.law, self.source, self.draws, self.step * factor)
+
+    @property
+    def _shape(self) -> tuple[float, float]:
+        size = self.mean * (1.0 - self.mean) / self.sd**2 - 1.0
+        return self.mean * size, (1.0 - self.mean) * size
+
+    @property
+    def _widening(self) -> float:
+        return (1.0 + 1.0 / self.draws) ** 0.5
+
+
+def isotropic_null(
+    dimension: int | float, numel: int, *, squared: int | float | None = None, off: bool = False
+) -> Null:
+    """Return the law of the share of an isotropic increment's energy that falls into a subspace of matrices.
+
+    For a subspace of dimension d in R^N it is Beta(d / 2, (N - d) / 2), exactly: mean d / N. More generally the share
+    may be a quadratic form g'Mg / g'g with trace(M) = ``dimension`` and trace(M^2) = ``squared``; its two moments are
+    exact then, its Beta shape is an approximation. The dimensions of the readings, k of m x n: joint k^2, left k n,
+    right k m, diagonal k, a coordinate mask its number of entries.
+
+    Args:
+        dimension: d, or trace(M).
+        numel: N, the number of entries of the increment.
+        squared: trace(M^2); None for a subspace, where it is d.
+        off: The law of 1 - share.
+    """
+    mean = dimension / numel
+    squared = dimension if squared is None else squared
+    variance = 2 * (numel * squared - dimension**2) / (numel**2 * (numel + 2))
+    return Null(1 - mean if off else mean, max(variance, 0.0) ** 0.5, "beta", "isotropic")
+
+
+def rotated_null(reading: Reading, rows: int, cols: int, rank: int, participation: float, *, off: bool = False) -> Null:
+    """Return the law of the captured energy of an increment whose singular bases are turned at random.
+
+    Its mean is that of an isotropic increment. Its variance follows from the moments of random projections and is
+    exact; of the increment's spectrum it needs ``participation`` alone, sum s^4 / (sum s^2)^2, which is 1 for rank 1
+    and (m + n + 1) / (m n) for noise. The Beta shape is fitted to the two moments.
+
+    Args:
+        reading: ``joint`` |U'DV|^2, ``left`` |U'D|^2, ``right`` |DV|^2 or ``diagonal`` sum (u_i'Dv_i)^2, over |D|^2.
+        rows: m.
+        cols: n.
+        rank: k, the dimensions of U and V.
+        participation: sum s^4 / (sum s^2)^2 of the increment, see ``spectra.participation_ratio``.
+        off: The law of 1 - share.
+    """
+    flat = 1.0 - participation
+    (a2, aa, ao), (b2, bb, bo) = _projector_moments(rows, rank), _projector_moments(cols, rank)
+    if reading == "joint":
+        mean = rank * rank / (rows * cols)
+        second = participation * a2 * b2 + flat * (aa * bb + 2 * ao * bo)
+    elif reading == "left":
+        mean, second = rank / rows, participation * a2 + flat * aa
+    elif reading == "right":
+        mean, second = rank / cols, participation * b2 + flat * bb
+    else:
+        mean = rank / (rows * cols)
+        alone = 1.0 / (rows * (rows + 2) * cols * (cols + 2))
+        pairs = participation * alone
+        if min(rows, cols) > 1:
+            pairs += flat * alone * ((rows + 1) * (cols + 1) + 2) / ((rows - 1) * (cols - 1))
+        second = rank * (3 + 6 * participation) * alone + rank * (rank - 1) * pairs
+    variance = second - mean * mean
+    if variance <= 1e-12 * mean * mean:  # the subspace is the whole space: every turn gives the same
+        variance = 0.0
+    return Null(1 - mean if off else mean, variance**0.5, "beta", "rotated")
+
+
+def _projector_moments(size: int, rank: int) -> tuple[float, float, float]:
+    """Return E P_ii^2, E P_ii P_jj and E P_ij^2 (i != j) of a random orthogonal projection of this rank."""
+    square = rank * (rank + 2) / (size * (size + 2))
+    if size == 1:
+        return square, 0.0, 0.0
+    below = size * (size - 1) * (size + 2)
+    return square, rank * (rank * size + rank - 2) / below, rank * (size - rank) / below
+
+
+def intersection_null(first: Sequence[int], second: Sequence[int], sizes: Sequence[int]) -> Null:
+    """Return the law of the size of the intersection of two masks that are laid at random within strata.
+
+    A sum of independent hypergeometric counts, its mean and variance exact. One stratum is plain chance; strata of
+    equal magnitude leave both masks their dependence on it, and ask whether they agree beyond that.
+
+    Args:
+        first: Entries of the first mask in each stratum.
+        second: Entries of the second mask in each stratum.
+        sizes: All entries of each stratum.
+    """
+    a, b, n = (np.asarray(x, dtype=np.float64) for x in (first, second, sizes))
+    a, b, n = a[n > 0], b[n > 0], n[n > 0]
+    variance = a * (b / n) * (1 - b / n) * (n - a) / np.maximum(n - 1, 1)
+    source = "hypergeometric" if len(n) == 1 else "magnitude-matched"
+    return Null(float((a * b / n).sum()), float(variance.sum()) ** 0.5, "normal", source, step=1.0)
+
+
+def seeded(seed: int, *names: object) -> torch.Generator:
+    """Return a generator for what ``names`` say: the same on every run, whatever else was drawn before."""
+    digest = hashlib.sha256("/".join(map(str, (seed, *names))).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def random_increments(
+    rows: int, cols: int, norm: float, *, draws: int, seed: int = 0, name: str = ""
+) -> Iterator[Float[Tensor, "rows cols"]]:
+    """Yield ``draws`` isotropic float32 increments of Frobenius norm ``norm``, decided by the seed and the name."""
+    generator = seeded(seed, "increment", name)
+    for _ in range(draws):
+        noise = torch.randn(rows, cols, generator=generator)
+        yield noise.mul_(norm / float(torch.linalg.vector_norm(noise)))
+
+
+def random_subspaces(
+    rows: int, cols: int, rank: int, *, draws: int, seed: int = 0, name: str = ""
+) -> Iterator[tuple[Float[Tensor, "rows k"], Float[Tensor, "cols k"]]]:
+    """Yield ``draws`` pairs of uniformly random orthonormal bases, float64, decided by the seed and the name.
+
+    Held against a fixed increment they are its spectrum-matched null: turning U and V is turning the increment.
+    """
+    generator = seeded(seed, "subspaces", name)
+    for _ in range(draws):
+        sides = []
+        for size in (rows, cols):
+            basis, _ = torch.linalg.qr(torch.randn(size, rank, generator=generator, dtype=torch.float64))
+            sides.append(basis.contiguous())
+        yield sides[0], sides[1]
+
+
+def turned_increments(
+    singular_values: Float[Tensor, " smaller"], rows: int, cols: int, *, draws: int, seed: int = 0, name: str = ""
+) -> Iterator[Float[Tensor, "rows cols"]]:
+    """Yield ``draws`` float64 increments with these singular values and random singular vectors. Slow: two QR each.
+
+    For statistics of the whole increment; what reads U and V alone takes ``random_subspaces``, which is cheaper.
+    """
+    smaller = len(singular_values)
+    pairs = random_subspaces(rows, cols, smaller, draws=draws, seed=seed, name=name)
+    for left, right in pairs:
+        yield (left * singular_values.double()) @ right.T
+
+
+def sampled_null(values: Sequence[float], *, step: float = 0.0) -> Null:
+    """Return the law of a statistic from its values on random draws.
+
+    Args:
+        values: One a draw.
+        step: Spacing of the values of a statistic that counts: its share of the variance, step^2 / 12, is added, since
+            draws that all fall on one value do not mean that no other is possible.
+
+    Raises:
+        MastlensError: For fewer than two draws, or values that are not finite.
+    """
+    drawn = np.asarray(values, dtype=np.float64)
+    if drawn.size < 2:
+        raise MastlensError(f"A sampled null needs at least 2 draws, better 10 or more; there are {drawn.size}.")
+    if not np.isfinite(drawn).all():
+        raise MastlensError("The statistic is NaN or infinite on a random draw, so it has no null.")
+    sd = (float(drawn.var(ddof=1)) + step**2 / 12) ** 0.5
+    return Null(float(drawn.mean()), sd, "t", "sampled", draws=drawn.size, step=step)
+
+
+def sample_null(
+    statistic: Callable[[Float[Tensor, "rows cols"]], float],
+    rows: int,
+    cols: int,
+    norm: float,
+    *,
+    draws: int = 20,
+    seed: int = 0,
+    name: str = "",
+) -> Null:
+    """Return the law of ``statistic`` over isotropic increments of this shape and Frobenius norm, from ``draws``."""
+    return sampled_null([statistic(d) for d in random_increments(rows, cols, norm, draws=draws, seed=seed, name=name)])

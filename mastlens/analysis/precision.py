@@ -1,0 +1,105 @@
+"""What storing two checkpoints in finite precision does to their difference, whatever the training did.
+
+A stored number is the true one rounded to nearest: its error is uniform over one unit in the last place (ulp), of
+variance ulp^2 / 12, and independent of the error of the other checkpoint. So two copies of the same weights, rounded on
+their own, differ by noise of a known size. An increment that is not larger says nothing about the training. Everything
+here is O(numel).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mastlens.errors import MastlensError
+
+_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True)
+class PrecisionFloor:
+    """The size of the difference that rounding alone gives two stored matrices.
+
+    Attributes:
+        norm: Expected Frobenius norm (root mean square).
+        largest: Expected largest singular value, rms * (sqrt(rows) + sqrt(cols)).
+        spectral_shift: Expected |s(after) - s(before)|_2 to first order, norm / sqrt(larger dimension); not normalised.
+    """
+
+    norm: float
+    largest: float
+    spectral_shift: float
+
+    def below(self, norm: float) -> bool:
+        """Return whether an increment of this Frobenius norm is not larger than rounding alone; a zero one is not."""
+        return 0.0 < norm <= self.norm
+
+
+def unit_in_last_place(stored: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows cols"]:
+    """Return the spacing of the stored dtype at each entry; float64 for float64, float32 for everything narrower."""
+    return _power_of_two(stored).mul_(torch.finfo(stored.dtype).eps)
+
+
+def precision_floor(before: Float[Tensor, "rows cols"], after: Float[Tensor, "rows cols"]) -> PrecisionFloor:
+    """Return what rounding alone would make of the difference of two stored matrices, each in its own dtype. Cheap."""
+    variance = (_squared_units(before) + _squared_units(after)) / 12
+    rows, cols = before.shape
+    norm = math.sqrt(variance)
+    return PrecisionFloor(
+        norm=norm,
+        largest=norm / math.sqrt(rows * cols) * (math.sqrt(rows) + math.sqrt(cols)),
+        spectral_shift=norm / math.sqrt(max(rows, cols)),
+    )
+
+
+def coarser(a: torch.dtype, b: torch.dtype) -> torch.dtype:
+    """Return the dtype with the larger spacing; of equal ones the first."""
+    return b if torch.finfo(b).eps > torch.finfo(a).eps else a
+
+
+def neighbour_fraction(
+    before: Float[Tensor, "rows cols"], after: Float[Tensor, "rows cols"], dtype: torch.dtype | None = None
+) -> float:
+    """Return the share of entries that moved to the very next number of ``dtype``: what rounding alone could flip.
+
+    Such an entry may have changed by next to nothing. An entry that moved by two steps or more did change, by at least
+    one unit in the last place. To be read beside the changed fraction, which it cannot exceed. Cheap.
+
+    Args:
+        before: A stored matrix.
+        after: Another, of the same or another dtype.
+        dtype: bfloat16, float16 or float32; without it the coarser of the two dtypes stored.
+
+    Raises:
+        MastlensError: For another dtype.
+    """
+    dtype = dtype or coarser(before.dtype, after.dtype)
+    integers = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
+    if dtype not in integers:
+        known = ", ".join(str(d).removeprefix("torch.") for d in integers)
+        raise MastlensError(f"Steps are counted in {known}, not in {str(dtype).removeprefix('torch.')}.")
+    a, b = (t.to(dtype).contiguous().view(integers[dtype]).numpy() for t in (before, after))
+    with np.errstate(over="ignore"):  # of unequal signs the difference wraps; no finite pair wraps to 1
+        step = a - b
+    return float(np.count_nonzero((step == 1) | (step == -1))) / before.numel()
+
+
+def _squared_units(stored: Tensor) -> float:
+    """Return the sum of ulp^2: blocks in float32, their sum in float64, for an expectation needs no more."""
+    total = 0.0
+    for block in stored.contiguous().view(-1).split(_BLOCK):  # as many entries as stay in the cache
+        power = _power_of_two(block).numpy()
+        total += float(np.dot(power, power))
+    return total * torch.finfo(stored.dtype).eps ** 2
+
+
+def _power_of_two(stored: Tensor) -> Tensor:
+    """Return 2^floor(log2 |w|), not below the smallest normal number of the stored dtype, by masking the exponent."""
+    if stored.dtype == torch.float64:
+        power = (stored.contiguous().view(torch.int64) & 0x7FF0000000000000).view(torch.float64)
+    else:
+        power = (stored.float().contiguous().view(torch.int32) & 0x7F800000).view(torch.float32)
+    return power.clamp_min_(torch.finfo(stored.dtype).tiny)

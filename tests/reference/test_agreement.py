@@ -1,0 +1,208 @@
+"""Agreement between the update masks of runs against sets, counting and scipy, and over checkpoints on disk."""
+
+import itertools
+import math
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from scipy import stats
+
+from mastlens.analysis.agreement import (
+    consensus_counts,
+    independent_consensus,
+    mask_agreement,
+    mask_jaccard,
+    stripe_index,
+    update_ratios,
+)
+from mastlens.analysis.masks import binades
+from mastlens.errors import MastlensError
+
+from .plain import projection_names
+
+
+def random_mask(seed, p, *shape):
+    return torch.tensor(np.random.default_rng(seed).random(shape) < p)
+
+
+def test_jaccard_is_its_definition():
+    a, b = random_mask(0, 0.3, 40, 30), random_mask(1, 0.5, 40, 30)
+    found = mask_jaccard(a, b)
+    one, other = ({tuple(x) for x in mask.nonzero().tolist()} for mask in (a, b))
+    assert found.jaccard == len(one & other) / len(one | other)
+    p, q = len(one) / 1200, len(other) / 1200
+    assert (found.share_a, found.share_b, found.intersection) == (p, q, len(one & other))
+    assert math.isclose(found.independent, p * q / (p + q - p * q), rel_tol=1e-12)
+    law = stats.hypergeom(1200, len(one), len(other))
+    assert math.isclose(found.null.mean, law.mean())
+    assert math.isclose(found.null.sd, law.std())
+    assert not found.null.distinguishable(found.intersection)
+    assert mask_jaccard(b, a).jaccard == found.jaccard
+
+
+def test_planted_masks():
+    a = random_mask(2, 0.4, 50, 40)
+    same, opposite = mask_jaccard(a, a), mask_jaccard(a, ~a)
+    assert (same.jaccard, opposite.jaccard) == (1, 0)
+    assert same.null.distinguishable(same.intersection)
+    assert opposite.null.distinguishable(opposite.intersection)
+    nothing = torch.zeros_like(a)
+    assert math.isnan(mask_jaccard(nothing, nothing).jaccard)
+    assert mask_jaccard(nothing, a).jaccard == 0
+
+
+def test_masks_that_share_the_magnitudes_alone_agree_by_the_plain_null_only():
+    rng = np.random.default_rng(3)
+    w = torch.tensor(rng.standard_normal((300, 200)) * 0.02).float()
+    strata = binades(w)
+    chance = (0.1 + 0.15 * (122 - strata.double())).clamp(0.02, 0.95)  # smaller entries change more often
+    a, b = (torch.tensor(rng.random((300, 200))) < chance for _ in range(2))
+    found = mask_jaccard(a, b, strata)
+    assert found.matched_null is not None
+    assert found.null.distinguishable(found.intersection)
+    assert not found.matched_null.distinguishable(found.intersection)
+    assert found.independent < found.matched
+    assert found.matched == pytest.approx(found.jaccard, rel=0.02)
+    together = torch.where(random_mask(4, 0.3, 300, 200), a, b)
+    beyond = mask_jaccard(a, together, strata)
+    assert beyond.matched_null is not None
+    assert beyond.matched_null.distinguishable(beyond.intersection)
+
+
+def test_consensus_against_counting_and_the_poisson_binomial_law():
+    masks = [random_mask(i, p, 30, 20) for i, p in enumerate((0.2, 0.5, 0.9))]
+    votes = sum(m.int() for m in masks)
+    assert consensus_counts(masks).tolist() == [int((votes == r).sum()) for r in range(4)]
+    shares = [0.2, 0.5, 0.9]
+    expected = np.zeros(4)
+    for outcome in itertools.product((0, 1), repeat=3):
+        expected[sum(outcome)] += np.prod([p if x else 1 - p for p, x in zip(shares, outcome, strict=True)])
+    assert np.allclose(independent_consensus(shares), expected)
+    assert np.allclose(independent_consensus([0.3] * 5), stats.binom(5, 0.3).pmf(range(6)))
+    assert consensus_counts([masks[0]] * 300)[300] == int(masks[0].sum())  # more runs than a byte can count
+
+
+def test_stripes_stand_out_and_even_masks_do_not():
+    even = random_mask(5, 0.3, 120, 90)
+    rows, cols = update_ratios(even)
+    assert np.allclose(rows, even.double().mean(1))
+    assert np.allclose(cols, even.double().mean(0))
+    striped = even.clone()
+    striped[::6] = True
+    for mask, expected in ((even, False), (striped, True)):
+        value, null = stripe_index(update_ratios(mask)[0], 90)
+        assert null.distinguishable(value) is expected
+    assert not stripe_index(cols, 120)[1].distinguishable(stripe_index(cols, 120)[0])
+    drawn = [stripe_index(update_ratios(random_mask(100 + i, 0.3, 60, 50))[0], 50) for i in range(300)]
+    assert np.mean([x for x, _ in drawn]) == pytest.approx(1, abs=0.05)
+    assert np.std([x for x, _ in drawn]) == pytest.approx(drawn[0][1].sd, rel=0.15)
+    assert math.isnan(stripe_index(np.zeros(5), 4)[0])
+    assert math.isnan(stripe_index(np.ones(5), 4)[0])
+
+
+@pytest.fixture(scope="module")
+def runs(tiny, tmp_path_factory):
+    """Three more runs from the SFT checkpoint, each changing its own random tenth of every projection."""
+    folder = tmp_path_factory.mktemp("runs")
+    paths = []
+    for run in range(3):
+        target = folder / f"run{run}"
+        shutil.copytree(tiny.sft, target)
+        tensors = load_file(target / "model.safetensors")
+        rng = np.random.default_rng(run)
+        for name in projection_names():
+            tensors[name] = (
+                tensors[name] * torch.tensor(np.where(rng.random(tensors[name].shape) < 0.1, 1.5, 1.0)).float()
+            )
+        save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+        paths.append(target)
+    return paths
+
+
+def test_the_table_holds_every_projection_and_pair(tiny, runs):
+    result = mask_agreement(tiny.sft, {"a": runs[0], "b": runs[1], "c": runs[2]}, progress=False)
+    table = result.table
+    assert list(zip(table["run_a"], table["run_b"], strict=True))[:3] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert list(dict.fromkeys(table["name"])) == projection_names()
+    assert len(table) == 3 * 8
+    before = load_file(tiny.sft / "model.safetensors")
+    after = [load_file(run / "model.safetensors") for run in runs]
+    for row in table.itertuples():
+        one, other = (
+            (before[row.name].bfloat16() != after["abc".index(run)][row.name].bfloat16()).numpy()
+            for run in (row.run_a, row.run_b)
+        )
+        assert row.jaccard == np.sum(one & other) / np.sum(one | other)
+        assert row.share_a == one.mean()
+        assert row.jaccard_null == pytest.approx(
+            one.mean() * other.mean() / (one.mean() + other.mean() - one.mean() * other.mean())
+        )
+    assert not table["distinguishable"].any()
+    assert not table["distinguishable_matched"].any()
+    assert table["z"].abs().max() < 4
+    assert len(result.runs) == 3 * 8
+    assert len(result.consensus) == 4 * 8
+    sums = result.consensus.groupby("name")[["share", "share_null"]].sum()
+    assert np.allclose(sums, 1)
+    summary = result.summary()
+    assert list(summary["name"]) == projection_names()
+    first = table[table["name"] == summary["name"][0]]
+    assert summary["jaccard"][0] == pytest.approx(first["jaccard"].mean())
+
+
+def test_runs_that_agree_are_found(tiny, runs, tmp_path):
+    target = tmp_path / "copy"
+    shutil.copytree(runs[0], target)
+    tensors = load_file(target / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] + 1  # another checkpoint, the same projections
+    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    table = mask_agreement(tiny.sft, [runs[0], target, runs[1]], progress=False).table
+    same = table["run_b"].eq(str(target))
+    assert (table.loc[same, "jaccard"] == 1).all()
+    assert table.loc[same, "distinguishable"].all()
+    assert table.loc[same, "distinguishable_matched"].all()
+    assert not table.loc[~same, "distinguishable"].any()
+
+
+def test_the_stored_tables_are_read_back_and_equal(tiny, runs, tmp_path):
+    first = mask_agreement(tiny.sft, runs, out=tmp_path / "one", progress=False)
+    again = mask_agreement(tiny.sft, runs, out=tmp_path / "one", progress=False)
+    mask_agreement(tiny.sft, runs, out=tmp_path / "two", progress=False)
+    for part, file in (("table", "agreement"), ("runs", "agreement-runs"), ("consensus", "agreement-consensus")):
+        pd.testing.assert_frame_equal(getattr(first, part), getattr(again, part))
+        one, two = ((tmp_path / which / f"{file}.parquet").read_bytes() for which in ("one", "two"))
+        assert one == two
+    assert again.settings == first.settings == {"view": "bf16", "tolerance": 1e-3, "runs": [str(r) for r in runs]}
+    with pytest.raises(MastlensError, match="view"):
+        mask_agreement(tiny.sft, runs, view="native", out=tmp_path / "one", progress=False)
+
+
+def test_a_projection_that_no_run_touched_is_kept(tiny, runs, tmp_path):
+    name = projection_names()[3]
+    paths = []
+    for run in runs[:2]:
+        target = tmp_path / run.name
+        shutil.copytree(run, target)
+        tensors = load_file(target / "model.safetensors")
+        tensors[name] = load_file(tiny.sft / "model.safetensors")[name]
+        save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+        paths.append(target)
+    table = mask_agreement(tiny.sft, paths, progress=False).table.set_index("name")
+    assert math.isnan(table.loc[name, "jaccard"])
+    assert not table.loc[name, "distinguishable"]
+    assert table.drop(index=name)["jaccard"].notna().all()
+
+
+def test_what_cannot_be_compared_is_named(tiny, runs):
+    with pytest.raises(MastlensError, match="at least two runs"):
+        mask_agreement(tiny.sft, [runs[0]], progress=False)
+    with pytest.raises(MastlensError, match="named twice"):
+        mask_agreement(tiny.sft, [runs[0], runs[0]], progress=False)
+    with pytest.raises(MastlensError, match="bf16"):
+        mask_agreement(tiny.sft, runs, view="bf17", progress=False)
+    with pytest.raises(MastlensError, match="no increment"):
+        mask_agreement(tiny.sft, [runs[0], tiny.sft], progress=False)
