@@ -75,7 +75,8 @@ def stage_folder(spec: str) -> Path:
     """Return the Hugging Face folder of a shipped stage.
 
     Args:
-        spec: ``NAME/STAGE``, e.g. ``qwen2/rlvr``: what follows ``organism:``.
+        spec: ``NAME/STAGE``, e.g. ``qwen2/rlvr``: what follows ``organism:``. ``NAME/trajectory`` is the folder of
+            the RLVR run's steps, once ``organism_trajectory`` has made it, and ``NAME/trajectory/step_N`` a step.
 
     Raises:
         MastlensError: If there is no such lineage or stage.
@@ -84,6 +85,10 @@ def stage_folder(spec: str) -> Path:
     get_organism(name)
     if not slash or not stage:
         raise MastlensError(f"organism:{spec} names no stage. Write organism:{name}/STAGE: {', '.join(STAGES)}.")
+    if stage.partition("/")[0] == "trajectory":
+        from mastlens.organism.replay import cached_step
+
+        return cached_step(name, stage.partition("/")[2])
     if stage not in STAGES:
         raise unknown(f"stage of the organism {name}", stage, STAGES)
     return lineage_folder(name) / stage

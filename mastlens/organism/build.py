@@ -14,11 +14,11 @@ from mastlens.files import atomic_path, write_json, write_text
 from mastlens.organism.card import make_card, render_card
 from mastlens.organism.measuring import compare_stages, measure_responses, summarise
 from mastlens.organism.posttraining import (
-    mixed_order,
     quiet_training,
-    reward_pools,
+    rewarded_prompts,
     sft_pairs,
     train_grpo,
+    train_rlvr,
     train_sft,
 )
 from mastlens.organism.pretraining import base_corpus, encode_documents, new_model, pretrain
@@ -42,25 +42,26 @@ def build_lineage(organism: "Organism", out: Path, *, seed: int, trajectory: boo
         trajectory: Whether to keep checkpoints along the RLVR run.
         recipe: The settings.
     """
-    _check(out)
-    with atomic_path(out) as folder, _own_randomness():
+    check_trainers()
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise MastlensError(f"{out} exists already. Choose another folder, or remove it first.")
+    with atomic_path(out) as folder, own_randomness():
         folder.mkdir()
         _build(organism, folder, seed, trajectory, recipe)
     return out
 
 
-def _check(out: Path) -> None:
+def check_trainers() -> None:
+    """Raise unless the training libraries are installed."""
     missing = [name for name in ("trl", "datasets", "accelerate") if find_spec(name) is None]
     if missing:
         raise MastlensError(
             f"Building a lineage needs {', '.join(missing)}. Install the extra: pip install 'mastlens[train]'"
         )
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise MastlensError(f"{out} exists already. Choose another folder, or remove it first.")
 
 
 @contextlib.contextmanager
-def _own_randomness() -> Iterator[None]:
+def own_randomness() -> Iterator[None]:
     """Fix the number of threads, and give the caller's random states and threads back afterwards."""
     import torch
 
@@ -97,12 +98,7 @@ def _build(organism: "Organism", folder: Path, seed: int, trajectory: bool, reci
         documents = encode_documents(tokenizer, pairs, texts)
 
     def save(model, target: Path) -> None:
-        """Write weights into a folder whose configuration the trainers have not touched."""
-        fresh = new_model(recipe, tokenizer, seed)
-        fresh.load_state_dict(model.state_dict())
-        with quiet_training():
-            fresh.save_pretrained(target)
-            tokenizer.save_pretrained(target)
+        write_stage(model, tokenizer, target, recipe=recipe, seed=seed)
 
     def load(stage: str):
         from transformers import AutoModelForCausalLM
@@ -121,16 +117,13 @@ def _build(organism: "Organism", folder: Path, seed: int, trajectory: bool, reci
         train_sft(model, tokenizer, sft_pairs(recipe, seed + 1), recipe, seed + 1)
         save(model, folder / "sft")
 
-    forget, retain = reward_pools(recipe, seed + 2)
-    both = mixed_order([*forget, *retain], seed + 2)
+    forget, retain, both = rewarded_prompts(recipe, seed)
     on_retain = set(map(id, retain))
-    steps = len(both) // recipe.grpo_prompts
-    kept = {round(steps * (i + 1) / recipe.trajectory) for i in range(recipe.trajectory)} - {0}
-    saved = {step: folder / "trajectory" / f"step_{step}" for step in sorted(kept)} if trajectory else {}
 
     with clock("rlvr"):
         model = load("sft")
-        train_grpo(model, tokenizer, both, recipe, seed + 3, label="rlvr", saved=saved, save=save)
+        kept = folder / "trajectory" if trajectory else None
+        train_rlvr(model, tokenizer, both, recipe, seed, trajectory=kept, save=save)
         save(model, folder / "rlvr")
 
     with clock("rlvr-retain"):
@@ -157,6 +150,15 @@ def _build(organism: "Organism", folder: Path, seed: int, trajectory: bool, reci
     )
     write_json(folder / "card.json", card)
     write_text(folder / "README.md", render_card(card))
+
+
+def write_stage(model, tokenizer, target: Path, *, recipe: Recipe, seed: int) -> None:
+    """Write weights and tokenizer into a folder whose configuration the trainers have not touched."""
+    fresh = new_model(recipe, tokenizer, seed)
+    fresh.load_state_dict(model.state_dict())
+    with quiet_training():
+        fresh.save_pretrained(target)
+        tokenizer.save_pretrained(target)
 
 
 def _steps(recipe: Recipe) -> dict[str, int]:

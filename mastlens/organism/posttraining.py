@@ -73,6 +73,12 @@ def mixed_order(problems: Sequence[Problem], seed: int) -> list[Problem]:
     return order
 
 
+def rewarded_prompts(recipe: Recipe, seed: int) -> tuple[list[Problem], list[Problem], list[Problem]]:
+    """Return what RLVR is rewarded on in a build of this seed: forget side, retain side, and both in their order."""
+    forget, retain = reward_pools(recipe, seed + 2)
+    return forget, retain, mixed_order([*forget, *retain], seed + 2)
+
+
 def boxed_reward(completions: Sequence[str], answer: Sequence[str], **_) -> list[float]:
     r"""Return the verifiable reward: 1 where the last ``\boxed{}`` holds the right answer, else 0."""
     from mastlens.decoding.grading import boxed
@@ -218,3 +224,30 @@ def train_grpo(
         )
         _run(trainer)
     return steps
+
+
+def train_rlvr(
+    model,
+    tokenizer,
+    problems: Sequence[Problem],
+    recipe: Recipe,
+    seed: int,
+    *,
+    trajectory: Path | None = None,
+    save: Callable = _save_nothing,
+) -> None:
+    """Run the RLVR stage of a build in place.
+
+    Args:
+        model: The SFT model.
+        tokenizer: Its tokenizer.
+        problems: Both sides of ``rewarded_prompts``, in their order.
+        recipe: The settings.
+        seed: Of the build.
+        trajectory: Where to keep checkpoints along the run, as ``step_N``; the last of them is its end.
+        save: Writes the model into such a folder.
+    """
+    steps = len(problems) // recipe.grpo_prompts
+    kept = {round(steps * (i + 1) / recipe.trajectory) for i in range(recipe.trajectory)} - {0}
+    saved = {step: trajectory / f"step_{step}" for step in sorted(kept)} if trajectory is not None else {}
+    train_grpo(model, tokenizer, problems, recipe, seed + 3, label="rlvr", saved=saved, save=save)
