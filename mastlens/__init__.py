@@ -7,8 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mastlens.analysis.agreement import Agreement, mask_agreement
+    from mastlens.analysis.causal import CausalMap, causal_map, rank_agreement
     from mastlens.analysis.coupling import Coupling, couple
+    from mastlens.analysis.cumulative import CumulativeCurves, cumulative_curves
     from mastlens.analysis.increments import Geometry, geometry
+    from mastlens.analysis.tokens import TokenDifferences, token_differences
+    from mastlens.analysis.trajectories import Trajectory, trajectory
+    from mastlens.architectures import register_architecture
     from mastlens.demonstration import demo
     from mastlens.edit import Edit, apply_edit, revert_edit
     from mastlens.errors import MastlensError, MastlensWarning
@@ -16,15 +22,19 @@ if TYPE_CHECKING:
     from mastlens.inspection import Inspection, inspect
     from mastlens.lineage import Checkpoint, Lineage
     from mastlens.organism import build_organism
+    from mastlens.organism.replay import organism_trajectory
     from mastlens.problems import Problem, read_problems
     from mastlens.reporting import report
     from mastlens.selection import Ranking, rank
     from mastlens.unlearning import Unlearning, unlearn
 
 _PUBLIC = {
+    "Agreement": "analysis.agreement",
+    "CausalMap": "analysis.causal",
     "Checkpoint": "lineage",
     "Comparison": "evaluation",
     "Coupling": "analysis.coupling",
+    "CumulativeCurves": "analysis.cumulative",
     "Edit": "edit",
     "Evaluation": "evaluation",
     "Geometry": "analysis.increments",
@@ -34,26 +44,39 @@ _PUBLIC = {
     "MastlensWarning": "errors",
     "Problem": "problems",
     "Ranking": "selection",
+    "TokenDifferences": "analysis.tokens",
+    "Trajectory": "analysis.trajectories",
     "Unlearning": "unlearning",
     "apply_edit": "edit",
     "build_organism": "organism",
+    "causal_map": "analysis.causal",
     "compare": "evaluation",
     "couple": "analysis.coupling",
+    "cumulative_curves": "analysis.cumulative",
     "demo": "demonstration",
     "evaluate": "evaluation",
     "geometry": "analysis.increments",
     "inspect": "inspection",
+    "mask_agreement": "analysis.agreement",
+    "organism_trajectory": "organism.replay",
     "rank": "selection",
+    "rank_agreement": "analysis.causal",
     "read_problems": "problems",
+    "register_architecture": "architectures",
     "report": "reporting",
     "revert_edit": "edit",
+    "token_differences": "analysis.tokens",
+    "trajectory": "analysis.trajectories",
     "unlearn": "unlearning",
 }
 
 __all__ = [
+    "Agreement",
+    "CausalMap",
     "Checkpoint",
     "Comparison",
     "Coupling",
+    "CumulativeCurves",
     "Edit",
     "Evaluation",
     "Geometry",
@@ -63,19 +86,29 @@ __all__ = [
     "MastlensWarning",
     "Problem",
     "Ranking",
+    "TokenDifferences",
+    "Trajectory",
     "Unlearning",
     "apply_edit",
     "build_organism",
+    "causal_map",
     "compare",
     "couple",
+    "cumulative_curves",
     "demo",
     "evaluate",
     "geometry",
     "inspect",
+    "mask_agreement",
+    "organism_trajectory",
     "rank",
+    "rank_agreement",
     "read_problems",
+    "register_architecture",
     "report",
     "revert_edit",
+    "token_differences",
+    "trajectory",
     "unlearn",
 ]
 

@@ -25,10 +25,11 @@ from mastlens.problems import encode_problems, read_problems
 from mastlens.reporting import report
 from mastlens.runs import hash_inputs, stage
 from mastlens.selection import random_matched, rank
-from mastlens.unlearning.loop import make_edit, unlearning_steps, weight_matrices
+from mastlens.unlearning.loop import make_edit, unlearning_steps
 from mastlens.unlearning.matching import Calibration, Grid, match_forgetting
 from mastlens.unlearning.negation import negate_increment
 from mastlens.unlearning.objectives import make_objective
+from mastlens.unlearning.selecting import weight_matrices
 from mastlens.verdict import PARTS, SPLITS, summary_text, verdict_sentence
 
 if TYPE_CHECKING:
@@ -147,7 +148,9 @@ def demo(
     source = folder / "rlvr"
     files = {side: folder / f"{side}-train.jsonl" for side in ("forget", "retain")}
     common: dict[str, Any] = {"out": out, "overwrite": overwrite, "progress": progress}
-    geometry(base=folder / "base", sft=folder / "sft", rlvr=source, rank=settings.rank, full=True, **common)
+    geometry(
+        base=folder / "base", sft=folder / "sft", rlvr=source, rank=settings.rank, full=True, spectra=True, **common
+    )
     couple(sft=folder / "sft", rlvr=source, **files, batch_size=32, device=device, **common)
     ranking = rank(out, top=settings.top, overwrite=overwrite)
     sizes = dict(zip(ranking.table["name"], ranking.table["numel"].astype(int), strict=True))

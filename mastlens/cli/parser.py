@@ -4,10 +4,9 @@ import argparse
 from importlib.metadata import version
 
 from mastlens.cli import commands
-
-
-def _path_help(role: str) -> str:
-    return f"{role}: a folder, a hub id with an optional @revision, or organism:NAME/STAGE"
+from mastlens.cli.mechanism import add_mechanism
+from mastlens.cli.options import add_no_chat_template, add_out, add_overwrite, add_problems, path_help
+from mastlens.cli.weights import add_weights
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,7 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
         return added
 
     _demo(command)
-    _analyses(command)
+    add_weights(command)
+    add_mechanism(command)
     _unlearn(command)
     _edit(command)
     _evaluation(command)
@@ -41,63 +41,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _out(parser: argparse.ArgumentParser, *, required: bool = True, default: str | None = None) -> None:
-    parser.add_argument("--out", required=required, default=default, metavar="DIR", help="the run's output folder")
-    _overwrite(parser)
-
-
-def _overwrite(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--overwrite", action="store_true", help="replace what was made from other inputs or settings")
-
-
-def _no_chat_template(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--no-chat-template", action="store_true", help="prompt with the bare problem even if there is a template"
-    )
-
-
 def _demo(command) -> None:
     demo = command("demo", commands.demo, "the whole method on the shipped organism, with a report")
-    _out(demo, required=False, default="demo")
-
-
-def _analyses(command) -> None:
-    inspect = command("inspect", commands.inspect, "what a checkpoint holds")
-    inspect.add_argument("path", metavar="PATH", help=_path_help("the checkpoint"))
-
-    geometry = command("geometry", commands.geometry, "geometry of the increments, per attention projection")
-    geometry.add_argument("--base", required=True, metavar="PATH", help=_path_help("before SFT"))
-    geometry.add_argument("--sft", metavar="PATH", help=_path_help("what RLVR started from"))
-    geometry.add_argument("--rlvr", required=True, metavar="PATH", help=_path_help("after RLVR"))
-    geometry.add_argument("--rank", type=int, default=16, help="k of the principal subspaces (default 16)")
-    geometry.add_argument("--full", action="store_true", help="also what needs the whole spectrum")
-    _out(geometry)
-
-    couple = command("couple", commands.couple, "coupling of the forget gradient to the increment")
-    couple.add_argument("--sft", required=True, metavar="PATH", help=_path_help("what RLVR started from"))
-    couple.add_argument("--rlvr", required=True, metavar="PATH", help=_path_help("after RLVR"))
-    couple.add_argument("--forget", required=True, metavar="FILE", help="problems to forget, JSON lines")
-    couple.add_argument("--retain", metavar="FILE", help="problems to keep, JSON lines")
-    couple.add_argument("--batch-size", type=int, default=8, help="problems a backward pass (default 8)")
-    _no_chat_template(couple)
-    _out(couple)
-
-    rank = command("rank", commands.rank, "rank the projections from the tables in DIR and select the top N")
-    rank.add_argument("folder", metavar="DIR", help="folder with geometry.parquet and coupling.parquet")
-    rank.add_argument("--rule", default="mast", help="ranking rule (default mast)")
-    rank.add_argument("--top", type=int, required=True, metavar="N", help="how many projections to select")
-    _overwrite(rank)
+    add_out(demo, required=False, default="demo")
 
 
 def _unlearn(command) -> None:
     unlearn = command("unlearn", commands.unlearn, "unlearn the forget problems by editing selected tensors")
-    unlearn.add_argument("--rlvr", required=True, metavar="PATH", help=_path_help("the checkpoint to edit"))
+    unlearn.add_argument("--rlvr", required=True, metavar="PATH", help=path_help("the checkpoint to edit"))
     where = unlearn.add_mutually_exclusive_group(required=True)
     where.add_argument("--ranking", metavar="FILE", help="edit the tensors that a ranking.parquet selects")
     where.add_argument("--where", metavar="REGEX", help="edit the weight matrices whose names match")
     where.add_argument("--all-parameters", action="store_true", help="edit every weight matrix")
-    unlearn.add_argument("--forget", required=True, metavar="FILE", help="problems to forget, JSON lines")
-    unlearn.add_argument("--retain", metavar="FILE", help="problems to keep, JSON lines")
+    add_problems(unlearn)
     unlearn.add_argument("--objective", required=True, metavar="NAME", help="ga, graddiff, npo or simnpo")
     unlearn.add_argument("--steps", type=int, required=True, metavar="N", help="number of steps")
     unlearn.add_argument("--lr", type=float, required=True, metavar="X", help="learning rate, constant")
@@ -107,8 +63,8 @@ def _unlearn(command) -> None:
     unlearn.add_argument("--beta", type=float, help="inverse temperature of npo and simnpo")
     unlearn.add_argument("--delta", type=float, help="margin of simnpo, inside beta")
     unlearn.add_argument("--gamma", type=float, help="weight of the forget term (default 1)")
-    _no_chat_template(unlearn)
-    _out(unlearn)
+    add_no_chat_template(unlearn)
+    add_out(unlearn)
 
 
 def _edit(command) -> None:
@@ -118,27 +74,27 @@ def _edit(command) -> None:
     show.add_argument("edit", metavar="EDIT", help="an edit.safetensors")
     apply = command("apply", commands.edit_apply, "write the checkpoint with the edit in it", under=actions)
     apply.add_argument("edit", metavar="EDIT", help="an edit.safetensors")
-    apply.add_argument("--to", required=True, metavar="PATH", help=_path_help("the checkpoint it was made for"))
+    apply.add_argument("--to", required=True, metavar="PATH", help=path_help("the checkpoint it was made for"))
     apply.add_argument("--out", required=True, metavar="NEW", help="folder for the complete checkpoint")
-    _overwrite(apply)
+    add_overwrite(apply)
     revert = command("revert", commands.edit_revert, "write the checkpoint with the edit taken out", under=actions)
     revert.add_argument("edit", metavar="EDIT", help="an edit.safetensors")
-    revert.add_argument("--from", dest="source", required=True, metavar="PATH", help=_path_help("the edited one"))
+    revert.add_argument("--from", dest="source", required=True, metavar="PATH", help=path_help("the edited one"))
     revert.add_argument("--out", required=True, metavar="NEW", help="folder for the complete checkpoint")
-    _overwrite(revert)
+    add_overwrite(revert)
 
 
 def _evaluation(command) -> None:
     evaluate = command("evaluate", commands.evaluate, "responses, accuracy and log-probabilities on problems")
-    evaluate.add_argument("--model", required=True, metavar="PATH", help=_path_help("the model"))
+    evaluate.add_argument("--model", required=True, metavar="PATH", help=path_help("the model"))
     evaluate.add_argument("--edit", metavar="EDIT", help="an edit to apply in memory first")
     evaluate.add_argument(
         "--split", nargs="+", action="extend", required=True, metavar="NAME=FILE", help="problems, JSON lines"
     )
     evaluate.add_argument("--max-new-tokens", type=int, default=1024, help="where a response ends (default 1024)")
     evaluate.add_argument("--batch-size", type=int, default=32, help="items a batch (default 32)")
-    _no_chat_template(evaluate)
-    _out(evaluate)
+    add_no_chat_template(evaluate)
+    add_out(evaluate)
 
     compare = command("compare", commands.compare, "what changed between two evaluations of the same items")
     compare.add_argument("before", metavar="BEFORE_DIR")

@@ -129,9 +129,9 @@ def test_debug_shows_where(tmp_path, capsys):
 
 
 def test_a_defect_exits_with_1(tiny, tmp_path, capsys, monkeypatch):
-    import mastlens.cli.commands as commands
+    import mastlens.cli.weights as commands
 
-    monkeypatch.setattr(commands, "_show", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(commands, "show", lambda *a, **k: 1 / 0)
     code, _, err = run(capsys, "inspect", tiny.rlvr)
     assert code == 1
     assert "ZeroDivisionError" in err

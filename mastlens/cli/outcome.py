@@ -1,0 +1,35 @@
+"""What a command tells, and how tables are shown on a terminal."""
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+from mastlens.errors import MastlensError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command tells: ``text`` to people, ``summary`` to machines."""
+
+    text: str
+    summary: dict[str, Any]
+
+
+def device_of(arguments: argparse.Namespace) -> str:
+    """Return the device asked for, if it is there."""
+    import torch
+
+    try:
+        device = torch.device(arguments.device)
+    except RuntimeError as error:
+        raise MastlensError(f"{arguments.device!r} is not a torch device. Use cpu, cuda or cuda:0.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise MastlensError("--device cuda: torch sees no CUDA device here. Use --device cpu.")
+    return arguments.device
+
+
+def show(table, columns: list[str] | None = None, rows: int = 40) -> str:
+    """Return a table as text, its first rows and the columns that it has of those named."""
+    shown = table if columns is None else table[[c for c in columns if c in table]]
+    text = shown.head(rows).to_string(index=False, float_format=lambda x: f"{x:.6g}")
+    return text + (f"\n... {len(shown) - rows} more rows" if len(shown) > rows else "")
