@@ -38,6 +38,9 @@ DECAYS = (0.4, 0.5, 0.7, 1.0)
 PLANTED = ("isotropic", "inside", "outside", "low-rank", "mixed")
 """Where the RLVR increment of a layer lies, in turn: see ``increment``."""
 
+MIXTURES = {"mixed": ("inside", "outside", "isotropic"), "spread": ("low-rank", "isotropic")}
+"""Increments of several parts; ``spread`` stands for SFT."""
+
 
 def weight(rows: int, cols: int, decay: float, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
     """Return a float32 matrix with a decaying spectrum, and the singular vectors it was made from."""
@@ -52,7 +55,7 @@ def weight(rows: int, cols: int, decay: float, generator: torch.Generator) -> tu
 def increment(
     kind: str, left: torch.Tensor, right: torch.Tensor, norm: float, generator: torch.Generator, rank: int = 16
 ) -> torch.Tensor:
-    """Return an increment of Frobenius norm ``norm``: in the top subspaces, outside of them, or anywhere."""
+    """Return an increment of Frobenius norm ``norm``: in the top subspaces, outside of them, anywhere, or a mixture."""
     k = min(rank, left.shape[1] // 2)
     if kind == "inside":
         delta = left[:, :k] @ torch.randn(k, k, generator=generator) @ right[:, :k].T
@@ -60,8 +63,8 @@ def increment(
         delta = left[:, k : 2 * k] @ torch.randn(k, k, generator=generator) @ right[:, k : 2 * k].T
     elif kind == "low-rank":
         delta = torch.randn(len(left), 4, generator=generator) @ torch.randn(4, len(right), generator=generator)
-    elif kind == "mixed":
-        parts = [increment(part, left, right, 1.0, generator, rank) for part in ("inside", "outside", "isotropic")]
+    elif kind in MIXTURES:
+        parts = [increment(part, left, right, 1.0, generator, rank) for part in MIXTURES[kind]]
         delta = torch.stack(parts).sum(0)
     else:
         delta = torch.randn(len(left), len(right), generator=generator)
@@ -89,7 +92,7 @@ def write_lineage(folder: Path, shape: Shape, *, sft: float = 1e-2, rlvr: float 
             name = f"model.layers.{layer}.self_attn.{projection}_proj.weight"
             base, left, right = weight(rows, cols, DECAYS[layer % len(DECAYS)], generator)
             size = float(base.norm())
-            tuned = base + increment("mixed", left, right, sft * size, generator)
+            tuned = base + increment("spread", left, right, sft * size, generator)
             kind = PLANTED[layer % len(PLANTED)]
             stages["base"][name], stages["sft"][name] = base, tuned
             stages["rlvr"][name] = tuned + increment(kind, left, right, rlvr * size, generator)

@@ -139,17 +139,20 @@ class Checkpoint:
         """
         return self.rows(name, 0, None)
 
-    def rows(self, name: str, start: int, stop: int | None) -> torch.Tensor:
-        """Read the rows ``start`` to ``stop`` of one tensor, without the rest where the file allows it."""
+    def rows(self, name: str, start: int, stop: int | None, *, mapped: bool = False) -> torch.Tensor:
+        """Read the rows ``start`` to ``stop`` of one tensor, without the rest where the file allows it.
+
+        ``mapped`` gives a view of the mapped file where it can: fast, and never to be changed in place.
+        """
         if name not in self.tensors:
             raise unknown(f"tensor in {self.spec}", name, self.tensors)
         if self._adapter is not None and self.base is not None:
             if name not in self._adapter.changes:
-                return self.base.rows(name, start, stop)
+                return self.base.rows(name, start, stop, mapped=mapped)
             value = self._adapter.apply(name, self.base.tensor(name))
             value = value[start:stop] if value.dim() else value
         else:
-            value = self.tensors[name].read(start, stop)
+            value = self.tensors[name].read(start, stop, mapped=mapped)
         if value.is_floating_point() and not _all_finite(value):
             bad = int((~torch.isfinite(value.float())).sum())
             raise MastlensError(
@@ -158,9 +161,12 @@ class Checkpoint:
             )
         return value
 
-    def matrix(self, projection: Projection) -> torch.Tensor:
-        """Read one projection's matrix (rows, cols), in its stored dtype; of a fused tensor, its own slice."""
-        return projection.read(self.tensor(projection.stored))
+    def matrix(self, projection: Projection, *, mapped: bool = False) -> torch.Tensor:
+        """Read one projection's matrix (rows, cols), in its stored dtype; of a fused tensor, its own slice.
+
+        ``mapped`` as in ``rows``.
+        """
+        return projection.read(self.rows(projection.stored, 0, None, mapped=mapped))
 
     @cached_property
     def fingerprint(self) -> str:

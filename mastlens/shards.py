@@ -40,13 +40,16 @@ class StoredTensor:
         """Number of entries."""
         return torch.Size(self.shape).numel()
 
-    def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """Read the tensor, or the rows ``start`` to ``stop`` of it, in its stored dtype, as memory of its own."""
+    def read(self, start: int = 0, stop: int | None = None, *, mapped: bool = False) -> torch.Tensor:
+        """Read the tensor, or the rows ``start`` to ``stop`` of it, in its stored dtype, as memory of its own.
+
+        ``mapped`` gives a view of the mapped file where it can: fast, and never to be changed in place.
+        """
         if self.file.suffix != ".safetensors":
             value = load_bin(self.file)[self.name]
             return (value[start:stop] if self.shape else value).clone()
         # pread gives private memory; a mapped view, changed in place, would corrupt later reads.
-        with safe_open(self.file, framework="pt", backend="pread") as stream:
+        with safe_open(self.file, framework="pt", backend="mmap" if mapped else "pread") as stream:
             if not self.shape or (start == 0 and (stop is None or stop >= self.shape[0])):
                 return stream.get_tensor(self.name)
             return stream.get_slice(self.name)[start : self.shape[0] if stop is None else min(stop, self.shape[0])]

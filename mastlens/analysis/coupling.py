@@ -1,34 +1,35 @@
 """Coupling: how the forget (and retain) gradient at the RLVR weights lies to the increment RLVR - SFT."""
 
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from tqdm.auto import tqdm
 
+from mastlens.analysis.alignment import above_chance, cosine, cosine_p, expected_cosine
+from mastlens.analysis.gradients import mean_gradients
+from mastlens.analysis.spectral import coupling_by_direction
+from mastlens.architectures import locate_parameters
+from mastlens.errors import MastlensError, unknown
 from mastlens.files import write_table
-from mastlens.likelihood import token_logprobs
 from mastlens.lineage import Checkpoint, Lineage
-from mastlens.problems import (
-    EncodedProblem,
-    batches,
-    check_tokenizer,
-    context_length,
-    encode_problems,
-    read_problems,
-)
+from mastlens.problems import check_tokenizer, context_length, encode_problems, read_problems
 from mastlens.projections import Projection
 from mastlens.runs import hash_inputs, remembered
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-    from transformers import PreTrainedModel
 
 FILE = "coupling.parquet"
+HEADS = "coupling_heads.parquet"
+SPECTRUM = "coupling_spectrum.parquet"
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,40 @@ class Coupling:
 
     Attributes:
         table: One row a projection; the columns are described at ``couple``.
+        heads: One row a head of a projection; the same columns, taken over the head's block, and ``head``.
+        spectrum: One row a side and singular direction of the increment, see ``coupling_by_direction``, with
+            ``layer``, ``projection``, ``name`` and ``above_chance``; None where it was not asked for.
         settings: What made it.
     """
 
     table: pd.DataFrame
+    heads: pd.DataFrame
+    spectrum: pd.DataFrame | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     def plot(self) -> "go.Figure":
         """Draw the cosines by layer and projection, signed, around 0."""
-        from mastlens.plots import plot_coupling
+        from mastlens.plots.coupling import plot_coupling
 
         return plot_coupling(self.table)
+
+    def plot_heads(self, side: str = "forget") -> "go.Figure":
+        """Draw one side's cosines by layer and head, signed, around 0."""
+        from mastlens.plots.coupling import plot_coupling_heads
+
+        return plot_coupling_heads(self.heads, side=side)
+
+    def plot_spectrum(self, side: str = "forget") -> "go.Figure":
+        """Draw which singular directions of the increment couple to one side's gradient.
+
+        Raises:
+            MastlensError: If the spectrum was not asked for.
+        """
+        from mastlens.plots.coupling_spectrum import plot_coupling_spectrum
+
+        if self.spectrum is None:
+            raise MastlensError("This coupling has no spectrum. Measure it with couple(..., spectrum=True).")
+        return plot_coupling_spectrum(self.spectrum, side=side)
 
 
 def couple(
@@ -57,6 +81,9 @@ def couple(
     forget: str | os.PathLike[str],
     retain: str | os.PathLike[str] | None = None,
     batch_size: int = 8,
+    autocast: bool = False,
+    spectrum: bool = True,
+    directions: int = 64,
     chat_template: bool = True,
     device: str = "cpu",
     out: str | os.PathLike[str] | None = None,
@@ -66,10 +93,19 @@ def couple(
     """Measure how the loss gradient at the RLVR weights couples to the increment, per attention projection.
 
     The loss is the negative log-likelihood of the solution tokens at the RLVR weights in evaluation mode, summed
-    over the whole set and divided by their count; in float32. Columns: ``layer``, ``projection``, ``name``,
-    ``rows``, ``cols``, ``cosine_null`` (mean |cosine| of random directions of that many entries),
-    ``forget_grad_norm``, ``forget_inner`` (gradient . increment), ``forget_cosine``; with ``retain`` also
-    ``retain_grad_norm``, ``retain_inner``, ``retain_cosine``, ``forget_retain_cosine``.
+    over the whole set and divided by their count; in float32. Columns, D the increment and G a side's gradient:
+
+    - ``layer``, ``projection``, ``name``, ``rows``, ``cols``;
+    - ``cosine_null``: mean |cosine| of random directions of that many entries;
+    - ``forget_grad_norm``: |G| (Frobenius);
+    - ``forget_inner``: <G, D>, signed: what the loss changes by, to first order, if D is added once more;
+    - ``forget_inner_normalised``: <G, D> / sqrt(rows * cols), so that large tensors do not win by size;
+    - ``forget_cosine``: <G, D> / (|G| |D|), signed; MAST (arXiv:2606.19222) takes its absolute value;
+    - ``forget_cosine_p``: share of random directions with at least that |cosine|;
+    - ``forget_above_chance``: that p is at most 0.05 / rows of the table (Bonferroni);
+    - with ``retain`` the same with ``retain_``, and ``forget_retain_cosine``, the cosine of the two gradients,
+      ``inner_minus_retain``: <G_forget - G_retain, D>, what adding D costs the forget set beyond the retain set, and
+      ``cosine_minus_retain``: |forget_cosine| - |retain_cosine|, coupling to forget alone.
 
     Args:
         sft: The checkpoint that RLVR started from.
@@ -77,132 +113,151 @@ def couple(
         forget: File of the problems to forget.
         retain: File of the problems to keep.
         batch_size: Problems a backward pass; it does not change the result beyond rounding.
+        autocast: Compute products in bfloat16; sums stay float32. Faster where the device has such units.
+        spectrum: Also the coupling spectrum; a float64 decomposition a projection (seconds at 1,536 x 1,536).
+        directions: How many singular directions of each increment stand alone in the spectrum.
         chat_template: Whether to use the tokenizer's chat template, where it has one.
         device: Where to compute.
-        out: Folder for ``coupling.parquet``; None to write nothing.
-        overwrite: Replace a table made from other inputs.
+        out: Folder for ``coupling.parquet``, ``coupling_heads.parquet`` and, with ``spectrum``,
+            ``coupling_spectrum.parquet``; None to write nothing.
+        overwrite: Replace tables made from other inputs.
         progress: Show progress bars.
+
+    Raises:
+        MastlensError: If the checkpoints are not one lineage, or a file or setting does not fit.
     """
+    if directions < 1:
+        raise MastlensError(f"{directions} singular directions make no spectrum; take at least 1, or spectrum=False.")
     lineage = Lineage.open(rlvr, sft=sft)
-    settings = {"chat_template": chat_template}
+    settings = {"chat_template": chat_template, "autocast": autocast, "directions": directions if spectrum else 0}
 
     def compute() -> Coupling:
-        model = lineage.rlvr.load_model(device=device)
-        tokenizer = lineage.rlvr.load_tokenizer()
-        gradients = {}
-        for side, path in (("forget", forget), ("retain", retain)):
-            if path is None:
-                continue
-            problems = read_problems(path)
-            check_tokenizer(tokenizer, problems, lineage.rlvr.spec)
-            encoded = encode_problems(
-                problems,
-                tokenizer,
-                context=context_length(model.config),
-                chat_template=chat_template,
-                source=str(path),
-            )
-            gradients[side] = mean_gradients(
-                model,
-                encoded,
-                [p.name for p in lineage.rlvr.projections],
-                batch_size=batch_size,
-                progress=f"{side} gradient" if progress else None,
-            )
-        return Coupling(_table(lineage, gradients), settings)
+        files = {"forget": forget, "retain": retain}
+        gradients = _gradients(lineage.rlvr, files, batch_size, autocast, chat_template, device, progress)
+        return _couple(lineage, gradients, settings, progress)
+
+    def write(result: Coupling, folder: Path) -> None:
+        write_table(folder / FILE, result.table)
+        write_table(folder / HEADS, result.heads)
+        if result.spectrum is not None:
+            write_table(folder / SPECTRUM, result.spectrum)
+
+    def read(folder: Path) -> Coupling:
+        table, heads = (pd.read_parquet(folder / file) for file in (FILE, HEADS))
+        return Coupling(table, heads, pd.read_parquet(folder / SPECTRUM) if spectrum else None, settings)
 
     return remembered(
         out,
         "couple",
-        outputs=[FILE],
+        outputs=[FILE, HEADS, *([SPECTRUM] if spectrum else [])],
         lineage=lineage.fingerprints,
         inputs=hash_inputs({"forget": forget, "retain": retain}),
         settings=settings,
         device=device,
         overwrite=overwrite,
         compute=compute,
-        write=lambda result, folder: write_table(folder / FILE, result.table),
-        read=lambda folder: Coupling(pd.read_parquet(folder / FILE), settings),
+        write=write,
+        read=read,
     )
 
 
-def mean_gradients(
-    model: "PreTrainedModel",
-    encoded: Sequence[EncodedProblem],
-    names: Sequence[str],
-    *,
-    batch_size: int = 8,
-    progress: str | None = None,
-) -> dict[str, torch.Tensor]:
-    """Return the gradient of the token-mean negative log-likelihood for the named parameters alone.
-
-    Sums over the whole set are divided once by its number of solution tokens, so the batch size does not matter.
-    The model's ``requires_grad`` flags and gradients are as before when it returns.
-
-    Args:
-        model: The model, in evaluation mode.
-        encoded: Problems as token ids.
-        names: Parameter names.
-        batch_size: Problems a backward pass.
-        progress: Label of a progress bar; None for none.
-
-    Returns:
-        Name to gradient, float32.
-    """
-    parameters = dict(model.named_parameters())
-    chosen = [parameters[name] for name in names]
-    flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
-    totals = [torch.zeros_like(p, dtype=torch.float32) for p in chosen]
-    tokens = 0.0
-    try:
-        model.requires_grad_(False)
-        for parameter in chosen:
-            parameter.requires_grad_(True)
-        with tqdm(total=len(encoded), desc=progress, disable=progress is None, unit="item") as bar:
-            for where, batch in batches(encoded, batch_size, device=str(model.device)):
-                logprobs = token_logprobs(model, batch)
-                tokens += float(logprobs.counts.sum())
-                gradients = torch.autograd.grad(-logprobs.values.sum(), chosen)
-                for total, gradient in zip(totals, gradients, strict=True):
-                    total.add_(gradient)
-                bar.update(where.stop - where.start)
-    finally:
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(flags[name])
-    return {name: total.div_(tokens) for name, total in zip(names, totals, strict=True)}
+def _gradients(
+    checkpoint: Checkpoint,
+    files: Mapping[str, str | os.PathLike[str] | None],
+    batch_size: int,
+    autocast: bool,
+    chat_template: bool,
+    device: str,
+    progress: bool,
+) -> dict[str, dict[str, Tensor]]:
+    """Return side to stored tensor's name to its mean gradient."""
+    model = checkpoint.load_model(device=device)
+    tokenizer = checkpoint.load_tokenizer()
+    stored = list(dict.fromkeys(projection.stored for projection in checkpoint.projections))
+    parameters = [name for name, _ in model.named_parameters()]
+    located = locate_parameters(stored, parameters)
+    if lost := [name for name in stored if name not in located]:
+        raise unknown(f"parameter in the model that transformers makes of {checkpoint.spec}", lost[0], parameters)
+    gradients = {}
+    for side, path in files.items():
+        if path is None:
+            continue
+        problems = read_problems(path)
+        check_tokenizer(tokenizer, problems, checkpoint.spec)
+        encoded = encode_problems(
+            problems, tokenizer, context=context_length(model.config), chat_template=chat_template, source=str(path)
+        )
+        found = mean_gradients(
+            model,
+            encoded,
+            list(located.values()),
+            batch_size=batch_size,
+            autocast=autocast,
+            progress=f"{side} gradient" if progress else None,
+        )
+        gradients[side] = {name: found[parameter] for name, parameter in located.items()}
+    return gradients
 
 
-def _table(lineage: Lineage, gradients: dict[str, dict[str, torch.Tensor]]) -> pd.DataFrame:
+def _couple(
+    lineage: Lineage, gradients: Mapping[str, Mapping[str, Tensor]], settings: dict[str, Any], progress: bool
+) -> Coupling:
     before, after = lineage.increments["rlvr"]
-    rows = []
-    for projection in after.projections:
+    table, heads, spectrum = [], [], []
+    for projection in tqdm(after.projections, desc="coupling", unit="tensor", disable=not progress):
         delta = (after.matrix(projection).float() - before.matrix(projection).float()).double()
-        rows.append(_couple_one(projection, delta, {s: g[projection.name] for s, g in gradients.items()}))
-    return pd.DataFrame(rows)
+        wide = {side: projection.read(found[projection.stored]).double().cpu() for side, found in gradients.items()}
+        keys = {"layer": projection.layer, "projection": projection.projection, "name": projection.name}
+        table.append({**keys, **_couple_one(delta, wide)})
+        for head, block in enumerate(_heads(projection, {"delta": delta, **wide})):
+            heads.append({**keys, "head": head, **_couple_one(block.pop("delta"), block)})
+        if settings["directions"]:
+            pieces = coupling_by_direction(delta, wide, directions=settings["directions"])
+            spectrum += [{**keys, **piece} for piece in pieces]
+    if not settings["directions"]:
+        return Coupling(_with_chance(table), _with_chance(heads), None, settings)
+    pieces = pd.DataFrame(spectrum)
+    pieces["above_chance"] = above_chance(pieces["p"].to_numpy())
+    return Coupling(_with_chance(table), _with_chance(heads), pieces, settings)
 
 
-def _couple_one(projection: Projection, delta: torch.Tensor, gradients: dict[str, torch.Tensor]) -> dict[str, Any]:
+def _heads(projection: Projection, matrices: Mapping[str, Float[Tensor, "rows cols"]]) -> Iterator[dict[str, Tensor]]:
+    """Yield the block of every matrix that belongs to one head, head by head: columns of o, else rows."""
+    axis = 1 if projection.projection == "o" else 0
+    for head in range(projection.heads):
+        start = head * projection.head_dim
+        yield {name: matrix.narrow(axis, start, projection.head_dim) for name, matrix in matrices.items()}
+
+
+def _couple_one(
+    delta: Float[Tensor, "rows cols"], gradients: Mapping[str, Float[Tensor, "rows cols"]]
+) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "layer": projection.layer,
-        "projection": projection.projection,
-        "name": projection.name,
-        "rows": projection.rows,
-        "cols": projection.cols,
-        # E|cos| of two random directions in R^n; their product with a fixed one is normal with variance 1 / n.
-        "cosine_null": (2 / (math.pi * projection.numel)) ** 0.5,
+        "rows": delta.shape[0],
+        "cols": delta.shape[1],
+        "cosine_null": expected_cosine(delta.numel()),
     }
-    wide = {side: gradient.double().cpu() for side, gradient in gradients.items()}
-    for side, gradient in wide.items():
+    for side, gradient in gradients.items():
         row[f"{side}_grad_norm"] = float(torch.linalg.vector_norm(gradient))
         row[f"{side}_inner"] = float((gradient * delta).sum())
+        row[f"{side}_inner_normalised"] = row[f"{side}_inner"] / delta.numel() ** 0.5
         row[f"{side}_cosine"] = cosine(gradient, delta)
-    if len(wide) == 2:
-        row["forget_retain_cosine"] = cosine(wide["forget"], wide["retain"])
+    if len(gradients) == 2:
+        row["forget_retain_cosine"] = cosine(gradients["forget"], gradients["retain"])
+        row["inner_minus_retain"] = row["forget_inner"] - row["retain_inner"]
+        row["cosine_minus_retain"] = abs(row["forget_cosine"]) - abs(row["retain_cosine"])
     return row
 
 
-def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return the cosine between two tensors, taken flat, in float64; 0 where either is zero."""
-    a, b = a.double(), b.double()
-    norms = float(torch.linalg.vector_norm(a)) * float(torch.linalg.vector_norm(b))
-    return float((a * b).sum()) / norms if norms else 0.0
+def _with_chance(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return the table with what chance says of each side's cosine, next to it."""
+    table = pd.DataFrame(rows)
+    for side in ("forget", "retain"):
+        if f"{side}_cosine" not in table:
+            continue
+        numel = np.asarray(table["rows"] * table["cols"])
+        p = cosine_p(table[f"{side}_cosine"].to_numpy(), numel)
+        place = int(np.flatnonzero(table.columns == f"{side}_cosine")[0])
+        table.insert(place + 1, f"{side}_cosine_p", p)
+        table.insert(place + 2, f"{side}_above_chance", above_chance(p))
+    return table

@@ -28,13 +28,13 @@ class PrincipalProducts:
 
     Attributes:
         left: U'D, the increment seen from the principal output directions.
-        right: DV, seen from the principal input directions.
+        right: DV, seen from the principal input directions; None where it was not asked for.
         row_energy: Squared norm of each row of D.
         core: U'DV.
     """
 
     left: Float[Tensor, "k cols"]
-    right: Float[Tensor, "rows k"]
+    right: Float[Tensor, "rows k"] | None
     row_energy: Float[Tensor, " rows"]
     core: Float[Tensor, "k k"]
 
@@ -51,7 +51,7 @@ class EnergyReadings:
     Attributes:
         joint: Outside of the k x k block: 1 - |U'DV|^2 / |D|^2.
         left: Outside of the k output directions: 1 - |U'D|^2 / |D|^2.
-        right: Outside of the k input directions: 1 - |DV|^2 / |D|^2.
+        right: Outside of the k input directions: 1 - |DV|^2 / |D|^2; NaN where DV was not computed.
         diagonal: Outside of the k rank-one atoms: 1 - sum (u_i'Dv_i)^2 / |D|^2.
         norm: |D|_F.
     """
@@ -88,14 +88,19 @@ class HeadReadings:
 
 
 def principal_products(
-    increment: Float[Tensor, "rows cols"], left: Float[Tensor, "rows k"], right: Float[Tensor, "cols k"]
+    increment: Float[Tensor, "rows cols"],
+    left: Float[Tensor, "rows k"],
+    right: Float[Tensor, "cols k"],
+    *,
+    both: bool = True,
 ) -> PrincipalProducts:
-    """Multiply an increment with the principal bases of both sides in one pass, accumulated in float64. Cheap.
+    """Multiply an increment with the principal bases in one pass, accumulated in float64. Cheap.
 
     Args:
         increment: D, float32 or float64.
         left: U_k, orthonormal columns, float64.
         right: V_k, orthonormal columns, float64.
+        both: Also DV. The joint and the left reading do without it, at half the cost.
 
     Raises:
         MastlensError: If the increment holds NaN or infinity.
@@ -104,11 +109,12 @@ def principal_products(
     across, along = left.double().T.contiguous(), right.double().T.contiguous()
     (rows_total, cols), k = increment.shape, left.shape[1]
     from_left = increment.new_zeros(k, cols, dtype=torch.float64)
-    from_right = increment.new_empty(rows_total, k, dtype=torch.float64)
+    from_right = increment.new_empty(rows_total, k, dtype=torch.float64) if both else None
     row_energy = increment.new_empty(rows_total, dtype=torch.float64)
     for rows, block in _blocks(increment):
         from_left.addmm_(across[:, rows], block)
-        torch.mm(block, along.T, out=from_right[rows])
+        if from_right is not None:
+            torch.mm(block, along.T, out=from_right[rows])
         row_energy[rows] = torch.linalg.vector_norm(block, dim=1).square()
     _check(float(row_energy.sum()))
     return PrincipalProducts(from_left, from_right, row_energy, from_left @ right.double())
@@ -122,18 +128,8 @@ def frobenius_norm(matrix: Float[Tensor, "rows cols"]) -> float:
 def off_principal(
     increment: Float[Tensor, "rows cols"], left: Float[Tensor, "rows k"], right: Float[Tensor, "cols k"]
 ) -> float:
-    """Return the joint reading 1 - |U'DV|^2 / |D|^2 alone, at half the cost of ``principal_products``.
-
-    0 for a zero increment. Arguments and errors as there.
-    """
-    across = left.double().T.contiguous()
-    from_left = increment.new_zeros(left.shape[1], increment.shape[1], dtype=torch.float64)
-    energy = 0.0
-    for rows, block in _blocks(increment):
-        from_left.addmm_(across[:, rows], block)
-        energy += float(torch.linalg.vecdot(block, block).sum())
-    _check(energy)
-    return _outside(_squares(from_left @ right.double()), energy)
+    """Return the joint reading 1 - |U'DV|^2 / |D|^2 alone; 0 for a zero increment. Arguments as above."""
+    return energy_readings(principal_products(increment, left, right, both=False)).joint
 
 
 def energy_readings(products: PrincipalProducts) -> EnergyReadings:
@@ -142,7 +138,7 @@ def energy_readings(products: PrincipalProducts) -> EnergyReadings:
     return EnergyReadings(
         joint=_outside(_squares(products.core), energy),
         left=_outside(_squares(products.left), energy),
-        right=_outside(_squares(products.right), energy),
+        right=float("nan") if products.right is None else _outside(_squares(products.right), energy),
         diagonal=_outside(_squares(products.core.diagonal()), energy),
         norm=energy**0.5,
     )
@@ -213,6 +209,8 @@ def head_readings(
         raise MastlensError(f"{size} {side} cannot be {heads} heads of equal size.")
     k = products.core.shape[0]
     basis = (left if side == "rows" else right).double().reshape(heads, size // heads, k)
+    if side == "rows" and products.right is None:
+        raise ValueError("The heads of q, k and v need DV: principal_products(..., both=True).")
     product = (products.right if side == "rows" else products.left.T).reshape(heads, size // heads, k)
     if side == "rows":
         energy = products.row_energy.reshape(heads, -1).sum(1)

@@ -83,13 +83,13 @@ def geometry(
     ``projection``, ``name``, ``rows``, ``cols``, ``delta_norm`` (Frobenius), ``delta_rms``, ``relative_norm`` (to the
     tensor it was added to), ``precision_floor`` (the norm that rounding to the stored dtypes alone would give),
     ``note`` (``zero increment``, ``below the precision floor``, or nothing), ``rank`` (k), ``off_principal``
-    (1 - |U_k' D V_k|^2 / |D|^2, base weight's top-k subspaces; MAST, arXiv:2606.19222) and the other readings
-    ``off_principal_left``, ``_right``, ``_diagonal`` (arXiv:2606.13657); the nulls are those of an increment with the
-    same singular values, turned at random. ``off_principal_error`` bounds what the subspaces' own error
-    (``subspace_error``, the sine of the largest angle to the true ones) can have done to ``off_principal``;
+    (1 - |U_k' D V_k|^2 / |D|^2, base weight's top-k subspaces; MAST, arXiv:2606.19222); its null is that of an
+    increment with the same singular values, turned at random. ``off_principal_error`` bounds what the subspaces' own
+    error (``subspace_error``, the sine of the largest angle to the true ones) can have done to ``off_principal``;
     ``subspace_gap`` is (s_k - s_{k+1}) / s_1: near 0, the subspace is hardly defined.
 
-    With ``full``: ``spectral_shift`` (NSS, arXiv:2511.08567) with its relative error, ``fixed_spectrum_distance`` and
+    With ``full``: the other readings ``off_principal_left``, ``_right`` and ``_diagonal`` (arXiv:2606.13657);
+    ``spectral_shift`` (NSS, arXiv:2511.08567) with its relative error, ``fixed_spectrum_distance`` and
     ``isotropic_ratio`` (arXiv:2607.19331), the largest and mean principal angles ``angle_left_max_deg`` ... of the
     top-k subspaces before and after, ``stable_rank``, ``changed_fraction_bf16`` (arXiv:2511.08567),
     ``changed_fraction_native`` and ``neighbour_fraction``.

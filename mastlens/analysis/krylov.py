@@ -7,7 +7,7 @@ and the gaps around them bound the angle to the true subspace, however the itera
 Block Krylov: Musco and Musco, arXiv:1504.05477. The bound: ``residual_bound``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,9 @@ from torch import Tensor
 
 _OVERSAMPLE = 8  # columns beyond k: what converges slowest is then beyond the subspace, and the gap at k is seen
 _SINGLE_STEPS = 8
-_SINGLE_CYCLES = 3
+_SINGLE_STEPS_AT_MOST = 24
 _SINGLE_REACH = 1e-3  # below this, more single precision is lost in its own rounding
-_DOUBLE_STEPS = (4, 6, 12)  # steps of each attempt in double precision
+_DOUBLE_STEPS = (2, 4, 5, 6, 8, 12, 16)  # where the space in double precision is looked at
 _COPY_BYTES = 32 << 20  # a float64 copy of the matrix is kept below this, and made block by block above it
 
 
@@ -32,6 +32,7 @@ class RitzPairs:
         values: Singular values of these rows.
         beyond: The approximate singular value that follows.
         error: Bound on the sine of the largest angle between the leading k and the true subspace, left and right.
+        residual: Norm of ``right W' - values * left`` over the leading k.
     """
 
     left: Float[Tensor, "block rows"]
@@ -39,6 +40,7 @@ class RitzPairs:
     values: Float[Tensor, " block"]
     beyond: float
     error: float
+    residual: float
 
 
 def leading_singular_value(weight: Float[Tensor, "rows cols"], *, tolerance: float = 1e-9, seed: int = 0) -> float:
@@ -48,51 +50,40 @@ def leading_singular_value(weight: Float[Tensor, "rows cols"], *, tolerance: flo
     so that it is known long before its vector is.
     """
     flat = weight if weight.shape[0] <= weight.shape[1] else weight.T
-    steps, block = 12, min(1 + _OVERSAMPLE, flat.shape[0])
-    if steps * block <= flat.shape[0] // 2:
-        start = torch.randn(block, flat.shape[0], generator=torch.Generator().manual_seed(seed)).to(flat.device)
-        single = _Operator(lambda x: x @ flat, lambda y: y @ flat.T)
-        start = _cycle(single, start, 1, steps).left.double()
-        double = _double_precision(flat)
-        for again in _DOUBLE_STEPS:
-            pairs = _cycle(double, start, 1, again)
-            value, start = float(pairs.values[0]), pairs.left
-            residual = float(torch.linalg.vector_norm(double.adjoint(pairs.right[:1]) - value * pairs.left[:1]))
-            if min(residual, residual**2 / max(value - pairs.beyond, 1e-300)) <= tolerance * value:
+    rows = flat.shape[0]
+    block = min(1 + _OVERSAMPLE, rows)
+    if _SINGLE_STEPS_AT_MOST * block <= rows:
+        start = torch.randn(block, rows, generator=torch.Generator().manual_seed(seed)).to(flat.device)
+        single = _Space(_Operator(lambda x: x @ flat, lambda y: y @ flat.T), start)
+        double = _Space(_double_precision(flat), single.grow(_SINGLE_STEPS_AT_MOST // 2).pairs(1).left.double())
+        for steps in _DOUBLE_STEPS:
+            pairs = double.grow(steps - double.steps).pairs(1)
+            value = float(pairs.values[0])
+            if min(pairs.residual, pairs.residual**2 / max(value - pairs.beyond, 1e-300)) <= tolerance * value:
                 return value
     return float(torch.linalg.matrix_norm(weight.double(), 2))
 
 
-def block_krylov(weight: Float[Tensor, "rows cols"], rank: int, tolerance: float, seed: int) -> RitzPairs | None:
-    """Return the leading ``rank`` (and some more) singular triples, or None where ``tolerance`` was not reached.
+def block_krylov(weight: Float[Tensor, "rows cols"], rank: int, seed: int) -> Iterator[RitzPairs]:
+    """Yield ever better approximations of the leading ``rank`` (and some more) singular triples.
 
     Args:
         weight: The matrix, float32.
         rank: k.
-        tolerance: Accepted bound on the sine of the largest angle.
         seed: Of the random start.
     """
     rows = weight.shape[0]
     block = min(rank + max(_OVERSAMPLE, rank // 2), rows)
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(block, rows, generator=generator).to(weight.device)
-
-    single = _Operator(lambda x: x @ weight, lambda y: y @ weight.T)
-    for _ in range(_SINGLE_CYCLES):
-        pairs = _cycle(single, start, rank, min(_SINGLE_STEPS, rows // block))
-        start = pairs.left
-        if pairs.error < _SINGLE_REACH:
-            break
-    double = _double_precision(weight)
-    start = start.double()
+    start = torch.randn(block, rows, generator=torch.Generator().manual_seed(seed)).to(weight.device)
+    single = _Space(_Operator(lambda x: x @ weight, lambda y: y @ weight.T), start)
+    steps = min(_SINGLE_STEPS, rows // block)
+    pairs = single.grow(steps).pairs(rank)
+    while pairs.error > _SINGLE_REACH and single.steps + steps <= min(_SINGLE_STEPS_AT_MOST, rows // block):
+        pairs = single.grow(steps).pairs(rank)
+    double = _Space(_double_precision(weight), pairs.left.double())
     for steps in _DOUBLE_STEPS:
-        if steps * block > rows:
-            break
-        pairs = _cycle(double, start, rank, steps)
-        if pairs.error <= tolerance:
-            return pairs
-        start = pairs.left
-    return None
+        if steps * block <= rows:
+            yield double.grow(steps - double.steps).pairs(rank)
 
 
 @dataclass(frozen=True)
@@ -122,39 +113,47 @@ def _double_precision(weight: Tensor) -> _Operator:
     return _Operator(forward, adjoint)
 
 
-def _cycle(operator: _Operator, start: Tensor, rank: int, steps: int) -> RitzPairs:
-    """Span the Krylov space of ``start`` with ``steps`` blocks and return its Rayleigh-Ritz pairs with their error."""
-    block, rows = start.shape
-    basis = start.new_empty(block * steps, rows)
-    images: Tensor | None = None
-    fresh = start
-    for step in range(steps):
-        here = slice(step * block, (step + 1) * block)
-        basis[here] = _orthonormal(fresh, basis[: here.start])
-        image = operator.forward(basis[here])
-        if images is None:
-            images = image.new_empty(block * steps, image.shape[1])
-        images[here] = image
-        if step + 1 < steps:
-            fresh = operator.adjoint(image)
-    assert images is not None
-    squares, vectors = torch.linalg.eigh(images @ images.T)
-    leading = vectors.flip(1)[:, :block].T
-    values = squares.flip(0).clamp_min(0).sqrt()
-    tiny = torch.finfo(values.dtype).tiny
-    left, right = leading @ basis, (leading @ images) / values[:block, None].clamp_min(tiny)
-    beyond = float(values[block]) if steps > 1 else 0.0
-    residual = operator.adjoint(right) - values[:block, None] * left
-    error = residual_bound(residual, values[:block], beyond, rank)
-    return RitzPairs(left, right, values[:block], beyond, error)
+class _Space:
+    """The Krylov space of a block of rows: grown step by step, its Rayleigh-Ritz pairs taken when they are wanted."""
+
+    def __init__(self, operator: _Operator, start: Tensor):
+        self.operator = operator
+        self.block = start.shape[0]
+        self.steps = 0
+        self._next = start
+        self._basis: list[Tensor] = []
+        self._images: list[Tensor] = []
+
+    def grow(self, steps: int) -> "_Space":
+        for _ in range(steps):
+            if self._images:
+                self._next = self.operator.adjoint(self._images[-1])
+            self._basis.append(_orthonormal(self._next, self._basis))
+            self._images.append(self.operator.forward(self._basis[-1]))
+            self.steps += 1
+        return self
+
+    def pairs(self, rank: int) -> RitzPairs:
+        basis, images = torch.cat(self._basis), torch.cat(self._images)
+        squares, vectors = torch.linalg.eigh(images @ images.T)
+        leading = vectors.flip(1)[:, : self.block].T
+        values = squares.flip(0).clamp_min(0).sqrt()
+        tiny = torch.finfo(values.dtype).tiny
+        left, right = leading @ basis, (leading @ images) / values[: self.block, None].clamp_min(tiny)
+        beyond = float(values[self.block]) if self.steps > 1 else 0.0
+        residual = self.operator.adjoint(right) - values[: self.block, None] * left
+        norm = float(torch.linalg.matrix_norm(residual[:rank], 2))
+        error = residual_bound(residual, values[: self.block], beyond, rank)
+        return RitzPairs(left, right, values[: self.block], beyond, error, norm)
 
 
-def _orthonormal(fresh: Tensor, basis: Tensor) -> Tensor:
+def _orthonormal(fresh: Tensor, basis: list[Tensor]) -> Tensor:
     """Return orthonormal rows that span ``fresh`` without what ``basis`` spans; projected twice, which is enough."""
-    if len(basis):
-        fresh = fresh - (fresh @ basis.T) @ basis
-        fresh = fresh - (fresh @ basis.T) @ basis
-    return torch.linalg.qr(fresh.T)[0].T
+    if basis:
+        before = torch.cat(basis)
+        fresh = fresh - (fresh @ before.T) @ before
+        fresh = fresh - (fresh @ before.T) @ before
+    return torch.linalg.qr(fresh.T)[0].T.contiguous()
 
 
 def residual_bound(

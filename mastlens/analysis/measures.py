@@ -1,6 +1,9 @@
 """Everything that is measured of one tensor's increments, beside what chance and storage precision give."""
 
-from dataclasses import dataclass, field
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -19,8 +22,8 @@ from mastlens.analysis.energy import (
     principal_products,
 )
 from mastlens.analysis.krylov import leading_singular_value
-from mastlens.analysis.nulls import Null
-from mastlens.analysis.precision import PrecisionFloor, neighbour_fraction, precision_floor
+from mastlens.analysis.nulls import READINGS, Null
+from mastlens.analysis.precision import neighbour_fraction, precision_floor, rounding_variance
 from mastlens.analysis.ranks import RankRule
 from mastlens.analysis.singular_values import (
     SHIFT_TOLERANCE,
@@ -37,10 +40,22 @@ from mastlens.analysis.spectra import (
     spectrum_readings,
     stable_rank_null,
 )
-from mastlens.analysis.subspaces import PrincipalSubspaces, principal_angles, principal_subspaces
+from mastlens.analysis.subspaces import (
+    TOLERANCE,
+    PrincipalSubspaces,
+    principal_angles,
+    principal_subspaces,
+    refined_subspaces,
+    within,
+)
 from mastlens.errors import MastlensError
 from mastlens.lineage import Lineage, paired
 from mastlens.projections import Projection
+
+ERROR = 1e-7
+"""Accepted bound on the error of ``off_principal``; where rough subspaces do not meet it, they are refined."""
+
+_ROUGH = 2e-6  # sine of the angle to the true subspaces: enough for nearly every increment, see ``off_principal_error``
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,7 @@ def measure_projection(lineage: Lineage, projection: Projection, options: Option
         ``rows``: one an increment; ``heads`` and ``spectra``: their rows, where asked for.
     """
     assert lineage.base is not None
-    stage = _Stage(lineage.base.matrix(projection), options)
+    stage = _Stage(lineage.base.matrix(projection, mapped=True), options)
     rule = RankRule.parse(options.rank)
     stage.rank = rank = resolve_rank(rule, projection, stage.spectrum.values if rule.needs_spectrum else None)
     reference = _Reference(stage, options)
@@ -83,7 +98,7 @@ def measure_projection(lineage: Lineage, projection: Projection, options: Option
         if before.tensors[projection.stored].shape != after.tensors[projection.stored].shape:
             trimmed, matrix = paired(before, after, projection)
             stage = _Stage(trimmed, options, rank)
-        following = _Stage(after.matrix(projection) if matrix is None else matrix, options, rank)
+        following = _Stage(after.matrix(projection, mapped=True) if matrix is None else matrix, options, rank)
         about = {
             "increment": increment,
             "layer": projection.layer,
@@ -112,13 +127,15 @@ def off_principal_error(readings: EnergyReadings, subspace_error: float) -> floa
     """Bound what an error of the subspaces does to the joint reading.
 
     With e the sine of the largest angle to the true subspaces, |U'DV| changes by no more than h = e (|U'D| + |DV| +
-    e |D|), so the share of the energy inside by no more than h (2 |U'DV| + h) / |D|^2.
+    e |D|), so the share of the energy inside by no more than h (2 |U'DV| + h) / |D|^2. Where |DV| is not known, |D|
+    stands for it.
 
     Args:
         readings: Of the increment.
         subspace_error: e.
     """
-    joint, left, right = ((1 - x) ** 0.5 for x in (readings.joint, readings.left, readings.right))
+    known = (readings.joint, readings.left, 0.0 if math.isnan(readings.right) else readings.right)
+    joint, left, right = ((1 - x) ** 0.5 for x in known)
     h = subspace_error * (left + right + subspace_error)
     return min(1.0, h * (2 * joint + h))
 
@@ -132,13 +149,23 @@ class _Stage:
         self.rank = rank
         self._spectrum: Spectrum | None = None
         self._exact: Spectrum | None = None
-        self._subspaces: PrincipalSubspaces | None = None
+        self._search: Iterator[PrincipalSubspaces] | None = None
+        self._found: PrincipalSubspaces | None = None
+        self._floor: float | None = None
+
+    def subspaces(self, tolerance: float = TOLERANCE) -> PrincipalSubspaces:
+        if self._search is None:
+            self._search = refined_subspaces(self.matrix, self.rank, seed=self.options.seed)
+        if self._found is None or self._found.error > tolerance:
+            self._found = within(itertools.chain([self._found] if self._found else [], self._search), tolerance)
+        return self._found
 
     @property
-    def subspaces(self) -> PrincipalSubspaces:
-        if self._subspaces is None:
-            self._subspaces = principal_subspaces(self.matrix, self.rank, seed=self.options.seed)
-        return self._subspaces
+    def floor(self) -> float:
+        """Variance that rounding to the stored dtype leaves in the whole matrix."""
+        if self._floor is None:
+            self._floor = rounding_variance(self.matrix.cpu())
+        return self._floor
 
     @property
     def spectrum(self) -> Spectrum:
@@ -153,25 +180,28 @@ class _Stage:
         return self._exact
 
 
-@dataclass
 class _Reference:
     """What increments are held against: the base weight's subspaces and masks."""
 
-    base: _Stage
-    options: Options
-    subspaces: PrincipalSubspaces = field(init=False)
-    principal: Tensor | None = None
-    low: Tensor | None = None
+    def __init__(self, base: _Stage, options: Options):
+        self.base, self.options = base, options
+        self.subspaces = base.subspaces(TOLERANCE if options.full else _ROUGH)
+        if options.masks:
+            wide = min(m.PRINCIPAL_RANK, *base.matrix.shape)
+            found = principal_subspaces(base.matrix, wide, seed=options.seed)
+            self.principal = m.principal_mask(found.left.cpu(), found.singular_values.cpu(), found.right.cpu())
+            self.low = m.smallest_entries(base.matrix.cpu())
 
-    def __post_init__(self) -> None:
-        self.subspaces = self.base.subspaces
-        if self.options.masks:
-            matrix = self.base.matrix.cpu()
-            wide = min(m.PRINCIPAL_RANK, *matrix.shape)
-            found = principal_subspaces(self.base.matrix, wide, seed=self.options.seed)
-            triple = (found.left.cpu(), found.singular_values.cpu(), found.right.cpu())
-            self.principal = m.principal_mask(*triple)
-            self.low = m.smallest_entries(matrix)
+    def products(self, delta: Tensor) -> tuple[PrincipalProducts, EnergyReadings]:
+        """Multiply an increment with the subspaces, found as well as ``off_principal`` needs them."""
+        while True:
+            left, right = self.subspaces.left[: len(delta)], self.subspaces.right
+            products = principal_products(delta, left, right, both=self.options.full or self.options.heads)
+            readings = energy_readings(products)
+            error = self.subspaces.error
+            if error <= TOLERANCE or self.subspaces.method == "svd" or off_principal_error(readings, error) <= ERROR:
+                return products, readings
+            self.subspaces = self.base.subspaces(max(TOLERANCE, error / 30))
 
 
 class _Pair:
@@ -190,12 +220,10 @@ class _Pair:
         self.projection = projection
         self.label = f"{increment}/{projection.name}"
         self.rows, self.cols = map(int, before.matrix.shape)
-        self.floor: PrecisionFloor = precision_floor(before.matrix.cpu(), after.matrix.cpu())
+        self.floor = precision_floor(before.floor + after.floor, self.rows, self.cols)
         self.weight_norm = frobenius_norm(before.matrix)
         self.delta = after.matrix.float() - before.matrix.float()
-        subspaces = reference.subspaces
-        self.products: PrincipalProducts = principal_products(self.delta, subspaces.left[: self.rows], subspaces.right)
-        self.readings = energy_readings(self.products)
+        self.products, self.readings = reference.products(self.delta)
         self._values: Tensor | None = None
 
     @property
@@ -233,9 +261,10 @@ class _Pair:
     def _energy(self) -> dict[str, Any]:
         subspaces = self.reference.subspaces
         row: dict[str, Any] = {"rank": subspaces.rank}
-        spread = estimate_participation(self.delta, self.readings.norm, seed=self.options.seed, name=self.label)
+        spread = estimate_participation(self.delta, self.products.row_energy, seed=self.options.seed, name=self.label)
         nulls = energy_nulls(self.rows, self.cols, subspaces.rank, participation=spread or None)
-        for reading, null in nulls.items():
+        for reading in READINGS if self.options.full else READINGS[:1]:
+            null = nulls[reading]
             column = "off_principal" if reading == "joint" else f"off_principal_{reading}"
             row |= self._beside(column, getattr(self.readings, reading), null)
         return row | {
@@ -274,7 +303,7 @@ class _Pair:
         }
 
     def _angles(self) -> dict[str, Any]:
-        old, new = self.before.subspaces, self.after.subspaces
+        old, new = self.before.subspaces(), self.after.subspaces()
         row: dict[str, Any] = {}
         rms = self.readings.norm / (self.rows * self.cols) ** 0.5
         nulls = angle_nulls(
@@ -304,8 +333,7 @@ class _Pair:
         return self._beside("stable_rank", stable, stable_rank_null(self.rows, self.cols))
 
     def _masks(self) -> dict[str, Any]:
-        principal, low = cast(Tensor, self.reference.principal), cast(Tensor, self.reference.low)
-        principal, low = principal[: self.rows], low[: self.rows]
+        principal, low = self.reference.principal[: self.rows], self.reference.low[: self.rows]
         before = self.before.matrix.cpu()
         update = m.update_mask(before, self.after.matrix.cpu())
         strata = m.binades(before)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import scipy.linalg
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -27,6 +26,14 @@ class Spectrum:
     rounding: Float[Tensor, " smaller"]
 
 
+def gram_matrix(wide: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows rows"]:
+    """Return W W'."""
+    if wide.device.type == "cpu":
+        array = wide.numpy()
+        return torch.from_numpy(array @ array.T)  # numpy sees that it is symmetric and computes half of it
+    return wide @ wide.T
+
+
 def gram_spectrum(weight: Float[Tensor, "rows cols"]) -> Spectrum:
     """Return the singular values from the float64 Gram matrix of the smaller side.
 
@@ -36,14 +43,9 @@ def gram_spectrum(weight: Float[Tensor, "rows cols"]) -> Spectrum:
     wide = weight.double()
     if wide.shape[0] > wide.shape[1]:
         wide = wide.T
-    if wide.device.type == "cpu":
-        array = wide.numpy()
-        # numpy sees that this product is symmetric and computes half of it; LAPACK may then overwrite it.
-        squares = torch.from_numpy(
-            scipy.linalg.eigvalsh((array @ array.T).T, lower=False, overwrite_a=True, check_finite=False)
-        )
-    else:
-        squares = torch.linalg.eigvalsh(wide @ wide.T)
+    gram = gram_matrix(wide)
+    del wide
+    squares = torch.linalg.eigvalsh(gram)
     values = squares.flip(0).clamp_min(0).sqrt()
     noise = _GROWTH * _EPS * float(values[0]) ** 2
     return Spectrum(values, noise / (values + (values**2 + noise).sqrt()).clamp_min(torch.finfo(torch.float64).tiny))

@@ -4,7 +4,9 @@ Every figure has a title that says its point, a subtitle for model, revision, dt
 its axis titles, and its own table, which :func:`figure_table` hands back. :func:`save_figure` writes it.
 """
 
-from mastlens.plots.coupling import plot_coupling
+from mastlens.plots.causal import plot_causal_groups, plot_causal_map, plot_cumulative, plot_first_order
+from mastlens.plots.coupling import plot_coupling, plot_coupling_heads
+from mastlens.plots.coupling_spectrum import plot_coupling_spectrum
 from mastlens.plots.evaluation import plot_accuracy
 from mastlens.plots.files import SavedFigure, save_figure
 from mastlens.plots.items import plot_items
@@ -14,14 +16,22 @@ from mastlens.plots.principal import plot_off_principal
 from mastlens.plots.ranking import plot_score_decomposition, plot_selection
 from mastlens.plots.spectra import plot_spectra
 from mastlens.plots.tables import figure_table
+from mastlens.plots.tokens import plot_token_differences, plot_token_entropy, token_text_html
 from mastlens.plots.tradeoff import plot_tradeoff
+from mastlens.plots.trajectories import plot_trajectory, plot_trajectory_explained, plot_trajectory_geometry
 from mastlens.plots.unlearning import plot_unlearning_curve
 
 __all__ = [
     "SavedFigure",
     "figure_table",
     "plot_accuracy",
+    "plot_causal_groups",
+    "plot_causal_map",
     "plot_coupling",
+    "plot_coupling_heads",
+    "plot_coupling_spectrum",
+    "plot_cumulative",
+    "plot_first_order",
     "plot_increment_magnitude",
     "plot_items",
     "plot_off_principal",
@@ -29,7 +39,13 @@ __all__ = [
     "plot_score_map",
     "plot_selection",
     "plot_spectra",
+    "plot_token_differences",
+    "plot_token_entropy",
     "plot_tradeoff",
+    "plot_trajectory",
+    "plot_trajectory_explained",
+    "plot_trajectory_geometry",
     "plot_unlearning_curve",
     "save_figure",
+    "token_text_html",
 ]

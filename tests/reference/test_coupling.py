@@ -1,14 +1,22 @@
 """Coupling against plain autograd on a plain transformers model."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
+from scipy import stats
 
 import mastlens as m
-from mastlens.analysis.coupling import mean_gradients
+from mastlens.analysis.alignment import above_chance, cosine_p, expected_cosine
+from mastlens.analysis.gradients import mean_gradients
+from mastlens.analysis.spectral import coupling_by_direction
+from mastlens.plots import figure_table
 from mastlens.problems import encode_problems, read_problems
 
+from ..conftest import write_lineage
 from .plain import encode_file, gradients, load_model, load_tokenizer, projection_names
 
 COLUMNS = ["layer", "projection", "name", "forget_grad_norm", "forget_inner", "forget_cosine"]
@@ -146,3 +154,235 @@ def test_a_zero_increment_couples_to_nothing(tiny, tmp_path):
     assert table.loc[name, "forget_cosine"] == 0
     assert table.loc[name, "forget_grad_norm"] > 0
     assert (table.drop(index=name)["forget_inner"] != 0).all()
+
+
+def test_only_what_is_asked_for_has_a_gradient(tiny):
+    """While it runs no other parameter wants one, nothing is kept on the parameters, and the layers below are free."""
+    model = load_model(tiny.rlvr)
+    names = ["model.layers.1.self_attn.k_proj.weight", "model.layers.1.self_attn.o_proj.weight"]
+    problems = encode_problems(read_problems(tiny.forget), load_tokenizer(tiny.rlvr))
+    wanted, needed, kept = [], [], []
+
+    def watch(module, args, output):
+        wanted.append({n for n, p in model.named_parameters() if p.requires_grad})
+        kept.append([n for n, p in model.named_parameters() if p.grad is not None])
+        needed.append(args[0].requires_grad)
+
+    below = model.model.layers[0].mlp.down_proj.register_forward_hook(watch)
+    above = model.model.layers[1].mlp.down_proj.register_forward_hook(watch)
+    found = mean_gradients(model, problems, names, batch_size=4)
+    below.remove()
+    above.remove()
+    assert wanted == [set(names)] * 6
+    assert kept == [[]] * 6
+    assert needed == [False, True] * 3  # the backward pass ends at the lowest parameter
+    assert [g.dtype for g in found.values()] == [torch.float32] * 2
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_flags_gradients_and_hooks_are_put_back_after_a_failure(tiny):
+    model = load_model(tiny.rlvr)
+    names = projection_names()[:2]
+    parameters = dict(model.named_parameters())
+    parameters[names[0]].grad = before = torch.ones_like(parameters[names[0]])
+    problems = encode_problems(read_problems(tiny.forget), load_tokenizer(tiny.rlvr))
+    calls = []
+
+    def fail(module, args, output):
+        calls.append(0)
+        if len(calls) == 2:
+            raise RuntimeError("out of luck")
+
+    handle = model.model.norm.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        mean_gradients(model, problems, names, batch_size=4)
+    handle.remove()
+    assert all(p.requires_grad for p in parameters.values())
+    assert parameters[names[0]].grad is before
+    assert parameters[names[1]].grad is None
+    assert not model.get_output_embeddings()._forward_pre_hooks
+    with pytest.raises(m.MastlensError, match="q_proj"):
+        mean_gradients(model, problems, ["model.layers.0.self_attn.q_prj.weight"])
+    # What is left behind would fire here.
+    model(input_ids=torch.tensor([[1, 2, 3]])).logits.sum().backward()
+    assert not torch.equal(parameters[names[0]].grad, torch.ones_like(before))
+    assert parameters[names[1]].grad is not None
+
+
+def test_bfloat16_parameters_are_summed_in_float32(tiny, oracle):
+    model = load_model(tiny.rlvr).to(torch.bfloat16)
+    problems = encode_problems(read_problems(tiny.forget), load_tokenizer(tiny.rlvr))
+    names = projection_names()
+    found = mean_gradients(model, problems, names, batch_size=1)
+    for name in names:
+        assert found[name].dtype == torch.float32
+        assert not torch.equal(found[name], found[name].bfloat16().float()), "a sum kept in bfloat16"
+        expected = oracle[name][0]
+        error = np.linalg.norm(found[name].double().numpy().ravel() - expected)
+        assert error < 0.1 * np.linalg.norm(expected)
+
+
+def test_autocast_is_close_and_not_the_same(tiny, table):
+    asked = {"sft": tiny.sft, "rlvr": tiny.rlvr, "forget": tiny.forget, "progress": False}
+    rounded = m.couple(**asked, autocast=True, spectrum=False)
+    assert rounded.settings["autocast"]
+    norms = rounded.table["forget_grad_norm"].to_numpy() / table["forget_grad_norm"].to_numpy()
+    assert (np.abs(norms - 1) < 0.05).all()
+    assert (np.abs(norms - 1) > 0).all()
+    assert np.allclose(rounded.table["forget_cosine"], table["forget_cosine"], atol=0.03)
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_variants_by_hand(table, oracle):
+    for row in table.itertuples():
+        f, r, d = oracle[row.name]
+        assert row.forget_inner_normalised == pytest.approx(row.forget_inner / d.size**0.5)
+        assert row.inner_minus_retain == pytest.approx((f - r) @ d, abs=2e-5 * np.linalg.norm(f) * np.linalg.norm(d))
+        assert row.cosine_minus_retain == pytest.approx(abs(cosine(f, d)) - abs(cosine(r, d)), abs=2e-5)
+        # The share of random directions with a larger |cosine|, by Student's law of a correlation through 0.
+        t = abs(row.forget_cosine) * ((d.size - 1) / (1 - row.forget_cosine**2)) ** 0.5
+        assert row.forget_cosine_p == pytest.approx(2 * stats.t.sf(t, d.size - 1), rel=1e-6)
+        assert row.forget_above_chance == (row.forget_cosine_p <= 0.05 / len(table))
+        assert row.cosine_null == pytest.approx((2 / np.pi / d.size) ** 0.5)
+
+
+def test_chance_is_what_random_directions_do():
+    rng = np.random.default_rng(0)
+    draws = rng.normal(size=(4000, 96))
+    cosines = draws[:, 0] / np.linalg.norm(draws, axis=1)
+    p = cosine_p(cosines, np.full(4000, 96))
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+    assert abs(cosines).mean() == pytest.approx(expected_cosine(96), rel=0.03)
+    assert not above_chance(p[:100] + 1e-3).any()
+    # Turning both singular bases of a low-rank increment at random leaves the variance 1 / numel.
+    gradient, (rows, cols) = rng.normal(size=(8, 12)) * np.arange(1, 13), (8, 12)
+    turned = []
+    for _ in range(3000):
+        u, v = (np.linalg.qr(rng.normal(size=(n, 2)))[0] for n in (rows, cols))
+        turned.append(cosine(gradient.ravel(), (u @ np.diag([3.0, 1.0]) @ v.T).ravel()))
+    assert np.var(turned) == pytest.approx(1 / (rows * cols), rel=0.1)
+    assert np.isnan(cosine_p(np.array([np.nan, 0.5]), np.array([10, 1]))[0])
+    assert cosine_p(np.array([1.0]), np.array([1]))[0] == 1
+
+
+def test_heads_are_blocks_that_sum_to_the_whole(tiny, oracle):
+    found = m.couple(sft=tiny.sft, rlvr=tiny.rlvr, forget=tiny.forget, progress=False)
+    assert found.heads.groupby("projection")["head"].nunique().to_dict() == {"q": 4, "k": 2, "v": 2, "o": 4}
+    for row in found.heads.itertuples():
+        f, _, d = oracle[row.name]
+        shape = (32, 32) if row.projection in "qo" else (16, 32)
+        span = slice(8 * row.head, 8 * row.head + 8)
+        block = (slice(None), span) if row.projection == "o" else span
+        g, e = (x.reshape(shape)[block].ravel() for x in (f, d))
+        assert row.rows * row.cols == g.size == 8 * 32
+        assert row.forget_grad_norm == pytest.approx(np.linalg.norm(g), rel=1e-4)
+        assert row.forget_cosine == pytest.approx(cosine(g, e), abs=2e-5)
+    sums = found.heads.groupby("name")["forget_inner"].sum()
+    squares = (found.heads["forget_grad_norm"] ** 2).groupby(found.heads["name"]).sum()
+    for row in found.table.itertuples():
+        assert sums[row.name] == pytest.approx(row.forget_inner, rel=1e-9, abs=1e-14)
+        assert squares[row.name] == pytest.approx(row.forget_grad_norm**2, rel=1e-9)
+
+
+@pytest.mark.parametrize("directions", [1, 5, 64])
+def test_the_spectrum_sums_to_the_coupling(tiny, oracle, directions):
+    found = m.couple(
+        sft=tiny.sft, rlvr=tiny.rlvr, forget=tiny.forget, retain=tiny.retain, directions=directions, progress=False
+    )
+    assert found.spectrum is not None
+    for (name, side), part in found.spectrum.groupby(["name", "side"]):
+        whole = found.table.set_index("name").loc[name]
+        assert part["contribution"].sum() == pytest.approx(whole[f"{side}_inner"], rel=1e-8, abs=1e-13)
+        assert part["cosine_part"].sum() == pytest.approx(whole[f"{side}_cosine"], abs=1e-10)
+        assert part["index"].tolist() == list(range(1, len(part) + 1))
+        f, r, d = oracle[name]
+        rows, cols = int(whole["rows"]), int(whole["cols"])
+        assert part["directions"].sum() == min(rows, cols)
+        u, s, vt = np.linalg.svd(d.reshape(rows, cols).astype(np.float64), full_matrices=False)
+        g = (f if side == "forget" else r).reshape(rows, cols)
+        coefficients = np.einsum("ri,rc,ic->i", u, g, vt)
+        first = min(directions, len(s))
+        assert np.allclose(part["singular_value"].to_numpy()[:first], s[:first], rtol=1e-6)
+        assert np.allclose(part["coefficient"].to_numpy()[:first], coefficients[:first], atol=1e-4 * np.linalg.norm(g))
+        assert np.allclose(part["z"], part["coefficient"] / np.linalg.norm(g) * (rows * cols) ** 0.5, atol=1e-3)
+        energies = ((u.T @ g) ** 2).sum(axis=1) / (g**2).sum()
+        assert np.allclose(part["left_energy"].to_numpy()[:first], energies[:first], atol=1e-4)
+        assert part["left_energy"].sum() == pytest.approx(1 if rows <= cols else energies.sum(), abs=1e-6)
+        assert np.allclose(part["right_energy_null"], part["directions"] / cols)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), factor=st.floats(1e-4, 1e4), rows=st.integers(1, 9), cols=st.integers(1, 9))
+def test_laws_of_the_spectrum(seed, factor, rows, cols):
+    generator = torch.Generator().manual_seed(seed)
+    delta, gradient = (torch.randn(rows, cols, generator=generator, dtype=torch.float64) for _ in range(2))
+    plain, scaled, flipped = (
+        pd.DataFrame(coupling_by_direction(d, {"forget": g}, directions=3))
+        for d, g in ((delta, gradient), (factor * delta, gradient), (-delta, gradient))
+    )
+    inner = float((delta * gradient).sum())
+    assert plain["contribution"].sum() == pytest.approx(inner, abs=1e-10)
+    for column in ("coefficient", "cosine_part", "z", "left_energy", "right_energy"):
+        assert np.allclose(scaled[column], plain[column], atol=1e-8), column  # the size of the increment is no matter
+    assert np.allclose(scaled["contribution"], factor * plain["contribution"], rtol=1e-8, atol=1e-10 * factor)
+    assert np.allclose(flipped["contribution"], -plain["contribution"], atol=1e-10)
+    assert np.allclose(flipped["singular_value"], plain["singular_value"])
+    alone = pd.DataFrame(coupling_by_direction(delta, {"forget": delta}, directions=99))
+    assert np.allclose(alone["coefficient"], alone["singular_value"])  # along itself it is its own spectrum
+
+
+def test_what_has_no_direction_says_so():
+    zero = pd.DataFrame(coupling_by_direction(torch.zeros(3, 4), {"forget": torch.ones(3, 4)}, directions=2))
+    assert zero["contribution"].tolist() == [0, 0, 0]
+    assert zero[["coefficient", "z", "p", "left_energy"]].isna().all().all()
+    one = pd.DataFrame(coupling_by_direction(torch.ones(3, 4), {"forget": torch.ones(3, 4)}, directions=2))
+    assert one["coefficient"][0] == pytest.approx(12**0.5)
+    assert one["coefficient"][1:].isna().all()
+    assert one["cosine_part"].sum() == pytest.approx(1)
+
+
+def test_fused_tensors_are_coupled_slice_by_slice(tmp_path):
+    """GPT-2 keeps q, k and v in one tensor, (in, out): each slice has its own gradient and increment."""
+    lineage = write_lineage(
+        tmp_path, "gpt2", n_embd=32, n_head=4, n_layer=2, n_positions=128, n_inner=64, tie_word_embeddings=True
+    )
+    found = m.couple(sft=lineage.sft, rlvr=lineage.rlvr, forget=lineage.forget, progress=False)
+    stored = "transformer.h.1.attn.c_attn.weight"
+    model = load_model(lineage.rlvr)
+    gradient = gradients(model, encode_file(lineage.forget, lineage.rlvr), [stored])[stored].double().numpy()
+    after, before = (load_file(folder / "model.safetensors") for folder in (lineage.rlvr, lineage.sft))
+    delta = (after[stored] - before[stored]).double().numpy()
+    table = found.table.set_index("name")
+    for place, projection in enumerate("qkv"):
+        g, d = (x[:, 32 * place : 32 * place + 32].ravel() for x in (gradient, delta))
+        row = table.loc[f"{stored}#{projection}"]
+        assert row["forget_grad_norm"] == pytest.approx(np.linalg.norm(g), rel=1e-4)
+        assert row["forget_cosine"] == pytest.approx(cosine(g, d), abs=2e-5)
+    assert len(found.heads) == 2 * 4 * 4
+
+
+def test_tables_are_written_read_back_and_equal(tiny, tmp_path):
+    asked = {"sft": tiny.sft, "rlvr": tiny.rlvr, "forget": tiny.forget, "progress": False}
+    first = m.couple(**asked, out=tmp_path / "a")
+    again = m.couple(**asked, out=tmp_path / "a")
+    m.couple(**asked, out=tmp_path / "b")
+    for name in ("coupling", "coupling_heads", "coupling_spectrum"):
+        assert (tmp_path / "a" / f"{name}.parquet").read_bytes() == (tmp_path / "b" / f"{name}.parquet").read_bytes()
+    for part in ("table", "heads", "spectrum"):
+        pd.testing.assert_frame_equal(getattr(first, part), getattr(again, part))
+    bare = m.couple(**asked, spectrum=False, out=tmp_path / "c")
+    assert bare.spectrum is None
+    assert not (tmp_path / "c" / "coupling_spectrum.parquet").exists()
+    with pytest.raises(m.MastlensError, match="spectrum"):
+        bare.plot_spectrum()
+    with pytest.raises(m.MastlensError, match="at least 1"):
+        m.couple(**asked, directions=0)
+
+
+def test_figures_draw_every_cell(tiny):
+    found = m.couple(sft=tiny.sft, rlvr=tiny.rlvr, forget=tiny.forget, retain=tiny.retain, progress=False)
+    assert len(figure_table(found.plot())) == len(found.table)
+    assert len(figure_table(found.plot_heads("retain"))) == len(found.heads)
+    assert len(figure_table(found.plot_spectrum())) == len(found.spectrum) / 2
+    with pytest.raises(m.MastlensError, match="side"):
+        found.plot_spectrum("retian")

@@ -5,11 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import mastlens as m
+from mastlens import likelihood
 from mastlens.likelihood import sequence_logprobs, token_logprobs
 from mastlens.problems import EncodedProblem, collate
 
+from ..conftest import tiny_config
 from .plain import encode, encode_file, load_model, load_tokenizer, logprob, read_records
 
 
@@ -126,3 +129,70 @@ def test_the_oracle_knows_the_contract(tiny):
     assert tokenizer.decode(prompt) == "What is 10 + 2?\n"
     assert tokenizer.decode(solution[:-1]) == r"10 + 2 = 12. \boxed{12}"
     assert solution[-1] == tokenizer.eos_token_id == 0
+
+
+@pytest.mark.parametrize(
+    ("model_type", "extra"),
+    [
+        ("gemma2", {"final_logit_softcapping": 3.0, "head_dim": 8}),
+        ("granite", {"logits_scaling": 4.0}),
+        ("cohere", {"logit_scale": 0.25}),
+        ("llama", {"tie_word_embeddings": False}),
+    ],
+)
+def test_what_an_architecture_does_to_its_logits_is_done(uneven, model_type, extra, monkeypatch):
+    """Also in small parts, and with the gradient: against the model's own logits at all positions."""
+    monkeypatch.setattr(likelihood, "_LOGITS", {"cpu": 384 * 5})
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(tiny_config(model_type, **extra)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(0, 0.3)
+    calls = []
+    handle = model.model.register_forward_hook(lambda *_: calls.append(0))
+    model.requires_grad_(False)
+    weight = model.model.layers[0].self_attn.v_proj.weight.requires_grad_(True)
+    found = token_logprobs(model, collate(as_encoded(uneven)))
+    assert len(calls) == 1  # the head alone was equal, so no second pass
+    handle.remove()
+    (gradient,) = torch.autograd.grad(found.sums.square().sum(), weight)
+    sums = [logprob(model, p, s) for p, s in uneven]
+    (expected,) = torch.autograd.grad(torch.stack(sums).square().sum(), weight)
+    assert found.sums.tolist() == pytest.approx([float(s.detach()) for s in sums], rel=1e-5)
+    assert float((gradient - expected).norm()) <= 1e-5 * float(expected.norm())
+    assert float(expected.norm()) > 0
+
+
+def test_an_unknown_end_of_the_model_is_left_to_the_model(tiny, uneven):
+    """Logits that are not what the output embedding gives: then the model's own are taken, at all positions."""
+    model = load_model(tiny.rlvr)
+    with torch.no_grad():
+        usual = token_logprobs(model, collate(as_encoded(uneven))).sums
+    forward = type(model).forward
+
+    class Odd(type(model)):
+        def forward(self, *args, **kwargs):
+            output = forward(self, *args, **kwargs)
+            output.logits = output.logits.clamp(-1, 1)
+            return output
+
+    model.__class__ = Odd
+    found = token_logprobs(model, collate(as_encoded(uneven)))
+    expected = [float(logprob(model, p, s).detach()) for p, s in uneven]
+    assert found.sums.tolist() == pytest.approx(expected, rel=1e-5)
+    assert not torch.allclose(found.sums, usual, rtol=1e-2)
+    assert found.values.requires_grad
+    assert not model.get_output_embeddings()._forward_pre_hooks
+
+
+def test_a_trained_head_has_its_gradient(tiny, uneven):
+    """Nothing is frozen: the tied embedding is read at both ends, and gets both parts."""
+    found = []
+    for ours in (True, False):
+        model = load_model(tiny.rlvr)
+        batch = collate(as_encoded(uneven))
+        total = token_logprobs(model, batch).values.sum() if ours else sum(logprob(model, p, s) for p, s in uneven)
+        total.backward()
+        found.append(model.get_output_embeddings().weight.grad)
+    assert float((found[0] - found[1]).norm()) <= 1e-5 * float(found[1].norm())

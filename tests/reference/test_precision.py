@@ -8,11 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mastlens.analysis import precision
 from mastlens.analysis.masks import changed_fraction, update_mask
-from mastlens.analysis.precision import coarser, neighbour_fraction, precision_floor, unit_in_last_place
+from mastlens.analysis.precision import coarser, neighbour_fraction, rounding_variance, unit_in_last_place
 from mastlens.errors import MastlensError
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+
+
+def precision_floor(a, b):
+    return precision.precision_floor(rounding_variance(a) + rounding_variance(b), *a.shape)
 
 
 def random_weight(seed, *shape):

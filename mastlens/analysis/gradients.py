@@ -1,0 +1,87 @@
+"""Mean gradients of the solutions' loss, for the parameters that are asked for and no others."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mastlens.edit import named_weights
+from mastlens.likelihood import by_length, token_logprobs
+from mastlens.problems import EncodedProblem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def mean_gradients(
+    model: "PreTrainedModel",
+    encoded: Sequence[EncodedProblem],
+    names: Sequence[str],
+    *,
+    batch_size: int = 8,
+    autocast: bool = False,
+    progress: str | None = None,
+) -> dict[str, Tensor]:
+    """Return the gradient of the token-mean negative log-likelihood for the named parameters alone.
+
+    Sums over the whole set are divided once by its number of solution tokens, so the batch size does not matter.
+    There is one float32 buffer a parameter; each gradient is added to it as the backward pass makes it, so that
+    those of a batch never stand side by side. The backward pass ends at the lowest of the parameters. The
+    model's ``requires_grad`` flags and gradients are as before when it returns, or fails.
+
+    Args:
+        model: The model, in evaluation mode.
+        encoded: Problems as token ids.
+        names: Parameter names.
+        batch_size: Problems a backward pass.
+        autocast: Compute products in bfloat16 under ``torch.autocast``; sums over batches stay float32.
+        progress: Label of a progress bar; None for none.
+
+    Returns:
+        Name to gradient, float32, on the model's device.
+
+    Raises:
+        MastlensError: For a name that the model does not have.
+    """
+    chosen = named_weights(model, list(dict.fromkeys(names)))
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    kept = [(parameter, parameter.grad) for parameter in chosen.values()]
+    totals: dict[str, Tensor] = {}
+    tokens = 0
+
+    def collect(name: str, parameter: Tensor) -> None:
+        made, parameter.grad = parameter.grad, None
+        if made is None:
+            return
+        if name in totals:
+            totals[name].add_(made)
+        else:
+            totals[name] = made.float()
+
+    handles = []
+    try:
+        model.requires_grad_(False)
+        for name, parameter in chosen.items():
+            parameter.grad = None
+            parameter.requires_grad_(True)
+            handles.append(parameter.register_post_accumulate_grad_hook(partial(collect, name)))
+        for _, batch in by_length(model, encoded, batch_size, progress):
+            with torch.autocast(model.device.type, torch.bfloat16) if autocast else nullcontext():
+                logprobs = token_logprobs(model, batch)
+            tokens += len(logprobs.values)
+            (-logprobs.values.sum()).backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        for parameter, gradient in kept:
+            parameter.grad = gradient
+    # A parameter that no solution reaches has no gradient, which is a gradient of zero.
+    return {
+        name: totals[name].div_(tokens) if name in totals else torch.zeros_like(parameter, dtype=torch.float32)
+        for name, parameter in chosen.items()
+    }

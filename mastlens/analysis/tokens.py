@@ -1,0 +1,297 @@
+"""Token view: what each increment did to the log-probability of every token of fixed texts, teacher-forced."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mastlens.errors import MastlensError
+from mastlens.files import write_table
+from mastlens.likelihood import solution_tokens
+from mastlens.lineage import Checkpoint, Lineage
+from mastlens.problems import EncodedProblem, check_tokenizer, context_length, encode_problems, read_problems
+from mastlens.runs import hash_inputs, remembered
+from mastlens.statistics import Interval
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    from transformers import PreTrainedTokenizerBase
+
+FILE = "tokens.parquet"
+SUMMARY = "token_summary.parquet"
+TOLERANCE = 1e-6
+"""Differences up to this size count as none: bfloat16 logits make exact zeros, float32 sums of this size."""
+
+
+@dataclass(frozen=True)
+class TokenDifferences:
+    """Log-probability differences of solution tokens, token by token.
+
+    Attributes:
+        table: One row an increment and solution token; the columns are described at ``token_differences``.
+        summary: One row an increment, split and entropy quantile (0: all tokens).
+        settings: What made them.
+    """
+
+    table: pd.DataFrame
+    summary: pd.DataFrame
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def plot(self) -> "go.Figure":
+        """Draw the distribution of the differences, one line a split, increments side by side."""
+        from mastlens.plots.tokens import plot_token_differences
+
+        return plot_token_differences(self.table)
+
+    def plot_entropy(self) -> "go.Figure":
+        """Draw the mean difference by entropy quantile, with its interval."""
+        from mastlens.plots.tokens import plot_token_entropy
+
+        return plot_token_entropy(self.summary)
+
+    def html(self, *, increment: str = "rlvr", split: str | None = None, items: Sequence[int] = (0,)) -> str:
+        """Return solutions as an HTML fragment, each token coloured by its difference; the text is escaped."""
+        from mastlens.plots.tokens import token_text_html
+
+        return token_text_html(self.table, increment=increment, split=split, items=items)
+
+
+def token_differences(
+    *,
+    rlvr: "str | os.PathLike[str] | Checkpoint",
+    splits: Mapping[str, str | os.PathLike[str]],
+    sft: "str | os.PathLike[str] | Checkpoint | None" = None,
+    base: "str | os.PathLike[str] | Checkpoint | None" = None,
+    quantiles: int = 5,
+    batch_size: int = 32,
+    resamples: int = 10_000,
+    seed: int = 0,
+    chat_template: bool = True,
+    device: str = "cpu",
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> TokenDifferences:
+    """Measure log p_after(token) - log p_before(token) on every solution token (MAST; signs as arXiv:2603.22117).
+
+    All checkpoints read the same token ids, made with the RLVR checkpoint's tokenizer; natural logarithms, softmax in
+    float32. The table: ``increment`` (``sft`` = SFT - base, ``rlvr`` = RLVR - SFT, or RLVR - base without ``sft``),
+    ``split``, ``item`` (from 0), ``position`` (in the solution, from 0), ``token`` (its text; the pieces of an item
+    join to the solution), ``logprob_before``, ``logprob_after``, ``difference``, ``entropy_before`` (nats, of the
+    distribution the token is drawn from, before the increment), ``entropy_quantile`` (from 1, low to high; edges over
+    all tokens of an increment, arXiv:2506.01939).
+
+    The summary, by increment, split and ``entropy_quantile`` (0: all): ``entropy_low`` and ``entropy_high`` (the least
+    and the largest there), ``items``, ``tokens``, ``mean`` with ``ci_low`` and ``ci_high`` (95%, bootstrap over
+    items, whose tokens are not independent; NaN for one item), ``median``, ``fraction_above``, ``fraction_zero``
+    (|difference| <= 1e-6), ``fraction_below``.
+
+    Args:
+        rlvr: The checkpoint after RLVR.
+        splits: Name to file of problems, whose solutions are the texts.
+        sft: The checkpoint that RLVR started from; without it, RLVR is taken to start from the base.
+        base: The pre-trained checkpoint; without it there is the ``rlvr`` increment alone.
+        quantiles: Number of entropy classes; 5 makes the top one the "forking tokens".
+        batch_size: Problems a forward pass; it does not change the result beyond rounding.
+        resamples: Number of bootstrap samples.
+        seed: Of the bootstrap.
+        chat_template: Whether to use the tokenizer's chat template, where it has one.
+        device: Where to compute.
+        out: Folder for ``tokens.parquet`` and ``token_summary.parquet``; None to write nothing.
+        overwrite: Replace tables made from other inputs.
+        progress: Show progress bars.
+
+    Raises:
+        MastlensError: If the checkpoints are not one lineage, there is nothing before RLVR, or a file does not fit.
+    """
+    if quantiles < 1 or resamples < 1:
+        raise MastlensError(f"{quantiles} quantiles and {resamples} resamples make no sense; each is at least 1.")
+    if not splits:
+        raise MastlensError("There are no texts to look at. Give at least one split, e.g. forget=forget-train.jsonl.")
+    lineage = Lineage.open(rlvr, sft=sft, base=base)
+    if not lineage.increments:
+        raise MastlensError("There is nothing before RLVR to compare with. Give sft, base, or both.")
+    settings = {"quantiles": quantiles, "resamples": resamples, "seed": seed, "chat_template": chat_template}
+
+    def compute() -> TokenDifferences:
+        tokenizer = lineage.rlvr.load_tokenizer()
+        encoded = {}
+        for split, path in splits.items():
+            problems = read_problems(path)
+            check_tokenizer(tokenizer, problems, lineage.rlvr.spec)
+            encoded[split] = encode_problems(problems, tokenizer, chat_template=chat_template, source=str(path))
+        scores = {
+            role: _score(checkpoint, role, encoded, batch_size=batch_size, device=device, progress=progress)
+            for role, checkpoint in lineage.stages.items()
+        }
+        table = _table(lineage, encoded, scores, tokenizer, quantiles)
+        return TokenDifferences(table, _summary(table, resamples=resamples, seed=seed), settings)
+
+    def write(result: TokenDifferences, folder: Path) -> None:
+        write_table(folder / FILE, result.table)
+        write_table(folder / SUMMARY, result.summary)
+
+    return remembered(
+        out,
+        "tokens",
+        outputs=[FILE, SUMMARY],
+        lineage=lineage.fingerprints,
+        inputs=hash_inputs(splits),
+        settings=settings,
+        device=device,
+        overwrite=overwrite,
+        compute=compute,
+        write=write,
+        read=lambda folder: TokenDifferences(
+            pd.read_parquet(folder / FILE), pd.read_parquet(folder / SUMMARY), settings
+        ),
+    )
+
+
+_Scores = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def _score(
+    checkpoint: Checkpoint,
+    role: str,
+    encoded: Mapping[str, Sequence[EncodedProblem]],
+    *,
+    batch_size: int,
+    device: str,
+    progress: bool,
+) -> _Scores:
+    """Return split to log-probabilities and entropies of all its solution tokens, item after item."""
+    model = checkpoint.load_model(device=device)
+    vocabulary, context = len(next(model.get_input_embeddings().parameters())), context_length(model.config)
+    scores = {}
+    for split, problems in encoded.items():
+        for item, ids in enumerate(problems):
+            tokens = ids.prompt + ids.solution
+            if max(tokens) >= vocabulary or (context is not None and len(tokens) > context):
+                raise MastlensError(
+                    f"Item {item} of split {split} has {len(tokens)} tokens, the largest id {max(tokens)}; the {role} "
+                    f"checkpoint {checkpoint.spec} has a context of {context} and {vocabulary} ids. All checkpoints "
+                    "must be able to read the same text: remove the item, or use the lineage's own tokenizer."
+                )
+        label = f"{role} on {split}" if progress else None
+        logprobs, entropies = solution_tokens(model, problems, batch_size=batch_size, progress=label)
+        scores[split] = np.concatenate(logprobs), np.concatenate(entropies)
+    return scores
+
+
+def _table(
+    lineage: Lineage,
+    encoded: Mapping[str, Sequence[EncodedProblem]],
+    scores: Mapping[str, _Scores],
+    tokenizer: "PreTrainedTokenizerBase",
+    quantiles: int,
+) -> pd.DataFrame:
+    roles = {id(checkpoint): role for role, checkpoint in lineage.stages.items()}
+    places = pd.concat([_places(split, problems, tokenizer) for split, problems in encoded.items()], ignore_index=True)
+    tables = []
+    for increment, (before, after) in lineage.increments.items():
+        old, new = scores[roles[id(before)]], scores[roles[id(after)]]
+        table = places.copy()
+        table.insert(0, "increment", increment)
+        table["logprob_before"] = np.concatenate([old[split][0] for split in encoded]).astype(np.float64)
+        table["logprob_after"] = np.concatenate([new[split][0] for split in encoded]).astype(np.float64)
+        table["difference"] = table["logprob_after"] - table["logprob_before"]
+        entropy = np.concatenate([old[split][1] for split in encoded]).astype(np.float64)
+        table["entropy_before"] = entropy
+        edges = np.quantile(entropy, np.arange(1, quantiles) / quantiles)
+        table["entropy_quantile"] = 1 + np.searchsorted(edges, entropy, side="left")
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _places(split: str, problems: Sequence[EncodedProblem], tokenizer: "PreTrainedTokenizerBase") -> pd.DataFrame:
+    rows = [
+        (split, item, position, text)
+        for item, ids in enumerate(problems)
+        for position, text in enumerate(token_texts(ids.solution, tokenizer))
+    ]
+    return pd.DataFrame(rows, columns=["split", "item", "position", "token"])
+
+
+def token_texts(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """Return the text that each token adds; together they are the decoded text.
+
+    Some tokenizers drop the space before the first token they decode, and a character can take several tokens: each
+    token is decoded behind the one before it, and a character stands at the token that completes it.
+    """
+
+    def decode(start: int, stop: int) -> str:
+        return str(tokenizer.decode(list(ids[start:stop]), clean_up_tokenization_spaces=False))
+
+    texts, start, done = [], 0, 0
+    for stop in range(1, len(ids) + 1):
+        known, text = decode(start, done), decode(start, stop)
+        if text.endswith("\ufffd") and stop < len(ids):
+            texts.append("")
+            continue
+        texts.append(text[len(known) :])
+        start, done = done, stop
+    return texts
+
+
+def _summary(table: pd.DataFrame, *, resamples: int, seed: int) -> pd.DataFrame:
+    rows = []
+    for (increment, split), part in table.groupby(["increment", "split"], sort=False):
+        classes = [0, *sorted(part["entropy_quantile"].unique())]
+        for quantile in classes:
+            chosen = part if quantile == 0 else part[part["entropy_quantile"] == quantile]
+            difference = chosen["difference"].to_numpy()
+            interval = mean_interval(difference, chosen["item"].to_numpy(), resamples=resamples, seed=seed)
+            rows.append(
+                {
+                    "increment": increment,
+                    "split": split,
+                    "entropy_quantile": int(quantile),
+                    "entropy_low": float(chosen["entropy_before"].min()),
+                    "entropy_high": float(chosen["entropy_before"].max()),
+                    "items": int(chosen["item"].nunique()),
+                    "tokens": len(chosen),
+                    "mean": float(difference.mean()),
+                    "ci_low": interval.low,
+                    "ci_high": interval.high,
+                    "median": float(np.median(difference)),
+                    "fraction_above": float((difference > TOLERANCE).mean()),
+                    "fraction_zero": float((np.abs(difference) <= TOLERANCE).mean()),
+                    "fraction_below": float((difference < -TOLERANCE).mean()),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def mean_interval(
+    values: np.ndarray, clusters: np.ndarray, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Return the percentile interval of the mean of all values, whole clusters resampled.
+
+    Args:
+        values: One a token.
+        clusters: Which item each belongs to.
+        resamples: Number of bootstrap samples.
+        level: Confidence level.
+        seed: Of the resampling.
+
+    Returns:
+        The interval; NaN for fewer than two clusters, which say nothing about how much clusters differ.
+    """
+    _, which = np.unique(clusters, return_inverse=True)
+    count = int(which.max()) + 1 if which.size else 0
+    if count < 2:
+        return Interval(float("nan"), float("nan"))
+    sums = np.stack([np.bincount(which, weights=values, minlength=count), np.bincount(which, minlength=count)])
+    rng, means = np.random.default_rng(seed), []
+    for start in range(0, resamples, 1000):
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(1000, resamples - start))
+        totals = sums @ drawn.T
+        means.append(totals[0] / totals[1])
+    tail = (1 - level) / 2
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    return Interval(float(low), float(high))

@@ -1,0 +1,139 @@
+"""Which singular directions of the increment couple to a gradient, with the band that chance leaves."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
+from plotly.subplots import make_subplots
+
+from mastlens.errors import unknown
+from mastlens.plots.frame import count, finish, plain
+from mastlens.plots.heat import KEYS, Grid
+from mastlens.plots.nulls import cosine_bound
+from mastlens.plots.tables import distinct, need, numbers, ordered, records, rows_with, take, where, words
+from mastlens.plots.template import MUTED
+
+_COLUMNS = (*KEYS, "side", "index", "directions", "singular_value", "contribution", "cosine_part", "z", "above_chance")
+# The yellow end of viridis cannot be seen on white, so layers use the rest of it.
+_LAYERS = sample_colorscale("Viridis", [i / 10 * 0.85 for i in range(11)])
+
+
+def plot_coupling_spectrum(
+    spectrum: pd.DataFrame, *, side: str = "forget", level: float = 0.95, title: str | None = None, subtitle: str = ""
+) -> go.Figure:
+    """Draw the gradient along the increment's singular directions: above, against chance; below, summed up.
+
+    The upper row has each direction's coefficient in standard deviations of a gradient without preference, with
+    the band that holds ``level`` of them, all directions of the figure together. The lower row adds the directions'
+    parts of the cosine up, largest direction first: it ends at the tensor's cosine.
+
+    Args:
+        spectrum: ``coupling_spectrum.parquet``.
+        side: ``forget`` or ``retain``.
+        level: Share of chance figures without any point outside the band.
+        title: The point in plain words; by default how many directions stand out, and how many carry the coupling.
+        subtitle: Model, revision, dtype, seed.
+    """
+    need(spectrum, _COLUMNS, figure="plot_coupling_spectrum", writer="mastlens couple")
+    if side not in (sides := distinct(spectrum, "side")):
+        raise unknown("side", side, sides)
+    drawn = ordered(take(rows_with(spectrum, "side", side), _COLUMNS), "layer", "projection", "index")
+    drawn["cosine_so_far"] = drawn.groupby("name", sort=False)["cosine_part"].cumsum()
+    grid = Grid.of(drawn)
+    fig = make_subplots(
+        2,
+        len(grid.projections),
+        shared_xaxes=True,
+        shared_yaxes=True,
+        vertical_spacing=0.07,
+        horizontal_spacing=0.03,
+        subplot_titles=[plain(projection) for projection in grid.projections],
+    )
+    colours = sample_colorscale(_LAYERS, [i / max(len(grid.layers) - 1, 1) for i in range(len(grid.layers))])
+    single = int((numbers(drawn, "directions") == 1).sum())
+    # z of a unit vector's coordinate: the cosine's bound times sqrt(entries), which from a few hundred entries on is
+    # the normal bound whatever the shape.
+    band = float(cosine_bound(1e8, level=level, comparisons=max(single, 1))) * 1e4
+    for col, projection in enumerate(grid.projections, start=1):
+        part = rows_with(drawn, "projection", projection)
+        for layer, colour in zip(grid.layers, colours, strict=True):
+            rows = where(part, numbers(part, "layer") == layer)
+            if rows.empty:
+                continue
+            alone = where(rows, numbers(rows, "directions") == 1)
+            label, shown = f"layer {layer}", col == 1
+            look = {"legendgroup": label, "name": label}
+            fig.add_trace(
+                go.Scatter(
+                    x=numbers(alone, "index"),
+                    y=numbers(alone, "z"),
+                    mode="markers",
+                    marker={"color": colour, "size": 5},
+                    showlegend=False,
+                    hovertext=_hover(alone),
+                    hoverinfo="text",
+                    **look,
+                ),
+                row=1,
+                col=col,
+            )
+            fig.add_trace(
+                go.Scatter(
+                    x=numbers(rows, "index"),
+                    y=numbers(rows, "cosine_so_far"),
+                    mode="lines",
+                    line={"color": colour, "width": 1.6},
+                    showlegend=shown,
+                    hovertext=_hover(rows),
+                    hoverinfo="text",
+                    **look,
+                ),
+                row=2,
+                col=col,
+            )
+        # plotly leaves shapes out of panels that are still empty: they come after the traces.
+        fig.add_hrect(y0=-band, y1=band, fillcolor=MUTED, opacity=0.18, line_width=0, row=1, col=col)  # pyright: ignore[reportArgumentType]
+        fig.add_hline(y=0, line={"color": MUTED, "width": 1}, row=2, col=col)  # pyright: ignore[reportArgumentType]
+        fig.update_xaxes(title_text="singular direction", row=2, col=col)
+    fig.update_yaxes(title_text="coefficient (sd of chance)", row=1, col=1)
+    fig.update_yaxes(title_text="cosine, summed up", row=2, col=1)
+    return finish(
+        fig,
+        drawn,
+        title=title or _title(drawn, side),
+        subtitle=subtitle,
+        note="Directions of the increment, largest singular value first. Above: gradient along u_i v_i'; the band "
+        f"holds {level:.0%} of gradients without a preferred direction, all points together. Below: the sum of parts, "
+        "which ends at the tensor's cosine; the last step is all remaining directions together.",
+        plot_height=470,
+        legend_rows=1 + (len(grid.layers) - 1) // 9,
+        panel_titles=True,
+        left=74,
+        min_width=max(360, 210 * len(grid.projections)),
+    )
+
+
+def _hover(rows: pd.DataFrame) -> list[str]:
+    texts = []
+    for row in records(rows):
+        piece = f"direction {row['index']}" if row["directions"] == 1 else f"{row['directions']} further directions"
+        z = "" if np.isnan(row["z"]) else f"<br>{row['z']:+.2f} standard deviations of chance"
+        texts.append(
+            f"<b>{plain(row['name'])}</b><br>{piece}, singular value {row['singular_value']:.4g}{z}"
+            f"<br>{row['cosine_part']:+.3g} of the cosine, {row['cosine_so_far']:+.3g} so far"
+        )
+    return texts
+
+
+def _title(drawn: pd.DataFrame, side: str) -> str:
+    single = where(drawn, numbers(drawn, "directions") == 1)
+    out = int((np.asarray(single["above_chance"], dtype=bool)).sum())
+    shares = []
+    for name in dict.fromkeys(words(drawn, "name")):
+        parts = np.sort(np.abs(numbers(rows_with(drawn, "name", name), "cosine_part")))[::-1]
+        if parts.sum() > 0:
+            shares.append(int(np.searchsorted(np.cumsum(parts), 0.5 * parts.sum()) + 1))
+    title = f"{out:,} of {count(len(single), 'singular direction')} couple to the {side} gradient beyond chance"
+    if shares:
+        title += f"; {int(np.median(shares))} of a tensor's carry half of its coupling (median)"
+    return title
