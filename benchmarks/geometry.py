@@ -1,7 +1,7 @@
 """Geometry of increments: mastlens beside the script that a competent user would write.
 
-    python benchmarks/geometry.py            # everything, about 25 minutes on 2 cores; writes benchmarks/results/geometry.*
-    python benchmarks/geometry.py --layers 2 --repeats 1    # a quick look
+    python benchmarks/geometry.py    # everything, about 40 minutes on 2 cores; writes benchmarks/results/geometry.*
+    python benchmarks/geometry.py --layers 8 --repeats 2    # a third of that
 
 On a lineage with the attention shapes of Qwen2.5-Math-1.5B (see ``synthetic.py``): time, interleaved in one run;
 errors against full float64 decompositions; anonymous memory in fresh processes, also with the shapes of the 7B model;
@@ -135,7 +135,7 @@ def errors(lineage: Path) -> dict:
         note("subspace bound, rad", mine.error)
         note("relative gap at k", float((s[RANK - 1] - s[RANK]) / s[0]))
         for i, which in enumerate(("sft", "rlvr")):
-            (u0, s0, v0), (u1, s1, v1) = exact[i], exact[i + 1]
+            (u0, s0, _), (u1, s1, _) = exact[i], exact[i + 1]
             delta = (matrices[i + 1] - matrices[i]).double()
             off = 1 - float((u[:, :RANK].T @ delta @ vh[:RANK].T).norm() ** 2 / delta.norm() ** 2)
             shift = float((s1 - s0).norm() / s0.norm())
@@ -147,7 +147,7 @@ def errors(lineage: Path) -> dict:
             note(f"spectral_shift of {which}, relative, mastlens", abs(row["spectral_shift"] / shift - 1))
             note(f"spectral_shift of {which}, relative, script", abs(theirs["spectral_shift"] / shift - 1))
             note("angle, rad, mastlens", abs(math.radians(row["angle_left_max_deg"]) - left))
-            note("angle, rad, script (scipy, float32 subspaces)", abs(math.radians(theirs["angle_left_max_deg"]) - left))
+            note("angle, rad, script (scipy on float32)", abs(math.radians(theirs["angle_left_max_deg"]) - left))
             note("angle, rad, script (acos)", abs(math.radians(theirs["acos_left_deg"]) - left))
             note(f"true angle of {which}, rad", left)
     return {key: {"max": max(v), "median": float(np.median(v)), "min": min(v)} for key, v in found.items()}
@@ -233,7 +233,8 @@ def render(result: dict) -> str:
     """Return the tables as Markdown."""
     lines = ["# Geometry of increments", "", f"`python benchmarks/geometry.py`, {result['where']}.", ""]
     seconds, ratio = result["time"]["seconds"], result["time"]["ratio"]
-    lines += [f"## Time, {result['layers']} layers of Qwen2.5-Math-1.5B's attention, {len(seconds['script'])} repeats", ""]
+    repeats = len(seconds["script"])
+    lines += [f"## Time, {result['layers']} layers of Qwen2.5-Math-1.5B's attention, {repeats} repeats", ""]
     lines += ["| arm | seconds, median | range |", "|---|---:|---:|"]
     lines += [f"| {a} | {np.median(s):.2f} | {min(s):.2f} to {max(s):.2f} |" for a, s in seconds.items()]
     lines += ["", "| script over mastlens | median | range |", "|---|---:|---:|"]
@@ -258,6 +259,7 @@ def _table(rows: list[dict]) -> list[str]:
 
 
 def main() -> None:
+    """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", help="with --build: where to")
     parser.add_argument("--layers", type=int, default=28)

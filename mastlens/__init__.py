@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mastlens.edit import Edit, apply_edit, revert_edit
     from mastlens.errors import MastlensError, MastlensWarning
     from mastlens.evaluation import Comparison, Evaluation, compare, evaluate
+    from mastlens.hooked import HookedModel
     from mastlens.inspection import Inspection, inspect
     from mastlens.lineage import Checkpoint, Lineage
     from mastlens.organism import build_organism
@@ -38,6 +39,7 @@ _PUBLIC = {
     "Edit": "edit",
     "Evaluation": "evaluation",
     "Geometry": "analysis.increments",
+    "HookedModel": "hooked",
     "Inspection": "inspection",
     "Lineage": "lineage",
     "MastlensError": "errors",
@@ -80,6 +82,7 @@ __all__ = [
     "Edit",
     "Evaluation",
     "Geometry",
+    "HookedModel",
     "Inspection",
     "Lineage",
     "MastlensError",

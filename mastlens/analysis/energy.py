@@ -209,9 +209,10 @@ def head_readings(
         raise MastlensError(f"{size} {side} cannot be {heads} heads of equal size.")
     k = products.core.shape[0]
     basis = (left if side == "rows" else right).double().reshape(heads, size // heads, k)
-    if side == "rows" and products.right is None:
+    other = products.right if side == "rows" else products.left.T
+    if other is None:
         raise ValueError("The heads of q, k and v need DV: principal_products(..., both=True).")
-    product = (products.right if side == "rows" else products.left.T).reshape(heads, size // heads, k)
+    product = other.reshape(heads, size // heads, k)
     if side == "rows":
         energy = products.row_energy.reshape(heads, -1).sum(1)
     else:
