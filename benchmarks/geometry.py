@@ -1,7 +1,9 @@
 """Geometry of increments: mastlens beside the script that a competent user would write.
 
-    python benchmarks/geometry.py    # everything, about 40 minutes on 2 cores; writes benchmarks/results/geometry.*
-    python benchmarks/geometry.py --layers 8 --repeats 2    # a third of that
+    python -m benchmarks.geometry    # everything, about 40 minutes on 2 cores; writes benchmarks/results/geometry.*
+
+The table beside it was made part by part: ``--layers 5 --repeats 2 --parts time errors angles cost``, then
+``--parts memory``, and ``--layers 28 --repeats 2 --parts default``, which leaves the slow script with --full out.
 
 On a lineage with the attention shapes of Qwen2.5-Math-1.5B (see ``synthetic.py``): time, interleaved in one run;
 errors against full float64 decompositions; anonymous memory in fresh processes, also with the shapes of the 7B model;
@@ -22,14 +24,14 @@ import numpy as np
 import scipy.linalg
 import torch
 from safetensors import safe_open
-from synthetic import SHAPES, increment, weight, write_lineage
 
 import mastlens
-from mastlens.analysis.angles import angle_nulls  # noqa: F401 - compiled and imported before anything is timed
+from benchmarks.synthetic import SHAPES, increment, weight, write_lineage
 from mastlens.analysis.subspaces import principal_angles, principal_subspaces
 from mastlens.cost import measured
 
 RANK = 16
+PARTS = ("time", "default", "errors", "angles", "memory", "cost")
 
 
 def stages(lineage: Path):
@@ -92,7 +94,7 @@ def ours(lineage: Path, full: bool):
     return result.table.set_index(["increment", "name"])
 
 
-def timed(lineage: Path, repeats: int) -> dict:
+def timed(lineage: Path, repeats: int, default_only: bool = False) -> dict:
     """Return seconds of every arm, interleaved, and the ratio of each repeat."""
     arms = {
         "script": lambda: script(lineage, False),
@@ -101,6 +103,9 @@ def timed(lineage: Path, repeats: int) -> dict:
         "script --full, lean": lambda: script(lineage, True, lean=True),
         "mastlens --full": lambda: ours(lineage, True),
     }
+    if default_only:
+        arms = {arm: run for arm, run in arms.items() if "full" not in arm}
+    arms["mastlens"]()  # what is imported at the first use is not timed
     seconds: dict[str, list[float]] = {arm: [] for arm in arms}
     for repeat in range(repeats):
         for arm, run in arms.items():
@@ -113,7 +118,11 @@ def timed(lineage: Path, repeats: int) -> dict:
         "full": ("script --full", "mastlens --full"),
         "full, lean script": ("script --full, lean", "mastlens --full"),
     }
-    ratios = {k: [a / b for a, b in zip(seconds[x], seconds[y], strict=True)] for k, (x, y) in pairs.items()}
+    ratios = {
+        label: [a / b for a, b in zip(seconds[theirs], seconds[own], strict=True)]
+        for label, (theirs, own) in pairs.items()
+        if own in arms
+    }
     return {"seconds": seconds, "ratio": ratios}
 
 
@@ -177,7 +186,17 @@ def small_angles() -> list[dict]:
 
 def memory(shape: str, layers: int, full: bool, workers: int) -> dict:
     """Return the anonymous memory of a run beyond what the process holds before, measured in a fresh process."""
-    command = [sys.executable, __file__, "--memory-of", shape, "--layers", str(layers), "--workers", str(workers)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.geometry",
+        "--memory-of",
+        shape,
+        "--layers",
+        str(layers),
+        "--workers",
+        str(workers),
+    ]
     done = subprocess.run([*command, *(["--full"] if full else [])], capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -188,7 +207,8 @@ def memory_here(shape: str, layers: int, full: bool, workers: int) -> dict:
     mastlens.geometry(**organism, full=full, workers=workers, progress=False)
     with tempfile.TemporaryDirectory() as folder:
         lineage = Path(folder)
-        subprocess.run([sys.executable, __file__, "--build", shape, "--layers", str(layers), folder], check=True)
+        build = ["-m", "benchmarks.geometry", "--build", shape, "--layers", str(layers), folder]
+        subprocess.run([sys.executable, *build], check=True)
         with measured() as cost:
             mastlens.geometry(
                 base=lineage / "base", sft=lineage / "sft", rlvr=lineage / "rlvr", full=full, workers=workers,
@@ -231,14 +251,15 @@ def cost_by_size() -> dict:
 
 def render(result: dict) -> str:
     """Return the tables as Markdown."""
-    lines = ["# Geometry of increments", "", f"`python benchmarks/geometry.py`, {result['where']}.", ""]
-    seconds, ratio = result["time"]["seconds"], result["time"]["ratio"]
-    repeats = len(seconds["script"])
-    lines += [f"## Time, {result['layers']} layers of Qwen2.5-Math-1.5B's attention, {repeats} repeats", ""]
-    lines += ["| arm | seconds, median | range |", "|---|---:|---:|"]
-    lines += [f"| {a} | {np.median(s):.2f} | {min(s):.2f} to {max(s):.2f} |" for a, s in seconds.items()]
-    lines += ["", "| script over mastlens | median | range |", "|---|---:|---:|"]
-    lines += [f"| {a} | {np.median(r):.1f} | {min(r):.1f} to {max(r):.1f} |" for a, r in ratio.items()]
+    lines = ["# Geometry of increments", "", f"`python -m benchmarks.geometry`, {result['where']}."]
+    for part in ("time", "default"):
+        seconds, ratio, layers = (result[part][key] for key in ("seconds", "ratio", "layers"))
+        repeats = len(seconds["script"])
+        lines += ["", f"## Time, {layers} layers of Qwen2.5-Math-1.5B's attention, {repeats} repeats", ""]
+        lines += ["| arm | seconds, median | range |", "|---|---:|---:|"]
+        lines += [f"| {a} | {np.median(s):.2f} | {min(s):.2f} to {max(s):.2f} |" for a, s in seconds.items()]
+        lines += ["", "| script over mastlens | median | range |", "|---|---:|---:|"]
+        lines += [f"| {a} | {np.median(r):.1f} | {min(r):.1f} to {max(r):.1f} |" for a, r in ratio.items()]
     lines += ["", "## Errors against float64 decompositions, all tensors", ""]
     lines += ["| quantity | largest | median | smallest |", "|---|---:|---:|---:|"]
     lines += [f"| {k} | {v['max']:.2e} | {v['median']:.2e} | {v['min']:.2e} |" for k, v in result["errors"].items()]
@@ -264,6 +285,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", help="with --build: where to")
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; the rest is kept")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--build", choices=SHAPES)
     parser.add_argument("--memory-of", choices=SHAPES)
@@ -276,25 +298,31 @@ def main() -> None:
     if arguments.memory_of:
         print(json.dumps(memory_here(arguments.memory_of, arguments.layers, arguments.full, arguments.workers)))
         return
+    kept = arguments.out / "geometry.json"
+    result = json.loads(kept.read_text()) if kept.is_file() else {}
     with tempfile.TemporaryDirectory() as folder:
         lineage = Path(folder)
-        write_lineage(lineage, dataclasses.replace(SHAPES["1.5b"], layers=arguments.layers))
-        result = {
-            "where": f"{torch.get_num_threads()} threads, torch {torch.__version__}",
-            "layers": arguments.layers,
-            "time": timed(lineage, arguments.repeats),
-            "errors": errors(lineage),
-            "small_angles": small_angles(),
-        }
-    result["memory"] = [
-        memory(shape, min(arguments.layers, layers), full, workers)
-        for shape, layers in (("1.5b", 4), ("7b", 2))
-        for full in (False, True)
-        for workers in (1, 2)
-    ]
-    result["cost"] = cost_by_size()
+        if {"time", "default", "errors"} & set(arguments.parts):
+            write_lineage(lineage, dataclasses.replace(SHAPES["1.5b"], layers=arguments.layers))
+        for part in ("time", "default"):
+            if part in arguments.parts:
+                result[part] = timed(lineage, arguments.repeats, part == "default") | {"layers": arguments.layers}
+        if "errors" in arguments.parts:
+            result["errors"] = errors(lineage)
+    if "angles" in arguments.parts:
+        result["small_angles"] = small_angles()
+    if "memory" in arguments.parts:
+        result["memory"] = [
+            memory(shape, min(arguments.layers, layers), full, workers)
+            for shape, layers in (("1.5b", 4), ("7b", 2))
+            for full in (False, True)
+            for workers in (1, 2)
+        ]
+    if "cost" in arguments.parts:
+        result["cost"] = cost_by_size()
+    result["where"] = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     arguments.out.mkdir(exist_ok=True)
-    (arguments.out / "geometry.json").write_text(json.dumps(result, indent=1) + "\n")
+    kept.write_text(json.dumps(result, indent=1) + "\n")
     (arguments.out / "geometry.md").write_text(render(result))
     print(render(result))
 

@@ -127,7 +127,7 @@ def _same_values(before: Checkpoint, after: Checkpoint) -> bool:
         return False
     attention = list(dict.fromkeys(projection.stored for projection in before.projections))
     return all(
-        _equal(before.tensor(name), after.tensor(name))
+        _equal(before.rows(name, 0, None, mapped=True), after.rows(name, 0, None, mapped=True))
         for name in (*attention, *(name for name in before.tensors if name not in set(attention)))
     )
 
@@ -144,7 +144,7 @@ def _related_cosine(before: Checkpoint, after: Checkpoint) -> float:
     for projection in before.projections:
         if projection.layer not in looked_at:
             continue
-        flat = (before.matrix(projection).reshape(-1), after.matrix(projection).reshape(-1))
+        flat = (before.matrix(projection, mapped=True).reshape(-1), after.matrix(projection, mapped=True).reshape(-1))
         for a, b in zip(*(part.split(_CHUNK) for part in flat), strict=True):
             a, b = a.double(), b.double()
             sums += torch.stack([a @ b, a @ a, b @ b])

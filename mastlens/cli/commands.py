@@ -131,6 +131,14 @@ def organism_list(arguments: argparse.Namespace) -> Outcome:
     return Outcome(show(table), {"organisms": table.to_dict("records")})
 
 
+def organism_trajectory(arguments: argparse.Namespace) -> Outcome:
+    """Run a lineage's RLVR again, or find where it was kept."""
+    from mastlens.organism.replay import organism_trajectory as run
+
+    folder = run(arguments.name)
+    return Outcome(f"Steps are in {folder}; organism:{arguments.name}/trajectory names them", {"folder": str(folder)})
+
+
 def organism_build(arguments: argparse.Namespace) -> Outcome:
     """Train a lineage anew."""
     from pathlib import Path

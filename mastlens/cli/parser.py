@@ -108,6 +108,8 @@ def _organism(command) -> None:
     organism = command("organism", None, "the shipped, really trained lineages", parents=False)
     actions = organism.add_subparsers(dest="action", required=True, metavar="ACTION")
     command("list", commands.organism_list, "what is shipped, with accuracies", under=actions)
+    steps = command("trajectory", commands.organism_trajectory, "run its RLVR again and keep the steps", under=actions)
+    steps.add_argument("name", metavar="NAME", help="an organism, e.g. qwen2 (about eight minutes, once)")
     build = command("build", commands.organism_build, "train a lineage anew (about 20 minutes)", under=actions)
     build.add_argument("name", metavar="NAME", help="an organism, e.g. qwen2")
     build.add_argument("--trajectory", action="store_true", help="keep checkpoints along the RLVR run")
