@@ -3,7 +3,7 @@
 import argparse
 
 from mastlens.cli.options import named_files
-from mastlens.cli.outcome import Outcome, device_of, show
+from mastlens.cli.outcome import Outcome, common, device_of, show
 
 
 def demo(arguments: argparse.Namespace) -> Outcome:
@@ -28,17 +28,13 @@ def unlearn(arguments: argparse.Namespace) -> Outcome:
         ranking=arguments.ranking,
         where=arguments.where,
         all_parameters=arguments.all_parameters,
-        batch_size=arguments.batch_size,
         retain_weight=arguments.retain_weight,
         preset=arguments.preset,
         beta=arguments.beta,
         delta=arguments.delta,
         gamma=arguments.gamma,
-        chat_template=not arguments.no_chat_template,
         seed=arguments.seed,
-        device=device_of(arguments),
-        out=arguments.out,
-        overwrite=arguments.overwrite,
+        **common(arguments),
     )
     last = result.table.iloc[-1].to_dict() if len(result.table) else {}
     parameters = sum(t.numel() for t in result.edit.after.values())
@@ -98,11 +94,7 @@ def evaluate(arguments: argparse.Namespace) -> Outcome:
         edit=arguments.edit,
         splits=named_files(arguments.split),
         max_new_tokens=arguments.max_new_tokens,
-        batch_size=arguments.batch_size,
-        chat_template=not arguments.no_chat_template,
-        device=device_of(arguments),
-        out=arguments.out,
-        overwrite=arguments.overwrite,
+        **common(arguments),
     )
     return Outcome(show(result.accuracy), {"splits": result.accuracy.to_dict("records"), "out": arguments.out})
 

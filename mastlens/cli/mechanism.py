@@ -3,7 +3,7 @@
 import argparse
 
 from mastlens.cli.options import add_no_chat_template, add_out, add_overwrite, add_problems, named_files, path_help
-from mastlens.cli.outcome import Outcome, device_of, show
+from mastlens.cli.outcome import Outcome, common, show
 
 
 def add_mechanism(command) -> None:
@@ -76,14 +76,10 @@ def couple(arguments: argparse.Namespace) -> Outcome:
         rlvr=arguments.rlvr,
         forget=arguments.forget,
         retain=arguments.retain,
-        batch_size=arguments.batch_size,
         autocast=arguments.autocast,
         spectrum=not arguments.no_spectrum,
         directions=arguments.directions,
-        chat_template=not arguments.no_chat_template,
-        device=device_of(arguments),
-        out=arguments.out,
-        overwrite=arguments.overwrite,
+        **common(arguments),
     )
     cosines = [c for c in map(str, result.table.columns) if c.endswith("_cosine")]
     columns = ["layer", "projection", "forget_grad_norm", "forget_inner", *cosines, "forget_above_chance"]
@@ -124,11 +120,7 @@ def causal_map(arguments: argparse.Namespace) -> Outcome:
         max_new_tokens=arguments.max_new_tokens,
         limit=arguments.limit,
         seed=arguments.seed,
-        batch_size=arguments.batch_size,
-        chat_template=not arguments.no_chat_template,
-        device=device_of(arguments),
-        out=arguments.out,
-        overwrite=arguments.overwrite,
+        **common(arguments),
     )
     columns = ["direction", "layer", "projection", "head", "forget_effect", "forget_effect_low", "forget_effect_high"]
     columns += ["forget_first_order", "forget_exact_change", "retain_effect", "retain_first_order"]
@@ -161,11 +153,7 @@ def cumulative_curves(arguments: argparse.Namespace) -> Outcome:
         points=arguments.points,
         limit=arguments.limit,
         seed=arguments.seed,
-        batch_size=arguments.batch_size,
-        chat_template=not arguments.no_chat_template,
-        device=device_of(arguments),
-        out=arguments.out,
-        overwrite=arguments.overwrite,
+        **common(arguments),
     )
     return Outcome(
         show(result.areas), {"rows": len(result.table), "areas": result.areas.to_dict("records"), "out": arguments.out}
@@ -182,12 +170,8 @@ def token_differences(arguments: argparse.Namespace) -> Outcome:
         rlvr=arguments.rlvr,
         splits=named_files(arguments.split),
         quantiles=arguments.quantiles,
-        batch_size=arguments.batch_size,
         seed=arguments.seed,
-        chat_template=not arguments.no_chat_template,
-        device=device_of(arguments),
-        out=arguments.out,
-        overwrite=arguments.overwrite,
+        **common(arguments),
     )
     return Outcome(
         show(result.summary, rows=80),

@@ -28,6 +28,17 @@ def device_of(arguments: argparse.Namespace) -> str:
     return arguments.device
 
 
+def common(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what every command that runs a model on problems and writes a folder is asked for."""
+    return {
+        "batch_size": arguments.batch_size,
+        "chat_template": not arguments.no_chat_template,
+        "device": device_of(arguments),
+        "out": arguments.out,
+        "overwrite": arguments.overwrite,
+    }
+
+
 def show(table, columns: list[str] | None = None, rows: int = 40) -> str:
     """Return a table as text, its first rows and the columns that it has of those named."""
     shown = table if columns is None else table[[c for c in columns if c in table]]

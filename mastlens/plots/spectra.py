@@ -3,18 +3,16 @@
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from mastlens.plots.frame import finish, plain, short
 from mastlens.plots.heat import KEYS, Grid
+from mastlens.plots.layers import layer_bar, layer_shade
 from mastlens.plots.tables import distinct, need, numbers, ordered, records, rows_with, take, where, words
-from mastlens.plots.template import INK, MUTED
+from mastlens.plots.template import INK
 
 _COLUMNS = ("increment", *KEYS, "index", "singular_value", "precision_floor")
 _NAMES = {"sft": "SFT", "rlvr": "RLVR"}
-# The yellow end of viridis cannot be seen on white, so layers use the rest of it.
-_LAYERS = sample_colorscale("Viridis", [i / 10 * 0.85 for i in range(11)])
 
 
 def plot_spectra(spectra: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> go.Figure:
@@ -47,13 +45,12 @@ def plot_spectra(spectra: pd.DataFrame, *, title: str | None = None, subtitle: s
     values = numbers(drawn, "singular_value")
     positive = values[values > 0]
     increment_of, projection_of = (np.asarray(words(drawn, key)) for key in ("increment", "projection"))
-    span = max(1, max(grid.layers) - min(grid.layers))
     for row, increment in enumerate(increments, start=1):
         for col, projection in enumerate(grid.projections, start=1):
             part = where(drawn, (increment_of == increment) & (projection_of == projection))
             for layer in sorted(set(part["layer"].tolist())):
                 tensor = where(part, numbers(part, "layer") == layer)
-                shade = str(sample_colorscale(_LAYERS, [(layer - min(grid.layers)) / span])[0])
+                shade = layer_shade(grid, layer)
                 _add_line(fig, tensor, shade, row, col)
             _add_floor(fig, part, row, col)
         fig.update_yaxes(
@@ -68,7 +65,7 @@ def plot_spectra(spectra: pd.DataFrame, *, title: str | None = None, subtitle: s
         low, high = np.log10(max(positive.min(), positive.max() * 1e-6)), np.log10(positive.max())
         fig.update_yaxes(range=[low - 0.15, high + 0.15])
     fig.update_xaxes(title_text="index", row=len(increments))
-    fig.add_trace(_layer_bar(grid), row=1, col=1)
+    fig.add_trace(layer_bar(grid), row=1, col=1)
     floor = numbers(drawn, "precision_floor")
     if not (floor > 0).any():
         note = "No floor is drawn: the table gives none above zero."
@@ -136,33 +133,6 @@ def _add_floor(fig: go.Figure, part: pd.DataFrame, row: int, col: int) -> None:
         ),
         row=row,
         col=col,
-    )
-
-
-def _layer_bar(grid: Grid) -> go.Scatter:
-    """Return an invisible trace whose only purpose is the colour bar of the layers."""
-    first, last = min(grid.layers), max(grid.layers)
-    return go.Scatter(
-        x=[None],
-        y=[None],
-        mode="markers",
-        showlegend=False,
-        hoverinfo="skip",
-        marker={
-            "color": [first],
-            "cmin": first,
-            "cmax": max(last, first + 1),
-            "colorscale": _LAYERS,
-            "showscale": True,
-            "colorbar": {
-                "title": {"text": "layer", "font": {"size": 12, "color": MUTED}},
-                "thickness": 10,
-                "outlinewidth": 0,
-                "x": 1.02,
-                "tickformat": "d",
-                "nticks": 9,
-            },
-        },
     )
 
 
