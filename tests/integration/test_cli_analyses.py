@@ -100,6 +100,9 @@ def test_trajectory_with_a_predicted_checkpoint(tiny, tmp_path, capsys):
     assert code == 2 and not (tmp_path / "x").exists()
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.*is_gradient_checkpointing.*:FutureWarning"
+)  # PEFT asks transformers by the old name
 def test_an_adapter_is_a_checkpoint_on_the_command_line(tiny, tmp_path, capsys):
     import torch
     from peft import LoraConfig, get_peft_model

@@ -21,9 +21,9 @@ def reads(monkeypatch):
     names = []
     original = StoredTensor.read
 
-    def read(self, *args):
+    def read(self, *args, **options):
         names.append(self.name)
-        return original(self, *args)
+        return original(self, *args, **options)
 
     monkeypatch.setattr(StoredTensor, "read", read)
     return names
