@@ -20,6 +20,7 @@ _SINGLE_STEPS_AT_MOST = 24
 _SINGLE_REACH = 1e-3  # below this, more single precision is lost in its own rounding
 _DOUBLE_STEPS = (2, 4, 5, 6, 8, 12, 16)  # where the space in double precision is looked at
 _COPY_BYTES = 32 << 20  # a float64 copy of the matrix is kept below this, and made block by block above it
+_BLOCK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _double_precision(weight: Tensor) -> _Operator:
     if weight.numel() * 8 <= _COPY_BYTES:
         wide = weight.double()
         return _Operator(lambda x: x @ wide, lambda y: y @ wide.T)
-    height = max(1, _COPY_BYTES // (8 * 2 * weight.shape[1]))
+    height = max(1, _BLOCK_BYTES // (8 * weight.shape[1]))
     parts = range(0, weight.shape[0], height)
 
     def forward(x: Tensor) -> Tensor:

@@ -112,6 +112,7 @@ def measure_projection(lineage: Lineage, projection: Projection, options: Option
         if options.spectra:
             result["spectra"] += [about | row for row in pair.spectrum_rows()]
         stage = following
+        del pair  # its increment makes room for the next one
     return result
 
 
