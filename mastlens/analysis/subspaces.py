@@ -12,7 +12,7 @@ from mastlens.analysis.singular_values import gram_matrix
 from mastlens.errors import MastlensError
 
 TOLERANCE = 5e-8
-"""Accepted sine of the largest angle to the true subspaces: off-principal energy is then right to about 1e-7, and says so."""
+"""Accepted sine of the largest angle to the true subspaces: off-principal energy is then right to about 1e-7."""
 
 _GRAM_UP_TO = 384  # rows of the smaller side: decomposing the Gram matrix is then cheaper than iterating
 _EPS = torch.finfo(torch.float64).eps
