@@ -30,8 +30,9 @@ from mastlens.problems import (
 )
 from mastlens.projections import Projection
 from mastlens.runs import hash_inputs, remembered
+from mastlens.unlearning.masters import Masters
 from mastlens.unlearning.objectives import Objective, make_objective, retain_nll
-from mastlens.unlearning.selecting import Masters, named_matrices, select_tensors
+from mastlens.unlearning.selecting import named_matrices, select_tensors
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
