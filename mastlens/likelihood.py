@@ -4,8 +4,9 @@ Logits are by far the largest thing that a forward pass makes: tokens times voca
 positions that count and nowhere else, some rows at a time, and are never kept for the way back.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,15 +51,60 @@ class TokenLogprobs:
         return self.values.new_zeros(self.size).index_add(0, self.rows, torch.ones_like(self.values))
 
 
-def token_logprobs(model: "PreTrainedModel", batch: Batch) -> TokenLogprobs:
-    """Return the log-probabilities of a batch's solution tokens; differentiable once.
+OfLogits = Callable[[Float[Tensor, "tokens vocabulary"], slice], Float[Tensor, " tokens"]]
+"""A number for each token out of its float32 logits; the slice says which of the tokens these are."""
 
-    The softmax is taken in float32.
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model says at the solution tokens of a batch, in reading order; each number when it is asked for.
+
+    Attributes:
+        hidden: The state that each token is predicted from: what the output embedding reads.
+        head: The way from there to logits.
+        targets: The tokens.
+        rows: The row of the batch that each token belongs to.
+        size: Number of rows in the batch.
     """
-    hidden, head = counted_states(model, batch)
-    targets = batch.input_ids[:, 1:][batch.is_solution[:, 1:]]
-    rows = batch.is_solution[:, 1:].nonzero()[:, 0]
-    return TokenLogprobs(_picked(hidden, head, targets), rows, batch.input_ids.shape[0])
+
+    hidden: Float[Tensor, "tokens hidden"]
+    head: "Head"
+    targets: Int[Tensor, " tokens"]
+    rows: Int[Tensor, " tokens"]
+    size: int
+
+    @cached_property
+    def logprobs(self) -> TokenLogprobs:
+        """Log-probabilities of the tokens; the softmax is taken in float32. Differentiable once."""
+
+        def of_targets(logits: Tensor, part: slice) -> Tensor:
+            return -nn.functional.cross_entropy(logits, self.targets[part], reduction="none")
+
+        return TokenLogprobs(self.over_tokens(of_targets), self.rows, self.size)
+
+    def over_tokens(self, of_logits: OfLogits) -> Float[Tensor, " tokens"]:
+        """Return a number for each token out of its logits, some tokens at a time. Differentiable once."""
+        if self.head.frozen or not torch.is_grad_enabled():
+            return _OverTokens.apply(self.hidden, self.head, of_logits)  # pyright: ignore[reportReturnType] - torch leaves it untyped
+        return of_logits(self.head(self.hidden).float(), slice(0, len(self.hidden)))
+
+
+def read_solutions(model: "PreTrainedModel", batch: Batch, *, known: bool = False) -> Reading:
+    """Return what a model says at the solution tokens of a batch.
+
+    Args:
+        model: The model, in evaluation mode.
+        batch: The batch.
+        known: See ``counted_states``.
+    """
+    hidden, head = counted_states(model, batch, known=known)
+    counted = batch.is_solution[:, 1:]
+    return Reading(hidden, head, batch.input_ids[:, 1:][counted], counted.nonzero()[:, 0], len(batch.input_ids))
+
+
+def token_logprobs(model: "PreTrainedModel", batch: Batch) -> TokenLogprobs:
+    """Return the log-probabilities of a batch's solution tokens; differentiable once."""
+    return read_solutions(model, batch).logprobs
 
 
 @torch.no_grad()
@@ -185,12 +231,19 @@ class Head:
         return [slice(start, start + each) for start in range(0, len(hidden), each)]
 
 
-def counted_states(model: "PreTrainedModel", batch: Batch) -> tuple[Float[Tensor, "tokens hidden"], Head]:
+def counted_states(
+    model: "PreTrainedModel", batch: Batch, *, known: bool = False
+) -> tuple[Float[Tensor, "tokens hidden"], Head]:
     """Return what the model hands to its output embedding at the positions that count, and the rest of the way.
 
     The model's own forward runs with the output embedding reading a few rows only. Its logits there must equal,
     bit for bit, those of the head called alone; else the architecture does something else at its end, and the
     logits come from the model itself, at all positions.
+
+    Args:
+        model: The model.
+        batch: The batch.
+        known: That the head called alone gives this model's logits is known from an earlier call, and not tried.
     """
     counted = batch.is_solution[:, 1:]
     embedding = model.get_output_embeddings()
@@ -214,26 +267,25 @@ def counted_states(model: "PreTrainedModel", batch: Batch) -> tuple[Float[Tensor
         if len(passed) == 1:
             head = Head(embedding, model.config.get_text_config())
             with torch.no_grad():
-                if torch.equal(head(passed[0][:_PROBED]), shown[0]):
+                if known or torch.equal(head(passed[0][:_PROBED]), shown[0]):
                     return passed[0], head
     return logits()[:, :-1][counted], Head()
 
 
-class _Picked(torch.autograd.Function):
-    """Log-probabilities of the targets, with what the way back needs of them: one vector a token, not its logits.
+class _OverTokens(torch.autograd.Function):
+    """A number for each token, with what the way back needs of it: one vector a token, not its logits.
 
-    A token's log-probability hangs on its own hidden state alone, so its gradient can be taken at once, while
-    its logits are there.
+    It hangs on the token's own hidden state alone, so its gradient can be taken at once, while the logits are there.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
-        values = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+    def forward(ctx: Any, hidden: Tensor, head: Head, of_logits: OfLogits) -> Tensor:
+        values = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for part in head.parts(hidden):
             with torch.set_grad_enabled(slopes is not None):
                 rows = hidden[part].detach().requires_grad_(slopes is not None)
-                found = -nn.functional.cross_entropy(head(rows).float(), targets[part], reduction="none")
+                found = of_logits(head(rows).float(), part)
                 if slopes is not None:
                     (slopes[part],) = torch.autograd.grad(found.sum(), rows)
             values[part] = found.detach()
@@ -245,12 +297,3 @@ class _Picked(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (slopes,) = ctx.saved_tensors
         return grad_outputs[0][:, None].to(slopes.dtype) * slopes, None, None
-
-
-def _picked(
-    hidden: Float[Tensor, "tokens hidden"], head: Head, targets: Int[Tensor, " tokens"]
-) -> Float[Tensor, " tokens"]:
-    """Return the log-probability of each target."""
-    if head.frozen or not torch.is_grad_enabled():
-        return _Picked.apply(hidden, targets, head)  # pyright: ignore[reportReturnType] - torch leaves it untyped
-    return -nn.functional.cross_entropy(head(hidden).float(), targets, reduction="none")

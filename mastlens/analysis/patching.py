@@ -230,24 +230,25 @@ def read_patched(
     own = {name: weights[place] for name, place in places.items()}
     # A model whose layers cannot be run apart takes every pass whole.
     partial = (partial_forward(model, list(weights), encoded) if patches else None) or PartialForward([])
+    known = False
     for items, batch in by_length(model, encoded, batch_size, progress):
         with partial.recording():
-            sums[0, items], exact[0, items] = _read(model, batch)
+            sums[0, items], exact[0, items], known = _read(model, batch, known)
         counts[items] = batch.is_solution[:, 1:].sum(dim=1).cpu().numpy()
         for row, together in enumerate(patches, start=1):
             lowest = min(patch.projection.layer for patch in together)
             tensors = {places[name]: tensor for name, tensor in patched_tensors(together, own, other).items()}
             with partial.above(lowest), swapped(model, tensors):
-                sums[row, items], exact[row, items] = _read(model, batch)
+                sums[row, items], exact[row, items], _ = _read(model, batch, known)
     partial.clear()
     return Readings(sums[0], sums[1:], exact[0], exact[1:], counts)
 
 
-def _read(model: "PreTrainedModel", batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-    """Return summed log-probability and exactness of each solution of a batch."""
+def _read(model: "PreTrainedModel", batch: Batch, known: bool) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Return summed log-probability and exactness of each solution of a batch, and whether the head is known."""
     targets = batch.input_ids[:, 1:][batch.is_solution[:, 1:]]
     rows = batch.is_solution[:, 1:].nonzero()[:, 0]
-    hidden, head = counted_states(model, batch)
+    hidden, head = counted_states(model, batch, known=known)
     # In float64 from the token on: an effect is a small difference of these sums.
     values = torch.empty(len(targets), dtype=torch.float64, device=targets.device)
     missed = torch.empty_like(values)
@@ -257,7 +258,7 @@ def _read(model: "PreTrainedModel", batch: Batch) -> tuple[np.ndarray, np.ndarra
         missed[part] = (logits.argmax(dim=-1) != targets[part]).double()
     empty = values.new_zeros(len(batch.input_ids))
     sums, misses = (empty.index_add(0, rows, found).cpu().numpy() for found in (values, missed))
-    return sums, (misses == 0).astype(float)
+    return sums, (misses == 0).astype(float), head.embedding is not None
 
 
 def greedy_correct(

@@ -4,7 +4,7 @@ The model's own forward does everything else (masks, rotary positions, norms, he
 architecture: a skipped layer hands out the output that was recorded when it last ran.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -53,20 +53,35 @@ class PartialForward:
     @contextmanager
     def above(self, layer: int) -> Iterator[None]:
         """Within, a forward pass over the recorded batch runs only the layers from ``layer`` on."""
-        skipped = self.layers[:layer]
-        # A forward of the instance, not of the class, and the module stays where it is: its attributes, which
-        # some models read in their loop, are still there, and so are hooks.
-        kept = [module.__dict__.get("forward") for module in skipped]
-        try:
-            for index, module in enumerate(skipped):
-                module.__dict__["forward"] = self._handing_out(index)
+        with _replaced({module: self._handing_out(index) for index, module in enumerate(self.layers[:layer])}):
             yield
+
+    @contextmanager
+    def through(self, layer: int, *, alone: bool = True) -> Iterator[list[torch.Tensor]]:
+        """Within, a forward pass appends the output states of ``layer`` to what is yielded.
+
+        Args:
+            layer: The layer.
+            alone: Run none of the layers above it.
+        """
+        found: list[torch.Tensor] = []
+
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            found.append(output[0] if isinstance(output, tuple) else output)
+
+        def passing_on(*args: Any, **kwargs: Any) -> Any:
+            return args[0] if args else kwargs["hidden_states"]
+
+        handle = self.layers[layer].register_forward_hook(keep)
+        try:
+            with _replaced(dict.fromkeys(self.layers[layer + 1 :] if alone else [], passing_on)):
+                yield found
         finally:
-            for module, forward in zip(skipped, kept, strict=True):
-                if forward is None:
-                    module.__dict__.pop("forward", None)
-                else:
-                    module.__dict__["forward"] = forward
+            handle.remove()
+
+    def hand_out(self, layer: int, states: torch.Tensor) -> None:
+        """Let ``layer``, once it is skipped, give these states (batch, length, hidden) in place of a recording."""
+        self._outputs[layer] = states
 
     def _handing_out(self, index: int) -> Any:
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -79,9 +94,34 @@ class PartialForward:
         outputs = [output if isinstance(output, tuple) else (output,) for output in self._outputs]
         return [part._version for output in outputs for part in output if isinstance(part, torch.Tensor)]
 
+    @property
+    def plain(self) -> bool:
+        """Whether every layer gave its states and nothing beside them when it was last recorded."""
+        return all(isinstance(output, torch.Tensor) for output in self._outputs)
+
     def clear(self) -> None:
         """Let go of what was recorded."""
         self._outputs = [None] * len(self.layers)
+
+
+@contextmanager
+def _replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Within, each module does something else when it is called.
+
+    A forward of the instance, not of the class, and the module stays where it is: its attributes, which some models
+    read in their loop, are still there, and so are hooks.
+    """
+    kept = [module.__dict__.get("forward") for module in forwards]
+    try:
+        for module, forward in forwards.items():
+            module.__dict__["forward"] = forward
+        yield
+    finally:
+        for module, forward in zip(forwards, kept, strict=True):
+            if forward is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.__dict__["forward"] = forward
 
 
 def partial_forward(
@@ -107,7 +147,13 @@ def partial_forward(
     short = [EncodedProblem(ids.prompt[:_PROBE], ids.solution[:_PROBE]) for ids in encoded[:2]]
     first, *other = (collate([ids], device=str(model.device)) for ids in short)
     partial = PartialForward(layers)
-    return partial if _same_computation(model, partial, first, *other) else None
+    return partial if same_computation(model, partial, first, *other) else None
+
+
+def largest_layers(model: nn.Module) -> nn.ModuleList | None:
+    """Return the list of modules that holds most of the model: its decoder layers; None where it has no list."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    return max(lists, key=lambda found: sum(p.numel() for p in found.parameters()), default=None)
 
 
 def decoder_layers(model: nn.Module, names: Sequence[str]) -> nn.ModuleList | None:
@@ -122,9 +168,24 @@ def decoder_layers(model: nn.Module, names: Sequence[str]) -> nn.ModuleList | No
 
 
 @torch.no_grad()
-def _same_computation(
-    model: "PreTrainedModel", partial: PartialForward, batch: Batch, other: Batch | None = None
+def same_computation(
+    model: "PreTrainedModel",
+    partial: PartialForward,
+    batch: Batch,
+    other: Batch | None = None,
+    *,
+    starts: Iterable[int] | None = None,
 ) -> bool:
+    """Return whether the passes from each layer on give the logits of the whole pass; ``batch`` stays recorded.
+
+    Args:
+        model: The model, in evaluation mode.
+        partial: Its layers.
+        batch: What it is tried on.
+        other: What the model runs on in between.
+        starts: The layers to start from; None for all.
+    """
+
     def logits(of: Batch) -> torch.Tensor:
         return model(input_ids=of.input_ids, attention_mask=of.attention_mask.long(), use_cache=False).logits
 
@@ -132,7 +193,7 @@ def _same_computation(
         whole = logits(batch)
     logits(batch if other is None else other)
     versions = partial.versions()  # were a layer to change its input in place, it would spoil the recording
-    for layer in range(len(partial.layers) + 1):
+    for layer in range(len(partial.layers) + 1) if starts is None else starts:
         try:
             with partial.above(layer):
                 part = logits(batch)

@@ -1,45 +1,34 @@
 """The unlearning loop: AdamW on the selected tensors and on nothing else."""
 
 import math
-import os
 import warnings
-from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
-from tqdm.auto import tqdm
+from torch import Tensor
 
-from mastlens.edit import FILE as EDIT_FILE
-from mastlens.edit import Edit, named_weights, snapshot, write_weights
+from mastlens.divergence import forward_kl
+from mastlens.edit import Edit, named_weights
 from mastlens.errors import MastlensError, MastlensWarning
-from mastlens.files import sha256_json, write_table
-from mastlens.likelihood import sequence_logprobs, token_logprobs
 from mastlens.lineage import Checkpoint
-from mastlens.problems import (
-    EncodedProblem,
-    Problem,
-    check_tokenizer,
-    collate,
-    context_length,
-    encode_problems,
-    read_problems,
-)
+from mastlens.problems import EncodedProblem
 from mastlens.projections import Projection
-from mastlens.runs import hash_inputs, remembered
+from mastlens.unlearning import losses
 from mastlens.unlearning.masters import Masters
-from mastlens.unlearning.objectives import Objective, make_objective, retain_nll
-from mastlens.unlearning.selecting import named_matrices, select_tensors
+from mastlens.unlearning.misdirection import check_reach, control_vector
+from mastlens.unlearning.objectives import Objective, Said
+from mastlens.unlearning.passes import Passes
+from mastlens.unlearning.token_weights import Scorer
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
     from transformers import PreTrainedModel
 
-FILE = "steps.parquet"
 CLIP = 1.0
+CACHE_MB = 2000.0
+_READ = 32  # problems a pass where nothing is learnt
 
 
 @dataclass(frozen=True)
@@ -49,9 +38,10 @@ class Step:
     Attributes:
         step: From 1.
         forget_loss: The forget term on this step's batch, before the update.
-        retain_loss: Token-mean negative log-likelihood of the retain batch, before the update; NaN without one.
+        retain_loss: The retain term on this step's batch, before the update; NaN without one.
         grad_norm: Norm of the gradient over all selected tensors, before clipping.
-        forget_logprob: Token-mean log-probability of the forget batch's solutions, before the update.
+        forget_logprob: Token-mean log-probability of the forget batch's solutions, before the update; NaN where the
+            objective does not look at it (RMU).
     """
 
     step: int
@@ -59,30 +49,6 @@ class Step:
     retain_loss: float
     grad_norm: float
     forget_logprob: float
-
-
-@dataclass(frozen=True)
-class Unlearning:
-    """What an unlearning run made.
-
-    Attributes:
-        edit: The edit.
-        table: One row a step, as ``steps.parquet``.
-        settings: What made it.
-        swallowed: Of the entries that changed in float32, the share that rounding to the checkpoint's dtype
-            returned to what they were.
-    """
-
-    edit: Edit
-    table: pd.DataFrame
-    settings: dict[str, Any] = field(default_factory=dict)
-    swallowed: float = 0.0
-
-    def plot(self) -> "go.Figure":
-        """Draw losses and gradient norm by step."""
-        from mastlens.plots import plot_unlearning_curve
-
-        return plot_unlearning_curve(self.table)
 
 
 def batch_schedule(items: int, batch_size: int, steps: int, seed: int, side: int) -> list[list[int]]:
@@ -102,26 +68,12 @@ def batch_schedule(items: int, batch_size: int, steps: int, seed: int, side: int
     return [stream[step * batch_size : (step + 1) * batch_size] for step in range(steps)]
 
 
-def unlearning_steps(
-    model: "PreTrainedModel",
-    matrices: Sequence[str | Projection],
-    objective: Objective,
-    forget: Sequence[EncodedProblem],
-    retain: Sequence[EncodedProblem] | None = None,
-    *,
-    lr: float,
-    steps: int,
-    batch_size: int = 8,
-    seed: int = 0,
-) -> Generator[Step, None, None]:
-    """Edit some matrices of ``model`` in place, one step for each item of the iteration.
+class Unlearner:
+    """Edits some matrices of ``model`` in place, step by step.
 
     AdamW, betas (0.9, 0.999), no weight decay, constant learning rate, gradient norm clipped at 1, evaluation
     mode. All other parameters have ``requires_grad=False``, so that they have neither gradient nor optimiser
-    state, and the backward pass ends at the lowest selected tensor.
-
-    If the loss or gradient is not finite, the iteration ends with a warning and the model holds the weights
-    of the last step whose loss was finite.
+    state, and the backward pass ends at the lowest selected tensor. Where memory allows, the forward pass begins there.
 
     Args:
         model: The model; its weights are changed.
@@ -129,69 +81,250 @@ def unlearning_steps(
         objective: The forget objective and its coefficients.
         forget: Problems to forget, as token ids.
         retain: Problems to keep; None for no retain term.
+        alternatives: The forget problems with a refusal each in place of the solution, in the same order.
         lr: Learning rate.
         steps: Number of steps.
         batch_size: Problems a step and side.
-        seed: Decides the batches.
+        seed: Decides the batches, and RMU's direction.
+        cache_mb: Most memory, in MB, for what the layers below the selection give; it does not change a result
+            beyond rounding.
     """
-    _check_arguments(objective, matrices, retain, lr=lr, steps=steps, batch_size=batch_size)
-    model.eval().requires_grad_(False)
-    reference = None
-    if objective.needs_reference:  # before the first step: no second model is ever needed
-        reference = torch.tensor(sequence_logprobs(model, forget)[0], dtype=torch.float32)
-    masters = Masters(model, matrices)
-    optimiser = torch.optim.AdamW(masters.parameters, lr=lr, betas=(0.9, 0.999), weight_decay=0.0)
-    schedules = [batch_schedule(len(forget), batch_size, steps, seed, side=0)]
-    if retain is not None:
-        schedules.append(batch_schedule(len(retain), batch_size, steps, seed, side=1))
-    device = str(model.device)
-    good = snapshot(model, masters.stored)
-    try:
-        for step in range(1, steps + 1):
-            optimiser.zero_grad(set_to_none=True)
-            forget_rows = schedules[0][step - 1]
-            logprobs = token_logprobs(model, collate([forget[i] for i in forget_rows], device=device))
-            wanted = None if reference is None else reference[forget_rows].to(device)
-            forget_loss = objective.forget_loss(logprobs.sums, logprobs.counts, wanted)
-            # Each side goes back on its own: the graph of one batch is in memory at a time.
-            (objective.gamma * forget_loss).backward()
-            retain_loss = math.nan
-            if retain is not None:
-                batch = collate([retain[i] for i in schedules[1][step - 1]], device=device)
-                kept = token_logprobs(model, batch)
-                loss = retain_nll(kept.sums, kept.counts)
-                (objective.alpha * loss).backward()
-                retain_loss = float(loss.detach())
-            masters.take_gradients()
-            norm = float(torch.nn.utils.clip_grad_norm_(masters.parameters, CLIP))
-            record = Step(
-                step=step,
-                forget_loss=float(forget_loss.detach()),
-                retain_loss=retain_loss,
-                grad_norm=norm,
-                forget_logprob=float(logprobs.values.detach().mean()),
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        matrices: Sequence[str | Projection],
+        objective: Objective,
+        forget: Sequence[EncodedProblem],
+        retain: Sequence[EncodedProblem] | None = None,
+        *,
+        alternatives: Sequence[EncodedProblem] | None = None,
+        lr: float,
+        steps: int,
+        batch_size: int = 8,
+        seed: int = 0,
+        cache_mb: float = CACHE_MB,
+    ):
+        check_arguments(objective, matrices, retain, lr=lr, steps=steps, batch_size=batch_size)
+        if objective.needs_alternatives and (alternatives is None or len(alternatives) != len(forget)):
+            raise MastlensError(f"The objective {objective.name} needs one refusal for each forget problem.")
+        self.model, self.objective, self.lr, self.steps, self.seed = model, objective, lr, steps, seed
+        self.done = 0
+        self.finite = True
+        model.eval().requires_grad_(False)
+        sides: dict[str, Sequence[EncodedProblem]] = {"forget": forget}
+        self.schedules = {"forget": batch_schedule(len(forget), batch_size, steps, seed, side=0)}
+        if retain is not None:
+            sides["retain"] = retain
+            self.schedules["retain"] = batch_schedule(len(retain), batch_size, steps, seed, side=1)
+        uses = {side: [row for rows in schedule for row in rows] for side, schedule in self.schedules.items()}
+        if objective.needs_alternatives and alternatives is not None:
+            sides["refusal"], uses["refusal"] = alternatives, uses["forget"]
+        names = list(dict.fromkeys(m if isinstance(m, str) else m.stored for m in matrices))
+        self.passes = Passes(model, names, sides, uses, cache_mb=cache_mb)
+        if objective.steers:
+            check_reach(self.passes, objective.layer, {id(p) for p in named_weights(model, names).values()})
+        self._look_back(uses)
+        self.masters = Masters(model, matrices)
+        self.optimiser = torch.optim.AdamW(self.masters.parameters, lr=lr, betas=(0.9, 0.999), weight_decay=0.0)
+        self.scorer: Scorer | None = None
+        self._good = self._masters_now()
+
+    def _look_back(self, uses: Mapping[str, Sequence[int]]) -> None:
+        """Read what the objective wants to know of the weights before the first step: no second model is needed."""
+        objective = self.objective
+        if objective.needs_before or objective.retain == "kl":
+            self.passes.remember_originals()
+        self._reference = {
+            side: self._sums(side, sorted(set(uses[side])))
+            for side in ("forget", "refusal")
+            if objective.needs_reference and side in uses
+        }
+        if objective.steers:
+            with torch.no_grad():
+                rows = sorted(set(uses["retain"]))[:_READ]
+                states = self.passes.states("retain", rows, objective.layer)
+            self._control = control_vector(states, objective.steering, self.seed)
+
+    @torch.no_grad()
+    def _sums(self, side: str, items: Sequence[int]) -> Tensor:
+        """Return the summed log-probability of each solution of a side; NaN at problems that are never read."""
+        sums = torch.full((len(self.passes.problems[side]),), torch.nan, device=self.model.device)
+        lengths = [len(problem.prompt) + len(problem.solution) for problem in self.passes.problems[side]]
+        ordered = sorted(items, key=lambda item: lengths[item])
+        for start in range(0, len(ordered), _READ):
+            rows = ordered[start : start + _READ]
+            sums[rows] = self.passes.read(side, rows).logprobs.sums
+        return sums
+
+    def step(self) -> Step | None:
+        """Take one step and return its record; None after the last one.
+
+        If the loss or gradient is not finite, it warns, puts back the weights of the last step whose loss was
+        finite, and ends the run.
+        """
+        if self.done == self.steps or not self.finite:
+            return None
+        number = self.done + 1
+        self.optimiser.zero_grad(set_to_none=True)
+        forget_loss, logprob = self._forget(self.schedules["forget"][self.done])
+        retain_loss = math.nan
+        if "retain" in self.schedules:
+            retain_loss = self._retain(self.schedules["retain"][self.done])
+        self.masters.take_gradients()
+        norm = float(torch.nn.utils.clip_grad_norm_(self.masters.parameters, CLIP))
+        watched = (forget_loss, norm, *((retain_loss,) if "retain" in self.schedules else ()))
+        if not all(map(math.isfinite, watched)):
+            self.masters.restore(self._good)
+            self.finite = False
+            warnings.warn(
+                f"Step {number}: the loss or its gradient is not finite (forget loss {forget_loss}, "
+                f"gradient norm {norm}). The edit holds the last good step, {max(number - 2, 0)}. "
+                f"Use a smaller learning rate than {self.lr}.",
+                MastlensWarning,
+                stacklevel=2,
             )
-            watched = (record.forget_loss, norm, *(() if retain is None else (retain_loss,)))
-            if not all(map(math.isfinite, watched)):
-                write_weights(model, good)
-                warnings.warn(
-                    f"Step {step}: the loss or its gradient is not finite (forget loss {record.forget_loss}, "
-                    f"gradient norm {norm}). The edit holds the last good step, {max(step - 2, 0)}. "
-                    f"Use a smaller learning rate than {lr}.",
-                    MastlensWarning,
-                    stacklevel=2,
-                )
-                return
-            good = snapshot(model, masters.stored)
-            optimiser.step()
-            masters.write_back()
+            return None
+        self._good = self._masters_now()
+        self.optimiser.step()
+        self.masters.write_back()
+        self.done = number
+        return Step(number, forget_loss, retain_loss, norm, logprob)
+
+    def _forget(self, rows: Sequence[int]) -> tuple[float, float]:
+        """Add the gradient of the forget term; return it, and the token-mean log-probability."""
+        objective, passes = self.objective, self.passes
+        # Each side goes back on its own: the graph of one batch is in memory at a time.
+        if objective.steers:
+            loss = losses.steer(passes.states("forget", rows, objective.layer), self._control)
+            (objective.gamma * loss).backward()
+            return float(loss.detach()), math.nan
+        before = None
+        if objective.needs_before:
+            with passes.before():
+                reading = passes.read("forget", rows)
+                before = reading.head(reading.hidden).float()
+        now = passes.read("forget", rows)
+        refusal = passes.read("refusal", rows).logprobs.sums if objective.needs_alternatives else None
+        references = {side: sums[list(rows)] for side, sums in self._reference.items()}
+        said = Said(now, references.get("forget"), before, refusal, references.get("refusal"))
+        loss = objective.forget_loss(said, self._token_weights(said))
+        (objective.gamma * loss).backward()
+        return float(loss.detach()), float(now.logprobs.values.detach().mean())
+
+    def _token_weights(self, said: Said) -> Tensor | None:
+        """Return the weights for this step; every so many steps the scorer learns from its batch first."""
+        settings = self.objective.token_weights
+        if settings is None:
+            return None
+        if self.scorer is None:
+            self.scorer = Scorer(said.now.hidden.shape[1], settings, said.now.hidden.device)
+        if self.done and self.done % settings.every == 0:
+            fixed = replace(
+                said,
+                now=replace(said.now, hidden=said.now.hidden.detach()),
+                refusal=None if said.refusal is None else said.refusal.detach(),
+            )
+            with torch.no_grad():
+                _ = fixed.now.logprobs  # kept as constants: the scorer's step does not reach the model
+            self.scorer.learn(
+                fixed.now.hidden, lambda weights: self.objective.gamma * self.objective.forget_loss(fixed, weights)
+            )
+        return self.scorer.weights(said.now.hidden)
+
+    def _retain(self, rows: Sequence[int]) -> float:
+        """Add the gradient of the retain term and return it."""
+        objective, passes = self.objective, self.passes
+        if objective.steers:
+            with passes.before():
+                anchored = passes.states("retain", rows, objective.layer)
+            loss = losses.anchor(passes.states("retain", rows, objective.layer), anchored)
+        elif objective.retain == "kl":
+            with passes.before():
+                reading = passes.read("retain", rows)
+                before = reading.head(reading.hidden).float()
+            now = passes.read("retain", rows)
+            loss = now.over_tokens(lambda logits, part: forward_kl(logits, before[part])).mean()
+        else:
+            kept = passes.read("retain", rows).logprobs
+            loss = losses.retain_nll(kept.sums, kept.counts)
+        (objective.alpha * loss).backward()
+        return float(loss.detach())
+
+    def _masters_now(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self.masters.parameters]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that the next step hangs on, as named tensors: masters, moments, the scorer."""
+        found: dict[str, Tensor] = {"done": torch.tensor(self.done)}
+        for number, parameter in enumerate(self.masters.parameters):
+            found[f"master.{number}"] = parameter.detach()
+            found[f"good.{number}"] = self._good[number]
+        found |= _moments("moment", self.optimiser)
+        if self.scorer is not None:
+            found["scorer"] = self.scorer.w.detach()
+            found |= _moments("scorer-moment", self.scorer.optimiser)
+        return found
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what ``state`` returned: what follows is, bit for bit, what followed in the run it came from."""
+        self.done = int(state["done"])
+        device = self.model.device
+        count = range(len(self.masters.parameters))
+        self.masters.restore([state[f"master.{number}"].to(device) for number in count])
+        self._good = [state[f"good.{number}"].to(device) for number in count]
+        _load_moments("moment", self.optimiser, state)
+        if "scorer" in state and self.objective.token_weights is not None:
+            self.scorer = Scorer(len(state["scorer"]), self.objective.token_weights, device)
+            self.scorer.w.copy_(state["scorer"])
+            _load_moments("scorer-moment", self.scorer.optimiser, state)
+
+    def close(self) -> None:
+        """Leave the model without gradients; the edited weights stay."""
+        self.model.requires_grad_(False)
+        self.model.zero_grad(set_to_none=True)
+
+
+def _moments(label: str, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{label}.{number}.{key}": value
+        for number, values in optimiser.state_dict()["state"].items()
+        for key, value in values.items()
+    }
+
+
+def _load_moments(label: str, optimiser: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        if name.startswith(f"{label}."):
+            _, number, key = name.split(".")
+            moments.setdefault(int(number), {})[key] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
+
+
+def unlearning_steps(
+    model: "PreTrainedModel",
+    matrices: Sequence[str | Projection],
+    objective: Objective,
+    forget: Sequence[EncodedProblem],
+    retain: Sequence[EncodedProblem] | None = None,
+    **settings: Any,
+) -> Generator[Step, None, None]:
+    """Edit some matrices of ``model`` in place, one step for each item of the iteration; see ``Unlearner``.
+
+    If the loss or gradient is not finite, the iteration ends with a warning and the model holds the weights
+    of the last step whose loss was finite.
+    """
+    run = Unlearner(model, matrices, objective, forget, retain, **settings)
+    try:
+        while (record := run.step()) is not None:
             yield record
     finally:
-        model.requires_grad_(False)
-        model.zero_grad(set_to_none=True)
+        run.close()
 
 
-def _check_arguments(
+def check_arguments(
     objective: Objective,
     matrices: Sequence[str | Projection],
     retain: Sequence[EncodedProblem] | None,
@@ -200,10 +333,13 @@ def _check_arguments(
     steps: int,
     batch_size: int,
 ) -> None:
+    """Raise for a run that makes no sense; ``retain`` counts only by being there."""
     if not matrices:
         raise MastlensError("The selection is empty: there is nothing to edit.")
     if objective.needs_retain and retain is None:
         raise MastlensError(f"The objective {objective.name} needs retain problems (--retain).")
+    if objective.retain == "kl" and retain is None:
+        raise MastlensError("The retain term kl needs retain problems (--retain).")
     if not (math.isfinite(lr) and lr > 0):
         raise MastlensError(f"The learning rate must be a number above 0, it is {lr}.")
     if steps < 1 or batch_size < 1:
@@ -211,19 +347,31 @@ def _check_arguments(
 
 
 def make_edit(
-    checkpoint: Checkpoint, model: "PreTrainedModel", names: Sequence[str], settings: dict[str, Any]
+    checkpoint: Checkpoint,
+    model: "PreTrainedModel",
+    names: Sequence[str],
+    settings: Mapping[str, Any],
+    *,
+    masters: Mapping[str, Tensor] | None = None,
 ) -> tuple[Edit, float]:
     """Round the model's tensors once to the checkpoint's dtype and return the edit, with the share swallowed.
 
     Tensors that rounding returned to what they were are left out.
+
+    Args:
+        checkpoint: Where the model comes from.
+        model: The edited model.
+        names: What was edited.
+        settings: Kept with the edit.
+        masters: Name to stored tensor in float32, where the model holds them rounded already.
     """
     before, after = {}, {}
     moved = swallowed = 0
     stored = list(dict.fromkeys(name.partition("#")[0] for name in names))
-    for name, parameter in named_weights(model, stored).items():
+    for name, tensor in (named_weights(model, stored) if masters is None else masters).items():
         old = checkpoint.tensor(name)
         # A copy: on the CPU in float32 everything else would be the parameter itself, and move with it.
-        master = parameter.detach().to("cpu", torch.float32, copy=True)
+        master = tensor.detach().to("cpu", torch.float32, copy=True)
         new = master.to(old.dtype)
         in_master, in_stored = master != old.float(), new != old
         moved += int(in_master.sum())
@@ -231,142 +379,3 @@ def make_edit(
         if bool(in_stored.any()):
             before[name], after[name] = old, new
     return Edit(before, after, checkpoint.fingerprint, settings), swallowed / moved if moved else 0.0
-
-
-def check_disjoint(forget: Sequence[Problem], retain: Sequence[Problem]) -> None:
-    """Raise if a problem is on both sides: it would be pushed both ways at once."""
-    shared = {p.problem for p in forget} & {p.problem for p in retain}
-    if shared:
-        raise MastlensError(
-            f"{len(shared)} problems are in both the forget and the retain file, e.g. {min(shared)[:80]!r}. "
-            "Remove them from one."
-        )
-
-
-def unlearn(
-    *,
-    rlvr: "str | os.PathLike[str] | Checkpoint",
-    forget: str | os.PathLike[str],
-    objective: str,
-    steps: int,
-    lr: float,
-    retain: str | os.PathLike[str] | None = None,
-    ranking: str | os.PathLike[str] | None = None,
-    where: str | None = None,
-    all_parameters: bool = False,
-    names: Sequence[str] | None = None,
-    batch_size: int = 8,
-    retain_weight: float | None = None,
-    preset: str | None = None,
-    beta: float | None = None,
-    delta: float | None = None,
-    gamma: float | None = None,
-    chat_template: bool = True,
-    seed: int = 0,
-    device: str = "cpu",
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Unlearning:
-    """Unlearn the forget problems by editing the selected tensors of a checkpoint, and return the edit.
-
-    With ``retain`` the loss is gamma * forget + retain_weight * NLL(retain). Computed with float32 masters,
-    rounded once to the checkpoint's dtype.
-
-    Args:
-        rlvr: The checkpoint to edit; it is never written to.
-        forget: File of the problems to forget.
-        objective: ``ga``, ``graddiff``, ``npo`` or ``simnpo``.
-        steps: Number of steps.
-        lr: Learning rate.
-        retain: File of the problems to keep.
-        ranking: A ``ranking.parquet``: edit its selected tensors.
-        where: Regular expression over tensor names: edit the weight matrices that match.
-        all_parameters: Edit every weight matrix.
-        names: Edit these matrices.
-        batch_size: Problems a step and side.
-        retain_weight: Weight of the retain term (alpha); 1 where nothing else says so.
-        preset: ``mast`` or ``open-unlearning``: the coefficients that these use.
-        beta: Inverse temperature of NPO and SimNPO.
-        delta: Margin of SimNPO, inside beta.
-        gamma: Weight of the forget term.
-        chat_template: Whether to use the tokenizer's chat template, where it has one.
-        seed: Decides the batches.
-        device: Where to compute.
-        out: Folder for ``edit.safetensors`` and ``steps.parquet``; None to write nothing.
-        overwrite: Replace an edit made from other inputs or settings.
-        progress: Show a progress bar.
-    """
-    chosen = make_objective(objective, preset=preset, beta=beta, delta=delta, gamma=gamma, retain_weight=retain_weight)
-    checkpoint = Checkpoint(rlvr)
-    selection = select_tensors(checkpoint, ranking=ranking, where=where, all_parameters=all_parameters, names=names)
-    _check_arguments(chosen, selection, [] if retain else None, lr=lr, steps=steps, batch_size=batch_size)
-    settings: dict[str, Any] = {
-        "objective": asdict(chosen),
-        "selection": selection,
-        "steps": steps,
-        "lr": lr,
-        "batch_size": batch_size,
-        "seed": seed,
-        "chat_template": chat_template,
-    }
-    inputs = hash_inputs({"forget": forget, "retain": retain})
-
-    def compute() -> Unlearning:
-        model = checkpoint.load_model(device=device)
-        tokenizer = checkpoint.load_tokenizer()
-        problems = {"forget": read_problems(forget)}
-        if retain is not None:
-            problems["retain"] = read_problems(retain)
-            check_disjoint(problems["forget"], problems["retain"])
-        encoded: dict[str, list[EncodedProblem]] = {}
-        for side, path in (("forget", forget), ("retain", retain)):
-            if side in problems:
-                check_tokenizer(tokenizer, problems[side], checkpoint.spec)
-                encoded[side] = encode_problems(
-                    problems[side],
-                    tokenizer,
-                    context=context_length(model.config),
-                    chat_template=chat_template,
-                    source=str(path),
-                )
-        iteration = unlearning_steps(
-            model,
-            named_matrices(checkpoint, selection),
-            chosen,
-            encoded["forget"],
-            encoded.get("retain"),
-            lr=lr,
-            steps=steps,
-            batch_size=batch_size,
-            seed=seed,
-        )
-        records = [
-            asdict(step) for step in tqdm(iteration, total=steps, desc="unlearn", unit="step", disable=not progress)
-        ]
-        edit, swallowed = make_edit(checkpoint, model, selection, {**settings, "inputs": inputs})
-        table = pd.DataFrame(records, columns=list(Step.__dataclass_fields__))
-        return Unlearning(edit, table, settings, swallowed)
-
-    def write(result: Unlearning, folder: Path) -> None:
-        result.edit.save(folder / EDIT_FILE)
-        write_table(folder / FILE, result.table)
-
-    def read(folder: Path) -> Unlearning:
-        edit = Edit.load(folder / EDIT_FILE)
-        return Unlearning(edit, pd.read_parquet(folder / FILE), settings)
-
-    recorded = {**settings, "selection": sha256_json(selection), "tensors": len(selection)}
-    return remembered(
-        out,
-        "unlearn",
-        outputs=[EDIT_FILE, FILE],
-        lineage={"rlvr": checkpoint.fingerprint},
-        inputs=inputs,
-        settings=recorded,
-        device=device,
-        overwrite=overwrite,
-        compute=compute,
-        write=write,
-        read=read,
-    )

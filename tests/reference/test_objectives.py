@@ -6,14 +6,11 @@ import pytest
 import torch
 
 import mastlens as m
+from mastlens.unlearning.losses import gradient_ascent, npo, retain_nll, simnpo
 from mastlens.unlearning.objectives import (
     OBJECTIVES,
     PRESETS,
-    gradient_ascent,
     make_objective,
-    npo,
-    retain_nll,
-    simnpo,
 )
 
 from .plain import sigmoid

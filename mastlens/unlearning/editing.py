@@ -1,0 +1,318 @@
+"""From files to an edit: the whole of ``mastlens unlearn``."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from mastlens.edit import FILE as EDIT_FILE
+from mastlens.edit import Edit
+from mastlens.errors import MastlensError, unknown
+from mastlens.files import sha256_json, write_table
+from mastlens.lineage import Checkpoint
+from mastlens.problems import (
+    EncodedProblem,
+    Problem,
+    check_tokenizer,
+    context_length,
+    encode_problems,
+    read_problems,
+)
+from mastlens.runs import hash_inputs, remembered
+from mastlens.unlearning.loop import CACHE_MB, Step, Unlearner, check_arguments, make_edit
+from mastlens.unlearning.objectives import make_objective
+from mastlens.unlearning.probes import COLUMNS, Prober, ProbeSettings, choose_step
+from mastlens.unlearning.refusals import REFUSALS, read_refusals, with_refusals
+from mastlens.unlearning.resuming import Partial, interruptible
+from mastlens.unlearning.selecting import named_matrices, select_tensors
+from mastlens.unlearning.token_weights import TokenWeights
+from mastlens.unlearning.vanishing import warn_of_vanishing
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    from transformers import PreTrainedTokenizerBase
+
+FILE = "steps.parquet"
+WEIGHTS_FILE = "token_weights.parquet"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Unlearning:
+    """What an unlearning run made.
+
+    Attributes:
+        edit: The edit.
+        table: One row a step, as ``steps.parquet``.
+        settings: What made it.
+        swallowed: Of the entries that changed in float32, the share that rounding to the checkpoint's dtype
+            returned to what they were.
+        chosen: The step whose weights the edit holds.
+        token_weights: One row a forget token, see ``learnt_weights``; None without token weights.
+    """
+
+    edit: Edit
+    table: pd.DataFrame
+    settings: dict[str, Any] = field(default_factory=dict)
+    swallowed: float = 0.0
+    chosen: int = 0
+    token_weights: pd.DataFrame | None = None
+
+    def plot(self) -> "go.Figure":
+        """Draw losses, gradient norm and probes by step."""
+        from mastlens.plots import plot_unlearning_curve
+
+        return plot_unlearning_curve(self.table)
+
+
+def check_disjoint(forget: Sequence[Problem], retain: Sequence[Problem]) -> None:
+    """Raise if a problem is on both sides: it would be pushed both ways at once."""
+    shared = {p.problem for p in forget} & {p.problem for p in retain}
+    if shared:
+        raise MastlensError(
+            f"{len(shared)} problems are in both the forget and the retain file, e.g. {min(shared)[:80]!r}. "
+            "Remove them from one, or pass --allow-overlap."
+        )
+
+
+def unlearn(
+    *,
+    rlvr: "str | os.PathLike[str] | Checkpoint",
+    forget: str | os.PathLike[str],
+    objective: str,
+    steps: int,
+    lr: float,
+    retain: str | os.PathLike[str] | None = None,
+    ranking: str | os.PathLike[str] | None = None,
+    where: str | None = None,
+    all_parameters: bool = False,
+    names: Sequence[str] | None = None,
+    batch_size: int = 8,
+    retain_weight: float | None = None,
+    preset: str | None = None,
+    beta: float | None = None,
+    beta2: float | None = None,
+    delta: float | None = None,
+    gamma: float | None = None,
+    retain_loss: str | None = None,
+    layer: int | None = None,
+    steering: float | None = None,
+    token_weights: TokenWeights | bool | None = None,
+    refusals: str | os.PathLike[str] | None = None,
+    allow_overlap: bool = False,
+    probes: ProbeSettings | None = None,
+    precision: str = "float32",
+    cache_mb: float = CACHE_MB,
+    chat_template: bool = True,
+    seed: int = 0,
+    device: str = "cpu",
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Unlearning:
+    """Unlearn the forget problems by editing the selected tensors of a checkpoint, and return the edit.
+
+    With ``retain`` the loss is gamma * forget + retain_weight * retain. Weights that are learnt are held in float32
+    and rounded once to the checkpoint's dtype. A run that was interrupted goes on from its last kept step, to the
+    same bits, when it is called again with the same ``out``.
+
+    Args:
+        rlvr: The checkpoint to edit; it is never written to.
+        forget: File of the problems to forget.
+        objective: One of ``OBJECTIVES``.
+        steps: Number of steps.
+        lr: Learning rate.
+        retain: File of the problems to keep.
+        ranking: A ``ranking.parquet``: edit its selected tensors.
+        where: Regular expression over tensor names: edit the weight matrices that match.
+        all_parameters: Edit every weight matrix.
+        names: Edit these matrices.
+        batch_size: Problems a step and side.
+        retain_weight: Weight of the retain term (alpha); 1 where nothing else says so.
+        preset: ``mast`` or ``open-unlearning``: the coefficients that these use.
+        beta: Inverse temperature of NPO, SimNPO and DPO; exponent of WGA and SatImp; UNDIAL's strength.
+        beta2: Second exponent of SatImp.
+        delta: Margin of SimNPO, inside beta.
+        gamma: Weight of the forget term.
+        retain_loss: ``nll`` or ``kl``, forward from the source.
+        layer: The decoder layer that RMU steers.
+        steering: RMU's c, in median norms of the retain activations.
+        token_weights: Learn weights of the forget tokens (ATWU); True for the defaults.
+        refusals: Text file of refusals for DPO, one a line; None for our own.
+        allow_overlap: Let problems stand on both sides.
+        probes: What to look at while it runs, when to stop, and which step to take.
+        precision: Dtype of the model in memory, ``float32`` or ``bfloat16``; what is learnt is float32 in both.
+        cache_mb: Most memory, in MB, for what the layers below the selection give.
+        chat_template: Whether to use the tokenizer's chat template, where it has one.
+        seed: Decides the batches.
+        device: Where to compute.
+        out: Folder for ``edit.safetensors``, ``steps.parquet`` and, with token weights,
+            ``token_weights.parquet``; None to write nothing.
+        overwrite: Replace an edit made from other inputs or settings.
+        progress: Show a progress bar.
+
+    Raises:
+        MastlensError: If files, selection or settings do not fit.
+    """
+    if precision not in DTYPES:
+        raise unknown("precision", precision, DTYPES)
+    chosen = make_objective(
+        objective,
+        preset=preset,
+        beta=beta,
+        beta2=beta2,
+        delta=delta,
+        gamma=gamma,
+        retain_weight=retain_weight,
+        retain_loss=retain_loss,
+        layer=layer,
+        steering=steering,
+        token_weights=TokenWeights() if token_weights is True else token_weights or None,
+    )
+    checkpoint = Checkpoint(rlvr)
+    selection = select_tensors(checkpoint, ranking=ranking, where=where, all_parameters=all_parameters, names=names)
+    check_arguments(chosen, selection, [] if retain else None, lr=lr, steps=steps, batch_size=batch_size)
+    settings: dict[str, Any] = {
+        "objective": asdict(chosen),
+        "selection": selection,
+        "steps": steps,
+        "lr": lr,
+        "batch_size": batch_size,
+        "seed": seed,
+        "chat_template": chat_template,
+        "precision": precision,
+        "cache_mb": cache_mb,
+        "probes": None if probes is None else probes.settings(),
+    }
+    files = {"forget": forget, "retain": retain, "refusals": refusals, **({} if probes is None else probes.files)}
+    inputs = hash_inputs(files)
+    recorded = {**settings, "selection": sha256_json(selection), "tensors": len(selection)}
+    partial = Partial(out, sha256_json([checkpoint.fingerprint, inputs, recorded]))
+
+    def compute() -> Unlearning:
+        with interruptible() as interrupted:
+            return edited(interrupted)
+
+    def edited(interrupted: Event) -> Unlearning:
+        warn_of_vanishing(checkpoint, selection, lr=lr, steps=steps)
+        model = checkpoint.load_model(device=device, dtype=DTYPES[precision])
+        tokenizer = checkpoint.load_tokenizer()
+        read = _Encoder(checkpoint, tokenizer, context_length(model.config), chat_template)
+        problems = {"forget": read_problems(forget), "retain": [] if retain is None else read_problems(retain)}
+        if not allow_overlap:
+            check_disjoint(problems["forget"], problems["retain"])
+        alternatives = None
+        if chosen.needs_alternatives:
+            wanted = REFUSALS if refusals is None else read_refusals(refusals)
+            alternatives = read(with_refusals(problems["forget"], wanted, seed=seed), "the refusals")
+        encoded = read(problems["forget"], str(forget))
+        run = Unlearner(
+            model,
+            named_matrices(checkpoint, selection),
+            chosen,
+            encoded,
+            read(problems["retain"], str(retain)) if retain is not None else None,
+            alternatives=alternatives,
+            lr=lr,
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+            cache_mb=cache_mb,
+        )
+        prober = None if probes is None else Prober(run, probes, tokenizer, read)
+        records = partial.resume(run, prober)
+        with tqdm(initial=run.done, total=steps, desc="unlearn", unit="step", disable=not progress) as bar:
+            for record in _steps(run, prober):
+                records.append(record)
+                bar.update()
+                partial.keep(run, prober, records)
+                if interrupted.is_set():
+                    partial.keep(run, prober, records, now=True)
+                    raise KeyboardInterrupt
+        taken = run.done if prober is None else choose_step(prober)
+        run.close()
+        made = {**settings, "inputs": inputs, "step": taken}
+        edit, swallowed = make_edit(checkpoint, model, selection, made, masters=run.masters.tensors())
+        columns = list(Step.__dataclass_fields__) + ([] if prober is None else list(COLUMNS))
+        learnt = None if run.scorer is None else learnt_weights(run, encoded, tokenizer)
+        return Unlearning(edit, pd.DataFrame(records, columns=columns), settings, swallowed, taken, learnt)
+
+    def write(result: Unlearning, folder: Path) -> None:
+        result.edit.save(folder / EDIT_FILE)
+        write_table(folder / FILE, result.table)
+        if result.token_weights is not None:
+            write_table(folder / WEIGHTS_FILE, result.token_weights)
+        partial.remove()
+
+    def load(folder: Path) -> Unlearning:
+        edit = Edit.load(folder / EDIT_FILE)
+        table = pd.read_parquet(folder / FILE)
+        learnt = pd.read_parquet(folder / WEIGHTS_FILE) if chosen.token_weights else None
+        return Unlearning(edit, table, settings, chosen=int(edit.settings["step"]), token_weights=learnt)
+
+    return remembered(
+        out,
+        "unlearn",
+        outputs=[EDIT_FILE, FILE, *([WEIGHTS_FILE] if chosen.token_weights else [])],
+        lineage={"rlvr": checkpoint.fingerprint},
+        inputs=inputs,
+        settings=recorded,
+        device=device,
+        overwrite=overwrite,
+        compute=compute,
+        write=write,
+        read=load,
+    )
+
+
+class _Encoder:
+    """Problems to token ids, checked against the tokenizer and the context."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, tokenizer: "PreTrainedTokenizerBase", context: int | None, chat_template: bool
+    ):
+        self.checkpoint, self.tokenizer, self.context, self.chat = checkpoint, tokenizer, context, chat_template
+
+    def __call__(self, problems: Sequence[Problem], source: str) -> list[EncodedProblem]:
+        check_tokenizer(self.tokenizer, problems, self.checkpoint.spec)
+        return encode_problems(problems, self.tokenizer, context=self.context, chat_template=self.chat, source=source)
+
+
+def _steps(run: Unlearner, prober: Prober | None) -> Iterator[dict[str, Any]]:
+    """Yield the record of each step, with its probes, until the end or a guard."""
+    if prober is not None and not run.done:
+        prober.look()
+    while (prober is None or not prober.stopped) and (step := run.step()) is not None:
+        yield {**asdict(step), **({} if prober is None else prober.after(step.step))}
+
+
+def learnt_weights(
+    run: Unlearner, forget: Sequence[EncodedProblem], tokenizer: "PreTrainedTokenizerBase"
+) -> pd.DataFrame:
+    """Return the weights that the scorer gives each forget token at the end.
+
+    Columns: ``item``, ``position`` (from 0 in the solution), ``token``, ``text``, ``weight``, ``logprob``.
+    """
+    assert run.scorer is not None
+    rows: list[dict[str, Any]] = []
+    used = sorted({row for batch in run.schedules["forget"] for row in batch})
+    with torch.no_grad():
+        for start in range(0, len(used), 32):
+            items = used[start : start + 32]
+            reading = run.passes.read("forget", items)
+            weights, values = run.scorer.weights(reading.hidden).tolist(), reading.logprobs.values.tolist()
+            places = zip(reading.rows.tolist(), reading.targets.tolist(), weights, values, strict=True)
+            position, previous = 0, -1
+            for row, token, weight, value in places:
+                position = position + 1 if row == previous else 0
+                previous = row
+                text = str(tokenizer.decode([token]))
+                keys = {"item": items[row], "position": position, "token": token, "text": text}
+                rows.append({**keys, "weight": weight, "logprob": value})
+    return pd.DataFrame(rows)

@@ -1,0 +1,196 @@
+"""Losses as pure functions of log-probabilities, logits and activations. All are minimised.
+
+Forget losses fall as the model forgets; retain losses are least where the model stays what it was. Means are over what
+counts: solution tokens or sequences, never prompt or padding.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from mastlens.likelihood import TokenLogprobs
+
+
+def retain_nll(sums: Float[Tensor, " batch"], counts: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """Return the token-mean negative log-likelihood -sum(log p) / tokens."""
+    return -sums.sum() / counts.sum()
+
+
+def gradient_ascent(sums: Float[Tensor, " batch"], counts: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """Return the token-mean log-likelihood: minimising it ascends the loss (GA, GradDiff)."""
+    return sums.sum() / counts.sum()
+
+
+def npo(
+    sums: Float[Tensor, " batch"],
+    reference: Float[Tensor, " batch"],
+    *,
+    beta: float,
+    counts: Float[Tensor, " batch"] | None = None,
+) -> Float[Tensor, ""]:
+    """Return the NPO loss -(2/beta) mean log sigmoid(-beta (log p - log p_ref)).
+
+    Log-probabilities are summed over the sequence (Zhang et al. 2024, arXiv:2404.05868, eq. 3). With ``counts`` they
+    are means over its tokens: long traces do not saturate the sigmoid then.
+
+    Args:
+        sums: log p of each solution under the model.
+        reference: The same under the model before unlearning.
+        beta: Inverse temperature; the smaller, the closer to gradient ascent.
+        counts: Tokens of each solution, for the per-token variant.
+    """
+    ratio = sums - reference
+    return -(2 / beta) * logsigmoid(-beta * (ratio if counts is None else ratio / counts)).mean()
+
+
+def simnpo(
+    sums: Float[Tensor, " batch"],
+    counts: Float[Tensor, " batch"],
+    *,
+    beta: float,
+    delta: float = 0.0,
+) -> Float[Tensor, ""]:
+    """Return the SimNPO loss -(2/beta) mean log sigmoid(beta (NLL / tokens - delta)).
+
+    No reference model; normalised by length (Fan et al. 2024, arXiv:2410.07163). ``delta`` stands inside
+    beta, as in open-unlearning: it is the paper's margin divided by beta.
+    """
+    return -(2 / beta) * logsigmoid(beta * (-sums / counts - delta)).mean()
+
+
+def dpo(
+    preferred: Float[Tensor, " batch"],
+    preferred_reference: Float[Tensor, " batch"],
+    rejected: Float[Tensor, " batch"],
+    rejected_reference: Float[Tensor, " batch"],
+    *,
+    beta: float,
+) -> Float[Tensor, ""]:
+    """Return the DPO loss -(2/beta) mean log sigmoid(beta [log-ratio(preferred) - log-ratio(rejected)]).
+
+    For unlearning (IdkDPO) a refusal is preferred to the solution (Rafailov et al. 2023, arXiv:2305.18290, eq. 7; the
+    factor 2/beta as in open-unlearning, so that it compares with NPO).
+
+    Args:
+        preferred: log p of each refusal under the model, summed.
+        preferred_reference: The same before unlearning.
+        rejected: log p of each solution under the model, summed.
+        rejected_reference: The same before unlearning.
+        beta: Inverse temperature.
+    """
+    margin = (preferred - preferred_reference) - (rejected - rejected_reference)
+    return -(2 / beta) * logsigmoid(beta * margin).mean()
+
+
+def wga(
+    values: Float[Tensor, " tokens"], *, beta: float, weights: Float[Tensor, " tokens"] | None = None
+) -> Float[Tensor, ""]:
+    """Return the weighted gradient ascent loss mean(stop(p^beta) log p).
+
+    Tokens that are forgotten already weigh little (Wang et al. 2025, arXiv:2502.19301). The weight is a constant to
+    the gradient. With token weights g the mean is of g stop(p)^(beta g) log p, ATWU's "SatGA+" (arXiv:2606.06320).
+
+    Args:
+        values: log p of each solution token.
+        beta: Exponent.
+        weights: g, one a token.
+    """
+    if weights is None:
+        return ((beta * values.detach()).exp() * values).mean()
+    return (weights * (beta * weights * values.detach()).exp() * values).mean()
+
+
+def satimp(
+    values: Float[Tensor, " tokens"],
+    *,
+    beta1: float,
+    beta2: float,
+    weights: Float[Tensor, " tokens"] | None = None,
+) -> Float[Tensor, ""]:
+    """Return the SatImp loss mean(stop(p^beta1 (1 - p)^beta2) log p), Yang et al. 2025 (arXiv:2505.11953).
+
+    Args:
+        values: log p of each solution token.
+        beta1: Exponent of saturation.
+        beta2: Exponent of importance.
+        weights: Weight of each token.
+    """
+    p = values.detach().exp()
+    # log p is 0 at best, up to rounding: 1 - p must not be negative under a root.
+    scale = p**beta1 * (1 - p).clamp_min(0) ** beta2
+    return ((scale if weights is None else scale * weights) * values).mean()
+
+
+def undial(
+    logits: Float[Tensor, "tokens vocabulary"],
+    reference: Float[Tensor, "tokens vocabulary"],
+    targets: Int[Tensor, " tokens"],
+    *,
+    beta: float,
+) -> Float[Tensor, " tokens"]:
+    """Return each token's UNDIAL loss: cross-entropy to softmax(z_ref - beta onehot(target)).
+
+    Self-distillation from logits with the memorised token turned down (Dong et al. 2025, arXiv:2402.10052).
+
+    Args:
+        logits: z under the model.
+        reference: z under the model before unlearning.
+        targets: The tokens to forget.
+        beta: How far their logits are turned down.
+    """
+    lowered = reference.scatter_add(1, targets[:, None], torch.full_like(reference[:, :1], -beta))
+    return -(lowered.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1)
+
+
+def ce_u(logits: Float[Tensor, "tokens vocabulary"], targets: Int[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+    """Return each token's CE-U loss: cross-entropy to the model's own distribution without the target.
+
+    Yang 2025 (arXiv:2503.01224): the teacher is softmax of the logits with the target's at minus infinity, a constant
+    to the gradient.
+    """
+    teacher = logits.detach().scatter(1, targets[:, None], -torch.inf).softmax(dim=1)
+    return -(teacher * logits.log_softmax(dim=1)).sum(dim=1)
+
+
+def steer(states: Float[Tensor, "tokens hidden"], control: Float[Tensor, " hidden"]) -> Float[Tensor, ""]:
+    """Return the RMU forget loss: mean over tokens and dimensions of (h - control)^2.
+
+    Li et al. 2024 (arXiv:2403.03218, eq. 1; divided by the hidden size, as its code does). Only real tokens are handed
+    in: padding is masked before.
+
+    Args:
+        states: Activations of the forget text at the steering layer.
+        control: c times the unit vector u.
+    """
+    return (states - control).square().mean()
+
+
+def anchor(states: Float[Tensor, "tokens hidden"], reference: Float[Tensor, "tokens hidden"]) -> Float[Tensor, ""]:
+    """Return the RMU retain loss: mean over tokens and dimensions of (h - h_before)^2."""
+    return (states - reference).square().mean()
+
+
+def weighted_sums(
+    logprobs: TokenLogprobs, weights: Float[Tensor, " tokens"] | None, *, rescaled: bool
+) -> Float[Tensor, " batch"]:
+    """Return each sequence's sum of g log p; log p summed where there are no weights.
+
+    Args:
+        logprobs: log p of each solution token.
+        weights: g, one a token.
+        rescaled: Multiply by tokens / sum of g, so that weights of any size leave the length as it is (ATWU's w_x,
+            for log-ratios); SimNPO divides by the length itself.
+    """
+    if weights is None:
+        return logprobs.sums
+    zeros = logprobs.values.new_zeros(logprobs.size)
+    sums = zeros.index_add(0, logprobs.rows, weights * logprobs.values)
+    if not rescaled:
+        return sums
+    return sums * logprobs.counts / zeros.index_add(0, logprobs.rows, weights)
+
+
+def after_first(rows: Int[Tensor, " tokens"]) -> Bool[Tensor, " tokens"]:
+    """Return True at all tokens but the first of each row; tokens of a row stand together."""
+    return torch.cat([rows.new_zeros(1, dtype=torch.bool), rows[1:] == rows[:-1]]) if len(rows) else rows.bool()

@@ -1,0 +1,161 @@
+"""The forward passes of an unlearning run, none longer than it must be.
+
+What lies below the lowest edited layer does not change: where memory allows, what it gives is computed once for each
+problem, and every later pass starts above it. What an objective wants to know of the weights before unlearning is read
+from the same model with those few tensors swapped back, never from a second one.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mastlens.analysis.suffix import PartialForward, largest_layers, same_computation
+from mastlens.edit import named_weights, snapshot, swapped
+from mastlens.errors import MastlensError
+from mastlens.likelihood import Reading, by_length, read_solutions
+from mastlens.problems import Batch, EncodedProblem, collate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_TRIED = 16  # tokens on which a pass from the middle must give what the whole one gives
+
+
+class Passes:
+    """Reads batches of problems off a model that is being edited.
+
+    Args:
+        model: The model, in evaluation mode.
+        stored: Names of the parameters that will change.
+        problems: Side to problems.
+        uses: Side to the numbers of its problems, as often as each will be read.
+        cache_mb: Most memory, in MB of 10^6 bytes, for what the unchanging layers give; 0 for none.
+    """
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        stored: Sequence[str],
+        problems: Mapping[str, Sequence[EncodedProblem]],
+        uses: Mapping[str, Sequence[int]],
+        *,
+        cache_mb: float,
+    ):
+        self.model, self.stored, self.problems = model, list(stored), problems
+        self._before: dict[str, Tensor] | None = None
+        self._known = False
+        self._lower: dict[str, dict[int, Tensor]] = {}
+        layers = largest_layers(model)
+        self.partial = None if layers is None else PartialForward(layers)
+        self.start = 0 if layers is None else _lowest(model, list(layers), named_weights(model, self.stored).values())
+        sizes = [len(items) for items in uses.values()], [len(set(items)) for items in uses.values()]
+        self._cut = self._can_cut()
+        if self.start and sum(sizes[0]) > sum(sizes[1]):
+            needed = sum(
+                len(problems[side][item].prompt) + len(problems[side][item].solution)
+                for side, items in uses.items()
+                for item in set(items)
+            )
+            # States are as wide as embeddings, and of their dtype.
+            embeddings = next(model.get_input_embeddings().parameters())
+            if self._cut and needed * embeddings.shape[1] * embeddings.element_size() <= cache_mb * 1e6:
+                self._lower = {side: self._run_lower(side, sorted(set(items))) for side, items in uses.items()}
+
+    @property
+    def cached(self) -> bool:
+        """Whether passes start above the layers that do not change."""
+        return bool(self._lower)
+
+    def remember_originals(self) -> None:
+        """Keep the weights as they are now, for ``before``."""
+        self._before = snapshot(self.model, self.stored)
+
+    @contextmanager
+    def before(self) -> Iterator[None]:
+        """Within, the model has the weights of before unlearning, and no gradient is recorded."""
+        assert self._before is not None
+        with torch.no_grad(), swapped(self.model, self._before):
+            yield
+
+    def read(self, side: str, rows: Sequence[int]) -> Reading:
+        """Return what the model says at the solution tokens of some problems."""
+        batch = self._collate(side, rows)
+        with self._above(side, rows, batch):
+            reading = read_solutions(self.model, batch, known=self._known)
+        self._known = reading.head.embedding is not None
+        return reading
+
+    def states(self, side: str, rows: Sequence[int], layer: int) -> Float[Tensor, "tokens hidden"]:
+        """Return the output of a decoder layer at all tokens of some problems, padding left out.
+
+        The layers above it are not run, where the architecture allows that.
+        """
+        layers = self.layers
+        if not 0 <= layer < len(layers):
+            raise MastlensError(f"There is no layer {layer}: the model has {len(layers)}, counted from 0.")
+        batch = self._collate(side, rows)
+        assert self.partial is not None
+        with self._above(side, rows, batch), self.partial.through(layer, alone=self._cut) as found:
+            # One row of the vocabulary is enough of the logits, and an output embedding needs at least that.
+            read_solutions(self.model, batch, known=True)
+        return found[0][batch.attention_mask]
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The model's decoder layers.
+
+        Raises:
+            MastlensError: If it keeps them in another way than all known architectures do.
+        """
+        if self.partial is None:
+            raise MastlensError(f"The layers of {type(self.model).__name__} cannot be told: it has no list of modules.")
+        return self.partial.layers
+
+    def _collate(self, side: str, rows: Sequence[int]) -> Batch:
+        return collate([self.problems[side][row] for row in rows], device=str(self.model.device))
+
+    def _above(self, side: str, rows: Sequence[int], batch: Batch):
+        if not self._lower or self.partial is None:
+            return nullcontext()
+        kept = [self._lower[side][row] for row in rows]
+        states = kept[0].new_zeros(*batch.input_ids.shape, kept[0].shape[1])
+        for into, found in zip(states, kept, strict=True):
+            into[: len(found)] = found
+        self.partial.hand_out(self.start - 1, states)
+        return self.partial.above(self.start)
+
+    def _can_cut(self) -> bool:
+        """Return whether a pass that leaves layers out is the same computation; tried, not assumed."""
+        if self.partial is None:
+            return False
+        ids = next(problem for problems in self.problems.values() for problem in problems)
+        short = EncodedProblem(ids.prompt[:_TRIED], ids.solution[:_TRIED])
+        batch = collate([short], device=str(self.model.device))
+        same = same_computation(self.model, self.partial, batch, starts=[self.start])
+        plain = self.partial.plain
+        self.partial.clear()
+        return same and plain
+
+    @torch.no_grad()
+    def _run_lower(self, side: str, items: Sequence[int]) -> dict[int, Tensor]:
+        assert self.partial is not None
+        states: dict[int, Tensor] = {}
+        for where, batch in by_length(self.model, [self.problems[side][item] for item in items], 32, None):
+            with self.partial.through(self.start - 1) as found:
+                read_solutions(self.model, batch, known=True)
+            for row, place in enumerate(where):
+                states[items[place]] = found[0][row, batch.attention_mask[row]].clone()
+        return states
+
+
+def _lowest(model: "PreTrainedModel", layers: Sequence[nn.Module], parameters: Iterable[nn.Parameter]) -> int:
+    """Return the first layer that a change of the parameters can reach: as many as there are if none can be reached."""
+    home = {id(p): number for number in reversed(range(len(layers))) for p in layers[number].parameters()}
+    inputs = {id(p) for p in model.get_input_embeddings().parameters()}
+    head = model.get_output_embeddings()
+    last = {id(p) for p in head.parameters()} - inputs if head is not None else set()
+    return min(home.get(id(p), len(layers) if id(p) in last else 0) for p in parameters)
