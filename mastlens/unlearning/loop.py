@@ -142,7 +142,7 @@ class Unlearner:
         }
         if objective.steers:
             with torch.no_grad():
-                rows = sorted(set(uses["retain"]))[:_READ]
+                rows = range(min(_READ, len(self.passes.problems["retain"])))  # whatever the schedule
                 states = self.passes.states("retain", rows, objective.layer)
             self._control = control_vector(states, objective.steering, self.seed)
 

@@ -119,9 +119,10 @@ class Passes:
         return collate([self.problems[side][row] for row in rows], device=str(self.model.device))
 
     def _above(self, side: str, rows: Sequence[int], batch: Batch):
-        if not self._lower or self.partial is None:
+        lower = self._lower.get(side, {})
+        if self.partial is None or not all(row in lower for row in rows):
             return nullcontext()
-        kept = [self._lower[side][row] for row in rows]
+        kept = [lower[row] for row in rows]
         states = kept[0].new_zeros(*batch.input_ids.shape, kept[0].shape[1])
         for into, found in zip(states, kept, strict=True):
             into[: len(found)] = found

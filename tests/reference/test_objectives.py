@@ -6,12 +6,10 @@ import pytest
 import torch
 
 import mastlens as m
+from mastlens.likelihood import Head, Reading
 from mastlens.unlearning.losses import gradient_ascent, npo, retain_nll, simnpo
-from mastlens.unlearning.objectives import (
-    OBJECTIVES,
-    PRESETS,
-    make_objective,
-)
+from mastlens.unlearning.objectives import DESCRIPTIONS, OBJECTIVES, PRESETS, Said, make_objective
+from mastlens.unlearning.token_weights import TokenWeights
 
 from .plain import sigmoid
 
@@ -119,7 +117,8 @@ def test_npo_saturates_without_overflow():
 
 
 def test_the_table_of_objectives():
-    assert set(OBJECTIVES) == {"ga", "graddiff", "npo", "simnpo"}
+    plain = {"ga", "graddiff", "npo", "npo-token", "simnpo", "dpo", "wga", "satimp", "undial", "ce-u"}
+    assert set(OBJECTIVES) == plain | {"rmu"} == set(DESCRIPTIONS)
     assert set(PRESETS) == {"mast", "open-unlearning"}
     assert make_objective("npo").needs_reference
     assert not any(make_objective(name).needs_reference for name in ("ga", "graddiff", "simnpo"))
@@ -153,8 +152,25 @@ def test_what_is_given_goes_before_the_preset():
     assert make_objective("simnpo", preset="open-unlearning").alpha == 1.0  # the preset itself is untouched
 
 
+def reading(rows, table):
+    """Return what a model says whose logits are given: one list of logits, target and row a token."""
+    logits, targets = zip(*table, strict=True)
+    return Reading(torch.tensor(logits), Head(), torch.tensor(targets), torch.tensor(rows), max(rows) + 1)
+
+
+TWO = ([0, 0, 1], [([0.0, 1.0, 2.0], 2), ([1.0, 0.0, -1.0], 1), ([0.5, 0.5, 0.0], 0)])
+LOGPROBS = [
+    2 - math.log(1 + math.e + math.e**2),
+    -math.log(1 + math.e + 1 / math.e),
+    0.5 - math.log(1 + 2 * math.e**0.5),
+]
+
+
 def test_forget_loss_is_the_pure_function():
-    sums, counts, reference = vector(-6, -1), vector(4, 1), vector(-5, -2)
+    now = reading(*TWO)
+    sums, counts, reference = now.logprobs.sums, now.logprobs.counts, torch.tensor([-5.0, -2.0])
+    assert sums.tolist() == pytest.approx([LOGPROBS[0] + LOGPROBS[1], LOGPROBS[2]])
+    said = Said(now, reference, torch.tensor([x for x, _ in TWO[1]]) + 0.1, torch.tensor([-1.0, -2.0]), -reference)
     for name, expected in {
         "ga": gradient_ascent(sums, counts),
         "graddiff": gradient_ascent(sums, counts),
@@ -162,7 +178,47 @@ def test_forget_loss_is_the_pure_function():
         "simnpo": simnpo(sums, counts, beta=2.5, delta=0.0),
     }.items():
         made = make_objective(name, preset="mast", gamma=0.3)  # gamma weighs the term outside
-        assert float(made.forget_loss(sums, counts, reference)) == pytest.approx(float(expected)), name
+        assert float(made.forget_loss(said)) == pytest.approx(float(expected)), name
+    p = [math.exp(v) for v in LOGPROBS]
+    for name, expected in {
+        "npo-token": 2 * sum(math.log1p(math.exp(d)) for d in ((sum(LOGPROBS[:2]) + 5) / 2, LOGPROBS[2] + 2)) / 2,
+        "wga": sum(a * b for a, b in zip(p, LOGPROBS, strict=True)) / 3,
+        "satimp": sum(a**5 * (1 - a) * b for a, b in zip(p, LOGPROBS, strict=True)) / 3,
+    }.items():
+        assert float(make_objective(name).forget_loss(said)) == pytest.approx(expected), name
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "rmu"])
+def test_weights_of_one_change_nothing_and_of_a_half_do(name):
+    now = reading(*TWO)
+    said = Said(
+        now, torch.tensor([-5.0, -2.0]), now.hidden + 0.1, torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -1.0])
+    )
+    made = make_objective(name)
+    plainly = float(made.forget_loss(said))
+    assert float(made.forget_loss(said, torch.ones(3))) == pytest.approx(plainly, rel=1e-5)
+    uneven = torch.tensor([1.0, 0.25, 0.5])
+    assert float(made.forget_loss(said, uneven)) != pytest.approx(plainly, rel=1e-3)
+    if name in ("npo", "npo-token", "dpo"):  # log-ratios are rescaled by length / sum of weights: even ones cancel
+        assert float(made.forget_loss(said, torch.full((3,), 0.5))) == pytest.approx(plainly, rel=1e-5)
+
+
+def test_settings_that_do_not_go_together():
+    for name, given, told in (
+        ("rmu", {}, "--layer"),
+        ("rmu", {"layer": 1, "steering": 0.0}, "steering"),
+        ("rmu", {"layer": 1, "retain_loss": "kl"}, "activations"),
+        ("rmu", {"layer": 1, "token_weights": TokenWeights()}, "tokens"),
+        ("ga", {"layer": 1}, "rmu"),
+        ("ga", {"retain_loss": "l2"}, "nll, kl"),
+        ("wga", {"preset": "mast"}, "says nothing of wga"),
+        ("satimp", {"beta2": -1.0}, "negative"),
+    ):
+        with pytest.raises(m.MastlensError, match=told):
+            make_objective(name, **given)
+    for wrong in ({"budget": 0.0}, {"budget": 1.0}, {"lr": 0.0}, {"every": 0}):
+        with pytest.raises(m.MastlensError):
+            TokenWeights(**wrong)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
