@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from mastlens.problems import Problem, read_problems
     from mastlens.reporting import report
     from mastlens.selection import Ranking, rank
-    from mastlens.unlearning import Unlearning, unlearn
+    from mastlens.unlearning import ProbeSettings, TokenWeights, Unlearning, unlearn
+    from mastlens.unlearning.negation import negate_increment
 
 _PUBLIC = {
     "Agreement": "analysis.agreement",
@@ -44,9 +45,11 @@ _PUBLIC = {
     "Lineage": "lineage",
     "MastlensError": "errors",
     "MastlensWarning": "errors",
+    "ProbeSettings": "unlearning",
     "Problem": "problems",
     "Ranking": "selection",
     "TokenDifferences": "analysis.tokens",
+    "TokenWeights": "unlearning",
     "Trajectory": "analysis.trajectories",
     "Unlearning": "unlearning",
     "apply_edit": "edit",
@@ -60,6 +63,7 @@ _PUBLIC = {
     "geometry": "analysis.increments",
     "inspect": "inspection",
     "mask_agreement": "analysis.agreement",
+    "negate_increment": "unlearning.negation",
     "organism_trajectory": "organism.replay",
     "rank": "selection",
     "rank_agreement": "analysis.causal",
@@ -87,9 +91,11 @@ __all__ = [
     "Lineage",
     "MastlensError",
     "MastlensWarning",
+    "ProbeSettings",
     "Problem",
     "Ranking",
     "TokenDifferences",
+    "TokenWeights",
     "Trajectory",
     "Unlearning",
     "apply_edit",
@@ -103,6 +109,7 @@ __all__ = [
     "geometry",
     "inspect",
     "mask_agreement",
+    "negate_increment",
     "organism_trajectory",
     "rank",
     "rank_agreement",

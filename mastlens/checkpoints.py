@@ -1,9 +1,7 @@
 """Checkpoints: opened by path or hub id, with or without an adapter, read one tensor at a time."""
 
-import hashlib
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,16 +11,14 @@ import torch
 
 from mastlens.adapters import CONFIG as ADAPTER_CONFIG
 from mastlens.adapters import Adapter, base_of
+from mastlens.digests import fingerprint_of, tensor_digests
 from mastlens.errors import MastlensError, unknown
-from mastlens.files import sha256_tensor
 from mastlens.folders import companion_files, read_config, resolve_folder, tokenizer_files
 from mastlens.projections import Projection, find_projections
 from mastlens.shards import StoredTensor, index_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-_HASHED_AT_ONCE = 8  # tensors in memory while fingerprinting; more threads than that wait for the disk
 
 
 class Checkpoint:
@@ -169,21 +165,14 @@ class Checkpoint:
         return projection.read(self.rows(projection.stored, 0, None, mapped=mapped))
 
     @cached_property
+    def digests(self) -> dict[str, str]:
+        """Name to dtype, shape and SHA-256 of every tensor. Reads the whole checkpoint, a few tensors at once."""
+        return tensor_digests(self)
+
+    @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the names, dtypes, shapes and bytes of all tensors, however they are sharded.
-
-        Reads the whole checkpoint, a few tensors at once; hashing runs in threads.
-        """
-
-        def line(name: str) -> bytes:
-            value = self.tensor(name)
-            return f"{name} {value.dtype} {tuple(value.shape)} {sha256_tensor(value)}\n".encode()
-
-        digest = hashlib.sha256()
-        with ThreadPoolExecutor(min(_HASHED_AT_ONCE, os.cpu_count() or 1)) as pool:
-            for part in pool.map(line, self.tensors):
-                digest.update(part)
-        return digest.hexdigest()
+        """SHA-256 over the names, dtypes, shapes and bytes of all tensors, however they are sharded."""
+        return fingerprint_of(self.digests)
 
     def load_model(
         self,
@@ -263,6 +252,10 @@ def _all_finite(value: torch.Tensor) -> bool:
     """Return whether no entry is NaN or infinite, without a second copy in memory: both reach the extremes."""
     if not value.numel():
         return True
+    if value.dtype == torch.float32 and value.is_contiguous():  # the common case at twice the speed
+        flat = value.reshape(-1)
+        if bool(torch.isfinite(torch.dot(flat, flat))):  # else it may be no more than a square that overflows
+            return True
     if value.element_size() == 1:  # float8 has no extremes in torch
         value = value.float()
     return all(bool(torch.isfinite(end)) for end in torch.aminmax(value))

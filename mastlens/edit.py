@@ -2,10 +2,9 @@
 
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +14,29 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mastlens.architectures import locate_parameters
+from mastlens.digests import fingerprint_of, tensor_digest
 from mastlens.errors import MastlensError, unknown
-from mastlens.files import atomic_path, sha256_tensor, write_json, write_tensors
+from mastlens.export import export, shelve_cards, unshelve_cards
+from mastlens.files import sha256_json, sha256_tensor, write_tensors
 from mastlens.lineage import Checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+__all__ = [
+    "FILE",
+    "Edit",
+    "apply_edit",
+    "named_weights",
+    "revert_edit",
+    "snapshot",
+    "swapped",
+    "write_weights",
+]
+
 FILE = "edit.safetensors"
 FORMAT = 1
-_INDEX = "model.safetensors.index.json"
+_SHOWN = 5  # names in a message
 
 
 @dataclass(frozen=True)
@@ -36,12 +48,38 @@ class Edit:
         after: Name to tensor in the edited one; same names.
         source: Fingerprint of the checkpoint that the edit belongs to.
         settings: How it was made: selection, objective, seed, ...
+        digests: Name to digest of every tensor of the source (``tensor_digests``): then a checkpoint that the edit
+            does not belong to is told what differs, tensor by tensor. Empty where it was not kept.
     """
 
     before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
     source: str
     settings: Mapping[str, Any]
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_changed(
+        cls,
+        before: Mapping[str, Tensor],
+        after: Mapping[str, Tensor],
+        source: str,
+        settings: Mapping[str, Any],
+        digests: Mapping[str, str] | None = None,
+    ) -> "Edit":
+        """Return the edit of those tensors that differ in any bit.
+
+        Raises:
+            MastlensError: If none does.
+        """
+        names = [name for name in after if not same_bits(before[name], after[name])]
+        if not names:
+            raise MastlensError(
+                f"The edit is empty: all {len(after)} tensors come out as the source has them, bit for bit. There is "
+                "nothing to apply."
+            )
+        old, new = ({name: side[name] for name in names} for side in (before, after))
+        return cls(old, new, source, settings, digests or {})
 
     @property
     def names(self) -> list[str]:
@@ -68,18 +106,28 @@ class Edit:
             )
         return pd.DataFrame(rows)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the patch file; equal edits give equal bytes."""
-        path = Path(path)
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the metadata that its file holds, and with it of every tensor, the source and the settings."""
+        return sha256_json(self._metadata())
+
+    def _sides(self) -> dict[str, Tensor]:
         tensors = {f"before/{name}": tensor for name, tensor in self.before.items()}
-        tensors |= {f"after/{name}": tensor for name, tensor in self.after.items()}
-        metadata = {
+        return tensors | {f"after/{name}": tensor for name, tensor in self.after.items()}
+
+    def _metadata(self) -> dict[str, Any]:
+        return {
             "format": FORMAT,
             "source": self.source,
             "settings": dict(self.settings),
-            "sha256": {name: sha256_tensor(tensor) for name, tensor in tensors.items()},
+            "sha256": {name: sha256_tensor(tensor) for name, tensor in self._sides().items()},
+            **({"tensors": dict(self.digests)} if self.digests else {}),
         }
-        write_tensors(path, tensors, metadata)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the patch file; equal edits give equal bytes."""
+        path = Path(path)
+        write_tensors(path, self._sides(), self._metadata())
         return path
 
     @classmethod
@@ -99,6 +147,7 @@ class Edit:
                 metadata = json.loads((stream.metadata() or {})["mastlens"])
                 tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
             hashes, source, settings = metadata["sha256"], metadata["source"], metadata["settings"]
+            digests = dict(metadata.get("tensors", {}))
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise MastlensError(f"{path} is not an edit, or it is truncated ({error!r}).") from error
         if set(hashes) != set(tensors):
@@ -112,37 +161,101 @@ class Edit:
         }
         if set(sides["before"]) != set(sides["after"]):
             raise MastlensError(f"{path} is damaged: before and after do not hold the same tensors.")
-        return cls(sides["before"], sides["after"], source, settings)
+        if digests and not _agree(digests, source, sides["before"]):
+            raise MastlensError(f"{path} was tampered with: its list of the source's tensors is not the source's.")
+        return cls(sides["before"], sides["after"], source, settings, digests)
+
+    def scale(self, by: float) -> "Edit":
+        """Return the edit that goes ``by`` times as far: before + by * (after - before), entry by entry.
+
+        Computed in float64 and rounded once to the stored dtype. At 1 it is this edit bit for bit, and entries that
+        it leaves as they are stay so at any scale; below 0 it goes the other way.
+
+        Raises:
+            MastlensError: If nothing is left, as at 0, or the result does not fit the dtype.
+        """
+        from mastlens.composition import scale
+
+        return scale(self, by)
+
+    def compose(self, following: "Edit") -> "Edit":
+        """Return one edit of this edit's source that does what this one and then ``following`` do.
+
+        ``following`` was made on the checkpoint that this edit gives, or it is another edit of the same source that
+        changes other tensors.
+
+        Raises:
+            MastlensError: If they do not fit, with the tensors where they do not, or undo each other.
+        """
+        from mastlens.composition import compose
+
+        return compose(self, following)
 
     def check_source(self, checkpoint: Checkpoint) -> None:
         """Raise unless ``checkpoint`` is, bit for bit, the one that the edit was made for."""
-        self._check(checkpoint, self.before, "apply it to")
-        if checkpoint.fingerprint != self.source:
-            raise MastlensError(
-                f"The edit was made for another checkpoint ({self.source[:12]}) than {checkpoint.spec} "
-                f"({checkpoint.fingerprint[:12]}): the edited tensors agree, others do not."
-            )
+        edited = self._differences(checkpoint, self.before)
+        if not edited and checkpoint.fingerprint == self.source:
+            return
+        raise MastlensError(
+            f"Cannot apply it to {checkpoint.spec}: the edit was made for another checkpoint, with fingerprint "
+            f"{self.source[:12]}. {edited or f'All {len(self.before)} edited tensors agree.'} "
+            f"{self._other_differences(checkpoint)}"
+        )
 
     def check_edited(self, checkpoint: Checkpoint) -> None:
-        """Raise unless the edited tensors of ``checkpoint`` are, bit for bit, those that the edit left."""
-        self._check(checkpoint, self.after, "revert it from")
+        """Raise unless the edited tensors of ``checkpoint`` are, bit for bit, those that the edit left.
 
-    def _check(self, checkpoint: Checkpoint, expected: Mapping[str, Tensor], what: str) -> None:
-        absent = [name for name in expected if name not in checkpoint.tensors]
-        if absent:
-            raise MastlensError(f"Cannot {what} {checkpoint.spec}: it has no tensor {absent[0]}.")
-        differing = [name for name, tensor in expected.items() if not _same_bits(checkpoint.tensor(name), tensor)]
-        if differing:
+        Only these are looked at: of two edits of different tensors, either can be taken out first.
+        """
+        if edited := self._differences(checkpoint, self.after):
             raise MastlensError(
-                f"Cannot {what} {checkpoint.spec}: {len(differing)} of {len(expected)} edited tensors are not "
-                f"what the edit expects, first {differing[0]}. The edit belongs to the checkpoint with "
-                f"fingerprint {self.source[:12]}."
+                f"Cannot revert it from {checkpoint.spec}: it does not hold this edit. {edited} The edit belongs to "
+                f"the checkpoint with fingerprint {self.source[:12]}."
             )
 
+    def _differences(self, checkpoint: Checkpoint, expected: Mapping[str, Tensor]) -> str:
+        there = [name for name in expected if name in checkpoint.tensors]
+        differing = [name for name in there if not same_bits(checkpoint.tensor(name), expected[name])]
+        absent = [name for name in expected if name not in checkpoint.tensors]
+        said = []
+        if absent:
+            said.append(f"It lacks {len(absent)} of {len(expected)} edited tensors: {listed(absent)}.")
+        if differing:
+            said.append(
+                f"Of {len(expected)} edited tensors {len(differing)} are not what the edit expects: "
+                f"{listed(differing)}."
+            )
+        return " ".join(said)
 
-def _same_bits(a: Tensor, b: Tensor) -> bool:
+    def _other_differences(self, checkpoint: Checkpoint) -> str:
+        """Say which of the tensors that the edit leaves alone are not the source's, as far as it knows them."""
+        if not self.digests:
+            return "Which of the others differ, this edit does not know: it keeps no digests of them."
+        others = {name: line for name, line in checkpoint.digests.items() if name not in self.before}
+        expected = {name: line for name, line in self.digests.items() if name not in self.before}
+        differing = [name for name in sorted({*others, *expected}) if others.get(name) != expected.get(name)]
+        if not differing:
+            return f"The {len(expected)} others agree."
+        return f"Of the {len(expected)} others {len(differing)} differ: {listed(differing)}."
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return the first names of several, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors are the same in dtype, shape and every bit."""
     # By bytes, not by value: 0.0 equals -0.0, and they are not the same bits.
-    return a.dtype == b.dtype and a.shape == b.shape and sha256_tensor(a) == sha256_tensor(b)
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return torch.equal(*(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b)))
+
+
+def _agree(digests: Mapping[str, str], source: str, before: Mapping[str, Tensor]) -> bool:
+    return fingerprint_of(digests) == source and all(digests.get(n) == tensor_digest(t) for n, t in before.items())
 
 
 def named_weights(model: "PreTrainedModel", names: list[str]) -> dict[str, torch.nn.Parameter]:
@@ -198,14 +311,25 @@ def apply_edit(
     out: str | os.PathLike[str],
     overwrite: bool = False,
 ) -> Path:
-    """Write a complete Hugging Face folder: the checkpoint with the edit in it.
+    """Write a complete Hugging Face folder: the checkpoint with the edit in it, and a model card that says so.
+
+    A ``README.md`` of the source is kept as ``README.source.md``.
 
     Raises:
         MastlensError: If the checkpoint is not the one that the edit was made for, or ``out`` exists.
     """
+    from mastlens.model_card import write_card
+
     edit, checkpoint = _as_edit(edit), Checkpoint(to)
     edit.check_source(checkpoint)
-    return export(checkpoint, edit.after, out, overwrite=overwrite)
+    return export(
+        checkpoint,
+        edit.after,
+        out,
+        card=write_card(edit, checkpoint),
+        companions=shelve_cards(checkpoint.companions),
+        overwrite=overwrite,
+    )
 
 
 def revert_edit(
@@ -217,76 +341,16 @@ def revert_edit(
 ) -> Path:
     """Write a complete Hugging Face folder: the edited checkpoint ``source`` with the edit taken out.
 
+    The edit's model card goes, and the ``README.md`` that stood there before is back.
+
     Raises:
         MastlensError: If the checkpoint does not hold the edit, or ``out`` exists.
     """
     edit, checkpoint = _as_edit(edit), Checkpoint(source)
     edit.check_edited(checkpoint)
-    return export(checkpoint, edit.before, out, overwrite=overwrite)
+    companions = unshelve_cards(checkpoint.companions, made_for=edit.sha256)
+    return export(checkpoint, edit.before, out, companions=companions, overwrite=overwrite)
 
 
 def _as_edit(edit: "Edit | str | os.PathLike[str]") -> Edit:
     return edit if isinstance(edit, Edit) else Edit.load(edit)
-
-
-def export(
-    checkpoint: Checkpoint,
-    tensors: Mapping[str, Tensor],
-    out: str | os.PathLike[str],
-    *,
-    overwrite: bool = False,
-) -> Path:
-    """Write ``checkpoint`` with ``tensors`` in place of its own to the folder ``out``, one shard in memory.
-
-    Everything else of the folder (configuration, tokenizer, generation settings) is copied. Pickled shards are
-    written as safetensors; an adapter comes out merged into its base.
-    """
-    out = Path(out)
-    if out.exists() and any(out.resolve() == folder.resolve() for folder in checkpoint.folders):
-        raise MastlensError(f"{out} is the source checkpoint, which is never written to. Choose another --out.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
-        raise MastlensError(f"{out} exists and is not empty. Choose another --out, or pass --overwrite.")
-    shards, pickled = _exported_shards(checkpoint)
-    added = checkpoint.added  # an adapter's tensors are not those of its base's files
-    with atomic_path(out) as temporary:
-        temporary.mkdir()
-        for name, file in checkpoint.companions.items():
-            shutil.copyfile(file, temporary / name)
-        for name, (shard, names) in shards.items():
-            if pickled or any(n in tensors or n in added for n in names):
-                write_tensors(
-                    temporary / name,
-                    {n: tensors[n] if n in tensors else checkpoint.tensor(n) for n in names},
-                )
-            else:
-                shutil.copyfile(shard, temporary / name)
-        if pickled and len(shards) > 1:
-            weight_map = {n: name for name, (_, names) in shards.items() for n in names}
-            size = sum((temporary / name).stat().st_size for name in shards)
-            write_json(
-                temporary / _INDEX, {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
-            )
-    return out
-
-
-def exported_files(checkpoint: Checkpoint) -> list[str]:
-    """Return the names of the files that ``export`` writes for a checkpoint."""
-    shards, pickled = _exported_shards(checkpoint)
-    index = [_INDEX] if pickled and len(shards) > 1 else []
-    return sorted({*checkpoint.companions, *shards, *index})
-
-
-def _exported_shards(checkpoint: Checkpoint) -> tuple[dict[str, tuple[Path, list[str]]], bool]:
-    """Return new file name to source shard and its tensors, and whether the source's are pickled."""
-    shards: dict[Path, list[str]] = {}
-    for stored in checkpoint.tensors.values():
-        shards.setdefault(stored.file, []).append(stored.name)
-    pickled = any(shard.suffix == ".bin" for shard in shards)
-    named = enumerate(sorted(shards.items()), start=1)
-    return {
-        _shard_name(number, len(shards)) if pickled else shard.name: (shard, names) for number, (shard, names) in named
-    }, pickled
-
-
-def _shard_name(number: int, of: int) -> str:
-    return "model.safetensors" if of == 1 else f"model-{number:05d}-of-{of:05d}.safetensors"

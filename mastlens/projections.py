@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mastlens.architectures import ORDER, Architecture, Contents, find_architecture, find_prefix, not_known
@@ -26,7 +26,8 @@ _NORMS = {
 class Layout:
     """Which rows of a stored tensor belong to one matrix: of each of ``blocks`` equal blocks, ``size`` from ``start``.
 
-    One block is a plain range of rows; as many blocks as heads is a tensor that alternates by head.
+    One block is a plain range of rows; as many blocks as heads is a tensor that alternates by head. A head is narrower:
+    its rows lie in one of the blocks, and of o it is a range of columns.
 
     Attributes:
         blocks: How many equal blocks the rows are cut into.
@@ -34,6 +35,8 @@ class Layout:
         size: Number of rows in each block; None for all to its end.
         transposed: Whether the file has the tensor as (in, out).
         expert: Which matrix of a stack (experts, out, in); None where the tensor is a matrix.
+        block: The one block that is taken; None for all of them.
+        columns: First column and number of columns; None for all.
     """
 
     blocks: int = 1
@@ -41,17 +44,25 @@ class Layout:
     size: int | None = None
     transposed: bool = False
     expert: int | None = None
+    block: int | None = None
+    columns: tuple[int, int] | None = None
 
     def view(self, stored: "Tensor") -> "Tensor":
-        """Return these rows as a view (blocks, size, in) of the stored tensor."""
+        """Return these rows as a view (blocks, size, in) of the stored tensor; with ``block`` set, of one block."""
         matrix = stored if self.expert is None else stored[self.expert]
-        return self._cut((matrix.T if self.transposed else matrix).unflatten(0, (self.blocks, -1)), 1)
+        rows = self._cut((matrix.T if self.transposed else matrix).unflatten(0, (self.blocks, -1)), 1)
+        return rows if self.columns is None else rows.narrow(-1, *self.columns)
 
     def view_outputs(self, outputs: "Tensor") -> "Tensor":
-        """Return these features as a view (..., blocks, size) of what the module puts out, (..., stored out)."""
+        """Return these features as a view (..., blocks, size) of what the module puts out, (..., stored out).
+
+        Columns belong to the input: a range of them leaves all features.
+        """
         return self._cut(outputs.unflatten(-1, (self.blocks, -1)), outputs.ndim)
 
     def _cut(self, blocks: "Tensor", axis: int) -> "Tensor":
+        if self.block is not None:
+            blocks = blocks.narrow(axis - 1, self.block, 1)
         return blocks.narrow(axis, self.start, blocks.shape[axis] - self.start if self.size is None else self.size)
 
 
@@ -61,13 +72,14 @@ WHOLE = Layout()
 
 @dataclass(frozen=True, order=True)
 class Projection:
-    """One attention projection of one layer, or another weight matrix, in checkpoint coordinates.
+    """One attention projection of one layer, one head of it, or another weight matrix, in checkpoint coordinates.
 
     Attributes:
         layer: Counted from 0; -1 for a matrix that is in no layer.
         order: Position in ``ORDER``, so that projections sort as ties are broken.
         projection: ``q``, ``k``, ``v`` or ``o``; or one of the rest of ``ORDER``. Of another matrix, its short name.
-        name: The parameter's name in the checkpoint, with ``#q`` and so on behind it where it holds several.
+        name: The parameter's name in the checkpoint, with ``#q`` and so on behind it where it holds several; of a head
+            with ``#h3`` behind it, or ``#q.h3``.
         rows: Output size (matrices are taken as (out, in)).
         cols: Input size.
         heads: Query heads for q and o, key-value heads (groups) for k and v; 0 for a matrix that has no heads.
@@ -96,7 +108,7 @@ class Projection:
 
     @property
     def stored(self) -> str:
-        """The name of the stored tensor: ``name`` without the ``#q`` of a tensor that holds several projections."""
+        """The name of the stored tensor: ``name`` without the ``#q`` or ``#h3`` of a part of it."""
         return self.name.partition("#")[0]
 
     @property
@@ -106,7 +118,7 @@ class Projection:
 
     @property
     def fused(self) -> bool:
-        """Whether the stored tensor holds other matrices too."""
+        """Whether the stored tensor holds other matrices, or other heads, too."""
         return self.stored != self.name
 
     def read(self, stored: "Tensor") -> "Tensor":
@@ -130,7 +142,30 @@ class Projection:
         if matrix.untyped_storage().data_ptr() == stored.untyped_storage().data_ptr():
             matrix = matrix.clone()  # what read returned may be the very memory that is written
         part = self.layout.view(stored.detach())
-        part.copy_(matrix.detach().unflatten(0, (self.layout.blocks, -1)))
+        part.copy_(matrix.detach().unflatten(0, part.shape[:2]))
+
+    def head(self, head: int) -> "Projection":
+        """Return one head as a matrix of its own: (head_dim, in), or of o (out, head_dim).
+
+        Args:
+            head: From 0; of k and v, the key-value group.
+
+        Raises:
+            MastlensError: If there is no such head.
+        """
+        if not 0 <= head < self.heads:
+            raise MastlensError(f"{self.name} has {self.heads} heads, counted from 0; there is no head {head}.")
+        if self.layout.block is not None or self.layout.columns is not None:
+            return self  # a head is its own only head
+        suffix = f"{'.' if '#' in self.name else '#'}h{head}"
+        name, dim, layout = self.name + suffix, self.head_dim, self.layout
+        if self.projection == "o":  # o reads the heads one beside the other; its bias belongs to no head
+            layout = replace(layout, columns=(head * dim, dim))
+            return replace(self, name=name, cols=dim, heads=1, layout=layout, bias=None)
+        block, within = divmod(head, self.heads // layout.blocks)
+        layout = replace(layout, block=block, start=layout.start + within * dim, size=dim)
+        bias = self.bias and f"{self.bias}{'.' if '#' in self.bias else '#'}h{head}"
+        return replace(self, name=name, rows=dim, heads=1, layout=layout, bias=bias)
 
     def head_of(self, stored: "Tensor", head: int) -> "Tensor":
         """Return one head as a view of the stored tensor: (head_dim, in), or of o (out, head_dim).
@@ -142,13 +177,7 @@ class Projection:
         Raises:
             MastlensError: If there is no such head.
         """
-        if not 0 <= head < self.heads:
-            raise MastlensError(f"{self.name} has {self.heads} heads, counted from 0; there is no head {head}.")
-        part = self.layout.view(stored)
-        if self.projection == "o":
-            return part[0, :, head * self.head_dim : (head + 1) * self.head_dim]
-        block, within = divmod(head, self.heads // self.layout.blocks)
-        return part[block, within * self.head_dim : (within + 1) * self.head_dim]
+        return self.head(head).layout.view(stored)[0]
 
     def heads_of(self, stored: "Tensor") -> "Tensor":
         """Return all heads as one view of the stored tensor: (heads, head_dim, in), or of o (heads, out, head_dim).
@@ -175,7 +204,8 @@ class Projection:
 
     def write_outputs(self, outputs: "Tensor", part: "Tensor") -> None:
         """Put ``part`` (..., rows) into what the module puts out, in place; the other projections' parts stay."""
-        self.layout.view_outputs(outputs).copy_(part.unflatten(-1, (self.layout.blocks, -1)))
+        view = self.layout.view_outputs(outputs)
+        view.copy_(part.unflatten(-1, view.shape[-2:]))
 
 
 def find_projections(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Projection, ...]:
@@ -251,7 +281,7 @@ def _slices(
         )
     per = {"head": "num_attention_heads", "group": "num_key_value_heads"}.get(contents.per)
     blocks = read_size(config, per) if per else 1
-    if uneven := [label for label in contents.parts if widths[label] % blocks]:
+    if uneven := [label for label, (heads, _) in sizes.items() if (heads or widths[label]) % blocks]:
         raise MastlensError(
             f"{uneven[0]} of {stored} cannot be cut into {blocks} equal blocks, one per {contents.per}. "
             "With grouped queries it is 'per group'."

@@ -4,8 +4,10 @@ import argparse
 from importlib.metadata import version
 
 from mastlens.cli import commands
+from mastlens.cli.edits import add_edits
 from mastlens.cli.mechanism import add_mechanism
-from mastlens.cli.options import add_no_chat_template, add_out, add_overwrite, add_problems, path_help
+from mastlens.cli.options import add_no_chat_template, add_out, path_help
+from mastlens.cli.unlearning import add_unlearning
 from mastlens.cli.weights import add_weights
 
 
@@ -34,8 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     _demo(command)
     add_weights(command)
     add_mechanism(command)
-    _unlearn(command)
-    _edit(command)
+    add_unlearning(command)
+    add_edits(command)
     _evaluation(command)
     _organism(command)
     return parser
@@ -44,44 +46,6 @@ def build_parser() -> argparse.ArgumentParser:
 def _demo(command) -> None:
     demo = command("demo", commands.demo, "the whole method on the shipped organism, with a report")
     add_out(demo, required=False, default="demo")
-
-
-def _unlearn(command) -> None:
-    unlearn = command("unlearn", commands.unlearn, "unlearn the forget problems by editing selected tensors")
-    unlearn.add_argument("--rlvr", required=True, metavar="PATH", help=path_help("the checkpoint to edit"))
-    where = unlearn.add_mutually_exclusive_group(required=True)
-    where.add_argument("--ranking", metavar="FILE", help="edit the tensors that a ranking.parquet selects")
-    where.add_argument("--where", metavar="REGEX", help="edit the weight matrices whose names match")
-    where.add_argument("--all-parameters", action="store_true", help="edit every weight matrix")
-    add_problems(unlearn)
-    unlearn.add_argument("--objective", required=True, metavar="NAME", help="ga, graddiff, npo or simnpo")
-    unlearn.add_argument("--steps", type=int, required=True, metavar="N", help="number of steps")
-    unlearn.add_argument("--lr", type=float, required=True, metavar="X", help="learning rate, constant")
-    unlearn.add_argument("--batch-size", type=int, default=8, help="problems a step and side (default 8)")
-    unlearn.add_argument("--retain-weight", type=float, metavar="X", help="weight of the retain term (default 1)")
-    unlearn.add_argument("--preset", help="coefficients of a source: mast or open-unlearning")
-    unlearn.add_argument("--beta", type=float, help="inverse temperature of npo and simnpo")
-    unlearn.add_argument("--delta", type=float, help="margin of simnpo, inside beta")
-    unlearn.add_argument("--gamma", type=float, help="weight of the forget term (default 1)")
-    add_no_chat_template(unlearn)
-    add_out(unlearn)
-
-
-def _edit(command) -> None:
-    edit = command("edit", None, "show, apply or revert an edit", parents=False)
-    actions = edit.add_subparsers(dest="action", required=True, metavar="ACTION")
-    show = command("show", commands.edit_show, "what an edit changes", under=actions)
-    show.add_argument("edit", metavar="EDIT", help="an edit.safetensors")
-    apply = command("apply", commands.edit_apply, "write the checkpoint with the edit in it", under=actions)
-    apply.add_argument("edit", metavar="EDIT", help="an edit.safetensors")
-    apply.add_argument("--to", required=True, metavar="PATH", help=path_help("the checkpoint it was made for"))
-    apply.add_argument("--out", required=True, metavar="NEW", help="folder for the complete checkpoint")
-    add_overwrite(apply)
-    revert = command("revert", commands.edit_revert, "write the checkpoint with the edit taken out", under=actions)
-    revert.add_argument("edit", metavar="EDIT", help="an edit.safetensors")
-    revert.add_argument("--from", dest="source", required=True, metavar="PATH", help=path_help("the edited one"))
-    revert.add_argument("--out", required=True, metavar="NEW", help="folder for the complete checkpoint")
-    add_overwrite(revert)
 
 
 def _evaluation(command) -> None:

@@ -18,7 +18,7 @@ def add_unlearning(command) -> None:
     unlearn.add_argument("--rlvr", required=True, metavar="PATH", help=path_help("the checkpoint to edit"))
     where = unlearn.add_mutually_exclusive_group(required=True)
     where.add_argument("--ranking", metavar="FILE", help="edit the tensors that a ranking.parquet selects")
-    where.add_argument("--where", metavar="REGEX", help="edit the weight matrices whose names match")
+    where.add_argument("--where", metavar="REGEX", help="edit the matrices that match; with a #, heads too (#h3$)")
     where.add_argument("--all-parameters", action="store_true", help="edit every weight matrix")
     add_problems(unlearn)
     unlearn.add_argument(

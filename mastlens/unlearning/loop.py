@@ -378,4 +378,6 @@ def make_edit(
         swallowed += int((in_master & ~in_stored).sum())
         if bool(in_stored.any()):
             before[name], after[name] = old, new
-    return Edit(before, after, checkpoint.fingerprint, settings), swallowed / moved if moved else 0.0
+    return Edit(
+        before, after, checkpoint.fingerprint, settings, checkpoint.digests
+    ), swallowed / moved if moved else 0.0

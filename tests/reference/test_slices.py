@@ -1,4 +1,7 @@
-"""Fused tensors through the whole chain: slices are ranked, edited and taken back, and nothing beside them moves."""
+"""Parts of tensors through the whole chain: slices and heads are edited and taken back, and nothing beside them moves.
+
+Slices are of fused tensors; heads are ranges of rows of q, k and v, and of columns of o.
+"""
 
 import pytest
 import torch
@@ -21,7 +24,10 @@ def fused(request, tmp_path_factory):
 
 
 def named(checkpoint, label):
-    return next(p for p in checkpoint.projections if p.layer == 1 and p.projection == label)
+    """A projection of the second layer, as ``q``, or one of its heads, as ``q.1``."""
+    label, _, head = label.partition(".")
+    found = next(p for p in checkpoint.projections if p.layer == 1 and p.projection == label)
+    return found.head(int(head)) if head else found
 
 
 def outside(projection, stored):
@@ -59,7 +65,7 @@ def test_a_ranked_slice_is_edited_and_nothing_beside_it(fused, tmp_path):
     assert back.fingerprint == source.fingerprint
 
 
-@pytest.mark.parametrize("label", ["q", "k", "v"])
+@pytest.mark.parametrize("label", ["q", "k", "v", "q.2", "v.1", "o.3"])
 def test_the_first_step_of_a_slice_is_that_of_plain_adam_on_its_own_gradient(fused, label):
     checkpoint = Checkpoint(fused.rlvr)
     model, tokenizer = checkpoint.load_model(), checkpoint.load_tokenizer()
@@ -89,13 +95,43 @@ def test_the_first_step_of_a_slice_is_that_of_plain_adam_on_its_own_gradient(fus
     torch.testing.assert_close(moved, expected, rtol=1e-3, atol=1e-6)
 
 
-def test_negating_a_slice_puts_the_sft_slice_back(fused):
+@pytest.mark.parametrize("label", ["v", "k.1", "o.0"])
+def test_negating_a_slice_puts_the_sft_slice_back(fused, label):
     sft, rlvr = Checkpoint(fused.sft), Checkpoint(fused.rlvr)
-    projection = named(rlvr, "v")
-    edit = negate_increment(sft=sft, rlvr=rlvr, names=[projection.name])
+    projection = named(rlvr, label)
+    edit = negate_increment(sft=sft, rlvr=rlvr, names=[projection.name], progress=False)
+    assert edit.names == [projection.stored]
     after = edit.after[projection.stored]
     assert torch.equal(projection.read(after), sft.matrix(projection))
     assert torch.equal(outside(projection, after), outside(projection, rlvr.tensor(projection.stored)))
+
+
+def test_heads_are_edited_and_nothing_beside_them(fused, tmp_path):
+    source = Checkpoint(fused.rlvr)
+    selected = [named(source, label) for label in ("q.0", "q.3", "k.1", "o.2")]
+    result = m.unlearn(
+        rlvr=fused.rlvr,
+        names=[head.name for head in selected],
+        forget=fused.forget,
+        retain=fused.retain,
+        objective="npo",
+        steps=2,
+        lr=LR,
+        out=tmp_path / "run",
+        progress=False,
+    )
+    edited = Checkpoint(m.apply_edit(result.edit, to=fused.rlvr, out=tmp_path / "edited"))
+    heads = [p.head(i) for p in source.projections for i in range(p.heads)]
+    for head in heads:
+        assert torch.equal(source.matrix(head), edited.matrix(head)) == (head not in selected), head.name
+    assert sum(int((t != result.edit.before[n]).sum()) for n, t in result.edit.after.items()) == sum(
+        head.numel for head in selected
+    )
+    assert set(result.edit.names) == {head.stored for head in selected}
+    for name in set(source.tensors) - set(result.edit.names):
+        assert torch.equal(source.tensor(name), edited.tensor(name))
+    back = Checkpoint(m.revert_edit(result.edit, source=tmp_path / "edited", out=tmp_path / "back"))
+    assert back.fingerprint == source.fingerprint
 
 
 def test_slices_and_whole_tensors_are_selected_by_name_and_pattern(fused):
