@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mastlens.organism.replay import organism_trajectory
     from mastlens.problems import Problem, read_problems
     from mastlens.reporting import report
-    from mastlens.selection import Ranking, rank
+    from mastlens.selection import Ranking, describe_rules, rank, select, selection_overlap
     from mastlens.unlearning import ProbeSettings, TokenWeights, Unlearning, unlearn
     from mastlens.unlearning.negation import negate_increment
 
@@ -59,6 +59,7 @@ _PUBLIC = {
     "couple": "analysis.coupling",
     "cumulative_curves": "analysis.cumulative",
     "demo": "demonstration",
+    "describe_rules": "selection",
     "evaluate": "evaluation",
     "geometry": "analysis.increments",
     "inspect": "inspection",
@@ -71,6 +72,8 @@ _PUBLIC = {
     "register_architecture": "architectures",
     "report": "reporting",
     "revert_edit": "edit",
+    "select": "selection",
+    "selection_overlap": "selection",
     "token_differences": "analysis.tokens",
     "trajectory": "analysis.trajectories",
     "unlearn": "unlearning",
@@ -105,6 +108,7 @@ __all__ = [
     "couple",
     "cumulative_curves",
     "demo",
+    "describe_rules",
     "evaluate",
     "geometry",
     "inspect",
@@ -117,6 +121,8 @@ __all__ = [
     "register_architecture",
     "report",
     "revert_edit",
+    "select",
+    "selection_overlap",
     "token_differences",
     "trajectory",
     "unlearn",

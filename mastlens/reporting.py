@@ -176,15 +176,16 @@ def _selection(folder: Path, subtitle: str) -> Section | None:
     ranking = _table(folder, "ranking.parquet")
     if ranking is None:
         return None
-    text = (
-        "The MAST score of a projection is off-principal energy x log(1 + |increment|^2) x (1 + |coupling cosine|). "
-        "The second figure shows which of the three factors told the projections apart."
-    )
-    figures = (
-        plots.plot_selection(ranking, subtitle=subtitle),
-        plots.plot_score_decomposition(ranking, subtitle=subtitle),
-    )
-    return Section("Which projections were selected", text, figures=figures)
+    figures = [plots.plot_selection(ranking, subtitle=subtitle)]
+    made = read_record(folder)["stages"].get("rank", {}).get("settings", {})
+    text = f"The rule is {made.get('rule', 'not recorded')}; mastlens rank --help says what it measures."
+    if {"off_principal", "log1p_energy", "coupling_factor"} <= set(ranking):  # only MAST's score has these factors
+        text = (
+            "The MAST score of a projection is off-principal energy x log(1 + |increment|^2) x (1 + |coupling "
+            "cosine|). The second figure shows which of the three factors told the projections apart."
+        )
+        figures.append(plots.plot_score_decomposition(ranking, subtitle=subtitle))
+    return Section("Which projections were selected", text, figures=tuple(figures))
 
 
 def _unlearning(folder: Path, subtitle: str) -> Section | None:

@@ -1,25 +1,25 @@
 """Coupling: how the forget (and retain) gradient at the RLVR weights lies to the increment RLVR - SFT."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mastlens.analysis.alignment import above_chance, cosine, cosine_p, expected_cosine
-from mastlens.analysis.gradients import mean_gradients
+from mastlens.analysis.alignment import above_chance
+from mastlens.analysis.contractions import contract, with_chance
+from mastlens.analysis.gradients import Gradients, measure_gradients
 from mastlens.analysis.spectral import coupling_by_direction
 from mastlens.architectures import locate_parameters
 from mastlens.errors import MastlensError, unknown
 from mastlens.files import write_table
-from mastlens.lineage import Checkpoint, Lineage
+from mastlens.lineage import Checkpoint, Lineage, paired
+from mastlens.matrices import find_matrices
 from mastlens.problems import check_tokenizer, context_length, encode_problems, read_problems
 from mastlens.projections import Projection
 from mastlens.runs import hash_inputs, remembered
@@ -38,7 +38,8 @@ class Coupling:
 
     Attributes:
         table: One row a projection; the columns are described at ``couple``.
-        heads: One row a head of a projection; the same columns, taken over the head's block, and ``head``.
+        heads: One row a head of a projection; the same columns, taken over the head's block, and ``head``. Matrices
+            without heads are not in it.
         spectrum: One row a side and singular direction of the increment, see ``coupling_by_direction``, with
             ``layer``, ``projection``, ``name`` and ``above_chance``; None where it was not asked for.
         settings: What made it.
@@ -82,8 +83,10 @@ def couple(
     retain: str | os.PathLike[str] | None = None,
     batch_size: int = 8,
     autocast: bool = False,
+    fisher: bool = False,
     spectrum: bool = True,
     directions: int = 64,
+    where: str | None = None,
     chat_template: bool = True,
     device: str = "cpu",
     out: str | os.PathLike[str] | None = None,
@@ -93,19 +96,28 @@ def couple(
     """Measure how the loss gradient at the RLVR weights couples to the increment, per attention projection.
 
     The loss is the negative log-likelihood of the solution tokens at the RLVR weights in evaluation mode, summed
-    over the whole set and divided by their count; in float32. Columns, D the increment and G a side's gradient:
+    over the whole set and divided by their count; in float32. Columns, D the increment, W the RLVR weights and G a
+    side's gradient:
 
-    - ``layer``, ``projection``, ``name``, ``rows``, ``cols``;
+    - ``layer``, ``projection``, ``name``, ``rows``, ``cols``, ``delta_norm``: |D| (Frobenius);
     - ``cosine_null``: mean |cosine| of random directions of that many entries;
     - ``forget_grad_norm``: |G| (Frobenius);
+    - ``forget_grad_abs_mean``: mean of |G| over the entries, absolute after summation (SalUn, arXiv:2310.12508; the
+      mean that MemFlex, arXiv:2407.01920, has a threshold on);
     - ``forget_inner``: <G, D>, signed: what the loss changes by, to first order, if D is added once more;
     - ``forget_inner_normalised``: <G, D> / sqrt(rows * cols), so that large tensors do not win by size;
     - ``forget_cosine``: <G, D> / (|G| |D|), signed; MAST (arXiv:2606.19222) takes its absolute value;
     - ``forget_cosine_p``: share of random directions with at least that |cosine|;
     - ``forget_above_chance``: that p is at most 0.05 / rows of the table (Bonferroni);
+    - ``forget_weight_inner``: <G, W>, signed; minus it is what the loss changes by, to first order, if the matrix is
+      taken out (SNIP, arXiv:1810.02340, has the absolute value, entry by entry);
+    - with ``fisher``, ``forget_fisher``: the sum over entries of the mean over problems of the squared gradient of
+      -log p(solution | prompt), which is the trace of the empirical Fisher information (SSD, arXiv:2308.07707);
     - with ``retain`` the same with ``retain_``, and ``forget_retain_cosine``, the cosine of the two gradients,
       ``inner_minus_retain``: <G_forget - G_retain, D>, what adding D costs the forget set beyond the retain set, and
-      ``cosine_minus_retain``: |forget_cosine| - |retain_cosine|, coupling to forget alone.
+      ``cosine_minus_retain``: |forget_cosine| - |retain_cosine|, coupling to forget alone, and ``forget_wagle``: the
+      sum over entries of |(W - G_retain / mu) G_forget| with mu = 1e-6 (WAGLE, arXiv:2410.17509, as its code has it:
+      with so small a mu the retain gradient decides, and the weights hardly count).
 
     Args:
         sft: The checkpoint that RLVR started from.
@@ -114,8 +126,11 @@ def couple(
         retain: File of the problems to keep.
         batch_size: Problems a backward pass; it does not change the result beyond rounding.
         autocast: Compute products in bfloat16; sums stay float32. Faster where the device has such units.
+        fisher: Also the Fisher information: one problem a backward pass, whatever ``batch_size`` says, and one more
+            float32 buffer a matrix.
         spectrum: Also the coupling spectrum; a float64 decomposition a projection (seconds at 1,536 x 1,536).
         directions: How many singular directions of each increment stand alone in the spectrum.
+        where: Regular expression over names: couple these weight matrices instead of the attention projections.
         chat_template: Whether to use the tokenizer's chat template, where it has one.
         device: Where to compute.
         out: Folder for ``coupling.parquet``, ``coupling_heads.parquet`` and, with ``spectrum``,
@@ -129,12 +144,29 @@ def couple(
     if directions < 1:
         raise MastlensError(f"{directions} singular directions make no spectrum; take at least 1, or spectrum=False.")
     lineage = Lineage.open(rlvr, sft=sft)
-    settings = {"chat_template": chat_template, "autocast": autocast, "directions": directions if spectrum else 0}
+    chosen = _chosen(lineage.rlvr, where)
+    settings = {
+        "chat_template": chat_template,
+        "autocast": autocast,
+        "fisher": fisher,
+        "directions": directions if spectrum else 0,
+        "where": where,
+    }
 
     def compute() -> Coupling:
         files = {"forget": forget, "retain": retain}
-        gradients = _gradients(lineage.rlvr, files, batch_size, autocast, chat_template, device, progress)
-        return _couple(lineage, gradients, settings, progress)
+        found = _gradients(
+            lineage.rlvr,
+            chosen,
+            files,
+            fisher=fisher,
+            batch_size=batch_size,
+            autocast=autocast,
+            chat_template=chat_template,
+            device=device,
+            progress=progress,
+        )
+        return _couple(lineage, chosen, found, settings, progress)
 
     def write(result: Coupling, folder: Path) -> None:
         write_table(folder / FILE, result.table)
@@ -161,24 +193,34 @@ def couple(
     )
 
 
+def _chosen(checkpoint: Checkpoint, where: str | None) -> tuple[Projection, ...]:
+    if where is None:
+        return checkpoint.projections
+    shapes = {name: stored.shape for name, stored in checkpoint.tensors.items() if stored.dtype.is_floating_point}
+    return find_matrices(where, checkpoint.config, shapes)
+
+
 def _gradients(
     checkpoint: Checkpoint,
+    chosen: Sequence[Projection],
     files: Mapping[str, str | os.PathLike[str] | None],
+    *,
+    fisher: bool,
     batch_size: int,
     autocast: bool,
     chat_template: bool,
     device: str,
     progress: bool,
 ) -> dict[str, dict[str, Tensor]]:
-    """Return side to stored tensor's name to its mean gradient."""
+    """Return side, and side with ``_fisher``, to stored tensor's name to what was measured of it."""
     model = checkpoint.load_model(device=device)
     tokenizer = checkpoint.load_tokenizer()
-    stored = list(dict.fromkeys(projection.stored for projection in checkpoint.projections))
+    stored = list(dict.fromkeys(projection.stored for projection in chosen))
     parameters = [name for name, _ in model.named_parameters()]
     located = locate_parameters(stored, parameters)
     if lost := [name for name in stored if name not in located]:
         raise unknown(f"parameter in the model that transformers makes of {checkpoint.spec}", lost[0], parameters)
-    gradients = {}
+    found: dict[str, dict[str, Tensor]] = {}
     for side, path in files.items():
         if path is None:
             continue
@@ -187,38 +229,50 @@ def _gradients(
         encoded = encode_problems(
             problems, tokenizer, context=context_length(model.config), chat_template=chat_template, source=str(path)
         )
-        found = mean_gradients(
+        measured: Gradients = measure_gradients(
             model,
             encoded,
             list(located.values()),
+            fisher=fisher,
             batch_size=batch_size,
             autocast=autocast,
             progress=f"{side} gradient" if progress else None,
         )
-        gradients[side] = {name: found[parameter] for name, parameter in located.items()}
-    return gradients
+        for kind, tensors in ((side, measured.mean), (f"{side}_fisher", measured.fisher)):
+            if tensors is not None:
+                found[kind] = {name: tensors[parameter] for name, parameter in located.items()}
+    return found
 
 
 def _couple(
-    lineage: Lineage, gradients: Mapping[str, Mapping[str, Tensor]], settings: dict[str, Any], progress: bool
+    lineage: Lineage,
+    chosen: Sequence[Projection],
+    found: Mapping[str, Mapping[str, Tensor]],
+    settings: dict[str, Any],
+    progress: bool,
 ) -> Coupling:
-    before, after = lineage.increments["rlvr"]
-    table, heads, spectrum = [], [], []
-    for projection in tqdm(after.projections, desc="coupling", unit="tensor", disable=not progress):
-        delta = (after.matrix(projection).float() - before.matrix(projection).float()).double()
-        wide = {side: projection.read(found[projection.stored]).double().cpu() for side, found in gradients.items()}
+    rows, head_rows, spectrum = [], [], []
+    for projection in tqdm(chosen, desc="coupling", unit="tensor", disable=not progress):
+        before, after = (matrix.float() for matrix in paired(*lineage.increments["rlvr"], projection))
+        matrices = {"delta": (after - before).double(), "weight": after.double()}
+        for kind, tensors in found.items():
+            # A padded vocabulary has more rows in one checkpoint: those that both have are compared.
+            matrices[kind] = projection.read(tensors[projection.stored])[: after.shape[0]].double().cpu()
         keys = {"layer": projection.layer, "projection": projection.projection, "name": projection.name}
-        table.append({**keys, **_couple_one(delta, wide)})
-        for head, block in enumerate(_heads(projection, {"delta": delta, **wide})):
-            heads.append({**keys, "head": head, **_couple_one(block.pop("delta"), block)})
+        rows.append({**keys, **contract(matrices)})
+        for head, block in enumerate(_heads(projection, matrices)):
+            head_rows.append({**keys, "head": head, **contract(block)})
         if settings["directions"]:
-            pieces = coupling_by_direction(delta, wide, directions=settings["directions"])
+            sides = {side: matrices[side] for side in ("forget", "retain") if side in matrices}
+            pieces = coupling_by_direction(matrices["delta"], sides, directions=settings["directions"])
             spectrum += [{**keys, **piece} for piece in pieces]
+    table = with_chance(rows)
+    heads = with_chance(head_rows) if head_rows else table.iloc[:0].assign(head=0)
     if not settings["directions"]:
-        return Coupling(_with_chance(table), _with_chance(heads), None, settings)
+        return Coupling(table, heads, None, settings)
     pieces = pd.DataFrame(spectrum)
     pieces["above_chance"] = above_chance(pieces["p"].to_numpy())
-    return Coupling(_with_chance(table), _with_chance(heads), pieces, settings)
+    return Coupling(table, heads, pieces, settings)
 
 
 def _heads(projection: Projection, matrices: Mapping[str, Float[Tensor, "rows cols"]]) -> Iterator[dict[str, Tensor]]:
@@ -227,37 +281,3 @@ def _heads(projection: Projection, matrices: Mapping[str, Float[Tensor, "rows co
     for head in range(projection.heads):
         start = head * projection.head_dim
         yield {name: matrix.narrow(axis, start, projection.head_dim) for name, matrix in matrices.items()}
-
-
-def _couple_one(
-    delta: Float[Tensor, "rows cols"], gradients: Mapping[str, Float[Tensor, "rows cols"]]
-) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "rows": delta.shape[0],
-        "cols": delta.shape[1],
-        "cosine_null": expected_cosine(delta.numel()),
-    }
-    for side, gradient in gradients.items():
-        row[f"{side}_grad_norm"] = float(torch.linalg.vector_norm(gradient))
-        row[f"{side}_inner"] = float((gradient * delta).sum())
-        row[f"{side}_inner_normalised"] = row[f"{side}_inner"] / delta.numel() ** 0.5
-        row[f"{side}_cosine"] = cosine(gradient, delta)
-    if len(gradients) == 2:
-        row["forget_retain_cosine"] = cosine(gradients["forget"], gradients["retain"])
-        row["inner_minus_retain"] = row["forget_inner"] - row["retain_inner"]
-        row["cosine_minus_retain"] = abs(row["forget_cosine"]) - abs(row["retain_cosine"])
-    return row
-
-
-def _with_chance(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return the table with what chance says of each side's cosine, next to it."""
-    table = pd.DataFrame(rows)
-    for side in ("forget", "retain"):
-        if f"{side}_cosine" not in table:
-            continue
-        numel = np.asarray(table["rows"] * table["cols"])
-        p = cosine_p(table[f"{side}_cosine"].to_numpy(), numel)
-        place = int(np.flatnonzero(table.columns == f"{side}_cosine")[0])
-        table.insert(place + 1, f"{side}_cosine_p", p)
-        table.insert(place + 2, f"{side}_above_chance", above_chance(p))
-    return table

@@ -16,8 +16,8 @@ from mastlens.analysis.relex import Rank1, fit_rank1
 from mastlens.analysis.steps import Source, Steps, open_steps
 from mastlens.analysis.subspaces import check_rank
 from mastlens.checkpoints import Checkpoint
-from mastlens.export import export, exported_files
 from mastlens.errors import MastlensError
+from mastlens.export import export, exported_files
 from mastlens.files import write_table
 from mastlens.runs import read_record, remembered, stage
 

@@ -1,9 +1,12 @@
 """Commands that run models and change nothing, and the ranking from what they found: options and handlers."""
 
 import argparse
+import textwrap
+from collections.abc import Sequence
 
 from mastlens.cli.options import add_no_chat_template, add_out, add_overwrite, add_problems, named_files, path_help
 from mastlens.cli.outcome import Outcome, common, show
+from mastlens.errors import MastlensError
 
 
 def add_mechanism(command) -> None:
@@ -13,15 +16,24 @@ def add_mechanism(command) -> None:
     add_problems(gradient)
     gradient.add_argument("--batch-size", type=int, default=8, help="problems a backward pass (default 8)")
     gradient.add_argument("--autocast", action="store_true", help="products in bfloat16; sums stay float32")
+    gradient.add_argument("--fisher", action="store_true", help="also the Fisher information, one problem at a time")
     gradient.add_argument("--no-spectrum", action="store_true", help="leave out the coupling spectrum, which is slow")
     gradient.add_argument("--directions", type=int, default=64, help="singular directions that stand alone (64)")
+    gradient.add_argument("--where", metavar="REGEX", help="other weight matrices, by name (attention by default)")
     add_no_chat_template(gradient)
     add_out(gradient)
 
     order = command("rank", rank, "rank the projections from the tables in DIR and select the top N")
-    order.add_argument("folder", metavar="DIR", help="folder with geometry.parquet and coupling.parquet")
-    order.add_argument("--rule", default="mast", help="ranking rule (default mast)")
-    order.add_argument("--top", type=int, required=True, metavar="N", help="how many projections to select")
+    order.formatter_class = _RuleHelp
+    order.add_argument("folder", metavar="DIR", help="folder with the tables that the rule needs")
+    order.add_argument("--rule", default="mast", metavar="NAME", help="rule or control (default mast):")
+    order.add_argument("--top", type=int, metavar="N", help="how many projections to select")
+    order.add_argument("--match", default="mast", metavar="RULE", help="rule whose top N a control matches (mast)")
+    order.add_argument(
+        "--parameter", nargs="+", action="extend", default=[], metavar="NAME=X", help="a parameter of the rule"
+    )
+    order.add_argument("--candidates", metavar="PATH", help=path_help("what mlp-matched draws from"))
+    order.add_argument("--out", metavar="OUT", help="folder for ranking.parquet (default DIR)")
     add_overwrite(order)
 
     causal = command("causal-map", causal_map, "put each projection's SFT weights back, and see what changes")
@@ -55,6 +67,21 @@ def add_mechanism(command) -> None:
     add_out(tokens)
 
 
+class _RuleHelp(argparse.RawTextHelpFormatter):
+    """Lists the rules, which are imported only when somebody asks for help."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.dest != "rule":
+            return action.help
+        from mastlens.selection import describe_rules
+
+        lines = [str(action.help)]
+        for row in describe_rules().itertuples(index=False):
+            said = f"{row.summary} ({row.parameters})" if row.parameters else f"{row.summary}"
+            lines += textwrap.wrap(f"{row.rule}: {said} [{row.source}]", 88, subsequent_indent="    ")
+        return "\n".join(lines).replace("%", "%%")
+
+
 def _lineage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sft", required=True, metavar="PATH", help=path_help("what RLVR started from"))
     parser.add_argument("--rlvr", required=True, metavar="PATH", help=path_help("after RLVR"))
@@ -77,8 +104,10 @@ def couple(arguments: argparse.Namespace) -> Outcome:
         forget=arguments.forget,
         retain=arguments.retain,
         autocast=arguments.autocast,
+        fisher=arguments.fisher,
         spectrum=not arguments.no_spectrum,
         directions=arguments.directions,
+        where=arguments.where,
         **common(arguments),
     )
     cosines = [c for c in map(str, result.table.columns) if c.endswith("_cosine")]
@@ -97,12 +126,30 @@ def rank(arguments: argparse.Namespace) -> Outcome:
     """Rank and select."""
     from mastlens.selection import rank as run
 
-    result = run(arguments.folder, top=arguments.top, rule=arguments.rule, overwrite=arguments.overwrite)
-    parameters = int(result.table.loc[result.table["selected"], "numel"].sum())
-    return Outcome(
-        show(result.table, rows=60) + f"\n{len(result.selected)} selected, {parameters:,} parameters",
-        {"selected": result.selected, "parameters": parameters, **result.settings},
+    result = run(
+        arguments.folder,
+        top=arguments.top,
+        rule=arguments.rule,
+        match=arguments.match,
+        seed=arguments.seed,
+        parameters=_numbers(arguments.parameter),
+        candidates=arguments.candidates,
+        out=arguments.out,
+        overwrite=arguments.overwrite,
     )
+    text = f"{show(result.table, rows=60)}\n{len(result.selected)} selected, {result.parameters:,} parameters"
+    summary = {"selected": result.selected, "parameters": result.parameters, **result.settings}
+    if "reference_parameters" in result.table:
+        summary["reference_parameters"] = int(result.table["reference_parameters"].iloc[0])
+        text += f"; the selection it is matched to has {summary['reference_parameters']:,}"
+    return Outcome(text, summary)
+
+
+def _numbers(given: Sequence[str]) -> dict[str, float]:
+    try:
+        return {name: float(value) for name, value in (text.split("=") for text in given)}
+    except ValueError as error:
+        raise MastlensError(f"--parameter takes NAME=NUMBER, e.g. cosine=0.5: {error}.") from error
 
 
 def causal_map(arguments: argparse.Namespace) -> Outcome:

@@ -12,6 +12,7 @@ from mastlens.plots.files import SavedFigure, save_figure
 from mastlens.plots.items import plot_items
 from mastlens.plots.magnitude import plot_increment_magnitude
 from mastlens.plots.maps import plot_score_map
+from mastlens.plots.overlap import plot_selection_overlap
 from mastlens.plots.principal import plot_off_principal
 from mastlens.plots.ranking import plot_score_decomposition, plot_selection
 from mastlens.plots.spectra import plot_spectra
@@ -38,6 +39,7 @@ __all__ = [
     "plot_score_decomposition",
     "plot_score_map",
     "plot_selection",
+    "plot_selection_overlap",
     "plot_spectra",
     "plot_token_differences",
     "plot_token_entropy",

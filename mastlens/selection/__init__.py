@@ -1,6 +1,22 @@
 """Which tensors to edit: rankings by rule, one file a rule, and the controls they are held against."""
 
-from mastlens.selection.ranking import RULES, Ranking, rank, rank_tables, read_selection
+from mastlens.selection.catalogue import RULES, describe_rules, rule_table
+from mastlens.selection.overlap import selection_overlap
+from mastlens.selection.ranking import Ranking, rank, read_selection, select, weight_table
+from mastlens.selection.rule import Control, Rule
 from mastlens.selection.uniform import random_matched
 
-__all__ = ["RULES", "Ranking", "random_matched", "rank", "rank_tables", "read_selection"]
+__all__ = [
+    "RULES",
+    "Control",
+    "Ranking",
+    "Rule",
+    "describe_rules",
+    "random_matched",
+    "rank",
+    "read_selection",
+    "rule_table",
+    "select",
+    "selection_overlap",
+    "weight_table",
+]

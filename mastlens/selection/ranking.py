@@ -1,34 +1,37 @@
 """From the tables of a run to a ranking and a selection."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import MastlensError
 from mastlens.files import write_table
-from mastlens.projections import ORDER
 from mastlens.runs import hash_inputs, read_record, remembered
-from mastlens.selection.mast import mast_score, mast_terms
+from mastlens.selection.catalogue import RULES
+from mastlens.selection.rule import Control
+from mastlens.selection.scoring import controlled, scored, scoring_rule, settings_of
+from mastlens.selection.tables import KEYS, SOURCES, tables_for
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from mastlens.checkpoints import Checkpoint
+
 FILE = "ranking.parquet"
-RULES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {"mast": mast_score}
-"""Rule to score: a function of the joined geometry and coupling tables; the highest score ranks first."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """A ranking of projections with its selection.
+    """A ranking of tensors with its selection.
 
     Attributes:
         table: ``rank`` (1 = first), ``layer``, ``projection``, ``name``, ``score``, ``selected``, ``numel``, and
-            the factors of the score.
+            what the score is made of; of a control that is matched to a rule's selection ``reference_parameters``, the
+            number of parameters of that.
         settings: Rule and size of the selection.
     """
 
@@ -40,6 +43,11 @@ class Ranking:
         """Names of the selected tensors, best first."""
         return self.table.loc[self.table["selected"], "name"].tolist()
 
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of the selected tensors."""
+        return int(self.table.loc[self.table["selected"], "numel"].sum())
+
     def plot(self) -> "go.Figure":
         """Draw the selection by layer and projection."""
         from mastlens.plots import plot_selection
@@ -47,90 +55,142 @@ class Ranking:
         return plot_selection(self.table)
 
     def plot_decomposition(self) -> "go.Figure":
-        """Draw which factor of the score decided."""
+        """Draw which factor of the MAST score decided.
+
+        Raises:
+            MastlensError: If the ranking is by another rule.
+        """
         from mastlens.plots import plot_score_decomposition
 
         return plot_score_decomposition(self.table)
 
 
-def rank(folder: str | os.PathLike[str], *, top: int, rule: str = "mast", overwrite: bool = False) -> Ranking:
-    """Rank the projections from ``geometry.parquet`` and ``coupling.parquet`` in ``folder``.
+def rank(
+    folder: str | os.PathLike[str],
+    *,
+    top: int | None = None,
+    rule: str = "mast",
+    match: str = "mast",
+    seed: int = 0,
+    parameters: Mapping[str, float] | None = None,
+    candidates: "str | os.PathLike[str] | Checkpoint | None" = None,
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> Ranking:
+    """Rank tensors from the tables in ``folder``, and select.
 
-    Writes ``ranking.parquet`` beside them. Ties are broken by layer, then q < k < v < o.
+    Ties are broken by layer, then q < k < v < o. A rule about the increment puts zero increments last.
 
     Args:
         folder: The run's output folder.
-        top: How many projections to select.
-        rule: Name of the rule; see ``RULES``.
+        top: How many to select. Only rules with a cut of their own (``memflex``, ``all-attention``) do without.
+        rule: Name of the rule or control; see ``RULES`` and ``describe_rules``.
+        match: Of a matched control: the rule whose ``top`` it is matched to.
+        seed: Of random controls.
+        parameters: Parameters of the rule, or of ``match``, that are not to have their default.
+        candidates: Of ``mlp-matched``: the checkpoint whose matrices it draws from, any of the lineage.
+        out: Folder for ``ranking.parquet``; by default ``folder``.
         overwrite: Replace a ranking made with other settings.
 
     Raises:
-        MastlensError: If a table is missing, the rule is unknown, or ``top`` does not fit.
+        MastlensError: If a table or column is missing, the rule is unknown, or ``top`` does not fit.
     """
     folder = Path(folder)
-    tables = {"geometry": folder / "geometry.parquet", "coupling": folder / "coupling.parquet"}
-    commands = {"geometry": "mastlens geometry", "coupling": "mastlens couple"}
-    for part, path in tables.items():
-        if not path.is_file():
-            raise MastlensError(f"{path} is missing. Write it first: {commands[part]} ... --out {folder}")
+    settings = settings_of(rule, top, match, seed, parameters, given=candidates is not None)
+    present = {name: folder / source.file for name, source in SOURCES.items() if (folder / source.file).is_file()}
+    scoring = scoring_rule(rule, match)
+    needed = tables_for([] if scoring is None else scoring.needs, present)
+    paths = {name: folder / SOURCES[name].file for name in needed}
+    for name, path in paths.items():
+        if name not in present:
+            raise MastlensError(f"{path} is missing. Write it first: {SOURCES[name].command} ... --out {folder}")
     stages = read_record(folder)["stages"]
     lineage: dict[str, str] = {}
-    for name in ("geometry", "couple"):
-        lineage |= stages.get(name, {}).get("lineage", {})
-    settings = {"rule": rule, "top": top}
+    for name in paths:
+        lineage |= stages.get(SOURCES[name].stage, {}).get("lineage", {})
+    elsewhere = None if candidates is None else _matrices_of(candidates, lineage)
     return remembered(
-        folder,
+        folder if out is None else out,
         "rank",
         outputs=[FILE],
         lineage=lineage,
-        inputs=hash_inputs(tables),
+        inputs=hash_inputs(paths),
         settings=settings,
         overwrite=overwrite,
-        compute=lambda: rank_tables(
-            pd.read_parquet(tables["geometry"]), pd.read_parquet(tables["coupling"]), top=top, rule=rule
+        compute=lambda: select(
+            {name: pd.read_parquet(path) for name, path in paths.items()},
+            top=top,
+            rule=rule,
+            match=match,
+            seed=seed,
+            parameters=parameters,
+            candidates=elsewhere,
         ),
-        write=lambda result, out: write_table(out / FILE, result.table),
-        read=lambda out: Ranking(pd.read_parquet(out / FILE), settings),
+        write=lambda result, to: write_table(to / FILE, result.table),
+        read=lambda to: Ranking(pd.read_parquet(to / FILE), settings),
     )
 
 
-def rank_tables(geometry: pd.DataFrame, coupling: pd.DataFrame, *, top: int, rule: str = "mast") -> Ranking:
-    """Rank projections from the two tables; pure.
+def select(
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    top: int | None = None,
+    rule: str = "mast",
+    match: str = "mast",
+    seed: int = 0,
+    parameters: Mapping[str, float] | None = None,
+    candidates: pd.DataFrame | None = None,
+) -> Ranking:
+    """Rank tensors from tables in memory, and select; pure.
 
     Args:
-        geometry: As ``geometry`` writes it; the ``rlvr`` increment is used.
-        coupling: As ``couple`` writes it.
-        top: How many projections to select.
-        rule: Name of the rule.
+        tables: ``geometry``, ``coupling`` and ``causal``, as the commands write them; those that the rule needs.
+        top: How many to select; see ``rank``.
+        rule: Name of the rule or control.
+        match: Of a matched control: the rule whose ``top`` it is matched to.
+        seed: Of random controls.
+        parameters: Parameters of the rule, or of ``match``, that are not to have their default.
+        candidates: Of ``mlp-matched``: the matrices it draws from, as ``weight_table`` gives them.
+
+    Raises:
+        MastlensError: If a table or column is missing, the rule is unknown, or ``top`` does not fit.
     """
-    if rule not in RULES:
-        raise unknown("rule", rule, RULES)
-    increment = geometry[geometry["increment"] == "rlvr"]
-    if set(increment["name"]) != set(coupling["name"]):
-        alone = sorted(set(increment["name"]) ^ set(coupling["name"]))
+    settings = settings_of(rule, top, match, seed, parameters, given=candidates is not None)
+    chosen, scoring = RULES[rule], scoring_rule(rule, match)
+    table = None if scoring is None else scored(scoring, tables, top, parameters)
+    if isinstance(chosen, Control):
+        table = controlled(chosen, tables, table, candidates, top, seed)
+    assert table is not None  # a rule is its own scoring rule
+    return Ranking(table, settings)
+
+
+def weight_table(checkpoint: "str | os.PathLike[str] | Checkpoint") -> pd.DataFrame:
+    """Return every weight matrix of a checkpoint, attention or not, for ``select`` to draw from.
+
+    Columns: ``layer``, ``projection``, ``name``, ``rows``, ``cols``.
+
+    Args:
+        checkpoint: A folder, a hub id, ``organism:NAME/STAGE``, or an open checkpoint.
+    """
+    from mastlens.checkpoints import Checkpoint
+    from mastlens.matrices import find_matrices
+
+    opened = Checkpoint(checkpoint)
+    shapes = {name: stored.shape for name, stored in opened.tensors.items() if stored.dtype.is_floating_point}
+    matrices = find_matrices(".", opened.config, shapes)
+    return pd.DataFrame([{c: getattr(matrix, c) for c in (*KEYS, "rows", "cols")} for matrix in matrices])
+
+
+def _matrices_of(checkpoint: "str | os.PathLike[str] | Checkpoint", lineage: Mapping[str, str]) -> pd.DataFrame:
+    from mastlens.checkpoints import Checkpoint
+
+    opened = Checkpoint(checkpoint)
+    if lineage and opened.fingerprint not in lineage.values():
         raise MastlensError(
-            f"The geometry and coupling tables are about different tensors, e.g. {alone[0]}. Make both anew from "
-            "one lineage."
+            f"{opened.spec} is none of the checkpoints that the tables were made from ({', '.join(lineage)}). "
+            "--candidates takes one of these."
         )
-    table = increment.merge(
-        coupling[[c for c in coupling if c == "name" or c not in increment]], on="name", validate="1:1"
-    )
-    if not 1 <= top <= len(table):
-        raise MastlensError(f"--top {top} does not fit: there are {len(table)} projections, choose 1 to that.")
-    if table["delta_norm"].max() == 0:
-        raise MastlensError("Every increment is zero: SFT and RLVR have the same attention weights.")
-    table = table.assign(
-        score=RULES[rule](table),
-        numel=table["rows"] * table["cols"],
-        order=table["projection"].map({p: i for i, p in enumerate(ORDER)}),
-        **{c: v for c, v in mast_terms(table).items() if c != "off_principal"},
-    )
-    table = table.sort_values(["score", "layer", "order"], ascending=[False, True, True], kind="stable")
-    table = table.assign(rank=range(1, len(table) + 1))
-    table["selected"] = table["rank"] <= top
-    columns = ["rank", "layer", "projection", "name", "score", "selected", "numel"]
-    columns += ["off_principal", "log1p_energy", "coupling_factor"]
-    return Ranking(table[columns].reset_index(drop=True), {"rule": rule, "top": top})
+    return weight_table(opened)
 
 
 def read_selection(path: str | os.PathLike[str], fingerprint: str | None = None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Control: tensors drawn at random until they hold as many parameters as a given selection."""
+"""Tensors drawn at random until they hold as many parameters as a given selection."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,10 +8,7 @@ from mastlens.errors import MastlensError
 
 
 def random_matched(sizes: Mapping[str, int], selected: Sequence[str], *, seed: int) -> list[str]:
-    """Draw tensors at random with the same number of parameters as ``selected``.
-
-    Of 256 random orders, each filled up from the front without passing the target, the first that meets it
-    exactly is taken, else the one that comes closest; so that all candidates have a fair chance and sizes match.
+    """Draw tensors at random with the same number of parameters as ``selected``; see ``random_of_size``.
 
     Args:
         sizes: Name to number of parameters of every candidate.
@@ -23,7 +20,23 @@ def random_matched(sizes: Mapping[str, int], selected: Sequence[str], *, seed: i
     """
     if missing := [name for name in selected if name not in sizes]:
         raise MastlensError(f"{missing[0]} is selected but is not among the {len(sizes)} candidates.")
-    target = sum(sizes[name] for name in selected)
+    return random_of_size(sizes, sum(sizes[name] for name in selected), seed=seed)
+
+
+def random_of_size(sizes: Mapping[str, int], target: int, *, seed: int) -> list[str]:
+    """Draw tensors at random with ``target`` parameters, or as close below it as was found.
+
+    Of 256 random orders, each filled up from the front without passing the target, the first that meets it
+    exactly is taken, else the one that comes closest; so that all candidates have a fair chance and sizes match.
+
+    Args:
+        sizes: Name to number of parameters of every candidate.
+        target: Number of parameters.
+        seed: Of the draw.
+
+    Returns:
+        Names, in the order of ``sizes``; none where the smallest candidate is above the target.
+    """
     names = list(sizes)
     generator = np.random.default_rng(seed)
     best: set[str] = set()

@@ -11,13 +11,13 @@ from scipy import stats
 
 import mastlens as m
 from mastlens.analysis.alignment import above_chance, cosine_p, expected_cosine
-from mastlens.analysis.gradients import mean_gradients
+from mastlens.analysis.gradients import mean_gradients, measure_gradients
 from mastlens.analysis.spectral import coupling_by_direction
 from mastlens.plots import figure_table
 from mastlens.problems import encode_problems, read_problems
 
 from ..conftest import write_lineage
-from .plain import encode_file, gradients, load_model, load_tokenizer, projection_names
+from .plain import encode_file, gradients, load_model, load_tokenizer, logprob, projection_names
 
 COLUMNS = ["layer", "projection", "name", "forget_grad_norm", "forget_inner", "forget_cosine"]
 RETAIN_COLUMNS = ["retain_grad_norm", "retain_inner", "retain_cosine", "forget_retain_cosine"]
@@ -244,6 +244,122 @@ def test_variants_by_hand(table, oracle):
         assert row.forget_cosine_p == pytest.approx(2 * stats.t.sf(t, d.size - 1), rel=1e-6)
         assert row.forget_above_chance == (row.forget_cosine_p <= 0.05 / len(table))
         assert row.cosine_null == pytest.approx((2 / np.pi / d.size) ** 0.5)
+
+
+def test_what_rival_rules_are_made_of(tiny, table, oracle):
+    after = load_file(tiny.rlvr / "model.safetensors")
+    for row in table.itertuples():
+        f, r, d = oracle[row.name]
+        w = after[row.name].double().numpy().ravel()
+        assert row.delta_norm == pytest.approx(np.linalg.norm(d), rel=1e-6)
+        assert row.forget_grad_abs_mean == pytest.approx(np.abs(f).mean(), rel=1e-5)
+        assert row.retain_grad_abs_mean == pytest.approx(np.abs(r).mean(), rel=1e-5)
+        assert row.forget_weight_inner == pytest.approx(f @ w, abs=1e-5 * np.linalg.norm(f) * np.linalg.norm(w))
+        assert row.forget_wagle == pytest.approx(np.abs((w - r / 1e-6) * f).sum(), rel=1e-4)
+    assert not {"forget_fisher", "retain_fisher"} & set(table.columns)  # only where it was asked for
+
+
+def test_fisher_is_a_mean_of_squares_problem_by_problem(tiny, table):
+    found = m.couple(
+        sft=tiny.sft,
+        rlvr=tiny.rlvr,
+        forget=tiny.forget,
+        retain=tiny.retain,
+        fisher=True,
+        spectrum=False,
+        progress=False,
+    )
+    model, names = load_model(tiny.rlvr), projection_names()
+    weights = dict(model.named_parameters())
+    for side, path in (("forget", tiny.forget), ("retain", tiny.retain)):
+        encoded = encode_file(path, tiny.rlvr)
+        squares = dict.fromkeys(names, 0.0)
+        for prompt, solution in encoded:
+            grads = torch.autograd.grad(-logprob(model, prompt, solution), [weights[name] for name in names])
+            for name, grad in zip(names, grads, strict=True):
+                squares[name] = squares[name] + grad.double().numpy() ** 2
+        for row in found.table.itertuples():
+            assert getattr(row, f"{side}_fisher") == pytest.approx(squares[row.name].sum() / len(encoded), rel=1e-5)
+        for row in found.heads.itertuples():
+            square, span = squares[row.name], slice(8 * row.head, 8 * row.head + 8)
+            block = square[:, span] if row.projection == "o" else square[span]
+            assert getattr(row, f"{side}_fisher") == pytest.approx(block.sum() / len(encoded), rel=1e-5)
+        # Squaring after summing is another thing: what a batch gives.
+        tokens = sum(len(solution) for _, solution in encoded)
+        batch = (found.table[f"{side}_grad_norm"] * tokens / len(encoded)) ** 2
+        assert not np.allclose(found.table[f"{side}_fisher"], batch, rtol=0.05)
+    for column in NUMBERS:  # one problem a backward pass, and the same mean
+        scale = 1.0 if column.endswith("cosine") else table["forget_grad_norm"].to_numpy()
+        assert (np.abs(found.table[column] - table[column]) <= 1e-5 * scale).all(), column
+
+
+def test_fisher_in_bfloat16_is_summed_in_float32_and_absent_unless_asked_for(tiny):
+    model = load_model(tiny.rlvr).to(torch.bfloat16)
+    problems = encode_problems(read_problems(tiny.forget), load_tokenizer(tiny.rlvr))
+    name = projection_names()[0]
+    found = measure_gradients(model, problems, [name], fisher=True, batch_size=7)
+    assert found.fisher is not None
+    assert found.fisher[name].dtype == torch.float32
+    assert not torch.equal(found.fisher[name], found.fisher[name].bfloat16().float())
+    assert (found.fisher[name] >= 0).all()
+    assert measure_gradients(model, problems, [name]).fisher is None
+    unreached = measure_gradients(load_model(tiny.rlvr), problems[:0], [name], fisher=True)
+    assert not unreached.fisher[name].any() and not unreached.mean[name].any()
+
+
+def test_other_matrices_by_name(tiny, table):
+    asked = {"sft": tiny.sft, "rlvr": tiny.rlvr, "forget": tiny.forget, "retain": tiny.retain, "progress": False}
+    found = m.couple(**asked, where=r"layers\.1\.(mlp|self_attn\.q)|embed")
+    names = [
+        "model.embed_tokens.weight",
+        "model.layers.1.self_attn.q_proj.weight",
+        *(f"model.layers.1.mlp.{p}_proj.weight" for p in ("down", "gate", "up")),
+    ]
+    assert list(found.table["name"]) == names
+    model = load_model(tiny.rlvr)
+    after, before = (load_file(folder / "model.safetensors") for folder in (tiny.rlvr, tiny.sft))
+    expected = gradients(model, encode_file(tiny.forget, tiny.rlvr), names)
+    for row in found.table.itertuples():
+        g, d = (t.double().numpy().ravel() for t in (expected[row.name], after[row.name] - before[row.name]))
+        assert row.forget_grad_norm == pytest.approx(np.linalg.norm(g), rel=1e-5)
+        assert row.forget_cosine == pytest.approx(cosine(g, d), abs=1e-5)
+    shared = "model.layers.1.self_attn.q_proj.weight"
+    one, other = (t.set_index("name").loc[shared, "forget_grad_norm"] for t in (found.table, table))
+    assert one == pytest.approx(other, rel=1e-5)
+    assert set(found.heads["name"]) == {shared}  # the others have no heads
+    with pytest.raises(m.MastlensError, match="matches no tensor"):
+        m.couple(**asked, where="mpl")
+
+
+def test_a_padded_vocabulary_is_coupled_where_both_have_rows(tiny, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    wide, name = tmp_path / "rlvr", "model.embed_tokens.weight"
+    model = AutoModelForCausalLM.from_pretrained(tiny.rlvr)
+    model.resize_token_embeddings(392, mean_resizing=False)
+    model.save_pretrained(wide)
+    load_tokenizer(tiny.rlvr).save_pretrained(wide)
+    with pytest.warns(m.MastlensWarning, match="first 384 rows"):
+        found = m.couple(
+            sft=tiny.sft, rlvr=wide, forget=tiny.forget, where="embed", fisher=True, spectrum=False, progress=False
+        ).table.iloc[0]
+    assert (found["rows"], found["cols"]) == (384, 32)
+    after, before = load_file(wide / "model.safetensors")[name], load_file(tiny.sft / "model.safetensors")[name]
+    gradient = gradients(load_model(wide), encode_file(tiny.forget, wide), [name])[name]
+    g, d, w = (t[:384].double().numpy().ravel() for t in (gradient, after[:384] - before, after))
+    assert found["forget_inner"] == pytest.approx(g @ d, abs=1e-5 * np.linalg.norm(g) * np.linalg.norm(d))
+    assert found["forget_weight_inner"] == pytest.approx(g @ w, abs=1e-5 * np.linalg.norm(g) * np.linalg.norm(w))
+    assert np.linalg.norm(gradient[384:]) > 1e-3 * np.linalg.norm(gradient)  # what was cut off was not nothing
+
+
+def test_matrices_without_heads_leave_an_empty_table(tiny, tmp_path):
+    asked = {"sft": tiny.sft, "rlvr": tiny.rlvr, "forget": tiny.forget, "progress": False, "out": tmp_path}
+    first = m.couple(**asked, where="mlp", spectrum=False)
+    again = m.couple(**asked, where="mlp", spectrum=False)
+    assert len(first.table) == 6 and first.heads.empty and again.heads.empty
+    assert "head" in again.heads and set(again.heads.columns) > set(COLUMNS)
+    with pytest.raises(m.MastlensError, match="where"):
+        m.couple(**asked, spectrum=False)
 
 
 def test_chance_is_what_random_directions_do():

@@ -5,11 +5,15 @@ import pandas as pd
 import pytest
 
 import mastlens as m
-from mastlens.selection import random_matched, rank_tables
+from mastlens.selection import random_matched, select
 
 from .plain import projection_names
 
 COLUMNS = ["rank", "layer", "projection", "name", "score", "selected"]
+
+
+def ranked(geometry, coupling, **asked):
+    return select({"geometry": geometry, "coupling": coupling}, **asked)
 
 
 def name_of(layer, projection):
@@ -51,7 +55,7 @@ def measured(tiny):
 
 def test_scores_follow_the_formula(measured):
     geometry, coupling = measured
-    found = rank_tables(geometry, coupling, top=3).table
+    found = ranked(geometry, coupling, top=3).table
     rows = geometry[geometry["increment"] == "rlvr"].set_index("name")
     cosine = coupling.set_index("name")["forget_cosine"]
     expected = {
@@ -73,7 +77,7 @@ def test_rank_writes_the_same_table(tiny, measured, tmp_path):
     m.geometry(base=tiny.base, sft=tiny.sft, rlvr=tiny.rlvr, rank=4, out=tmp_path, progress=False)
     m.couple(sft=tiny.sft, rlvr=tiny.rlvr, forget=tiny.forget, out=tmp_path, progress=False)
     made = m.rank(tmp_path, top=5)
-    pure = rank_tables(*measured, top=5)
+    pure = ranked(*measured, top=5)
     written = pd.read_parquet(tmp_path / "ranking.parquet")
     pd.testing.assert_frame_equal(written[COLUMNS], pure.table[COLUMNS])
     assert made.selected == pure.selected == list(written.loc[written["selected"], "name"])
@@ -82,11 +86,9 @@ def test_rank_writes_the_same_table(tiny, measured, tmp_path):
 
 def test_the_table_does_not_depend_on_the_order_of_its_inputs(measured):
     geometry, coupling = measured
-    shuffled = rank_tables(
-        geometry.sample(frac=1, random_state=0), coupling.sample(frac=1, random_state=1), top=3
-    ).table
+    shuffled = ranked(geometry.sample(frac=1, random_state=0), coupling.sample(frac=1, random_state=1), top=3).table
     pd.testing.assert_frame_equal(
-        shuffled[COLUMNS].reset_index(drop=True), rank_tables(geometry, coupling, top=3).table[COLUMNS]
+        shuffled[COLUMNS].reset_index(drop=True), ranked(geometry, coupling, top=3).table[COLUMNS]
     )
 
 
@@ -94,7 +96,7 @@ def test_ties_go_by_layer_then_q_k_v_o():
     geometry, coupling = tables()
     geometry = geometry.sample(frac=1, random_state=3).reset_index(drop=True)
     coupling = coupling.sample(frac=1, random_state=4).reset_index(drop=True)
-    found = rank_tables(geometry, coupling, top=6).table
+    found = ranked(geometry, coupling, top=6).table
     assert found["score"].nunique() == 1
     expected = [(layer, projection) for layer in range(12) for projection in "qkvo"]  # 10 after 9, not after 1
     assert list(zip(found["layer"], found["projection"], strict=True)) == expected
@@ -103,7 +105,7 @@ def test_ties_go_by_layer_then_q_k_v_o():
 def test_ties_between_equal_scores_of_different_factors_only():
     geometry, coupling = tables(layers=2)
     geometry.loc[(geometry["layer"] == 1) & (geometry["projection"] == "o"), "delta_norm"] = 0.5
-    found = rank_tables(geometry, coupling, top=1)
+    found = ranked(geometry, coupling, top=1)
     assert found.selected == [name_of(1, "o")]  # a better score goes before any tie
     assert list(found.table["name"])[1:] == [n for n in projection_names() if n != name_of(1, "o")]
 
@@ -113,7 +115,7 @@ def test_a_zero_increment_comes_last():
     zero = name_of(0, "q")  # first in every tie
     geometry.loc[geometry["name"] == zero, ["delta_norm", "delta_rms", "relative_norm", "off_principal"]] = 0.0
     coupling.loc[coupling["name"] == zero, ["forget_inner", "forget_cosine"]] = 0.0
-    found = rank_tables(geometry, coupling, top=7)
+    found = ranked(geometry, coupling, top=7)
     assert found.table["name"].iloc[-1] == zero
     assert found.table["score"].iloc[-1] == 0
     assert zero not in found.selected
@@ -124,17 +126,17 @@ def test_a_zero_increment_comes_last():
 def test_the_sign_of_the_coupling_does_not_matter_but_its_size_does():
     geometry, coupling = tables(layers=1)
     coupling["forget_cosine"] = [0.1, -0.3, 0.2, -0.05]
-    found = rank_tables(geometry, coupling, top=2).table
+    found = ranked(geometry, coupling, top=2).table
     assert list(found["projection"]) == ["k", "v", "q", "o"]
-    flipped = rank_tables(geometry, coupling.assign(forget_cosine=-coupling["forget_cosine"]), top=2).table
+    flipped = ranked(geometry, coupling.assign(forget_cosine=-coupling["forget_cosine"]), top=2).table
     assert list(flipped["score"]) == list(found["score"])
 
 
 def test_top_of_all_selects_all(measured):
-    assert rank_tables(*measured, top=8).table["selected"].all()
+    assert ranked(*measured, top=8).table["selected"].all()
     for top in (0, -1, 9):
         with pytest.raises(m.MastlensError, match=str(top)):
-            rank_tables(*measured, top=top)
+            ranked(*measured, top=top)
 
 
 SIZES = {name_of(layer, p): 1024 if p in "qo" else 256 for layer in range(6) for p in "qkvo"}
