@@ -1,10 +1,12 @@
 """The command line: one command a stage, the same names as the Python functions."""
 
 import json
+import math
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mastlens.errors import MastlensError, MastlensWarning
 
@@ -27,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _tell(f"mastlens: {error}")
         return 2
     except KeyboardInterrupt:
-        _tell("mastlens: interrupted. Nothing half-written is left; the same command starts this stage again.")
+        _tell("mastlens: interrupted. Nothing half-written is left; the same command goes on with this stage.")
         return 130
     except BrokenPipeError:
         return 0
@@ -38,10 +40,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             _tell(f"mastlens: a defect, {type(error).__name__}: {error}. Run again with --debug to see where.")
         return 1
     if arguments.json:
-        sys.stdout.write(json.dumps(outcome.summary, indent=2, ensure_ascii=False, default=str) + "\n")
+        summary = _finite(outcome.summary)
+        sys.stdout.write(json.dumps(summary, indent=2, ensure_ascii=False, default=str, allow_nan=False) + "\n")
     else:
         sys.stdout.write(outcome.text.rstrip() + "\n")
     return 0
+
+
+def _finite(value: Any) -> Any:
+    """Return the value with None for NaN and infinities, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tell(message: str) -> None:

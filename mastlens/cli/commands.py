@@ -32,7 +32,7 @@ def compare(arguments: argparse.Namespace) -> Outcome:
     """Compare two evaluations."""
     from mastlens.evaluation import compare as run
 
-    result = run(arguments.before, arguments.after, seed=arguments.seed)
+    result = run(arguments.before, arguments.after, clusters=arguments.clusters, seed=arguments.seed)
     return Outcome(show(result.table), {"splits": result.table.to_dict("records")})
 
 

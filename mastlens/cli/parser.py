@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 from mastlens.cli import commands
 from mastlens.cli.edits import add_edits
+from mastlens.cli.evaluations import add_evaluations
 from mastlens.cli.mechanism import add_mechanism
 from mastlens.cli.options import add_no_chat_template, add_out, path_help
 from mastlens.cli.unlearning import add_unlearning
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_unlearning(command)
     add_edits(command)
     _evaluation(command)
+    add_evaluations(command)
     _organism(command)
     return parser
 
@@ -63,6 +65,7 @@ def _evaluation(command) -> None:
     compare = command("compare", commands.compare, "what changed between two evaluations of the same items")
     compare.add_argument("before", metavar="BEFORE_DIR")
     compare.add_argument("after", metavar="AFTER_DIR")
+    compare.add_argument("--clusters", metavar="COLUMN", help="resample by this column, e.g. subject")
 
     report = command("report", commands.report, "write report.html from what DIR holds")
     report.add_argument("folder", metavar="DIR", help="a run's output folder")

@@ -1,15 +1,24 @@
-"""Responses, accuracy and log-probabilities of a model on problems, and what changed between two of them."""
+"""Responses, accuracy and log-probabilities of a model on problems, and what an edit changed of them."""
 
-from mastlens.evaluation.comparison import Comparison, compare, compare_tables
+from mastlens.evaluation.collateral import Collateral, measure_collateral
+from mastlens.evaluation.comparison import Comparison, compare, compare_tables, grade_disagreements
+from mastlens.evaluation.divergence import token_divergence
+from mastlens.evaluation.forgetting import EditComparison, compare_edits
 from mastlens.evaluation.perplexity import neutral_perplexity
 from mastlens.evaluation.responses import Evaluation, evaluate, evaluate_model
 
 __all__ = [
+    "Collateral",
     "Comparison",
+    "EditComparison",
     "Evaluation",
     "compare",
+    "compare_edits",
     "compare_tables",
     "evaluate",
     "evaluate_model",
+    "grade_disagreements",
+    "measure_collateral",
     "neutral_perplexity",
+    "token_divergence",
 ]

@@ -1,19 +1,24 @@
-"""Two evaluations of the same items, item by item: exact McNemar and a paired bootstrap interval."""
+"""Two evaluations of the same items, item by item: exact McNemar, paired intervals, and what could have been seen."""
 
 import os
+import warnings
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from mastlens.errors import MastlensError
+from mastlens.errors import MastlensError, MastlensWarning, unknown
 from mastlens.evaluation.responses import FILE
-from mastlens.statistics import mcnemar_exact, paired_bootstrap
+from mastlens.runs import read_record
+from mastlens.statistics import holm, mcnemar_exact, newcombe_paired, paired_bootstrap, smallest_drop
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+_KEYS = ["split", "item"]
 
 
 @dataclass(frozen=True)
@@ -23,12 +28,25 @@ class Comparison:
     Attributes:
         table: One row a split: ``n``, ``before`` and ``after`` (accuracy as a fraction), ``b`` (right before and
             wrong after), ``c`` (the other way), ``mcnemar_p``, ``difference`` (after - before, as a fraction),
-            ``ci_low``, ``ci_high``.
-        items: One row an item: ``split``, ``item``, ``before``, ``after``.
+            ``ci_low``, ``ci_high`` (bootstrap over items, or over clusters where they were asked for). Beside
+            them ``holm_p`` (``mcnemar_p`` adjusted for the number of splits), ``newcombe_low`` and
+            ``newcombe_high`` (in closed form, with a width also where nothing changed), ``detectable`` (the
+            smallest difference that the exact test finds at the 5 % level with 80 % power on n items, if items
+            change against it as often as seen here; NaN where none can be found), and
+            ``strict_difference`` (the difference by the strict grade).
+        items: One row an item: ``split``, ``item``, ``before``, ``after``, ``change`` (kept, lost, gained, wrong),
+            ``strict_before``, ``strict_after``, ``subject``, ``prompt``, ``gold``, ``response_before``,
+            ``response_after``. With several samples an item, before and after are shares of right samples, lost
+            and gained mean that the share fell or rose, and the responses are those of the first sample.
     """
 
     table: pd.DataFrame
     items: pd.DataFrame
+
+    @property
+    def changed(self) -> pd.DataFrame:
+        """The items lost or gained, with what was asked and both responses."""
+        return self.items[self.items["change"].isin(["lost", "gained"])].reset_index(drop=True)
 
     def plot(self) -> "go.Figure":
         """Draw the items lost and gained."""
@@ -41,6 +59,7 @@ def compare(
     before: str | os.PathLike[str],
     after: str | os.PathLike[str],
     *,
+    clusters: str | None = None,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
@@ -49,32 +68,113 @@ def compare(
     Args:
         before: Folder of the evaluation before.
         after: Folder of the evaluation after.
+        clusters: A column of the responses to resample by, e.g. ``subject``; None to resample items.
         resamples: Bootstrap samples.
         seed: Of the bootstrap.
 
     Raises:
         MastlensError: If a folder has no responses, or their items differ.
     """
-    tables = []
-    for folder in (before, after):
-        path = Path(folder) / FILE
-        if not path.is_file():
-            raise MastlensError(f"{path} is missing. Write it first: mastlens evaluate ... --out {folder}")
-        tables.append(pd.read_parquet(path))
-    return compare_tables(tables[0], tables[1], resamples=resamples, seed=seed)
+    warn_of_other_settings(before, after)
+    return compare_tables(
+        read_responses(before), read_responses(after), clusters=clusters, resamples=resamples, seed=seed
+    )
 
 
-def compare_tables(before: pd.DataFrame, after: pd.DataFrame, *, resamples: int = 10_000, seed: int = 0) -> Comparison:
-    """Compare two tables of ``evaluate``, joined by split and item."""
-    keys = ["split", "item"]
-    joined = before.merge(after, on=keys, how="outer", suffixes=("_before", "_after"), indicator=True)
+def read_responses(folder: str | os.PathLike[str]) -> pd.DataFrame:
+    """Return the responses that an evaluation folder holds."""
+    path = Path(folder) / FILE
+    if not path.is_file():
+        raise MastlensError(f"{path} is missing. Write it first: mastlens evaluate ... --out {folder}")
+    return pd.read_parquet(path)
+
+
+def warn_of_other_settings(before: str | os.PathLike[str], after: str | os.PathLike[str]) -> None:
+    """Warn where two folders were evaluated under settings that differ: that, too, is a difference."""
+    old, new = (read_record(Path(f))["stages"].get("evaluate", {}).get("settings", {}) for f in (before, after))
+    differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)] if old and new else []
+    if differing:
+        said = ", ".join(f"{key} ({old.get(key)}, then {new.get(key)})" for key in differing)
+        warnings.warn(
+            f"{before} and {after} were evaluated with other settings: {said}. What differs between them is not "
+            "the edit alone.",
+            MastlensWarning,
+            stacklevel=3,
+        )
+
+
+def compare_tables(
+    before: pd.DataFrame,
+    after: pd.DataFrame,
+    *,
+    clusters: str | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two tables of ``evaluate``, joined by split and item; arguments as in ``compare``."""
+    items = _paired_items(before, after)
+    labels = None if clusters is None else _labels(before, items, clusters)
+    rows = []
+    # In the order of the evaluation before, which is that of its command line.
+    for split in dict.fromkeys(items["split"]):
+        chosen = (items["split"] == split).to_numpy()
+        groups = None if labels is None else labels[chosen]
+        rows.append({"split": split, **_compare_split(items[chosen], groups, resamples=resamples, seed=seed)})
+    table = pd.DataFrame(rows)
+    table.insert(list(table.columns).index("mcnemar_p") + 1, "holm_p", holm(table["mcnemar_p"]))
+    return Comparison(table, items)
+
+
+def grade_disagreements(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the responses on which strict and tolerant grade differ: where a result hangs on the grader.
+
+    Args:
+        table: A table of ``evaluate``.
+
+    Returns:
+        Those rows: ``split``, ``item``, ``sample`` and ``subject`` where the table has them, ``gold``, ``answer``
+        (what was found in the response; None where only math-verify found something), ``correct``,
+        ``correct_strict``, ``response``.
+    """
+    from mastlens.decoding.grading import final_answer
+
+    rows = table[table["correct"].astype(bool) != table["correct_strict"].astype(bool)]
+    rows = rows.assign(answer=rows["response"].map(final_answer))
+    columns = ["split", "item", "sample", "subject", "gold", "answer", "correct", "correct_strict", "response"]
+    return rows[[column for column in columns if column in rows]].reset_index(drop=True)
+
+
+def _by_item(table: pd.DataFrame, side: str) -> pd.DataFrame:
+    """Return one row an item; with several samples an item, grades become shares."""
+    repeated = table.duplicated(_KEYS)
+    if not repeated.any():
+        kept = table[[*_KEYS, "prompt", "gold", "response", "correct", "correct_strict"]]
+        return kept.assign(subject=table.get("subject", ""))
+    if "sample" not in table:
+        first = table[repeated].iloc[0]
+        raise MastlensError(
+            f"Item {first['item']} of split {first['split']!r} comes several times in the evaluation {side}, and no "
+            "column 'sample' tells the samples apart. Evaluate again into a new folder."
+        )
+    for key in ("prompt", "gold"):
+        if (table.groupby(_KEYS)[key].nunique(dropna=False) > 1).any():
+            raise MastlensError(f"The samples of one item of the evaluation {side} do not share one {key}.")
+    groups = table.assign(subject=table.get("subject", "")).groupby(_KEYS, sort=False)
+    first = groups[["prompt", "gold", "response", "subject"]].first()
+    return first.join(groups[["correct", "correct_strict"]].mean()).reset_index()
+
+
+def _paired_items(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """Return one row an item that both sides have, in the order of ``before``; refuse other items."""
+    old, new = _by_item(before, "before"), _by_item(after, "after")
+    joined = old.merge(new, on=_KEYS, how="outer", suffixes=("_before", "_after"), indicator=True)
     alone = joined[joined["_merge"] != "both"]
     if len(alone):
         first = alone.iloc[0]
         side = "before" if first["_merge"] == "left_only" else "after"
         raise MastlensError(
             f"The two evaluations are of different items: {len(alone)} stand on one side only, first item "
-            f"{int(first['item'])} of split {first['split']!r} ({side}). Evaluate both on the same files."
+            f"{first['item']} of split {first['split']!r} ({side}). Evaluate both on the same files."
         )
     other = joined[
         (joined["gold_before"] != joined["gold_after"]) | (joined["prompt_before"] != joined["prompt_after"])
@@ -82,30 +182,60 @@ def compare_tables(before: pd.DataFrame, after: pd.DataFrame, *, resamples: int 
     if len(other):
         first = other.iloc[0]
         raise MastlensError(
-            f"The two evaluations are of different items: item {int(first['item'])} of split "
+            f"The two evaluations are of different items: item {first['item']} of split "
             f"{first['split']!r} is not the same problem ({len(other)} such items)."
         )
-    # In the order of the evaluation before, which is that of its command line.
-    splits = list(dict.fromkeys(before["split"]))
-    rows = [_compare_split(split, joined[joined["split"] == split], resamples=resamples, seed=seed) for split in splits]
-    items = before[keys].merge(joined, on=keys)[[*keys, "correct_before", "correct_after"]]
-    return Comparison(pd.DataFrame(rows), items.rename(columns={"correct_before": "before", "correct_after": "after"}))
+    joined = old[_KEYS].merge(joined, on=_KEYS)
+    was, now = joined["correct_before"].astype(float), joined["correct_after"].astype(float)
+    change = np.select([now < was, now > was, now > 0], ["lost", "gained", "kept"], default="wrong")
+    return pd.DataFrame(
+        {
+            **{key: joined[key] for key in _KEYS},
+            "before": joined["correct_before"],
+            "after": joined["correct_after"],
+            "change": change,
+            "strict_before": joined["correct_strict_before"],
+            "strict_after": joined["correct_strict_after"],
+            "subject": joined["subject_before"],
+            "prompt": joined["prompt_before"],
+            "gold": joined["gold_before"],
+            "response_before": joined["response_before"],
+            "response_after": joined["response_after"],
+        }
+    )
 
 
-def _compare_split(split: str, rows: pd.DataFrame, *, resamples: int, seed: int) -> dict[str, object]:
-    before = rows["correct_before"].to_numpy(dtype=bool)
-    after = rows["correct_after"].to_numpy(dtype=bool)
-    b, c = int(np.sum(before & ~after)), int(np.sum(~before & after))
-    interval = paired_bootstrap(before, after, resamples=resamples, seed=seed)
+def _labels(before: pd.DataFrame, items: pd.DataFrame, clusters: str) -> np.ndarray:
+    """Return the cluster of each item."""
+    if clusters not in before.columns:
+        raise unknown("column to resample by", clusters, map(str, before.columns))
+    found = items[_KEYS].merge(before.drop_duplicates(_KEYS)[list(dict.fromkeys([*_KEYS, clusters]))], on=_KEYS)
+    return found[clusters].to_numpy()
+
+
+def _compare_split(
+    rows: pd.DataFrame, groups: np.ndarray | None, *, resamples: int, seed: int
+) -> dict[str, float | int]:
+    before, after = rows["before"].to_numpy(dtype=float), rows["after"].to_numpy(dtype=float)
+    n, b, c = len(rows), int((after < before).sum()), int((after > before).sum())
+    interval = paired_bootstrap(before, after, clusters=groups, resamples=resamples, seed=seed)
+    # Shares of right samples are no proportion of items: Newcombe's interval is not for them.
+    single = set(np.unique([before, after])) <= {0.0, 1.0}
+    both = int((before * after).sum()) if single else 0
+    closed = newcombe_paired(both, b, c, n - both - b - c) if single else None
+    strict = rows["strict_after"].astype(float).mean() - rows["strict_before"].astype(float).mean()
     return {
-        "split": split,
-        "n": len(rows),
+        "n": n,
         "before": float(before.mean()),
         "after": float(after.mean()),
         "b": b,
         "c": c,
         "mcnemar_p": mcnemar_exact(b, c),
-        "difference": (c - b) / len(rows),
+        "difference": (c - b) / n if single else float(after.mean() - before.mean()),
         "ci_low": interval.low,
         "ci_high": interval.high,
+        "newcombe_low": closed.low if closed else nan,
+        "newcombe_high": closed.high if closed else nan,
+        "detectable": smallest_drop(n, min(b, c) / n),
+        "strict_difference": float(strict),
     }

@@ -9,6 +9,7 @@ from mastlens.plots.coupling import plot_coupling, plot_coupling_heads
 from mastlens.plots.coupling_spectrum import plot_coupling_spectrum
 from mastlens.plots.evaluation import plot_accuracy
 from mastlens.plots.files import SavedFigure, save_figure
+from mastlens.plots.forgetting import plot_collateral, plot_edits
 from mastlens.plots.items import plot_items
 from mastlens.plots.magnitude import plot_increment_magnitude
 from mastlens.plots.maps import plot_score_map
@@ -28,10 +29,12 @@ __all__ = [
     "plot_accuracy",
     "plot_causal_groups",
     "plot_causal_map",
+    "plot_collateral",
     "plot_coupling",
     "plot_coupling_heads",
     "plot_coupling_spectrum",
     "plot_cumulative",
+    "plot_edits",
     "plot_first_order",
     "plot_increment_magnitude",
     "plot_items",

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mastlens.plots.frame import finish, plain
-from mastlens.plots.tables import distinct, flags, layout_of, need, need_unique, ordered, rows_with, take, words
+from mastlens.plots.tables import distinct, layout_of, need, need_unique, numbers, ordered, rows_with, take, words
 from mastlens.plots.template import GREEN, VERMILLION
 from mastlens.statistics import mcnemar_exact
 
@@ -22,15 +22,17 @@ def plot_items(items: pd.DataFrame, *, title: str | None = None, subtitle: str =
     """Draw every item of every split as a cell: kept, lost, gained or never right.
 
     Args:
-        items: One row per item: ``split``, ``item``, ``before`` and ``after`` (whether it was right).
+        items: One row per item: ``split``, ``item``, ``before`` and ``after`` (whether it was right, or, of several
+            samples, the share that was: then lost and gained mean that it fell or rose).
         title: The point in plain words; by default items lost and gained in every split.
         subtitle: Model, revision, dtype, seed.
     """
     need(items, ("split", "item", "before", "after"), figure="plot_items", writer="mastlens compare")
     drawn = take(items, ["split", "item", "before", "after"])
     need_unique(drawn, ["split", "item"], figure="plot_items")
-    before, after = (flags(drawn, column) for column in ("before", "after"))
-    drawn["state"] = np.select([before & after, before & ~after, ~before & after], [0, 1, 2], default=3)
+    before, after = (numbers(drawn, column) for column in ("before", "after"))
+    drawn["state"] = np.select([after < before, after > before, after > 0], [1, 2, 0], default=3)
+    shares = not set(np.unique([before, after])) <= {0.0, 1.0}
     splits = distinct(drawn, "split")
     wide = 50
     parts = {split: ordered(rows_with(drawn, "split", split), "state") for split in splits}
@@ -59,8 +61,14 @@ def plot_items(items: pd.DataFrame, *, title: str | None = None, subtitle: str =
         z[: len(part)] = np.asarray(part["state"], dtype=float)
         text = np.full(cells, "", dtype=object)
         text[: len(part)] = [
-            f"item {plain(item)}<br>{_STATES[state][0]}"
-            for item, state in zip(words(part, "item"), part["state"].tolist(), strict=True)
+            f"item {plain(item)}<br>{_STATES[state][0]}" + (f"<br>{was:.0%} right, then {now:.0%}" if shares else "")
+            for item, state, was, now in zip(
+                words(part, "item"),
+                part["state"].tolist(),
+                numbers(part, "before"),
+                numbers(part, "after"),
+                strict=True,
+            )
         ]
         fig.add_trace(
             go.Heatmap(
@@ -94,7 +102,9 @@ def plot_items(items: pd.DataFrame, *, title: str | None = None, subtitle: str =
         drawn,
         title=title or f"Item by item: {'; '.join(sentences)}",
         subtitle=subtitle,
-        note="One cell an item, by what became of it. Lost: right before, wrong after; gained: the other way. "
+        note="One cell an item, by what became of it. "
+        + ("Lost: fewer of its samples are right" if shares else "Lost: right before, wrong after")
+        + "; gained: the other way. "
         "p is two-sided, from lost against gained.",
         plot_height=height,
         legend_rows=1,

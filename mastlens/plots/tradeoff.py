@@ -19,6 +19,8 @@ _SYMBOLS = (
     "pentagon",
     "star",
 )  # one more than colours: pairs differ
+FORGOTTEN = "forgotten: accuracy lost on forget (percentage points)"
+COLLATERAL = "collateral: accuracy lost on retain<br>(percentage points)"
 _TRADEOFF = (
     "arm",
     "forget_difference",
@@ -52,10 +54,7 @@ def plot_tradeoff(
     need(summary, _TRADEOFF, figure="plot_tradeoff", writer="mastlens compare")
     drawn = take(summary, _TRADEOFF)
     need_unique(drawn, ["arm"], figure="plot_tradeoff")
-    lost = {
-        side: -100 * np.stack([numbers(drawn, f"{side}_{part}") for part in ("difference", "low", "high")], axis=1)
-        for side in ("forget", "retain")
-    }
+    lost = {side: points_lost(drawn, side) for side in ("forget", "retain")}
     fig = go.Figure()
     fig.add_hline(y=0, line={"color": GREY, "width": 1.2})
     fig.add_vline(x=0, line={"color": GREY, "width": 1.2})
@@ -65,25 +64,13 @@ def plot_tradeoff(
         fig.add_trace(go.Scatter(x=[None], y=[None], mode="lines", line=line, name=plain(target_label)))
     for i, row in enumerate(records(drawn)):
         x, y = lost["forget"][i], lost["retain"][i]
-        colour = COLOURWAY[i % len(COLOURWAY)]
-        error = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 3}
-        fig.add_trace(
-            go.Scatter(
-                x=[x[0]],
-                y=[y[0]],
-                mode="markers",
-                name=plain(row["arm"]),
-                marker={"size": 12, "color": colour, "symbol": _SYMBOLS[i % len(_SYMBOLS)]},
-                # Turning the sign swaps the ends: the low end of a difference is the high end of a loss.
-                error_x={**error, "array": [x[1] - x[0]], "arrayminus": [x[0] - x[2]]},
-                error_y={**error, "array": [y[1] - y[0]], "arrayminus": [y[0] - y[2]]},
-                hovertemplate=f"<b>{plain(row['arm'])}</b>"
-                f"<br>forgotten: {x[0]:.1f} points [{x[2]:.1f}, {x[1]:.1f}]"
-                f"<br>collateral: {y[0]:.1f} points [{y[2]:.1f}, {y[1]:.1f}]<extra></extra>",
-            )
+        hover = (
+            f"forgotten: {x[0]:.1f} points [{x[1]:.1f}, {x[2]:.1f}]"
+            f"<br>collateral: {y[0]:.1f} points [{y[1]:.1f}, {y[2]:.1f}]"
         )
-    fig.update_xaxes(title_text="forgotten: accuracy lost on forget (percentage points)", zeroline=False)
-    fig.update_yaxes(title_text="collateral: accuracy lost on retain<br>(percentage points)", zeroline=False)
+        fig.add_trace(arm_point(i, str(row["arm"]), x, y, hover))
+    fig.update_xaxes(title_text=FORGOTTEN, zeroline=False)
+    fig.update_yaxes(title_text=COLLATERAL, zeroline=False)
     return finish(
         fig,
         drawn,
@@ -95,6 +82,47 @@ def plot_tradeoff(
         left=84,
         min_width=440,
     )
+
+
+def points_lost(table: pd.DataFrame, side: str) -> np.ndarray:
+    """Return percentage points lost (rows, 3): value, low and high end.
+
+    Differences are after - before, so turning the sign swaps the ends.
+    """
+    return -100 * np.stack([numbers(table, f"{side}_{part}") for part in ("difference", "high", "low")], axis=1)
+
+
+def arm_point(number: int, arm: str, x: np.ndarray, y: np.ndarray, hover: str, *, legend: bool = True) -> go.Scatter:
+    """Return an arm as one point with its bars.
+
+    Args:
+        number: Which arm; it decides colour and symbol.
+        arm: Its name.
+        x: Value, low and high end.
+        y: Value, low and high end.
+        hover: What the pointer shows below the name; plotly's tags are kept.
+        legend: Whether this is the arm's entry in the legend.
+    """
+    error = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 3}
+    bars = [{**error, "array": [e[2] - e[0]], "arrayminus": [e[0] - e[1]]} for e in (x, y)]
+    marker = {"size": 12, "color": arm_colour(number), "symbol": _SYMBOLS[number % len(_SYMBOLS)]}
+    return go.Scatter(
+        x=[x[0]],
+        y=[y[0]],
+        mode="markers",
+        name=plain(arm),
+        legendgroup=str(number),
+        showlegend=legend,
+        marker=marker,
+        error_x=bars[0],
+        error_y=bars[1],
+        hovertemplate=f"<b>{plain(arm)}</b><br>{hover}<extra></extra>",
+    )
+
+
+def arm_colour(number: int) -> str:
+    """Return the colour of an arm."""
+    return COLOURWAY[number % len(COLOURWAY)]
 
 
 def _tradeoff_title(drawn: pd.DataFrame) -> str:

@@ -4,10 +4,28 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+from statsmodels.stats.weightstats import DescrStatsW
 
-from mastlens.statistics import mcnemar_exact, paired_bootstrap, wilson
+from mastlens.errors import MastlensError
+from mastlens.statistics import (
+    holm,
+    mcnemar_exact,
+    mean_bootstrap,
+    newcombe_paired,
+    paired_bootstrap,
+    pass_at_k,
+    ratio_bootstrap,
+    sampled_accuracy,
+    seed_interval,
+    seed_spread,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +118,7 @@ def test_bootstrap_level_and_items_of_another_length():
     before, after = lost(150, 20, 5)
     wide, narrow = (paired_bootstrap(before, after, level=level) for level in (0.99, 0.8))
     assert wide.low < narrow.low < -0.1 < narrow.high < wide.high
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises(MastlensError, match="same items"):
         paired_bootstrap(before, after[:-1])
 
 
@@ -109,3 +127,226 @@ def test_bootstrap_takes_truth_values():
     plain = paired_bootstrap(before, after)
     truth = paired_bootstrap(before.astype(bool), after.astype(bool))
     assert (plain.low, plain.high) == (truth.low, truth.high)
+
+
+# Newcombe (1998), Statistics in Medicine 17, 2635, table III, method 10; first counted minus second.
+NEWCOMBE_TABLE_III = {
+    (36, 12, 2, 0): (0.0569, 0.3404),
+    (20, 12, 2, 16): (0.0562, 0.3292),
+    (18, 12, 2, 18): (0.0562, 0.3290),
+    (36, 14, 0, 0): (0.1528, 0.4167),
+    (18, 14, 0, 18): (0.1441, 0.3963),
+    (2, 97, 1, 0): (0.8721, 0.9854),
+    (0, 29, 1, 0): (0.6666, 0.9882),
+    (0, 30, 0, 0): (0.8395, 1.0),
+    (54, 0, 0, 0): (-0.0664, 0.0664),
+    (53, 0, 0, 1): (-0.0729, 0.0729),
+    (27, 0, 0, 27): (-0.0351, 0.0351),
+}
+
+
+@pytest.mark.parametrize(("cells", "published"), NEWCOMBE_TABLE_III.items())
+def test_newcombe_published_values(cells, published):
+    both, first_only, second_only, neither = cells
+    found = newcombe_paired(both, first_only, second_only, neither)  # after - before, so signs are turned
+    assert (-found.high, -found.low) == pytest.approx(published, abs=6e-5)
+
+
+def test_newcombe_without_correlation_is_the_interval_of_independent_samples():
+    for both, b, c, neither in ((6, 4, 9, 6), (20, 10, 4, 2), (1, 1, 1, 1)):
+        assert both * neither == b * c
+        n = both + b + c + neither
+        low, high = confint_proportions_2indep(both + c, n, both + b, n, method="newcomb", compare="diff")
+        found = newcombe_paired(both, b, c, neither)
+        assert (found.low, found.high) == pytest.approx((low, high), abs=1e-9)
+
+
+COUNTS = st.integers(0, 60)
+PAIRED = st.tuples(COUNTS, COUNTS, COUNTS, COUNTS).filter(any)
+
+
+@settings(max_examples=50, deadline=None)
+@given(PAIRED, st.floats(0.5, 0.99))
+def test_newcombe_contains_the_difference_and_is_antisymmetric(cells, level):
+    both, b, c, neither = cells
+    found, turned = newcombe_paired(both, b, c, neither, level=level), newcombe_paired(both, c, b, neither, level=level)
+    assert -1 <= found.low <= (c - b) / sum(cells) + 1e-9
+    assert (c - b) / sum(cells) - 1e-9 <= found.high <= 1
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low), abs=1e-9)
+    swapped = newcombe_paired(neither, b, c, both, level=level)  # right and wrong change places: so do the sides
+    assert (swapped.low, swapped.high) == pytest.approx((found.low, found.high), abs=1e-9)
+    assert found.high - found.low > 1e-3
+
+
+def test_newcombe_covers_where_the_bootstrap_has_no_width():
+    rng, truth, n = np.random.default_rng(0), (0.55, 0.03, 0.01, 0.41), 60
+    drawn, counts = np.unique(rng.multinomial(n, truth, size=2000), axis=0, return_counts=True)
+    intervals = [newcombe_paired(*map(int, cells)) for cells in drawn]
+    covered = np.average([i.low <= truth[2] - truth[1] <= i.high for i in intervals], weights=counts)
+    assert covered > 0.93
+    unchanged = (drawn[:, 1] == 0) & (drawn[:, 2] == 0)
+    assert counts[unchanged].sum() > 100
+    assert all(i.low < -0.02 < 0.02 < i.high for i, none in zip(intervals, unchanged, strict=True) if none)
+
+
+def test_bootstrap_is_scipys_own():
+    before, after = lost(150, 21, 9)
+    expected = stats.bootstrap(
+        (after - before,), np.mean, n_resamples=3000, method="percentile", batch=1000, rng=np.random.default_rng(5)
+    ).confidence_interval
+    found = paired_bootstrap(before, after, resamples=3000, seed=5)
+    assert (found.low, found.high) == (expected.low, expected.high)
+
+
+def test_ratio_bootstrap_weighs_by_the_denominator():
+    rng = np.random.default_rng(1)
+    counts = rng.integers(1, 40, 300)
+    sums = counts * rng.normal(2.0, 0.5, 300)
+    found = ratio_bootstrap(sums, counts, seed=0)
+    ratio = sums.sum() / counts.sum()
+    error = np.sqrt(np.sum((sums - ratio * counts) ** 2)) / counts.sum()  # the delta method
+    assert (found.low, found.high) == pytest.approx((ratio - 1.96 * error, ratio + 1.96 * error), abs=0.15 * error)
+    plain = mean_bootstrap(sums / counts, seed=0)
+    assert abs(plain.low - found.low) > 1e-3, "the mean of ratios is something else"
+
+
+def test_clusters_agree_with_the_cluster_robust_error():
+    import statsmodels.api as sm
+
+    rng = np.random.default_rng(2)
+    clusters = np.repeat(np.arange(120), rng.integers(1, 9, 120))
+    values = rng.normal(size=120)[clusters] + 0.3 * rng.normal(size=len(clusters))
+    fit = sm.OLS(values, np.ones(len(values))).fit(cov_type="cluster", cov_kwds={"groups": clusters})
+    found, naive = mean_bootstrap(values, clusters=clusters, seed=0), mean_bootstrap(values, seed=0)
+    assert (found.high - found.low) / (2 * 1.96) == pytest.approx(float(fit.bse[0]), rel=0.06)
+    assert found.high - found.low > 1.5 * (naive.high - naive.low)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 5))
+def test_cluster_bootstrap_does_not_count_copies_as_evidence(seed, copies):
+    rng = np.random.default_rng(seed)
+    before, after = rng.integers(0, 2, (2, 30))
+    labels = np.arange(30)
+    once = paired_bootstrap(before, after, resamples=300, seed=seed)
+    often = paired_bootstrap(
+        *(np.repeat(side, copies) for side in (before, after)),
+        clusters=np.repeat(labels, copies),
+        resamples=300,
+        seed=seed,
+    )
+    renamed = paired_bootstrap(
+        before, after, clusters=[f"name {x}" for x in rng.permutation(labels)], resamples=300, seed=seed
+    )
+    assert (often.low, often.high) == pytest.approx((once.low, once.high))
+    assert (renamed.low, renamed.high) == pytest.approx((once.low, once.high))
+
+
+def test_bootstrap_refuses_what_has_no_interval():
+    with pytest.raises(MastlensError, match="one cluster"):
+        paired_bootstrap([0, 1], [1, 1], clusters=["a", "a"])
+    with pytest.raises(MastlensError, match="each item needs one"):
+        paired_bootstrap([0, 1], [1, 1], clusters=["a"])
+    with pytest.raises(MastlensError, match="above 0"):
+        ratio_bootstrap([1.0, 2.0], [1.0, 0.0])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_is_monotone_and_rejects_step_by_step(p):
+    found = holm(p)
+    order = np.argsort(p, kind="stable")
+    assert (np.diff(found[order]) >= 0).all()
+    assert (found >= np.asarray(p)).all() and (found <= 1).all()
+    for alpha in (0.01, 0.05, 0.5):  # Holm's own wording: go up until one is above alpha / those left
+        rejected = set()
+        for left, test in zip(range(len(p), 0, -1), order, strict=True):
+            if p[test] * left > alpha:
+                break
+            rejected.add(int(test))
+        assert set(np.flatnonzero(found <= alpha).tolist()) == rejected
+
+
+def test_holm_agrees_with_statsmodels():
+    rng = np.random.default_rng(0)
+    for p in ([0.2], [0.01, 0.01, 0.01], [0.0, 1.0], rng.random(9) ** 3):
+        assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], abs=1e-12)
+
+
+def test_holm_by_hand():
+    # Of three tests the smallest counts three times, the next twice; the largest cannot fall below it.
+    assert holm([0.04, 0.01, 0.03]).tolist() == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([]).tolist() == []
+    for bad in ([0.5, float("nan")], [1.2], [[0.1]]):
+        with pytest.raises(MastlensError, match="p-values"):
+            holm(bad)
+
+
+def test_pass_at_k_is_the_share_of_draws_with_a_hit():
+    for n, c in itertools.product(range(1, 7), range(7)):
+        for k in range(1, n + 1):
+            if c <= n:
+                draws = list(itertools.combinations([1] * c + [0] * (n - c), k))
+                assert pass_at_k(n, c, k) == pytest.approx(np.mean([any(draw) for draw in draws]), abs=1e-12)
+    assert pass_at_k(20_000, 1, 100) == pytest.approx(100 / 20_000, rel=1e-12)  # no overflow, no cancellation
+    with pytest.raises(MastlensError, match="at least 5 samples"):
+        pass_at_k(4, 2, 5)
+
+
+def test_sampled_accuracy_resamples_problems():
+    rng = np.random.default_rng(0)
+    items, chance = np.repeat(np.arange(40), 8), rng.choice([0.0, 1.0], 40)
+    correct = rng.random(320) < chance[items]  # all samples of a problem agree: 40 pieces of evidence, not 320
+    found = sampled_accuracy(items, correct, ks=(1, 4), resamples=2000)
+    table = found.table.set_index("metric")
+    assert list(table.index) == ["avg@8", "pass@1", "pass@4"]
+    assert table.loc["avg@8", "estimate"] == table.loc["pass@1", "estimate"] == pytest.approx(correct.mean())
+    width, p = table.loc["avg@8", "ci_high"] - table.loc["avg@8", "ci_low"], correct.mean()
+    assert width == pytest.approx(2 * 1.96 * np.sqrt(p * (1 - p) / 40), rel=0.15)
+    with pytest.raises(MastlensError, match="pass@9"):
+        sampled_accuracy(items, correct, ks=(9,))
+
+
+def test_seed_interval_agrees_with_statsmodels():
+    values = [0.247, 0.251, 0.273]
+    found = seed_interval(values, level=0.9)
+    assert (found.low, found.high) == pytest.approx(DescrStatsW(values).tconfint_mean(alpha=0.1))
+    with pytest.raises(MastlensError, match="at least two seeds"):
+        seed_interval([0.3])
+
+
+def test_seed_spread_has_the_mean_squares_of_an_analysis_of_variance():
+    import pandas as pd
+    from statsmodels.formula.api import ols
+    from statsmodels.stats.anova import anova_lm
+
+    rng = np.random.default_rng(3)
+    y = rng.normal(size=(5, 1)) + 2 * rng.normal(size=(1, 30)) + 0.5 * rng.normal(size=(5, 30))
+    cells = [(s, i, y[s, i]) for s in range(5) for i in range(30)]
+    squares = anova_lm(ols("y ~ C(s) + C(i)", pd.DataFrame(cells, columns=["s", "i", "y"])).fit())["mean_sq"]
+    found = seed_spread(y)
+    assert found.residual == pytest.approx(squares["Residual"])
+    assert found.between_seeds == pytest.approx((squares["C(s)"] - squares["Residual"]) / 30)
+    assert found.between_items == pytest.approx((squares["C(i)"] - squares["Residual"]) / 5)
+    assert found.mean == pytest.approx(y.mean())
+
+
+def test_seed_spread_finds_the_components_that_were_put_in():
+    rng, spreads = np.random.default_rng(4), []
+    for _ in range(400):
+        y = 0.3 * rng.normal(size=(4, 1)) + rng.normal(size=(1, 50)) + 0.7 * rng.normal(size=(4, 50))
+        spreads.append(seed_spread(y))
+    means = np.array([s.mean for s in spreads])
+    assert np.mean([s.between_seeds for s in spreads]) == pytest.approx(0.09, rel=0.15)
+    assert np.mean([s.between_items for s in spreads]) == pytest.approx(1.0, rel=0.05)
+    assert np.mean([s.residual for s in spreads]) == pytest.approx(0.49, rel=0.05)
+    assert np.mean([s.standard_error**2 for s in spreads]) == pytest.approx(means.var(), rel=0.2)
+
+
+def test_seeds_without_a_spread():
+    y = np.tile(np.arange(10) % 2, (3, 1))
+    found = seed_spread(y)
+    assert (found.between_seeds, found.residual) == (0, 0)
+    assert (found.interval.low, found.interval.high) == pytest.approx((0.5, 0.5))
+    with pytest.raises(MastlensError, match="at least two of each"):
+        seed_spread(y[:1])

@@ -1,0 +1,70 @@
+"""What attacks brought back of what an edit took out, read from the folders that they wrote."""
+
+from collections.abc import Sequence
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mastlens.statistics import paired_bootstrap
+
+_ITEMS = "attack_items.parquet"
+_CONDITION = ["attack", "variant", "step"]
+_EDITED, _CONTROL = "edited", "control"
+
+
+def attack_files(folder: Path) -> list[Path]:
+    """Return the items of every attack on an edit: each in the edit's folder or in a folder of its own in it."""
+    return sorted([*folder.glob(_ITEMS), *folder.glob(f"*/{_ITEMS}")])
+
+
+def strongest_attack(
+    folder: Path, source: pd.DataFrame, forget: Sequence[str], *, resamples: int = 10_000, seed: int = 0
+) -> dict[str, Any]:
+    """Return what the strongest attack in a folder brought back on the forget side; nothing where none was run.
+
+    The strongest is the one (attack, variant and step) with the largest gain in accuracy over the edit before it,
+    less the control's gain under the same attack where a control was attacked too: what an attack can teach to a
+    model that never had the skill was not brought back. It is the largest of several, so its value is a bound
+    rather than an estimate.
+
+    Args:
+        folder: The edit's evaluation folder.
+        source: The source's items on the forget side: ``item`` as "split item", ``correct``.
+        forget: The splits of that side.
+        resamples: Bootstrap samples.
+        seed: Of the bootstrap.
+    """
+    tables = [pd.read_parquet(path) for path in attack_files(folder)]
+    rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"split": []})
+    rows = rows[rows["split"].isin(forget)]
+    if rows.empty:
+        return {}
+    rows = rows.assign(item=rows["split"].astype(str) + " " + rows["item"].astype(str))
+    # An attack may have been tried on the first items only: the source counts on the same ones.
+    was = source.groupby("item")["correct"].mean()
+    rows = rows[rows["item"].isin(was.index)]
+    accuracy = rows.pivot_table("correct", [*_CONDITION, "baseline"], "model", aggfunc="mean").reset_index("baseline")
+    plain = accuracy[accuracy["baseline"]].groupby("attack").first()
+    attacked = accuracy[~accuracy["baseline"]]
+    if attacked.empty or _EDITED not in attacked:
+        return {}
+    names = attacked.index.get_level_values("attack")
+    gains = {model: attacked[model] - plain[model].reindex(names).to_numpy() for model in attacked.columns[1:]}
+    beyond = gains[_EDITED] - (gains[_CONTROL].fillna(0.0) if _CONTROL in gains else 0.0)
+    where = int(beyond.fillna(-1.0).to_numpy().argmax())
+    attack, variant, step = attacked.index[where]
+    chosen = (rows["model"] == _EDITED) & ~rows["baseline"]
+    chosen &= (rows["attack"] == attack) & (rows["variant"] == variant) & (rows["step"] == step)
+    now = rows[chosen].groupby("item")["correct"].mean()
+    old, new = was.loc[now.index].to_numpy(dtype=float), now.to_numpy(dtype=float)
+    interval = paired_bootstrap(old, new, resamples=resamples, seed=seed)
+    return {
+        "after_attack": f"{attack}, {variant}" + (f", step {step}" if step else ""),
+        "after_attack_accuracy": float(new.mean()),
+        "after_attack_control": float(attacked[_CONTROL].to_numpy()[where]) if _CONTROL in attacked else nan,
+        "after_attack_difference": float(new.mean() - old.mean()),
+        "after_attack_low": interval.low,
+        "after_attack_high": interval.high,
+    }

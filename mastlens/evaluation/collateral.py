@@ -1,0 +1,260 @@
+"""What an edit does to everything it was not meant to touch: token by token, on neutral text, in its responses."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mastlens.edit import Edit, swapped
+from mastlens.errors import MastlensError
+from mastlens.evaluation.comparison import read_responses
+from mastlens.evaluation.degeneration import CLASSES, response_faults
+from mastlens.evaluation.divergence import token_divergence
+from mastlens.evaluation.perplexity import neutral_logprobs, read_texts
+from mastlens.evaluation.responses import FILE as RESPONSES
+from mastlens.files import sha256_json, sha256_tensor, write_table
+from mastlens.lineage import Checkpoint
+from mastlens.problems import check_tokenizer, context_length, encode_problems, read_problems
+from mastlens.runs import hash_inputs, remembered
+from mastlens.statistics import Interval, newcombe_paired, paired_bootstrap, ratio_bootstrap
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FILE = "collateral.parquet"
+ITEMS = "collateral_items.parquet"
+
+
+@dataclass(frozen=True)
+class Collateral:
+    """What an edit did beside what it was made for.
+
+    Attributes:
+        table: One row a measure and split: ``measure``, ``split``, ``items``, ``before``, ``after`` (where the
+            measure has them), ``value`` with ``ci_low`` and ``ci_high`` (bootstrap over items; of shares of
+            responses Newcombe's interval, because some never occur), ``unit``. The measures: ``kl``
+            (KL(source || edited) in nats a token), ``same_top`` (share of tokens at which both find the same token
+            most probable), ``perplexity`` (value: after / before), and differences after - before of
+            ``repetition`` (share of repeated 4-grams), ``wrong``, ``no answer`` and ``truncated`` (shares of
+            responses).
+        items: One row an item that the divergence was taken on: ``split``, ``item``, ``tokens``, ``kl`` (summed, in
+            nats), ``same_top`` (number of tokens).
+        settings: What made it.
+    """
+
+    table: pd.DataFrame
+    items: pd.DataFrame
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def plot(self) -> "go.Figure":
+        """Draw divergence, perplexity and what became of the responses."""
+        from mastlens.plots.forgetting import plot_collateral
+
+        return plot_collateral(self.table)
+
+
+def measure_collateral(
+    *,
+    model: "str | os.PathLike[str] | Checkpoint",
+    edit: "str | os.PathLike[str] | Edit",
+    splits: Mapping[str, str | os.PathLike[str]],
+    neutral: str | os.PathLike[str] | None = None,
+    before: str | os.PathLike[str] | None = None,
+    after: str | os.PathLike[str] | None = None,
+    resamples: int = 10_000,
+    batch_size: int = 16,
+    chat_template: bool = True,
+    seed: int = 0,
+    device: str = "cpu",
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Collateral:
+    """Measure what an edit does to texts that it was not meant to touch.
+
+    Args:
+        model: The checkpoint that the edit was made for.
+        edit: The edit.
+        splits: Name to problem file, e.g. the retain problems: the divergence is taken on their solutions.
+        neutral: JSON lines with a ``text`` each, for perplexity.
+        before: Evaluation folder of the source; with ``after``, repetition and missing answers are compared.
+        after: Evaluation folder of the edited model.
+        resamples: Bootstrap samples of the intervals.
+        batch_size: Texts a forward pass; it does not change the result beyond rounding.
+        chat_template: Whether to use the tokenizer's chat template, where it has one.
+        seed: Of the bootstrap.
+        device: Where to compute.
+        out: Folder for ``collateral.parquet`` and ``collateral_items.parquet``, e.g. the edit's evaluation folder;
+            None to write nothing.
+        overwrite: Replace a measurement of something else.
+        progress: Show progress bars.
+
+    Raises:
+        MastlensError: If the edit belongs to another checkpoint, only one of before and after is given, or there is
+            nothing to measure on.
+    """
+    if not splits:
+        raise MastlensError("There is nothing to measure on: give --split NAME=FILE at least once.")
+    if (before is None) != (after is None):
+        raise MastlensError("Responses are compared between two evaluations: give both --before and --after.")
+    checkpoint = Checkpoint(model)
+    edit = edit if isinstance(edit, Edit) else Edit.load(edit)
+    edit.check_source(checkpoint)
+    folders = {"before": before, "after": after}
+    inputs = {
+        **hash_inputs({**{f"split {name}": path for name, path in splits.items()}, "neutral": neutral}),
+        **hash_inputs({side: Path(folder) / RESPONSES for side, folder in folders.items() if folder is not None}),
+        "edit": sha256_json({name: sha256_tensor(tensor) for name, tensor in edit.after.items()}),
+    }
+    settings = {"chat_template": chat_template, "resamples": resamples, "seed": seed}
+
+    def compute() -> Collateral:
+        drawn: dict[str, Any] = {"resamples": resamples, "seed": seed}
+        loaded, tokenizer = checkpoint.load_model(device=device), checkpoint.load_tokenizer()
+        items = _divergence(
+            loaded,
+            tokenizer,
+            checkpoint.spec,
+            edit.after,
+            splits,
+            chat_template=chat_template,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        rows = [row for split in splits for row in _divergence_rows(items[items["split"] == split], split, drawn)]
+        if neutral is not None:
+            texts = read_texts(neutral)
+            sums, counts = neutral_logprobs(loaded, tokenizer, texts, batch_size=batch_size)
+            with swapped(loaded, edit.after):
+                moved, _ = neutral_logprobs(loaded, tokenizer, texts, batch_size=batch_size)
+            rows.append(_perplexity_row(sums, moved, counts, drawn))
+        if before is not None and after is not None:
+            rows += _fault_rows(read_responses(before), read_responses(after), drawn)
+        return Collateral(pd.DataFrame(rows), items, settings)
+
+    def write(result: Collateral, folder: Path) -> None:
+        write_table(folder / FILE, result.table)
+        write_table(folder / ITEMS, result.items)
+
+    return remembered(
+        out,
+        "measure-collateral",
+        outputs=[FILE, ITEMS],
+        lineage={"model": checkpoint.fingerprint},
+        inputs=inputs,
+        settings=settings,
+        device=device,
+        overwrite=overwrite,
+        compute=compute,
+        write=write,
+        read=lambda folder: Collateral(pd.read_parquet(folder / FILE), pd.read_parquet(folder / ITEMS), settings),
+    )
+
+
+def _divergence(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    spec: str,
+    edited: "Mapping[str, Tensor]",
+    splits: Mapping[str, str | os.PathLike[str]],
+    *,
+    chat_template: bool,
+    batch_size: int,
+    progress: bool,
+) -> pd.DataFrame:
+    tables = []
+    for split, path in splits.items():
+        problems = read_problems(path)
+        check_tokenizer(tokenizer, problems, spec)
+        encoded = encode_problems(
+            problems,
+            tokenizer,
+            context=context_length(model.config),
+            chat_template=chat_template,
+            source=str(path),
+        )
+        found = token_divergence(
+            model, edited, encoded, batch_size=batch_size, progress=f"KL on {split}" if progress else None
+        )
+        found.insert(0, "item", range(len(found)))
+        found.insert(0, "split", split)
+        tables.append(found)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _divergence_rows(items: pd.DataFrame, split: str, drawn: Mapping[str, Any]) -> list[dict[str, Any]]:
+    tokens = items["tokens"].to_numpy(dtype=float)
+    rows = []
+    for measure, unit in (("kl", "nats per token"), ("same_top", "share of tokens")):
+        sums = items[measure].to_numpy(dtype=float)
+        interval = ratio_bootstrap(sums, tokens, **drawn)
+        rows.append(
+            _row(measure, split, len(items), nan, nan, sums.sum() / tokens.sum(), interval.low, interval.high, unit)
+        )
+    return rows
+
+
+def _perplexity_row(
+    before: np.ndarray, after: np.ndarray, counts: np.ndarray, drawn: Mapping[str, Any]
+) -> dict[str, Any]:
+    # The logarithm of the ratio is a mean over tokens, so it is what is resampled, by text.
+    interval = ratio_bootstrap(before - after, counts, **drawn)
+    old, new = (float(np.exp(-sums.sum() / counts.sum())) for sums in (before, after))
+    low, high = float(np.exp(interval.low)), float(np.exp(interval.high))
+    return _row("perplexity", "neutral", len(counts), old, new, new / old, low, high, "after / before")
+
+
+def _fault_rows(before: pd.DataFrame, after: pd.DataFrame, drawn: Mapping[str, Any]) -> list[dict[str, Any]]:
+    keys = ["split", "item"]
+    old, new = (response_faults(table).groupby(keys, sort=False).mean() for table in (before, after))
+    if set(old.index) != set(new.index):
+        raise MastlensError("The evaluations before and after are of different items. Evaluate both on the same files.")
+    new = new.loc[old.index]
+    units = {"repetition": "share of 4-grams", **dict.fromkeys(CLASSES[1:], "share of responses")}
+    rows = []
+    for split in dict.fromkeys(old.index.get_level_values("split")):
+        for measure, unit in units.items():
+            was, now = (side.loc[[split], measure].to_numpy(dtype=float) for side in (old, new))
+            interval = _difference(was, now, drawn)
+            a, b = float(was.mean()), float(now.mean())
+            rows.append(_row(measure, str(split), len(was), a, b, b - a, interval.low, interval.high, unit))
+    return rows
+
+
+def _difference(was: np.ndarray, now: np.ndarray, drawn: Mapping[str, Any]) -> Interval:
+    """Return the interval of a mean difference: Newcombe's for single yes-or-no outcomes, which may never occur."""
+    if set(np.unique([was, now])) <= {0.0, 1.0}:
+        both, b, c = (int(cells.sum()) for cells in (was * now, was * (1 - now), (1 - was) * now))
+        return newcombe_paired(both, b, c, len(was) - both - b - c)
+    return paired_bootstrap(was, now, **drawn)
+
+
+def _row(
+    measure: str,
+    split: str,
+    items: int,
+    before: float,
+    after: float,
+    value: float,
+    low: float,
+    high: float,
+    unit: str,
+) -> dict[str, Any]:
+    return {
+        "measure": measure,
+        "split": split,
+        "items": items,
+        "before": before,
+        "after": after,
+        "value": float(value),
+        "ci_low": low,
+        "ci_high": high,
+        "unit": unit,
+    }

@@ -1,0 +1,227 @@
+"""Any number of edits in one table: what each forgot, what it cost, and what an attack brought back."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from mastlens.errors import MastlensError, unknown
+from mastlens.evaluation.aftermath import attack_files, strongest_attack
+from mastlens.evaluation.comparison import compare_tables, read_responses, warn_of_other_settings
+from mastlens.evaluation.degeneration import response_faults
+from mastlens.evaluation.responses import FILE as RESPONSES
+from mastlens.files import write_table
+from mastlens.runs import hash_inputs, remembered
+from mastlens.statistics import holm, ratio_bootstrap
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+FILE = "edits.parquet"
+CONTRASTS = "edit_contrasts.parquet"
+_COLLATERAL, _COLLATERAL_ITEMS = "collateral.parquet", "collateral_items.parquet"
+
+_PAIRED = {"ci_low": "low", "ci_high": "high"}
+_FAULTS = {"repetition": "repetition", "no answer": "no_answer", "truncated": "truncated"}
+
+
+@dataclass(frozen=True)
+class EditComparison:
+    """Edits of one source against each other.
+
+    Attributes:
+        table: One row an edit: ``arm``; for ``forget`` and ``retain``, each all of its splits together, the columns
+            of ``compare`` with that prefix (``forget_n``, ``forget_before``, ..., ``forget_difference``,
+            ``forget_low``, ``forget_high``, ``forget_holm_p`` over the edits, ``forget_detectable``) and after -
+            before of ``forget_repetition``, ``forget_no_answer``, ``forget_truncated``; and, missing where an edit's
+            folder does not hold it, ``kl``, ``kl_low``, ``kl_high`` (nats a token on the retain splits),
+            ``perplexity_ratio`` with its interval, and ``after_attack`` (of all attacks in the folder, the one that
+            brought most back, beyond what it taught the control where there is one), ``after_attack_accuracy`` of
+            the attacked edit and ``after_attack_control`` of the attacked control, ``after_attack_difference``,
+            ``after_attack_low``, ``after_attack_high`` (attacked edit - source, on the same forget
+            items).
+        contrasts: Every edit but the first against the first, on the same items, one row an edit and ``side``; the
+            columns of ``compare``, ``difference`` being the edit's accuracy - that of ``reference``; ``holm_p`` over
+            all rows.
+        settings: What made it: the splits of either side among it.
+    """
+
+    table: pd.DataFrame
+    contrasts: pd.DataFrame
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def plot(self) -> "go.Figure":
+        """Draw forgetting against every collateral that the table has."""
+        from mastlens.plots.forgetting import plot_edits
+
+        return plot_edits(self.table)
+
+
+def compare_edits(
+    source: str | os.PathLike[str],
+    edits: Mapping[str, str | os.PathLike[str]] | Sequence[str | os.PathLike[str]],
+    *,
+    forget: Sequence[str] | None = None,
+    retain: Sequence[str] | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> EditComparison:
+    """Put any number of edits of one source into one table, each against the source on the same items.
+
+    Args:
+        source: Evaluation folder of the source.
+        edits: Evaluation folders of the edits, or label to folder. What ``measure_collateral`` wrote into the same
+            folder, and ``attack`` into it or into folders in it, is read too.
+        forget: Splits that were to be forgotten; by default those whose names begin with ``forget``.
+        retain: Splits that were to stay; by default all others.
+        resamples: Bootstrap samples.
+        seed: Of the bootstrap.
+        out: Folder for ``edits.parquet`` and ``edit_contrasts.parquet``; None to write nothing.
+        overwrite: Replace a comparison of something else.
+
+    Raises:
+        MastlensError: If a folder has no responses, the items differ, or a side has no split.
+    """
+    folders = _labelled(edits)
+    original = read_responses(source)
+    sides = _sides([str(split) for split in original["split"].unique()], forget, retain)
+    settings = {"splits": sides, "arms": list(folders), "resamples": resamples, "seed": seed}
+    for folder in folders.values():
+        warn_of_other_settings(source, folder)
+
+    def compute() -> EditComparison:
+        drawn: dict[str, Any] = {"resamples": resamples, "seed": seed}
+        before = _pooled(original, sides)
+        tables = {arm: _pooled(read_responses(folder), sides) for arm, folder in folders.items()}
+        rows = [
+            {"arm": arm, **_against_source(before, tables[arm], drawn), **_measured(folder, before, sides, drawn)}
+            for arm, folder in folders.items()
+        ]
+        table = pd.DataFrame(rows)
+        for side in sides:
+            table[f"{side}_holm_p"] = holm(table[f"{side}_mcnemar_p"])
+        return EditComparison(table, _contrasts(tables, drawn), settings)
+
+    def write(result: EditComparison, folder: Path) -> None:
+        write_table(folder / FILE, result.table)
+        write_table(folder / CONTRASTS, result.contrasts)
+
+    read = {f"{arm} {path.relative_to(folder)}": path for arm, folder in folders.items() for path in _files(folder)}
+    return remembered(
+        out,
+        "compare-edits",
+        outputs=[FILE, CONTRASTS],
+        inputs=hash_inputs({"source": Path(source) / RESPONSES, **read}),
+        settings=settings,
+        overwrite=overwrite,
+        compute=compute,
+        write=write,
+        read=lambda folder: EditComparison(
+            pd.read_parquet(folder / FILE), pd.read_parquet(folder / CONTRASTS), settings
+        ),
+    )
+
+
+def _labelled(edits: Mapping[str, str | os.PathLike[str]] | Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
+    """Return label to folder; where folders share a name, their parents' names tell them apart."""
+    if isinstance(edits, Mapping):
+        named = [(str(arm), Path(folder)) for arm, folder in edits.items()]
+    else:
+        paths = [Path(folder) for folder in edits]
+        names = [path.resolve().name for path in paths]
+        named = [
+            (name if names.count(name) == 1 else f"{path.resolve().parent.name}/{name}", path)
+            for name, path in zip(names, paths, strict=True)
+        ]
+    if not named:
+        raise MastlensError("There is no edit to compare: name at least one evaluation folder beside the source's.")
+    labels = [arm for arm, _ in named]
+    if twice := [arm for arm in labels if labels.count(arm) > 1]:
+        raise MastlensError(f"Two edits are called {twice[0]!r}. Give each a label of its own: LABEL=DIR.")
+    return dict(named)
+
+
+def _sides(splits: list[str], forget: Sequence[str] | None, retain: Sequence[str] | None) -> dict[str, list[str]]:
+    for name in (*(forget or ()), *(retain or ())):
+        if name not in splits:
+            raise unknown("split", name, splits)
+    forgotten = list(forget) if forget is not None else [s for s in splits if s.startswith("forget")]
+    if forget is None and retain is not None:
+        forgotten = [split for split in forgotten if split not in retain]
+    kept = list(retain) if retain is not None else [split for split in splits if split not in forgotten]
+    for side, chosen in (("forget", forgotten), ("retain", kept)):
+        if not chosen:
+            raise MastlensError(
+                f"No split is on the {side} side: the evaluation has {', '.join(map(repr, splits))}. Say which with "
+                f"--{side} NAME."
+            )
+    if both := sorted(set(forgotten) & set(kept)):
+        raise MastlensError(f"The split {both[0]!r} cannot be on both sides.")
+    return {"forget": forgotten, "retain": kept}
+
+
+def _pooled(table: pd.DataFrame, sides: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Return the table with one split a side; an item is named for the split that it came from."""
+    parts = []
+    for side, splits in sides.items():
+        part = table[table["split"].isin(splits)]
+        names = part["split"].astype(str) + " " + part["item"].astype(str)
+        parts.append(part.assign(split=side, item=names))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _against_source(before: pd.DataFrame, after: pd.DataFrame, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    compared = compare_tables(before, after, **drawn).table.drop(columns="holm_p").rename(columns=_PAIRED)
+    faults = [response_faults(table).drop(columns="item").groupby("split").mean() for table in (before, after)]
+    worse = faults[1] - faults[0]
+    row: dict[str, Any] = {}
+    for record in compared.to_dict("records"):
+        side = str(record.pop("split"))
+        row |= {f"{side}_{key}": value for key, value in record.items()}
+        row |= {f"{side}_{name}": float(worse[fault].to_dict()[side]) for fault, name in _FAULTS.items()}
+    return row
+
+
+def _contrasts(tables: Mapping[str, pd.DataFrame], drawn: Mapping[str, Any]) -> pd.DataFrame:
+    reference, *others = tables
+    parts = [
+        compare_tables(tables[reference], tables[arm], **drawn)
+        .table.rename(columns={**_PAIRED, "split": "side"})
+        .assign(arm=arm, reference=reference)
+        for arm in others
+    ]
+    if not parts:
+        return pd.DataFrame(columns=["arm", "reference", "side"])
+    table = pd.concat(parts, ignore_index=True)
+    table["holm_p"] = holm(table["mcnemar_p"])
+    return table[["arm", "reference", "side", *(c for c in table if c not in ("arm", "reference", "side"))]]
+
+
+def _measured(
+    folder: Path, source: pd.DataFrame, sides: Mapping[str, Sequence[str]], drawn: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what else the edit's folder holds: divergence, perplexity, the strongest attack."""
+    row: dict[str, Any] = {}
+    if (folder / _COLLATERAL_ITEMS).is_file():
+        items = pd.read_parquet(folder / _COLLATERAL_ITEMS)
+        items = items[items["split"].isin(sides["retain"])]
+        if len(items):
+            interval = ratio_bootstrap(items["kl"], items["tokens"], **drawn)
+            row |= {"kl": items["kl"].sum() / items["tokens"].sum(), "kl_low": interval.low, "kl_high": interval.high}
+    if (folder / _COLLATERAL).is_file():
+        found = pd.read_parquet(folder / _COLLATERAL)
+        for record in found[found["measure"] == "perplexity"].to_dict("records"):
+            row["perplexity_ratio"] = record["value"]
+            row |= {f"perplexity_ratio_{end}": record[f"ci_{end}"] for end in ("low", "high")}
+    return row | strongest_attack(folder, source[source["split"] == "forget"], sides["forget"], **drawn)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return everything in an edit's folder that its row is made from."""
+    alone = [folder / name for name in (RESPONSES, _COLLATERAL, _COLLATERAL_ITEMS)]
+    return [path for path in alone if path.is_file()] + attack_files(folder)

@@ -1,0 +1,41 @@
+"""The exact McNemar test, and Holm's correction for several tests."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from mastlens.errors import MastlensError
+
+
+def mcnemar_exact(b: int, c: int) -> float:
+    """Return the exact two-sided McNemar p-value: min(1, 2 P[Bin(b + c, 1/2) <= min(b, c)]).
+
+    Args:
+        b: Items right before and wrong after.
+        c: Items wrong before and right after.
+    """
+    if b + c == 0:
+        return 1.0
+    return float(stats.binomtest(min(b, c), b + c, 0.5).pvalue)
+
+
+def holm(p: ArrayLike) -> np.ndarray:
+    """Return Holm's adjusted p-values (Holm 1979): those at or below alpha hold together at that level.
+
+    The smallest of m p-values is multiplied by m, the next by m - 1, and so on; none comes out below a smaller
+    one, none above 1. It holds whatever the dependence between the tests.
+
+    Args:
+        p: The p-values, in any order, which is kept.
+
+    Raises:
+        MastlensError: If one is missing or not within [0, 1].
+    """
+    values = np.asarray(p, dtype=float)
+    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
+        raise MastlensError(f"p-values lie between 0 and 1, one a test; given are {values.tolist()}.")
+    order = np.argsort(values, kind="stable")
+    steps = np.maximum.accumulate(values[order] * np.arange(values.size, 0, -1))
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted
