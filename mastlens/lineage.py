@@ -15,7 +15,7 @@ __all__ = ["RELATED_COSINE", "Checkpoint", "Lineage", "check_pair", "paired"]
 
 # Fine-tunes of one model keep a cosine near 1 with it; separately initialised models have one near 0.
 RELATED_COSINE = 0.5
-_CHUNK = 1 << 22  # entries that are in float64 at a time
+_CHUNK = 1 << 18  # entries that are in float64 at a time
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -20,6 +20,7 @@ from mastlens.analysis.energy import (
     head_readings,
     off_mask_energy,
     principal_products,
+    right_reading,
 )
 from mastlens.analysis.krylov import leading_singular_value
 from mastlens.analysis.nulls import READINGS, Null
@@ -55,7 +56,7 @@ from mastlens.projections import Projection
 ERROR = 1e-7
 """Accepted bound on the error of ``off_principal``; where rough subspaces do not meet it, they are refined."""
 
-_ROUGH = 2e-6  # sine of the angle to the true subspaces: enough for nearly every increment, see ``off_principal_error``
+_ROUGH = 1e-3  # sine of the angle to the true subspaces, to begin with; ``off_principal_error`` says how far it carries
 
 
 @dataclass(frozen=True)
@@ -127,18 +128,21 @@ def resolve_rank(rule: RankRule, projection: Projection, values: Tensor | None =
 def off_principal_error(readings: EnergyReadings, subspace_error: float) -> float:
     """Bound what an error of the subspaces does to the joint reading.
 
-    With e the sine of the largest angle to the true subspaces, |U'DV| changes by no more than h = e (|U'D| + |DV| +
-    e |D|), so the share of the energy inside by no more than h (2 |U'DV| + h) / |D|^2. Where |DV| is not known, |D|
-    stands for it.
+    With e the sine of the largest angle to the true subspaces, these are U cos + X sin and V cos + Y sin with X and Y
+    orthogonal to U and V, so that |U'DV| changes by no more than h = e (|U'DY| + |X'DV|) + e^2 (|U'DV| + |X'DY|) and
+    its square by no more than h (2 |U'DV| + h). |U'DY|^2 is at most |U'D|^2 - |U'DV|^2, and |X'DV|^2 at most
+    |DV|^2 - |U'DV|^2, or what lies outside of U altogether where |DV| is not known.
 
     Args:
         readings: Of the increment.
         subspace_error: e.
     """
-    known = (readings.joint, readings.left, 0.0 if math.isnan(readings.right) else readings.right)
-    joint, left, right = ((1 - x) ** 0.5 for x in known)
-    h = subspace_error * (left + right + subspace_error)
-    return min(1.0, h * (2 * joint + h))
+    right = 0.0 if math.isnan(readings.right) else readings.right
+    inside, outside = (1 - readings.joint) ** 0.5, readings.left**0.5
+    across = max(readings.joint - readings.left, 0.0) ** 0.5
+    along = min(max(readings.joint - right, 0.0) ** 0.5, outside)
+    h = subspace_error * (across + along) + subspace_error**2 * (inside + outside)
+    return min(1.0, h * (2 * inside + h))
 
 
 class _Stage:
@@ -152,7 +156,9 @@ class _Stage:
         self._exact: Spectrum | None = None
         self._search: Iterator[PrincipalSubspaces] | None = None
         self._found: PrincipalSubspaces | None = None
-        self._floor: float | None = None
+        self.variance = 0.0  # that rounding to the stored dtype leaves in the rows counted
+        self.energy = 0.0  # squared norm of the rows counted
+        self._counted = 0
 
     def subspaces(self, tolerance: float = TOLERANCE) -> PrincipalSubspaces:
         if self._search is None:
@@ -161,12 +167,13 @@ class _Stage:
             self._found = within(itertools.chain([self._found] if self._found else [], self._search), tolerance)
         return self._found
 
-    @property
-    def floor(self) -> float:
-        """Variance that rounding to the stored dtype leaves in the whole matrix."""
-        if self._floor is None:
-            self._floor = rounding_variance(self.matrix.cpu())
-        return self._floor
+    def count(self, rows: slice) -> None:
+        """Count the rounding and the energy of these rows, where they are the next that were not counted yet."""
+        if rows.start == self._counted:
+            part = self.matrix[rows]
+            self.variance += rounding_variance(part.cpu())
+            self.energy += frobenius_norm(part) ** 2
+            self._counted = rows.stop
 
     @property
     def spectrum(self) -> Spectrum:
@@ -186,23 +193,35 @@ class _Reference:
 
     def __init__(self, base: _Stage, options: Options):
         self.base, self.options = base, options
-        self.subspaces = base.subspaces(TOLERANCE if options.full else _ROUGH)
+        self.subspaces = base.subspaces(TOLERANCE if options.full or options.heads else _ROUGH)
         if options.masks:
             wide = min(m.PRINCIPAL_RANK, *base.matrix.shape)
             found = principal_subspaces(base.matrix, wide, seed=options.seed)
             self.principal = m.principal_mask(found.left.cpu(), found.singular_values.cpu(), found.right.cpu())
             self.low = m.smallest_entries(base.matrix.cpu())
 
-    def products(self, delta: Tensor) -> tuple[PrincipalProducts, EnergyReadings]:
-        """Multiply an increment with the subspaces, found as well as ``off_principal`` needs them."""
+    def products(self, delta: Tensor, fill: Callable[[slice], None]) -> tuple[PrincipalProducts, EnergyReadings]:
+        """Fill an increment and multiply it with the subspaces, found as well as ``off_principal`` needs them."""
+        both = self.options.full or self.options.heads
+        products = principal_products(delta, *self._bases(delta), both=both, fill=fill)
         while True:
-            left, right = self.subspaces.left[: len(delta)], self.subspaces.right
-            products = principal_products(delta, left, right, both=self.options.full or self.options.heads)
             readings = energy_readings(products)
-            error = self.subspaces.error
-            if error <= TOLERANCE or self.subspaces.method == "svd" or off_principal_error(readings, error) <= ERROR:
+            if self._good_enough(readings):
                 return products, readings
-            self.subspaces = self.base.subspaces(max(TOLERANCE, error / 30))
+            if math.isnan(readings.right):
+                readings = replace(readings, right=right_reading(delta, self.subspaces.right, readings.norm))
+                if self._good_enough(readings):
+                    return products, readings
+            error = self.subspaces.error
+            self.subspaces = self.base.subspaces(max(TOLERANCE, error * ERROR / off_principal_error(readings, error)))
+            products = principal_products(delta, *self._bases(delta), both=both)
+
+    def _bases(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        return self.subspaces.left[: len(delta)], self.subspaces.right
+
+    def _good_enough(self, readings: EnergyReadings) -> bool:
+        found = self.subspaces
+        return found.error <= TOLERANCE or found.method == "svd" or off_principal_error(readings, found.error) <= ERROR
 
 
 class _Pair:
@@ -221,10 +240,16 @@ class _Pair:
         self.projection = projection
         self.label = f"{increment}/{projection.name}"
         self.rows, self.cols = map(int, before.matrix.shape)
-        self.floor = precision_floor(before.floor + after.floor, self.rows, self.cols)
-        self.weight_norm = frobenius_norm(before.matrix)
-        self.delta = after.matrix.float() - before.matrix.float()
-        self.products, self.readings = reference.products(self.delta)
+        self.delta = torch.empty(self.rows, self.cols, device=before.matrix.device)
+
+        def fill(rows: slice) -> None:
+            torch.sub(after.matrix[rows].float(), before.matrix[rows].float(), out=self.delta[rows])
+            before.count(rows)
+            after.count(rows)
+
+        self.products, self.readings = reference.products(self.delta, fill)
+        self.floor = precision_floor(before.variance + after.variance, self.rows, self.cols)
+        self.weight_norm = before.energy**0.5
         self._values: Tensor | None = None
 
     @property

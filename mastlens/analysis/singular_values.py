@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from scipy.linalg import eigh
 from torch import Tensor
 
 SHIFT_TOLERANCE = 1e-6
@@ -32,6 +33,23 @@ def gram_matrix(wide: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows rows"]:
         array = wide.numpy()
         return torch.from_numpy(array @ array.T)  # numpy sees that it is symmetric and computes half of it
     return wide @ wide.T
+
+
+def leading_eigenpairs(
+    symmetric: Float[Tensor, "size size"], count: int
+) -> tuple[Float[Tensor, " count"], Float[Tensor, "size count"]]:
+    """Return the largest eigenvalues, descending, and their vectors as columns; half the cost of all of them.
+
+    The matrix itself is overwritten.
+    """
+    size = len(symmetric)
+    if symmetric.device.type == "cpu":
+        wanted = (size - count, size - 1)
+        found = eigh(symmetric.numpy(), subset_by_index=wanted, driver="evr", check_finite=False, overwrite_a=True)
+        values, vectors = map(torch.from_numpy, found)
+    else:
+        values, vectors = torch.linalg.eigh(symmetric)
+    return values.flip(0)[:count], vectors.flip(1)[:, :count]
 
 
 def gram_spectrum(weight: Float[Tensor, "rows cols"]) -> Spectrum:

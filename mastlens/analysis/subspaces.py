@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mastlens.analysis.krylov import block_krylov
-from mastlens.analysis.singular_values import gram_matrix
+from mastlens.analysis.singular_values import gram_matrix, leading_eigenpairs
 from mastlens.errors import MastlensError
 
 TOLERANCE = 5e-8
@@ -113,12 +113,10 @@ def check_rank(rank: int, shape: tuple[int, ...]) -> None:
 
 def _by_gram(weight: Tensor, rank: int) -> PrincipalSubspaces:
     wide = weight.double()
-    squares, vectors = torch.linalg.eigh(gram_matrix(wide))
-    squares = squares.flip(0).clamp_min(0)
-    left = vectors.flip(1)[:, :rank].contiguous()
-    values = squares.sqrt()
+    squares, vectors = leading_eigenpairs(gram_matrix(wide), min(rank + 1, len(wide)))
+    left, values = vectors[:, :rank].contiguous(), squares.clamp_min(0).sqrt()
     right = (left.T.contiguous() @ wide).T / values[:rank].clamp_min(_TINY)
-    following = float(squares[rank]) if rank < len(squares) else 0.0
+    following = float(squares[rank].clamp_min(0)) if rank < len(squares) else 0.0
     distance = float(squares[rank - 1]) - following
     error = _GROWTH * _EPS * float(squares[0]) / distance if distance > 0 else float("inf")
     return PrincipalSubspaces(left, right.contiguous(), values[:rank], _relative_gap(values, rank), error, "gram")

@@ -15,6 +15,7 @@ from mastlens.analysis.energy import (
     off_mask_energy,
     off_principal,
     principal_products,
+    right_reading,
 )
 from mastlens.analysis.nulls import READINGS, random_increments
 from mastlens.analysis.ranks import RankRule
@@ -279,3 +280,28 @@ def test_a_rank_beyond_the_smaller_dimension_is_refused():
     assert RankRule.parse(97).resolve(150, 97) == 97
     with pytest.raises(MastlensError, match="Rank 98 does not fit a matrix of 150 x 97: from 1 to 97"):
         RankRule.parse(98).resolve(150, 97)
+
+
+def test_an_increment_may_be_filled_while_it_is_read():
+    rng = np.random.default_rng(12)
+    d = torch.tensor(rng.standard_normal((300, 20)), dtype=torch.float32)
+    u, v = bases(rng.standard_normal((300, 20)), 3)
+    filled, seen = torch.full_like(d, math.nan), []
+
+    def fill(rows):
+        seen.append(rows)
+        filled[rows] = d[rows]
+
+    found, plain = principal_products(filled, u, v, fill=fill), principal_products(d, u, v)
+    assert torch.equal(filled, d)
+    assert [row for rows in seen for row in range(rows.start, rows.stop)] == list(range(300)) and len(seen) > 1
+    for name in ("left", "right", "row_energy", "core"):
+        assert torch.equal(getattr(found, name), getattr(plain, name))
+
+
+def test_the_right_reading_in_single_precision():
+    rng = np.random.default_rng(13)
+    d, (_, v) = rng.standard_normal((60, 40)), bases(rng.standard_normal((60, 40)), 5)
+    true = 1 - np.sum((d @ v.numpy()) ** 2) / np.sum(d**2)
+    assert right_reading(torch.tensor(d), v, float(np.linalg.norm(d))) == pytest.approx(true, abs=1e-6)
+    assert right_reading(torch.zeros(60, 40), v, 0.0) == 0.0
