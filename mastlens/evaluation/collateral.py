@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from mastlens.divergence import token_divergence
 from mastlens.edit import Edit, swapped
 from mastlens.errors import MastlensError
 from mastlens.evaluation.comparison import read_responses
 from mastlens.evaluation.degeneration import CLASSES, response_faults
-from mastlens.evaluation.divergence import token_divergence
 from mastlens.evaluation.perplexity import neutral_logprobs, read_texts
 from mastlens.evaluation.responses import FILE as RESPONSES
 from mastlens.files import sha256_json, sha256_tensor, write_table

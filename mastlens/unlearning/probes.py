@@ -15,10 +15,10 @@ from torch import Tensor
 
 from mastlens.decoding.generation import generate
 from mastlens.decoding.repetition import repeated_share
-from mastlens.divergence import kl_by_item
+from mastlens.divergence import token_divergence
 from mastlens.errors import MastlensError, MastlensWarning, unknown
-from mastlens.likelihood import read_solutions, sequence_logprobs
-from mastlens.problems import Batch, EncodedProblem, Problem, read_problems
+from mastlens.likelihood import sequence_logprobs
+from mastlens.problems import EncodedProblem, Problem, read_problems
 from mastlens.unlearning.loop import Unlearner
 
 if TYPE_CHECKING:
@@ -157,16 +157,13 @@ class Prober:
     def _measure(self) -> Look:
         model, passes = self.run.model, self.run.passes
 
-        def before(batch: Batch) -> Tensor:
-            with passes.before():
-                reading = read_solutions(model, batch)
-                return reading.head(reading.hidden).float()
-
         means = []
         for side in (self.forget, self.retain):
             sums, counts = sequence_logprobs(model, side)
             means.append(float(sums.sum() / counts.sum()))
-        kl, tokens = kl_by_item(model, self.retain, before, lambda batch: read_solutions(model, batch))
+        edited = self.run.masters.tensors()
+        with passes.before():
+            apart = token_divergence(model, edited, self.retain)
         prompts = [problem.prompt for problem in self.retain[:_PROMPTS]]
         responses = generate(model, self.tokenizer, prompts, max_new_tokens=self.settings.new_tokens)
         shares = [
@@ -175,7 +172,12 @@ class Prober:
         ]
         masters = [parameter.detach().clone() for parameter in self.run.masters.parameters]
         return Look(
-            self.run.done, means[0], means[1], float(kl.sum() / tokens.sum()), sum(shares) / len(shares), masters
+            self.run.done,
+            means[0],
+            means[1],
+            float(apart["kl"].sum() / apart["tokens"].sum()),
+            sum(shares) / len(shares),
+            masters,
         )
 
     def state(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import log_softmax
 
+from mastlens.divergence import token_divergence
 from mastlens.edit import Edit, snapshot
 from mastlens.errors import MastlensError
 from mastlens.evaluation.collateral import measure_collateral
 from mastlens.evaluation.degeneration import repeated_ngrams, response_classes, response_faults
-from mastlens.evaluation.divergence import token_divergence
 from mastlens.evaluation.perplexity import neutral_logprobs
 from mastlens.files import write_table
 from mastlens.lineage import Checkpoint
