@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mastlens.analysis.tokens import TokenDifferences, token_differences
     from mastlens.analysis.trajectories import Trajectory, trajectory
     from mastlens.architectures import register_architecture
+    from mastlens.attacks import Attack, attack
     from mastlens.demonstration import demo
     from mastlens.edit import Edit, apply_edit, revert_edit
     from mastlens.errors import MastlensError, MastlensWarning
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "Agreement": "analysis.agreement",
+    "Attack": "attacks",
     "CausalMap": "analysis.causal",
     "Collateral": "evaluation",
     "Checkpoint": "lineage",
@@ -65,6 +67,7 @@ _PUBLIC = {
     "Trajectory": "analysis.trajectories",
     "Unlearning": "unlearning",
     "apply_edit": "edit",
+    "attack": "attacks",
     "build_organism": "organism",
     "causal_map": "analysis.causal",
     "compare": "evaluation",
@@ -96,6 +99,7 @@ _PUBLIC = {
 
 __all__ = [
     "Agreement",
+    "Attack",
     "CausalMap",
     "Checkpoint",
     "Collateral",
@@ -119,6 +123,7 @@ __all__ = [
     "Trajectory",
     "Unlearning",
     "apply_edit",
+    "attack",
     "build_organism",
     "causal_map",
     "compare",

@@ -4,6 +4,7 @@ import argparse
 from importlib.metadata import version
 
 from mastlens.cli import commands
+from mastlens.cli.attacks import add_attack
 from mastlens.cli.edits import add_edits
 from mastlens.cli.evaluations import add_evaluations
 from mastlens.cli.mechanism import add_mechanism
@@ -41,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_edits(command)
     _evaluation(command)
     add_evaluations(command)
+    add_attack(command)
     _organism(command)
     return parser
 

@@ -121,7 +121,7 @@ def run_unlearn(arguments: argparse.Namespace) -> Outcome:
         **_given(arguments, {"cache_mb": "cache_mb"}),
         **common(arguments),
     )
-    looked = result.table.dropna(subset=["probe_retain_kl"]) if "probe_retain_kl" in result.table else None
+    looked = result.table.dropna(subset=["retain_probe_kl"]) if "retain_probe_kl" in result.table else None
     shown = result.table.iloc[[0, -1]].drop_duplicates() if looked is None else looked
     last = result.table.iloc[-1].to_dict() if len(result.table) else {}
     parameters = sum(t.numel() for t in result.edit.after.values())

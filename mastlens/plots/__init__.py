@@ -4,6 +4,7 @@ Every figure has a title that says its point, a subtitle for model, revision, dt
 its axis titles, and its own table, which :func:`figure_table` hands back. :func:`save_figure` writes it.
 """
 
+from mastlens.plots.attacks import plot_attack_variants, plot_code_changes, plot_relearning
 from mastlens.plots.causal import plot_causal_groups, plot_causal_map, plot_cumulative, plot_first_order
 from mastlens.plots.coupling import plot_coupling, plot_coupling_heads
 from mastlens.plots.coupling_spectrum import plot_coupling_spectrum
@@ -27,8 +28,10 @@ __all__ = [
     "SavedFigure",
     "figure_table",
     "plot_accuracy",
+    "plot_attack_variants",
     "plot_causal_groups",
     "plot_causal_map",
+    "plot_code_changes",
     "plot_collateral",
     "plot_coupling",
     "plot_coupling_heads",
@@ -39,6 +42,7 @@ __all__ = [
     "plot_increment_magnitude",
     "plot_items",
     "plot_off_principal",
+    "plot_relearning",
     "plot_score_decomposition",
     "plot_score_map",
     "plot_selection",

@@ -14,6 +14,12 @@ from mastlens.plots.tables import distinct, need, numbers, ordered, rows_with, t
 from mastlens.plots.template import BLUE, COLOURWAY, GREEN, MUTED, PURPLE, VERMILLION
 
 _FIXED = ("step", "forget_loss", "retain_loss", "grad_norm")
+_LABELS = {
+    "logprob": "log-probability (nats)",
+    "probe_logprob": "probe: log-probability (nats)",
+    "probe_kl": "probe: KL to the source (nats)",
+    "probe_repetition": "probe: repeated 4-grams (share)",
+}
 _COLOURS = {"forget": VERMILLION, "retain": BLUE}
 
 
@@ -34,9 +40,8 @@ def _panels(steps: pd.DataFrame) -> list[_Panel]:
         and pd.api.types.is_numeric_dtype(steps[column])
     ]
     for kind in dict.fromkeys(column.split("_", 1)[1] for column in probes):
-        unit = " (nats)" if "logprob" in kind else ""
         same = tuple(column for column in probes if column.split("_", 1)[1] == kind)
-        panels.append(_Panel(kind.replace("logprob", "log-probability").replace("_", " ") + unit, same))
+        panels.append(_Panel(_LABELS.get(kind, kind.replace("_", " ")), same))
     panels.append(_Panel("gradient norm, before clipping", ("grad_norm",)))
     used = []
     for panel in panels:

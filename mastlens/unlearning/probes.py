@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CHOICES = ("last", "pareto")
 _PROMPTS = 4  # responses in which repetition is looked for
-COLUMNS = ("probe_forget_logprob", "probe_retain_logprob", "probe_retain_kl", "probe_repetition")
+COLUMNS = ("forget_probe_logprob", "retain_probe_logprob", "retain_probe_kl", "retain_probe_repetition")
 
 
 @dataclass(frozen=True)

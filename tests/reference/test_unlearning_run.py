@@ -221,7 +221,7 @@ def test_ctrl_c_waits_for_the_step_and_keeps_it(tiny, tmp_path, monkeypatch):
 def test_probes_against_plain_numbers(tiny, tmp_path):
     probes = ProbeSettings(tiny.forget, tiny.retain, every=4, items=3, max_kl=1e9, max_repetition=1e9, new_tokens=5)
     made = m.unlearn(**settings(tiny, tmp_path, probes=probes))
-    looked = made.table.dropna(subset=["probe_retain_kl"])
+    looked = made.table.dropna(subset=["retain_probe_kl"])
     assert looked["step"].tolist() == [4, 6]
     assert made.chosen == 6
     source, model = plain.load_model(tiny.rlvr), plain.load_model(tiny.rlvr)
@@ -235,8 +235,8 @@ def test_probes_against_plain_numbers(tiny, tmp_path):
             kl = (p.exp() * (p - q)).sum(-1)[len(prompt) - 1 : -1]
             total, count = total + float(kl.sum()), count + len(solution)
         nll = float(plain.token_mean_nll(model, items))
-    assert looked["probe_retain_kl"].iloc[-1] == pytest.approx(total / count, rel=1e-3)
-    assert looked["probe_retain_logprob"].iloc[-1] == pytest.approx(-nll, rel=1e-4)
+    assert looked["retain_probe_kl"].iloc[-1] == pytest.approx(total / count, rel=1e-3)
+    assert looked["retain_probe_logprob"].iloc[-1] == pytest.approx(-nll, rel=1e-4)
 
 
 def test_a_guard_stops_and_takes_the_last_step_inside(tiny, tmp_path):

@@ -1,0 +1,104 @@
+"""What an attack is measured by: greedy responses, grades and log-probabilities of one model, item by item."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+
+from mastlens.decoding.generation import generate
+from mastlens.decoding.grading import grade
+from mastlens.likelihood import sequence_logprobs
+from mastlens.problems import EncodedProblem, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A problem as an attack puts it.
+
+    Attributes:
+        ids: The prompt with whatever is put before the response, and the rest of the reference solution.
+        given: The beginning of the response that the attack writes itself; empty where it writes none.
+    """
+
+    ids: EncodedProblem
+    given: str = ""
+
+
+def measure(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    splits: Mapping[str, Sequence[Problem]],
+    prompted: Mapping[str, Sequence[Prompted]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+) -> pd.DataFrame:
+    """Generate, grade and score every item.
+
+    Args:
+        model: The model, in evaluation mode.
+        tokenizer: Its tokenizer.
+        splits: Name to problems.
+        prompted: The same splits and items as the attack puts them.
+        max_new_tokens: Where a response is cut off.
+        batch_size: Items a batch.
+
+    Returns:
+        One row an item: ``split``, ``item`` (from 0 in its file), ``correct`` (tolerant), ``correct_strict``,
+        ``logprob_solution`` (natural, summed over what the attack has not given), ``solution_tokens``, ``truncated``,
+        ``given``, ``response`` (what the model wrote after it). What is graded is ``given`` and ``response`` together.
+    """
+    # All splits go through in one stream, sorted by length: fewer and fuller batches.
+    keys = [(split, item, problem) for split, problems in splits.items() for item, problem in enumerate(problems)]
+    asked = [one for split in splits for one in prompted[split]]
+    responses = generate(
+        model, tokenizer, [one.ids.prompt for one in asked], max_new_tokens=max_new_tokens, batch_size=batch_size
+    )
+    sums, counts = sequence_logprobs(model, [one.ids for one in asked], batch_size=batch_size)
+    rows = zip(asked, responses, keys, strict=True)
+    grades = [grade(one.given + response.text, problem.answer) for one, response, (_, _, problem) in rows]
+    return pd.DataFrame(
+        {
+            "split": [split for split, _, _ in keys],
+            "item": [item for _, item, _ in keys],
+            "correct": [found.correct for found in grades],
+            "correct_strict": [found.strict for found in grades],
+            "logprob_solution": sums,
+            "solution_tokens": counts,
+            "truncated": [response.truncated for response in responses],
+            "given": [one.given for one in asked],
+            "response": [response.text for response in responses],
+        }
+    )
+
+
+@contextmanager
+def restored(model: "PreTrainedModel") -> Iterator[None]:
+    """Put a model back as it was, bit for bit, when the block ends: weights, gradients, mode, configuration.
+
+    The weights come back from a copy, never by undoing what was done to them, and also after an exception.
+    """
+    kept = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    graded = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    training = model.training
+    # Their contents, not the objects: parts of the model hold the same configuration.
+    settings = [(s, copy.deepcopy(vars(s))) for s in (model.config, model.generation_config) if s is not None]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(kept[name])
+                parameter.requires_grad_(graded[name])
+        model.zero_grad(set_to_none=True)
+        model.train(training)
+        for setting, was in settings:
+            vars(setting).clear()
+            vars(setting).update(was)

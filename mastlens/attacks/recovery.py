@@ -1,0 +1,109 @@
+"""How much of what an edit took out an attack brings back: accuracy by attack, and shares of it with intervals."""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from mastlens.statistics import Interval, wilson
+
+EDITED, SOURCE, CONTROL = "edited", "source", "control"
+ROLES = (EDITED, SOURCE, CONTROL)
+"""The edited model; the model before the edit; a model without the skill."""
+
+_BATCH = 1000  # resamples in memory at a time
+_UNBOUNDED = 0.025  # an end of a 95% interval beyond which no finite number lies
+
+
+def summarise_attack(items: pd.DataFrame, *, resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
+    """Return one row for each model, variant, step and split of an attack.
+
+    Args:
+        items: The items of one attack. The rows at each variant's ``baseline`` are the model that is not attacked.
+        resamples: Bootstrap samples.
+        seed: Of the bootstrap; all rows resample the same items alike.
+
+    Returns:
+        ``attack``, ``variant``, ``model``, ``step``, ``split``, ``baseline``, ``n``, ``correct``, ``accuracy`` with
+        Wilson ``ci_low`` and ``ci_high``, ``logprob_solution`` (the mean over the solution's tokens), ``truncated``,
+        and of the edited model, where the source is there:
+
+        - ``recovered`` = (attacked - edited) / (source - edited), the accuracies of the edited model under attack, of
+          the edited model and of the source, both without it; with ``recovered_low`` and ``recovered_high``, the 95%
+          percentile interval of a bootstrap that resamples the items of all three together;
+        - ``recovered_beyond_control`` = ((attacked - edited) - (control attacked - control)) / (source - edited), the
+          same beyond what the attack teaches a model without the skill, with its interval.
+
+        They are NaN where nothing was forgotten, and an interval is NaN where more than 2.5% of the resamples have
+        forgotten nothing: then it has no bound.
+    """
+    keys = ["attack", "variant", "model", "step", "split"]
+    groups = {key: rows.sort_values("item") for key, rows in items.groupby(keys, sort=False)}
+    plain = {(key[2], key[4]): rows for key, rows in groups.items() if bool(rows["baseline"].iloc[0])}
+    rows = []
+    for (name, variant, role, step, split), found in groups.items():
+        right = _right(found)
+        wilson_ends = wilson(int(right.sum()), len(right))
+        row = {
+            **dict(zip(keys, (name, variant, role, step, split), strict=True)),
+            "baseline": bool(found["baseline"].iloc[0]),
+            "n": len(right),
+            "correct": int(right.sum()),
+            "accuracy": float(right.mean()),
+            "ci_low": wilson_ends.low,
+            "ci_high": wilson_ends.high,
+            "logprob_solution": float(found["logprob_solution"].sum() / max(found["solution_tokens"].sum(), 1)),
+            "truncated": int(found["truncated"].sum()),
+        }
+        edited, source = plain.get((EDITED, split)), plain.get((SOURCE, split))
+        shares: dict[str, tuple[float, Interval]] = {}
+        if role == EDITED and edited is not None and source is not None:
+            forgotten, back = _right(source) - _right(edited), right - _right(edited)
+            shares["recovered"] = recovered_share(back, forgotten, resamples=resamples, seed=seed)
+            attacked = groups.get((name, variant, CONTROL, step, split))
+            control = plain.get((CONTROL, split))
+            if attacked is not None and control is not None:
+                taught = _right(attacked) - _right(control)
+                beyond = recovered_share(back - taught, forgotten, resamples=resamples, seed=seed)
+                shares["recovered_beyond_control"] = beyond
+        for column in ("recovered", "recovered_beyond_control"):
+            share, ends = shares.get(column, (math.nan, Interval(math.nan, math.nan)))
+            row |= {column: share, f"{column}_low": ends.low, f"{column}_high": ends.high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _right(rows: pd.DataFrame) -> np.ndarray:
+    return rows["correct"].to_numpy(dtype=float)
+
+
+def recovered_share(
+    back: np.ndarray, forgotten: np.ndarray, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
+) -> tuple[float, Interval]:
+    """Return sum(back) / sum(forgotten) over the items and its percentile interval, items resampled in pairs.
+
+    Unlike a ratio of counts, single items may have been forgotten (1), not (0), or learned from the edit (-1); what
+    must be above 0 is their sum. A resample in which it is not counts as beyond any bound.
+
+    Args:
+        back: One value an item: right under the attack minus right before it.
+        forgotten: One value an item: right before the edit minus right after it.
+        resamples: Number of bootstrap samples.
+        level: Confidence level.
+        seed: Of the resampling.
+    """
+    nothing = (math.nan, Interval(math.nan, math.nan))
+    if forgotten.sum() <= 0:
+        return nothing
+    share = float(back.sum() / forgotten.sum())
+    generator = np.random.default_rng(seed)
+    n, shares = len(back), []
+    for start in range(0, resamples, _BATCH):
+        drawn = generator.integers(n, size=(min(_BATCH, resamples - start), n))
+        above, below = back[drawn].sum(axis=1), forgotten[drawn].sum(axis=1)
+        shares.append(np.divide(above, below, out=np.full(len(drawn), math.nan), where=below > 0))
+    values = np.concatenate(shares)
+    if np.isnan(values).mean() > _UNBOUNDED:
+        return share, nothing[1]
+    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return share, Interval(float(low), float(high))
