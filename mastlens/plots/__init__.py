@@ -19,7 +19,7 @@ from mastlens.plots.principal import plot_off_principal
 from mastlens.plots.ranking import plot_score_decomposition, plot_selection
 from mastlens.plots.spectra import plot_spectra
 from mastlens.plots.tables import figure_table
-from mastlens.plots.tokens import plot_token_differences, plot_token_entropy, token_text_html
+from mastlens.plots.tokens import plot_token_differences, plot_token_entropy, token_text_html, token_weights_html
 from mastlens.plots.tradeoff import plot_tradeoff
 from mastlens.plots.trajectories import plot_trajectory, plot_trajectory_explained, plot_trajectory_geometry
 from mastlens.plots.unlearning import plot_unlearning_curve
@@ -57,4 +57,5 @@ __all__ = [
     "plot_unlearning_curve",
     "save_figure",
     "token_text_html",
+    "token_weights_html",
 ]

@@ -1,6 +1,7 @@
 """What an increment did to single tokens: its distribution, by entropy, and the text itself in colour."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from mastlens.errors import MastlensError, unknown
 from mastlens.plots.cells import escaped
 from mastlens.plots.frame import count, finish, plain
 from mastlens.plots.tables import distinct, need, numbers, ordered, records, rows_with, take, where, words
-from mastlens.plots.template import COLOURWAY, DIVERGING, INK, MUTED, PAPER
+from mastlens.plots.template import COLOURWAY, DIVERGING, INK, MUTED, PAPER, SEQUENTIAL
 
 _NAMES = {"sft": "SFT − base", "rlvr": "RLVR − SFT"}
 _POINTS = 400
@@ -20,6 +21,9 @@ _LINEAR = 1e-4
 """Up to here the axis of differences is linear, beyond it logarithmic: most tokens hardly move, a few move by nats."""
 _TEXT = ("increment", "split", "item", "position", "token", "difference")
 _WRITER = "mastlens tokens"
+Scale = Sequence[Sequence[Any]]
+"""(place in 0 to 1, colour) pairs, as plotly has them."""
+SEQUENTIAL_STOPS: Scale = [(i / (len(SEQUENTIAL) - 1), colour) for i, colour in enumerate(SEQUENTIAL)]
 
 
 def plot_token_differences(tokens: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> go.Figure:
@@ -206,19 +210,62 @@ def token_text_html(
         raise MastlensError("token_text_html was given no items to show.")
     sizes = np.abs(np.concatenate([numbers(part, "difference") for part in parts.values()]))
     end = float(np.quantile(sizes, 0.98)) or float(sizes.max()) or 1.0
-    body = "".join(
-        f'<p style="margin:0 0 4px;color:{MUTED}">item {item}: {_signed(numbers(part, "difference").sum())} nats '
-        f"in all, {count(len(part), 'token')}</p>\n"
-        f'<p style="margin:0 0 16px;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7">'
-        f"{''.join(_span(row, end) for row in records(part))}</p>\n"
+    blocks = [
+        (
+            f"item {item}: {_signed(numbers(part, 'difference').sum())} nats in all, {count(len(part), 'token')}",
+            [_moved(row, end) for row in records(part)],
+        )
         for item, part in parts.items()
-    )
-    stops = ",".join(f"{colour} {100 * place:g}%" for place, colour in DIVERGING)
-    legend = (
-        f'<span>−{end:.2g}</span><span aria-hidden="true" style="display:inline-block;width:160px;height:12px;'
-        f'background:linear-gradient(to right,{stops})"></span><span>+{end:.2g} nats</span>'
-    )
+    ]
     said = f"{_NAMES.get(increment, increment)}, {split}: difference of each token’s log-probability"
+    return _coloured(said, blocks, DIVERGING, f"−{end:.2g}", f"+{end:.2g} nats")
+
+
+def token_weights_html(weights: pd.DataFrame, *, items: Sequence[int] = (0,)) -> str:
+    """Return forget solutions as an HTML fragment, every token coloured by the weight that it was forgotten with.
+
+    Args:
+        weights: ``token_weights.parquet``.
+        items: Which problems, counted from 0.
+
+    Raises:
+        MastlensError: For an item that the table does not have.
+    """
+    need(weights, ("item", "position", "text", "weight"), figure="token_weights_html", writer="mastlens unlearn")
+    there = sorted({int(item) for item in weights["item"].tolist()})
+    if missing := [item for item in items if item not in there]:
+        raise MastlensError(f"There is no item {missing[0]}; the {count(len(there), 'item')} begin at {there[0]}.")
+    blocks = []
+    for item in items:
+        part = ordered(where(weights, numbers(weights, "item") == item), "position")
+        mean = numbers(part, "weight").mean()
+        blocks.append((f"item {item}: mean weight {mean:.2f}, {count(len(part), 'token')}", _weighed(part)))
+    return _coloured("Weight of each forget token", blocks, SEQUENTIAL_STOPS, "0", "1")
+
+
+def _weighed(part: pd.DataFrame) -> list[str]:
+    spans = []
+    for row in records(part):
+        weight = float(row["weight"])  # pyright: ignore[reportArgumentType] - a column of numbers
+        said = f"weight {weight:.3f}"
+        if "logprob" in row:
+            said += f"; log-probability {_signed(float(row['logprob']))} nats"  # pyright: ignore[reportArgumentType]
+        spans.append(_span(str(row["text"]), said, weight, SEQUENTIAL_STOPS, dark=weight > 0.5))
+    return spans
+
+
+def _coloured(said: str, blocks: Sequence[tuple[str, list[str]]], scale: Scale, low: str, high: str) -> str:
+    """Return the figure: a caption, a legend, and for each block its heading and its text."""
+    body = "".join(
+        f'<p style="margin:0 0 4px;color:{MUTED}">{heading}</p>\n'
+        f'<p style="margin:0 0 16px;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7">{"".join(spans)}</p>\n'
+        for heading, spans in blocks
+    )
+    stops = ",".join(f"{colour} {100 * place:g}%" for place, colour in scale)
+    legend = (
+        f'<span>{low}</span><span aria-hidden="true" style="display:inline-block;width:160px;height:12px;'
+        f'background:linear-gradient(to right,{stops})"></span><span>{high}</span>'
+    )
     return (
         f'<figure class="tokens" style="margin:0;color:{INK};background:{PAPER}">\n'
         f"<figcaption>{escaped(said)}</figcaption>\n"
@@ -226,17 +273,21 @@ def token_text_html(
     )
 
 
-def _span(row: dict[str, object], end: float) -> str:
+def _moved(row: dict[str, object], end: float) -> str:
     """Return one token: its colour, its text, and its numbers where the pointer rests on it."""
     difference = float(row["difference"])  # pyright: ignore[reportArgumentType] - a column of numbers
     place = 0.5 + 0.5 * max(-1.0, min(1.0, difference / end))
-    colour = str(sample_colorscale(DIVERGING, [place])[0]).replace(" ", "")
-    ink = PAPER if abs(place - 0.5) > 0.4 else INK  # readable on both ends of the scale
     said = f"{_signed(difference)} nats"
     if "logprob_before" in row:
         said += f", from {_signed(float(row['logprob_before']))}"  # pyright: ignore[reportArgumentType]
     if "entropy_before" in row:
         said += f"; entropy before {float(row['entropy_before']):.3g}"  # pyright: ignore[reportArgumentType]
+    return _span(str(row["token"]), said, place, DIVERGING, dark=abs(place - 0.5) > 0.4)
+
+
+def _span(text: str, said: str, place: float, scale: Scale, *, dark: bool) -> str:
+    colour = str(sample_colorscale(scale, [place])[0]).replace(" ", "")
+    ink = PAPER if dark else INK  # readable on both ends of the scale
     # A line end would be a token without a body to colour.
-    text = escaped(row["token"]).replace("\n", "↵\n")
-    return f'<span style="background:{colour};color:{ink};border-radius:2px" title="{escaped(said)}">{text}</span>'
+    shown = escaped(text).replace("\n", "↵\n")
+    return f'<span style="background:{colour};color:{ink};border-radius:2px" title="{escaped(said)}">{shown}</span>'

@@ -9,6 +9,7 @@ import torch
 
 import mastlens as m
 from mastlens.edit import snapshot, write_weights
+from mastlens.plots import token_weights_html
 from mastlens.problems import encode_problems, read_problems
 from mastlens.unlearning import ProbeSettings, TokenWeights, Unlearner, resuming
 from mastlens.unlearning.objectives import OBJECTIVES, make_objective
@@ -272,6 +273,11 @@ def test_token_weights_are_told_for_every_forget_token(tiny, tmp_path):
     assert table["weight"].between(0, 1).all()
     assert table["weight"].std() > 0
     assert {"text", "logprob"} <= set(table)
+    first = int(table["item"].iloc[0])
+    html = token_weights_html(table, items=[first])
+    assert html.count("<span style=\"background") == int((table["item"] == first).sum())
+    with pytest.raises(m.MastlensError, match="no item 99"):
+        token_weights_html(table, items=[99])
     again = m.unlearn(**settings(tiny, tmp_path, objective="simnpo", token_weights=TokenWeights(every=1)))
     assert again.token_weights.equals(table)
 
