@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mastlens.analysis.trajectories import Trajectory, trajectory
     from mastlens.architectures import register_architecture
     from mastlens.attacks import Attack, attack
+    from mastlens.decoding.sampling import Sampling
     from mastlens.demonstration import demo
     from mastlens.edit import Edit, apply_edit, revert_edit
     from mastlens.errors import MastlensError, MastlensWarning
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
         grade_disagreements,
         measure_collateral,
     )
+    from mastlens.evaluation.benchmarks import read_benchmark
+    from mastlens.evaluation.choices import score_choices
+    from mastlens.evaluation.harness import harness_scores
+    from mastlens.evaluation.protocol import write_mast
     from mastlens.hooked import HookedModel
     from mastlens.inspection import Inspection, inspect
     from mastlens.lineage import Checkpoint, Lineage
@@ -38,6 +43,8 @@ if TYPE_CHECKING:
     from mastlens.problems import Problem, read_problems
     from mastlens.reporting import report
     from mastlens.selection import Ranking, describe_rules, rank, select, selection_overlap
+    from mastlens.studies.runner import Study, run_study
+    from mastlens.studies.settings import read_study
     from mastlens.unlearning import ProbeSettings, TokenWeights, Unlearning, unlearn
     from mastlens.unlearning.negation import negate_increment
 
@@ -45,8 +52,8 @@ _PUBLIC = {
     "Agreement": "analysis.agreement",
     "Attack": "attacks",
     "CausalMap": "analysis.causal",
-    "Collateral": "evaluation",
     "Checkpoint": "lineage",
+    "Collateral": "evaluation",
     "Comparison": "evaluation",
     "Coupling": "analysis.coupling",
     "CumulativeCurves": "analysis.cumulative",
@@ -62,6 +69,8 @@ _PUBLIC = {
     "ProbeSettings": "unlearning",
     "Problem": "problems",
     "Ranking": "selection",
+    "Sampling": "decoding.sampling",
+    "Study": "studies.runner",
     "TokenDifferences": "analysis.tokens",
     "TokenWeights": "unlearning",
     "Trajectory": "analysis.trajectories",
@@ -79,6 +88,7 @@ _PUBLIC = {
     "evaluate": "evaluation",
     "geometry": "analysis.increments",
     "grade_disagreements": "evaluation",
+    "harness_scores": "evaluation.harness",
     "inspect": "inspection",
     "mask_agreement": "analysis.agreement",
     "measure_collateral": "evaluation",
@@ -86,15 +96,20 @@ _PUBLIC = {
     "organism_trajectory": "organism.replay",
     "rank": "selection",
     "rank_agreement": "analysis.causal",
+    "read_benchmark": "evaluation.benchmarks",
     "read_problems": "problems",
+    "read_study": "studies.settings",
     "register_architecture": "architectures",
     "report": "reporting",
     "revert_edit": "edit",
+    "run_study": "studies.runner",
+    "score_choices": "evaluation.choices",
     "select": "selection",
     "selection_overlap": "selection",
     "token_differences": "analysis.tokens",
     "trajectory": "analysis.trajectories",
     "unlearn": "unlearning",
+    "write_mast": "evaluation.protocol",
 }
 
 __all__ = [
@@ -118,6 +133,8 @@ __all__ = [
     "ProbeSettings",
     "Problem",
     "Ranking",
+    "Sampling",
+    "Study",
     "TokenDifferences",
     "TokenWeights",
     "Trajectory",
@@ -135,6 +152,7 @@ __all__ = [
     "evaluate",
     "geometry",
     "grade_disagreements",
+    "harness_scores",
     "inspect",
     "mask_agreement",
     "measure_collateral",
@@ -142,15 +160,20 @@ __all__ = [
     "organism_trajectory",
     "rank",
     "rank_agreement",
+    "read_benchmark",
     "read_problems",
+    "read_study",
     "register_architecture",
     "report",
     "revert_edit",
+    "run_study",
+    "score_choices",
     "select",
     "selection_overlap",
     "token_differences",
     "trajectory",
     "unlearn",
+    "write_mast",
 ]
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -12,28 +12,23 @@ from tqdm.auto import tqdm
 from mastlens.analysis.coupling import couple
 from mastlens.analysis.increments import geometry
 from mastlens.cost import measured
-from mastlens.edit import FILE as EDIT_FILE
-from mastlens.edit import Edit, swapped
-from mastlens.evaluation import Evaluation, compare_tables, evaluate, neutral_perplexity
-from mastlens.evaluation.perplexity import read_texts
-from mastlens.evaluation.responses import greedy_accuracy
+from mastlens.edit import Edit, snapshot, swapped
+from mastlens.evaluation import Evaluation, compare_tables, evaluate
 from mastlens.files import sha256_json, write_table
 from mastlens.lineage import Checkpoint
 from mastlens.organism import lineage_folder
 from mastlens.organism.measuring import response_style
-from mastlens.problems import encode_problems, read_problems
 from mastlens.reporting import report
-from mastlens.runs import hash_inputs, stage
 from mastlens.selection import random_matched, rank
+from mastlens.studies.arms import Made, edit_without_gradient, kept_edit, matched_edit
+from mastlens.studies.bench import Bench
+from mastlens.studies.settings import DecodingSettings
 from mastlens.unlearning.loop import make_edit, unlearning_steps
-from mastlens.unlearning.matching import Calibration, Grid, match_forgetting
+from mastlens.unlearning.matching import Grid
 from mastlens.unlearning.negation import negate_increment
 from mastlens.unlearning.objectives import make_objective
 from mastlens.unlearning.selecting import weight_matrices
 from mastlens.verdict import PARTS, SPLITS, summary_text, verdict_sentence
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SUMMARY = "summary.parquet"
 ARMS = "arms.parquet"
@@ -155,7 +150,7 @@ def demo(
     ranking = rank(out, top=settings.top, overwrite=overwrite)
     sizes = dict(zip(ranking.table["name"], ranking.table["numel"].astype(int), strict=True))
 
-    target = run.calibrate(folder / "rlvr-retain", "forget")
+    target = run.target(folder / "rlvr-retain")
     selected = run.matched("selected", f"MAST top {settings.top}", ranking.selected, target)
     everything = weight_matrices(run.checkpoint)
     arms = [
@@ -200,61 +195,40 @@ class _Run:
     ):
         self.out, self.folder, self.settings = out, folder, settings
         self.seed, self.device, self.overwrite, self.progress = seed, device, overwrite, progress
-        self.checkpoint = Checkpoint(folder / "rlvr")
-        self.tokenizer: PreTrainedTokenizerBase = self.checkpoint.load_tokenizer()
-        self.model: PreTrainedModel = self.checkpoint.load_model(device=device)
+        self.bench = Bench(
+            folder / "rlvr",
+            train={side: folder / f"{side}-train.jsonl" for side in ("forget", "retain")},
+            calibration={split: folder / f"{split}-calibration.jsonl" for split in SPLITS},
+            decoding=DecodingSettings(settings.max_new_tokens, settings.evaluation_batch),
+            neutral=folder / "neutral-eval.jsonl",
+            device=device,
+        )
         self.objective = make_objective(settings.objective, retain_weight=settings.retain_weight)
-        self.train = {
-            side: encode_problems(read_problems(folder / f"{side}-train.jsonl"), self.tokenizer)
-            for side in ("forget", "retain")
-        }
-        self.calibration = {split: read_problems(folder / f"{split}-calibration.jsonl") for split in SPLITS}
-        self.texts = read_texts(folder / "neutral-eval.jsonl")
-        self.inputs = hash_inputs(
-            {
-                **{f"{side}-train": folder / f"{side}-train.jsonl" for side in ("forget", "retain")},
-                **{f"{split}-calibration": folder / f"{split}-calibration.jsonl" for split in SPLITS},
-            }
-        )
 
-    def accuracy(self, model: "PreTrainedModel", *splits: str) -> float:
-        """Return greedy accuracy on calibration splits."""
-        problems = [problem for split in splits for problem in self.calibration[split]]
-        return greedy_accuracy(
-            model,
-            self.tokenizer,
-            problems,
-            max_new_tokens=self.settings.max_new_tokens,
-            batch_size=self.settings.evaluation_batch,
-        )
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint that every arm edits."""
+        return self.bench.checkpoint
 
-    def calibrate(self, path: Path, split: str) -> float:
-        """Return the calibration accuracy of another stage."""
-        return self.accuracy(Checkpoint(path).load_model(device=self.device), split)
+    def target(self, path: Path) -> float:
+        """Return the calibration forget accuracy of another stage: what unlearning aims at."""
+        return self.bench.forget_accuracy(Checkpoint(path).load_model(device=self.device))
 
     def matched(self, name: str, label: str, names: list[str], target: float) -> Arm:
         """Return the arm at matched forgetting, from its folder if it is there already."""
 
-        def compute() -> tuple[Edit, pd.DataFrame, dict[str, Any]]:
-            found = match_forgetting(
-                self.checkpoint,
-                self.model,
+        def compute() -> Made:
+            return matched_edit(
+                self.bench,
+                self.out / "arms" / name,
                 names,
                 self.objective,
-                self.train["forget"],
-                self.train["retain"],
                 grid=self.settings.grid,
-                calibration=Calibration(
-                    forget=lambda: self.accuracy(self.model, "forget"),
-                    retain=lambda: self.accuracy(self.model, "retain-math", "retain-gsm"),
-                    target=target,
-                ),
+                target=target,
+                retain=True,
                 seed=self.seed,
-                settings={"arm": name, "objective": asdict(self.objective)},
+                settings={"arm": name},
             )
-            write_table(self.out / "arms" / name / "search.parquet", found.search)
-            keys = ("lr", "step", "reached", "seconds", "peak_mb")
-            return found.edit, found.steps, {key: getattr(found, key) for key in keys}
 
         return self._edited(name, label, names, {"target": target}, compute)
 
@@ -262,25 +236,24 @@ class _Run:
         """Return the arm with the learning rate and number of steps of another."""
         lr, steps = float(like.details["lr"]), int(like.details["step"])
 
-        def compute() -> tuple[Edit, pd.DataFrame, dict[str, Any]]:
-            from mastlens.edit import snapshot
-
-            with swapped(self.model, snapshot(self.model, names)):
+        def compute() -> Made:
+            model = self.bench.model
+            with swapped(model, snapshot(model, names)):
                 with measured() as cost:
                     records = list(
                         unlearning_steps(
-                            self.model,
+                            model,
                             names,
                             self.objective,
-                            self.train["forget"],
-                            self.train["retain"],
+                            self.bench.forget,
+                            self.bench.retain,
                             lr=lr,
                             steps=steps,
                             batch_size=self.settings.grid.batch_size,
                             seed=self.seed,
                         )
                     )
-                edit, _ = make_edit(self.checkpoint, self.model, names, {"arm": name, "lr": lr, "steps": steps})
+                edit, _ = make_edit(self.checkpoint, model, names, {"arm": name, "lr": lr, "steps": steps})
             notes = {"lr": lr, "step": steps, "seconds": cost.seconds, "peak_mb": cost.peak_mb}
             return edit, pd.DataFrame([{"lr": lr, **asdict(record)} for record in records]), notes
 
@@ -289,41 +262,27 @@ class _Run:
     def negated(self, name: str, label: str, names: list[str]) -> Arm:
         """Return the arm whose selected tensors are SFT's again."""
 
-        def compute() -> tuple[Edit, pd.DataFrame, dict[str, Any]]:
-            edit = negate_increment(sft=self.folder / "sft", rlvr=self.checkpoint, names=names)
-            return edit, pd.DataFrame({"step": pd.Series(dtype=int)}), {}
+        def compute() -> Made:
+            return edit_without_gradient(
+                negate_increment(sft=self.folder / "sft", rlvr=self.checkpoint, names=names, progress=False)
+            )
 
         return self._edited(name, label, names, {"scale": 1.0}, compute)
 
     def _edited(
-        self,
-        name: str,
-        label: str,
-        names: list[str],
-        settings: dict[str, Any],
-        compute: Callable[[], tuple[Edit, pd.DataFrame, dict[str, Any]]],
+        self, name: str, label: str, names: list[str], settings: dict[str, Any], compute: Callable[[], Made]
     ) -> Arm:
-        folder = self.out / "arms" / name
-        with stage(
-            folder,
-            "edit",
-            outputs=[EDIT_FILE, "steps.parquet"],
-            lineage={"rlvr": self.checkpoint.fingerprint},
-            inputs=self.inputs,
+        if self.progress:
+            tqdm.write(f"{label} ...")
+        edit, details = kept_edit(
+            self.out / "arms" / name,
+            compute,
+            checkpoint=self.checkpoint,
+            inputs=self.bench.inputs,
             settings={**asdict(self.settings), **settings, "seed": self.seed, "names": sha256_json(names)},
             device=self.device,
             overwrite=self.overwrite,
-        ) as current:
-            if not current.done:
-                if self.progress:
-                    tqdm.write(f"{label} ...")
-                edit, steps, notes = compute()
-                edit.save(folder / EDIT_FILE)
-                write_table(folder / "steps.parquet", steps)
-                current.notes = notes
-            edit = Edit.load(folder / EDIT_FILE)
-        sizes = [tensor.numel() for tensor in edit.after.values()]
-        details = {"tensors": len(sizes), "parameters": sum(sizes), **current.notes}
+        )
         return Arm(name, label, edit=edit, details=details)
 
     def evaluate(self, arm: Arm) -> Evaluation:
@@ -342,11 +301,11 @@ class _Run:
 
     def perplexity(self, arm: Arm) -> float:
         """Return perplexity on neutral text."""
-        model = self.model
+        model = self.bench.model
         if arm.stage != "rlvr":
             model = Checkpoint(self.folder / arm.stage).load_model(device=self.device)
         with swapped(model, arm.edit.after if arm.edit else {}):
-            return neutral_perplexity(model, self.tokenizer, self.texts)
+            return self.bench.perplexity(model)
 
 
 def _describe(arm: Arm, perplexity: float, evaluation: Evaluation) -> dict[str, Any]:

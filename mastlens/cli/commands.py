@@ -2,8 +2,7 @@
 
 import argparse
 
-from mastlens.cli.options import named_files
-from mastlens.cli.outcome import Outcome, common, device_of, show
+from mastlens.cli.outcome import Outcome, device_of, show
 
 
 def demo(arguments: argparse.Namespace) -> Outcome:
@@ -12,20 +11,6 @@ def demo(arguments: argparse.Namespace) -> Outcome:
 
     result = run(arguments.out, seed=arguments.seed, device=device_of(arguments), overwrite=arguments.overwrite)
     return Outcome(result.text, result.summary)
-
-
-def evaluate(arguments: argparse.Namespace) -> Outcome:
-    """Evaluate a model."""
-    from mastlens.evaluation import evaluate as run
-
-    result = run(
-        model=arguments.model,
-        edit=arguments.edit,
-        splits=named_files(arguments.split),
-        max_new_tokens=arguments.max_new_tokens,
-        **common(arguments),
-    )
-    return Outcome(show(result.accuracy), {"splits": result.accuracy.to_dict("records"), "out": arguments.out})
 
 
 def compare(arguments: argparse.Namespace) -> Outcome:

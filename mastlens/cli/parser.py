@@ -6,9 +6,11 @@ from importlib.metadata import version
 from mastlens.cli import commands
 from mastlens.cli.attacks import add_attack
 from mastlens.cli.edits import add_edits
+from mastlens.cli.evaluate import add_evaluate
 from mastlens.cli.evaluations import add_evaluations
 from mastlens.cli.mechanism import add_mechanism
-from mastlens.cli.options import add_no_chat_template, add_out, path_help
+from mastlens.cli.options import add_out
+from mastlens.cli.studies import add_studies
 from mastlens.cli.unlearning import add_unlearning
 from mastlens.cli.weights import add_weights
 
@@ -40,9 +42,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_mechanism(command)
     add_unlearning(command)
     add_edits(command)
+    add_evaluate(command)
     _evaluation(command)
     add_evaluations(command)
     add_attack(command)
+    add_studies(command)
     _organism(command)
     return parser
 
@@ -53,17 +57,6 @@ def _demo(command) -> None:
 
 
 def _evaluation(command) -> None:
-    evaluate = command("evaluate", commands.evaluate, "responses, accuracy and log-probabilities on problems")
-    evaluate.add_argument("--model", required=True, metavar="PATH", help=path_help("the model"))
-    evaluate.add_argument("--edit", metavar="EDIT", help="an edit to apply in memory first")
-    evaluate.add_argument(
-        "--split", nargs="+", action="extend", required=True, metavar="NAME=FILE", help="problems, JSON lines"
-    )
-    evaluate.add_argument("--max-new-tokens", type=int, default=1024, help="where a response ends (default 1024)")
-    evaluate.add_argument("--batch-size", type=int, default=32, help="items a batch (default 32)")
-    add_no_chat_template(evaluate)
-    add_out(evaluate)
-
     compare = command("compare", commands.compare, "what changed between two evaluations of the same items")
     compare.add_argument("before", metavar="BEFORE_DIR")
     compare.add_argument("after", metavar="AFTER_DIR")

@@ -122,7 +122,9 @@ def run_unlearn(arguments: argparse.Namespace) -> Outcome:
         **common(arguments),
     )
     looked = result.table.dropna(subset=["retain_probe_kl"]) if "retain_probe_kl" in result.table else None
-    shown = result.table.iloc[[0, -1]].drop_duplicates() if looked is None else looked
+    shown = result.table.iloc[[0, -1]].drop_duplicates() if len(result.table) else result.table
+    if looked is not None and len(looked):
+        shown = looked
     last = result.table.iloc[-1].to_dict() if len(result.table) else {}
     parameters = sum(t.numel() for t in result.edit.after.values())
     text = (

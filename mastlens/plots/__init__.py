@@ -18,6 +18,7 @@ from mastlens.plots.overlap import plot_selection_overlap
 from mastlens.plots.principal import plot_off_principal
 from mastlens.plots.ranking import plot_score_decomposition, plot_selection
 from mastlens.plots.spectra import plot_spectra
+from mastlens.plots.study import plot_study, plot_study_selections
 from mastlens.plots.tables import figure_table
 from mastlens.plots.tokens import plot_token_differences, plot_token_entropy, token_text_html, token_weights_html
 from mastlens.plots.tradeoff import plot_tradeoff
@@ -48,6 +49,8 @@ __all__ = [
     "plot_selection",
     "plot_selection_overlap",
     "plot_spectra",
+    "plot_study",
+    "plot_study_selections",
     "plot_token_differences",
     "plot_token_entropy",
     "plot_tradeoff",

@@ -5,6 +5,8 @@ saved steps, and is taken where it first reaches the target forget accuracy, so 
 what it cost.
 """
 
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -14,11 +16,13 @@ import pandas as pd
 from torch import Tensor
 
 from mastlens.cost import measured
-from mastlens.edit import Edit, snapshot, swapped, write_weights
+from mastlens.edit import Edit, snapshot, swapped
+from mastlens.errors import MastlensError, MastlensWarning
 from mastlens.lineage import Checkpoint
 from mastlens.problems import EncodedProblem
-from mastlens.unlearning.loop import make_edit, unlearning_steps
+from mastlens.unlearning.loop import Step, make_edit, unlearning_steps
 from mastlens.unlearning.objectives import Objective
+from mastlens.unlearning.selecting import named_matrices
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,20 +44,51 @@ class Grid:
     every: int
     batch_size: int = 8
 
+    def __post_init__(self):
+        if not self.learning_rates or not all(math.isfinite(lr) and lr > 0 for lr in self.learning_rates):
+            raise MastlensError(
+                f"learning_rates must be numbers above 0, at least one; they are {self.learning_rates}."
+            )
+        if self.steps < 1 or self.every < 1 or self.batch_size < 1:
+            raise MastlensError(
+                f"steps, every and batch_size are at least 1; they are {self.steps}, {self.every}, {self.batch_size}."
+            )
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Right answers among the items that were looked at.
+
+    Attributes:
+        correct: Right answers.
+        items: Items looked at.
+    """
+
+    correct: int
+    items: int
+
 
 @dataclass(frozen=True)
 class Calibration:
-    """How the model in memory is judged: accuracy as it stands, on the calibration split.
+    """How the model in memory is judged as it stands, on the calibration split.
 
     Attributes:
-        forget: Accuracy on the calibration forget problems.
-        retain: Accuracy on the calibration retain problems.
+        forget: Counts right answers on the forget problems. It is given how many still matter, and may stop once it
+            has seen more.
+        items: Number of forget problems.
+        retain: Accuracy on the retain problems.
         target: Forget accuracy to reach.
     """
 
-    forget: Callable[[], float]
+    forget: Callable[[int], Tally]
+    items: int
     retain: Callable[[], float]
     target: float
+
+    @property
+    def most(self) -> int:
+        """Right answers at or below which the target is reached."""
+        return math.floor(self.target * self.items + 1e-9)
 
 
 @dataclass(frozen=True)
@@ -63,10 +98,12 @@ class Matched:
     Attributes:
         edit: The edit at the chosen checkpoint.
         steps: One row a step of the chosen run, up to the chosen checkpoint, with its ``lr``.
-        search: One row a checkpoint that was looked at: ``lr``, ``step``, ``forget_accuracy``.
+        search: One row a checkpoint that was looked at: ``lr``, ``step``, ``correct`` of ``items`` looked at. Where
+            ``items`` is less than there are, the count had passed what still mattered.
         lr: The chosen learning rate.
-        step: The chosen step.
+        step: The chosen step; 0 if no checkpoint of any run could be used.
         reached: Whether the target was reached; if not, the checkpoint that forgot most was taken.
+        diverged: Learning rates whose run ended in a loss or gradient that is not finite.
         seconds: Wall-clock time of the chosen run's unlearning steps, calibration not counted.
         peak_mb: Most memory of those steps beyond the loaded model, in MB; None where it cannot be measured.
     """
@@ -77,6 +114,7 @@ class Matched:
     lr: float
     step: int
     reached: bool
+    diverged: tuple[float, ...]
     seconds: float
     peak_mb: float | None
 
@@ -87,8 +125,7 @@ class _Candidate:
 
     lr: float
     step: int
-    forget: float
-    retain: float
+    correct: int
     weights: Mapping[str, Tensor]
     records: list[dict[str, Any]]
     seconds: float
@@ -105,69 +142,115 @@ def match_forgetting(
     *,
     grid: Grid,
     calibration: Calibration,
+    alternatives: Sequence[EncodedProblem] | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
 ) -> Matched:
     """Run the grid and return the arm at its first checkpoint at or below the target forget accuracy.
 
     For each learning rate the run ends at the first such checkpoint. Of the learning rates that reached one, that
-    which kept the most retain accuracy is taken; ties go to the earlier one.
+    which kept the most retain accuracy is taken; ties go to the earlier one. If none did, the checkpoint that forgot
+    most is taken, the first of equals.
+
+    A checkpoint is judged only as far as the question needs: most are far from the target, which a few items show.
+    The accuracies in full, which matter only where the target is out of reach, are found by running the same steps
+    again, rather than by keeping every checkpoint.
 
     Args:
         checkpoint: Where ``model`` comes from; the edit is against it.
         model: The model in memory; it has its old weights again when this returns.
-        names: Tensors to edit.
+        names: Matrices to edit; ``...#q`` for a slice of a fused tensor.
         objective: The objective.
         forget: Problems to forget, as token ids (train split).
         retain: Problems to keep, as token ids (train split).
         grid: Learning rates and saved steps.
         calibration: Judges the model at each saved step.
+        alternatives: For objectives that prefer a refusal: the forget problems with one, in the same order.
         seed: Decides the batches.
         settings: Kept with the edit.
     """
-    search: list[dict[str, Any]] = []
+    matrices = named_matrices(checkpoint, names)
+    stored = list(dict.fromkeys(m if isinstance(m, str) else m.stored for m in matrices))
+    looked: dict[tuple[float, int], Tally] = {}
+    diverged: dict[float, None] = {}
+    optional = {} if alternatives is None else {"alternatives": alternatives}
 
-    def run(lr: float) -> _Candidate:
+    def run(lr: float, most: int, *, to_the_end: bool = False) -> _Candidate | None:
+        """Return the first checkpoint with at most so many right answers, or with ``to_the_end`` the one with least."""
         steps = unlearning_steps(
-            model, names, objective, forget, retain, lr=lr, steps=grid.steps, batch_size=grid.batch_size, seed=seed
+            model,
+            matrices,
+            objective,
+            forget,
+            retain,
+            lr=lr,
+            steps=grid.steps,
+            batch_size=grid.batch_size,
+            seed=seed,
+            **optional,
         )
         records: list[dict[str, Any]] = []
         seconds, peaks = 0.0, [0.0]
-        lowest, at, weights = float("inf"), 0, snapshot(model, list(names))
-        while lowest > calibration.target:
-            with measured() as cost:
-                taken = [asdict(step) for step in islice(steps, grid.every)]
-            if not taken:
-                break
+        found: _Candidate | None = None
+        while len(records) < grid.steps and most >= 0:
+            due = min(grid.every, grid.steps - len(records))
+            with measured() as cost, warnings.catch_warnings():
+                warnings.simplefilter("ignore", MastlensWarning)  # ``diverged`` says it
+                taken = [asdict(step) for step in islice(steps, due)]
             seconds += cost.seconds
             peaks.append(cost.peak_mb or 0.0)
             records += taken
-            accuracy = calibration.forget()
-            search.append({"lr": lr, "step": taken[-1]["step"], "forget_accuracy": accuracy})
-            if accuracy < lowest:
-                lowest, at, weights = accuracy, taken[-1]["step"], snapshot(model, list(names))
+            if len(taken) < due:
+                diverged[lr] = None
+                break
+            tally = calibration.forget(most)
+            looked[lr, len(records)] = max(tally, looked.get((lr, len(records)), tally), key=lambda t: t.items)
+            if tally.correct <= most:
+                weights = snapshot(model, stored)
+                found = _Candidate(lr, len(records), tally.correct, weights, records[:], seconds, max(peaks) or None)
+                most = tally.correct - 1
+                if not to_the_end:
+                    break
         steps.close()
-        write_weights(model, weights)
-        return _Candidate(lr, at, lowest, calibration.retain(), weights, records, seconds, max(peaks) or None)
+        return found
 
-    candidates = []
+    old = snapshot(model, stored)
+    candidates: list[_Candidate] = []
     for lr in grid.learning_rates:
-        with swapped(model, snapshot(model, list(names))):  # the old weights return after each run
-            candidates.append(run(lr))
-
-    def preference(candidate: _Candidate) -> tuple[float, float]:
-        return max(candidate.forget - calibration.target, 0.0), -candidate.retain
-
-    best = min(candidates, key=preference)
+        with swapped(model, old):  # the old weights return after each run
+            found = run(lr, calibration.most)
+        candidates += [found] if found else []
+    reached = bool(candidates)
+    best = _Candidate(grid.learning_rates[0], 0, calibration.items + 1, old, [], 0.0, None)
+    if reached:
+        best = _kept_most(model, candidates, calibration)
+    else:
+        for lr in grid.learning_rates:
+            with swapped(model, old):
+                best = run(lr, best.correct - 1, to_the_end=True) or best
     with swapped(model, best.weights):
         edit, _ = make_edit(checkpoint, model, names, {**(settings or {}), "lr": best.lr, "steps": best.step})
+    columns = ["lr", "step", "correct", "items"]
     return Matched(
         edit=edit,
-        steps=pd.DataFrame([{"lr": best.lr, **record} for record in best.records if record["step"] <= best.step]),
-        search=pd.DataFrame(search),
+        steps=pd.DataFrame(
+            [{"lr": best.lr, **record} for record in best.records], columns=["lr", *Step.__dataclass_fields__]
+        ),
+        search=pd.DataFrame([(*key, tally.correct, tally.items) for key, tally in looked.items()], columns=columns),
         lr=best.lr,
         step=best.step,
-        reached=best.forget <= calibration.target,
+        reached=reached,
+        diverged=tuple(diverged),
         seconds=best.seconds,
         peak_mb=best.peak_mb,
     )
+
+
+def _kept_most(model: "PreTrainedModel", candidates: list[_Candidate], calibration: Calibration) -> _Candidate:
+    if len(candidates) == 1:
+        return candidates[0]
+    kept = []
+    for candidate in candidates:
+        with swapped(model, candidate.weights):
+            kept.append(calibration.retain())
+    return candidates[kept.index(max(kept))]

@@ -1,0 +1,200 @@
+"""A whole study: what has to be measured, the target, every arm, and the tables of all of them."""
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from mastlens.errors import MastlensError
+from mastlens.files import sha256_file, write_json, write_table
+from mastlens.lineage import Checkpoint, Lineage
+from mastlens.runs import stage
+from mastlens.studies.arms import ARMS, Arm
+from mastlens.studies.planning import check_objectives, plan_arms
+from mastlens.studies.selecting import check_selections, measure_tables
+from mastlens.studies.settings import StudySettings, parse_study, read_study, study_file
+from mastlens.studies.tables import contrast_draws, gather_arms, summarise_study
+from mastlens.studies.working import MEASURES, REFERENCE, SOURCE, Workshop, begin, bench_of, finish, one_thread
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+TABLE, SUMMARY, CONTRASTS = "study.parquet", "summary.parquet", "contrasts.parquet"
+TARGET = "target.json"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study found.
+
+    Attributes:
+        table: One row an arm; see ``gather_arms``.
+        summary: One row an objective, selection and measure; see ``summarise_study``.
+        contrasts: One row an objective, selection, random control and measure; see ``contrast_draws``.
+        settings: What made it.
+        out: Its folder.
+    """
+
+    table: pd.DataFrame
+    summary: pd.DataFrame
+    contrasts: pd.DataFrame
+    settings: dict[str, Any] = field(default_factory=dict)
+    out: Path = Path()
+
+    def plot(self) -> "go.Figure":
+        """Draw what every arm forgot against what it cost, an objective a panel."""
+        from mastlens.plots.study import plot_study
+
+        return plot_study(self.table)
+
+    def plot_selections(self, objective: str, measure: str = "retain_accuracy") -> "go.Figure":
+        """Draw one measure of every selection under one objective, beside its random draws."""
+        from mastlens.plots.study import plot_study_selections
+
+        return plot_study_selections(self.table, objective=objective, measure=measure)
+
+
+def run_study(
+    study: "str | os.PathLike[str] | Mapping[str, Any] | StudySettings",
+    out: str | os.PathLike[str] | None = None,
+    *,
+    workers: int = 1,
+    seed: int = 0,
+    device: str = "cpu",
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Study:
+    """Run a study, or what is still missing of it, and write its tables.
+
+    Each arm has a folder of its own under ``arms`` with its own ``run.json``. However a run ends, the next goes on
+    with the first arm that is not finished. Settings are chosen on the calibration files; the evaluation files are
+    opened once for each arm, at its end. An arm that never reaches the target, or diverges, says so and stops nothing.
+
+    Writes ``study.parquet``, ``summary.parquet`` and ``contrasts.parquet``, the tables that its rules read, and
+    ``target.json``.
+
+    Args:
+        study: A TOML file, ``organism:NAME`` for a shipped one, or its contents as a dictionary or settings.
+        out: The output folder; by default the file's name without its ending, in the working directory.
+        workers: Processes that make arms, each with one thread. Results do not depend on it.
+        seed: Of the random draws of tensors; seeds of batches stand in the study.
+        device: Where to compute.
+        overwrite: Replace what was made from other inputs or settings.
+        progress: Show progress bars.
+
+    Raises:
+        MastlensError: If the study makes no sense, or ``out`` holds another one.
+    """
+    settings = _read(study)
+    if out is None:
+        if not isinstance(study, str | os.PathLike):
+            raise MastlensError("Say where the study goes: out.")
+        out = study_file(study).stem
+    out = Path(out)
+    if workers < 1:
+        raise MastlensError(f"A study needs at least one worker, not {workers}.")
+    check_selections(settings)
+    check_objectives(settings)
+    checkpoint = Checkpoint(settings.lineage.rlvr)
+    Lineage.open(checkpoint, sft=settings.lineage.sft, base=settings.lineage.base)
+    with one_thread():
+        measure_tables(settings, out, device=device, overwrite=overwrite, progress=progress)
+        arms = plan_arms(settings, out, checkpoint, seed=seed)
+        options = {
+            "target": _target(settings, out, device, overwrite),
+            "device": device,
+            "overwrite": overwrite,
+        }
+        _finish_all(settings, arms, out, options, workers, progress)
+    return _tabulate(settings, arms, out)
+
+
+def _read(study: "str | os.PathLike[str] | Mapping[str, Any] | StudySettings") -> StudySettings:
+    if isinstance(study, StudySettings):
+        return study
+    return parse_study(study) if isinstance(study, Mapping) else read_study(study)
+
+
+def _target(settings: StudySettings, out: Path, device: str, overwrite: bool) -> float:
+    """Return the forget accuracy to reach: as the study says, or the reference's on the calibration problems."""
+    if settings.target.forget_accuracy is not None:
+        return settings.target.forget_accuracy
+    if settings.lineage.reference is None:
+        raise MastlensError(
+            "The study names no reference model whose forget accuracy could be the target. Set forget_accuracy under "
+            "[target], or reference under [lineage]."
+        )
+    bench, reference = bench_of(settings, device), Checkpoint(settings.lineage.reference)
+    told = settings.summary
+    with stage(
+        out,
+        "target",
+        outputs=[TARGET],
+        lineage={"rlvr": bench.checkpoint.fingerprint, "reference": reference.fingerprint},
+        inputs={role: found for role, found in bench.inputs.items() if role.endswith("-calibration")},
+        settings={"decoding": told["decoding"], "matching": told["target"]},
+        device=device,
+        overwrite=overwrite or not (out / TARGET).is_file(),
+    ) as current:
+        if current.done:
+            return float(current.notes["forget_accuracy"])
+        found = bench.forget_accuracy(reference.load_model(device=device))
+        write_json(out / TARGET, {"forget_accuracy": found})
+        current.notes = {"forget_accuracy": found}
+    return found
+
+
+def _finish_all(
+    settings: StudySettings, arms: list[Arm], out: Path, options: dict[str, Any], workers: int, progress: bool
+) -> None:
+    """Finish every arm: the anchors here, for all others are measured against them, the rest by the workers."""
+    anchors = [arm for arm in arms if arm.name in (SOURCE, REFERENCE)]
+    rest = [arm for arm in arms if arm not in anchors]
+    workshop = Workshop(settings, out, **options)
+    for arm in anchors:
+        workshop.examine(arm)
+    with tqdm(total=len(arms), desc="study", unit="arm", smoothing=0.05, disable=not progress) as bar:
+        for arm in anchors:
+            workshop.finish(arm)
+            bar.update()
+        if workers == 1:
+            for arm in rest:
+                bar.set_postfix_str(arm.name)
+                workshop.finish(arm)
+                bar.update()
+            return
+        del workshop
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), begin, (settings, out, options))
+        try:
+            for done in as_completed([pool.submit(finish, arm) for arm in rest]):
+                bar.set_postfix_str(done.result())
+                bar.update()
+        finally:
+            # Interrupted or not: what is under way is finished and kept, what has not begun is dropped.
+            pool.shutdown(cancel_futures=True)
+
+
+def _tabulate(settings: StudySettings, arms: list[Arm], out: Path) -> Study:
+    names = {arm.name: out / ARMS / arm.name / MEASURES for arm in arms}
+    with stage(
+        out,
+        "study",
+        outputs=[TABLE, SUMMARY, CONTRASTS],
+        lineage={"rlvr": Checkpoint(settings.lineage.rlvr).fingerprint},
+        inputs={name: sha256_file(path) for name, path in names.items()},
+        settings=settings.summary,
+        overwrite=True,  # made of the arms alone, each of which answers for its own settings
+    ) as current:
+        if not current.done:
+            table = gather_arms(arms, out)
+            write_table(out / TABLE, table)
+            write_table(out / SUMMARY, summarise_study(table))
+            write_table(out / CONTRASTS, contrast_draws(table))
+    table, summary, contrasts = (pd.read_parquet(out / name) for name in (TABLE, SUMMARY, CONTRASTS))
+    return Study(table, summary, contrasts, settings.summary, out)

@@ -1,0 +1,324 @@
+"""The study file: what is compared with what, read from TOML and checked before anything runs."""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mastlens.errors import MastlensError, unknown
+from mastlens.studies.reading import from_table
+from mastlens.unlearning.matching import Grid
+
+FORGET = "forget"
+"""The split that is unlearned; every other one is kept."""
+
+RETAIN = "retain"
+"""The training problems to keep, and every retain split together in tables."""
+
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_ORGANISM = "organism:"
+_KEPT = ("all", "chosen", "none")
+_CROSSINGS = ("crossed", "cycled")
+
+
+@dataclass(frozen=True)
+class LineageSettings:
+    """Checkpoints: folders (relative to the study file), hub ids, or ``organism:NAME/STAGE``.
+
+    Attributes:
+        rlvr: The one that is edited.
+        sft: The one that RLVR started from.
+        base: The one whose subspaces count as principal.
+        reference: The model that never learnt it: what unlearning aims at.
+    """
+
+    rlvr: str
+    sft: str
+    base: str
+    reference: str | None = None
+
+
+@dataclass(frozen=True)
+class DecodingSettings:
+    """How responses are generated.
+
+    Attributes:
+        max_new_tokens: Where a response ends.
+        batch_size: Items a batch.
+        chat_template: Whether to use the tokenizer's chat template, where it has one.
+    """
+
+    max_new_tokens: int = 1024
+    batch_size: int = 32
+    chat_template: bool = True
+
+
+@dataclass(frozen=True)
+class TargetSettings:
+    """When an arm has forgotten enough, judged on the calibration files.
+
+    Attributes:
+        forget_accuracy: To reach; None for the reference's.
+        forget_items: Look at so many forget problems at most; None for all.
+        retain_items: At so many of each retain split; None for all.
+    """
+
+    forget_accuracy: float | None = None
+    forget_items: int | None = None
+    retain_items: int | None = None
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """What an arm edits, in exactly one way.
+
+    Attributes:
+        rule: A ranking rule or a control.
+        where: A regular expression over the names of weight matrices.
+        names: The matrices themselves.
+        all_parameters: Every weight matrix.
+        top: How many a rule selects; None for the study's.
+        match: The rule whose selection a matched control is matched to.
+        parameters: Parameters of the rule.
+    """
+
+    rule: str | None = None
+    where: str | None = None
+    names: tuple[str, ...] | None = None
+    all_parameters: bool = False
+    top: int | None = None
+    match: str = "mast"
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        ways = [self.rule is not None, self.where is not None, self.names is not None, self.all_parameters]
+        if sum(ways) != 1:
+            raise MastlensError("say what to edit in exactly one way: rule, where, names or all_parameters.")
+
+
+@dataclass(frozen=True)
+class ComparisonSettings:
+    """Arms at matched forgetting: every objective with every selection and seed.
+
+    Attributes:
+        objectives: Names of objectives, or of tables under ``[objectives]``.
+        selections: Names of rules and controls, or of tables under ``[selections]``; ``all-parameters``.
+        retain_weight: Weight of the retain term; None for none, unless the objective needs one.
+        seeds: Of the batches; None for the study's.
+        draws: Of each random selection; None for the study's.
+        draw_seeds: ``crossed``: every draw with every seed; ``cycled``: each draw with one of them, in turn.
+        grid: Instead of the study's.
+        suffix: Put behind the objective's name: tells two comparisons apart that differ in grid or weight alone.
+    """
+
+    objectives: tuple[str, ...]
+    selections: tuple[str, ...]
+    retain_weight: float | None = None
+    seeds: tuple[int, ...] | None = None
+    draws: int | None = None
+    draw_seeds: str = "crossed"
+    grid: Grid | None = None
+    suffix: str = ""
+
+    def __post_init__(self):
+        if not self.objectives or not self.selections:
+            raise MastlensError("a comparison needs at least one objective and one selection.")
+        if self.draw_seeds not in _CROSSINGS:
+            raise unknown("draw_seeds", self.draw_seeds, _CROSSINGS)
+
+
+@dataclass(frozen=True)
+class NegationSettings:
+    """Edits without a gradient: RLVR - scale * (RLVR - SFT) on some tensors.
+
+    Attributes:
+        selections: As in a comparison.
+        parts: ``all`` of the increment, its ``principal`` or its ``off-principal`` part.
+        scales: How much of it to take back.
+        draws: Of each random selection; None for the study's.
+    """
+
+    selections: tuple[str, ...]
+    parts: tuple[str, ...] = ("all",)
+    scales: tuple[float, ...] = (1.0,)
+    draws: int | None = None
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """A whole study.
+
+    Attributes:
+        lineage: The checkpoints.
+        train: ``forget`` and ``retain`` to file: what gradients may see.
+        calibration: Split to file: what settings are chosen on.
+        eval: Split to file: opened once for each arm, to report.
+        name: In titles.
+        neutral: File of neutral texts; None for no perplexity.
+        refusals: File of refusals, one a line, for objectives that prefer one; None for the package's.
+        decoding: How responses are generated.
+        grid: Learning rates and saved steps.
+        target: When an arm has forgotten enough.
+        seeds: Of the batches.
+        draws: Random selections.
+        top: How many tensors a rule selects.
+        rank: k of the principal subspaces.
+        resamples: Bootstrap samples of each interval.
+        keep_edits: Whose edit files stay: ``all``, ``chosen`` (not those of random draws), ``none``.
+        objectives: Label to an objective's name and coefficients, as ``make_objective`` takes them.
+        selections: Label to a selection.
+        compare: Comparisons at matched forgetting.
+        negate: Edits without a gradient.
+    """
+
+    lineage: LineageSettings
+    train: Mapping[str, str]
+    calibration: Mapping[str, str]
+    eval: Mapping[str, str]
+    name: str = ""
+    neutral: str | None = None
+    refusals: str | None = None
+    decoding: DecodingSettings = field(default_factory=DecodingSettings)
+    grid: Grid = field(default_factory=lambda: Grid(learning_rates=(3e-6, 1e-5, 3e-5), steps=50, every=5))
+    target: TargetSettings = field(default_factory=TargetSettings)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    draws: int = 20
+    top: int = 96
+    rank: int = 16
+    resamples: int = 2000
+    keep_edits: str = "chosen"
+    objectives: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    selections: Mapping[str, SelectionSettings] = field(default_factory=dict)
+    compare: tuple[ComparisonSettings, ...] = ()
+    negate: tuple[NegationSettings, ...] = ()
+
+    def __post_init__(self):
+        if set(self.train) != {FORGET, RETAIN}:
+            raise MastlensError(
+                f"[train] names one file for 'forget' and one for 'retain'; it has {', '.join(self.train) or 'none'}."
+            )
+        for kind, splits in {"calibration": self.calibration, "eval": self.eval}.items():
+            if RETAIN in splits:
+                raise MastlensError(f"[{kind}] calls a split 'retain', which stands for all of them. Rename it.")
+            if FORGET not in splits or len(splits) < 2:
+                raise MastlensError(
+                    f"[{kind}] names a file for 'forget' and for at least one retain split; it has "
+                    f"{', '.join(splits) or 'none'}."
+                )
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise MastlensError(f"seeds are different numbers, at least one; they are {list(self.seeds)}.")
+        if self.keep_edits not in _KEPT:
+            raise unknown("keep_edits", self.keep_edits, _KEPT)
+        if self.draws < 1 or self.resamples < 1:
+            raise MastlensError(f"draws and resamples are at least 1; they are {self.draws} and {self.resamples}.")
+        if not self.compare and not self.negate:
+            raise MastlensError("there is nothing to do: write at least one [[compare]] or [[negate]].")
+        for label in (*self.objectives, *self.selections):
+            if not _LABEL.fullmatch(label):
+                raise MastlensError(f"{label!r} names a folder: letters, digits and _ . + - only.")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it."""
+        return asdict(self)
+
+
+def study_file(study: str | os.PathLike[str]) -> Path:
+    """Return the file of a study: a path, or ``organism:NAME`` for one that is shipped.
+
+    Raises:
+        MastlensError: If there is none.
+    """
+    text = os.fspath(study)
+    if text.startswith(_ORGANISM):
+        from mastlens import organism
+
+        folder = Path(organism.__file__).parent / "studies"
+        shipped = {file.stem: file for file in sorted(folder.glob("*.toml"))}
+        name = text.removeprefix(_ORGANISM)
+        if name not in shipped:
+            raise unknown("shipped study", name, shipped)
+        return shipped[name]
+    path = Path(study)
+    if not path.is_file():
+        raise MastlensError(f"There is no study file {path}. Start from a shipped one: {_ORGANISM}unlearning.")
+    return path
+
+
+def read_study(study: str | os.PathLike[str]) -> StudySettings:
+    """Read a study file and check it. Paths in it are relative to its folder.
+
+    Args:
+        study: A TOML file, or ``organism:NAME`` for a shipped study.
+
+    Raises:
+        MastlensError: If it is missing, no TOML, or says something that makes no sense, with the place.
+    """
+    path = study_file(study)
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MastlensError(f"{path} is no TOML file: {error}.") from error
+    return parse_study(told, where=path.name, folder=path.parent)
+
+
+def parse_study(told: Mapping[str, Any], *, where: str = "the study", folder: Path | None = None) -> StudySettings:
+    """Return the settings that a parsed study file describes.
+
+    Args:
+        told: As ``tomllib`` returns it. ``organism = "NAME"`` stands for its lineage, files and decoding limit.
+        where: What to call it in a message.
+        folder: What relative paths are relative to.
+
+    Raises:
+        MastlensError: As ``read_study``.
+    """
+    folder = folder or Path()
+    told = dict(told)
+    name = told.pop("organism", None)
+    if name is not None:
+        told = _of_organism(str(name)) | told
+    missing = [key for key in ("lineage", "train", "calibration", "eval") if key not in told]
+    if missing:
+        raise MastlensError(
+            f"{where}: [{missing[0]}] is missing. Say organism = NAME for a shipped lineage and its files, or name the "
+            "checkpoints in [lineage] and the files in [train], [calibration] and [eval]."
+        )
+    settings = from_table(StudySettings, told, where)
+
+    def checkpoint(spec: str | None) -> Any:
+        return str(folder / spec) if spec and (folder / spec).is_dir() else spec
+
+    def file(path: str | None) -> Any:
+        return None if path is None else str(folder / path)
+
+    lineage = LineageSettings(**{role: checkpoint(spec) for role, spec in asdict(settings.lineage).items()})
+    files = {
+        kind: {split: file(path) for split, path in getattr(settings, kind).items()}
+        for kind in ("train", "calibration", "eval")
+    }
+    return replace(settings, lineage=lineage, neutral=file(settings.neutral), refusals=file(settings.refusals), **files)
+
+
+def _of_organism(name: str) -> dict[str, Any]:
+    """Return what ``organism = NAME`` stands for."""
+    from mastlens.organism import STAGES, lineage_folder
+
+    folder = lineage_folder(name)
+    roles = {"reference" if stage == "rlvr-retain" else stage: f"{_ORGANISM}{name}/{stage}" for stage in STAGES}
+
+    def files(kind: str) -> dict[str, str]:
+        return {file.stem.removesuffix(f"-{kind}"): str(file) for file in sorted(folder.glob(f"*-{kind}.jsonl"))}
+
+    held = files("eval")
+    return {
+        "lineage": roles,
+        "train": files("train"),
+        "calibration": files("calibration"),
+        "neutral": held.pop("neutral"),
+        "eval": held,
+        "decoding": {"max_new_tokens": 56, "batch_size": 152},
+    }

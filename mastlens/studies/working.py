@@ -1,0 +1,228 @@
+"""What one process of a study does: makes arms and measures them, each a stage of its own folder."""
+
+import functools
+import math
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mastlens.edit import FILE as EDIT_FILE
+from mastlens.edit import Edit, swapped
+from mastlens.errors import MastlensError
+from mastlens.files import write_table
+from mastlens.lineage import Checkpoint
+from mastlens.runs import hash_inputs, read_record, stage
+from mastlens.studies.arms import ARMS, Arm, Made, edit_without_gradient, is_unrecorded, kept_edit, matched_edit
+from mastlens.studies.bench import Bench
+from mastlens.studies.exam import Exam, measure_answers
+from mastlens.studies.reading import located
+from mastlens.studies.settings import StudySettings
+from mastlens.unlearning.negation import negate_increment
+from mastlens.unlearning.objectives import make_objective
+
+ANSWERS, MEASURES = "responses.parquet", "measures.parquet"
+SOURCE, REFERENCE = "rlvr", "reference"
+"""The arms that all others are held against."""
+
+
+class Workshop:
+    """Makes and measures the arms of a study in one process.
+
+    Args:
+        settings: The study.
+        out: Its folder.
+        target: Forget accuracy to reach on the calibration problems.
+        device: Where to compute.
+        overwrite: Replace arms made from other inputs or settings.
+    """
+
+    def __init__(self, settings: StudySettings, out: Path, *, target: float, device: str, overwrite: bool):
+        self.settings, self.out, self.target, self.device, self.overwrite = settings, out, target, device, overwrite
+        lineage = settings.lineage
+        self.bench = bench_of(settings, device)
+        self.reference = None if lineage.reference is None else Checkpoint(lineage.reference)
+        self.exam = Exam(self.bench, settings.eval, self.reference)
+
+    def finish(self, arm: Arm) -> None:
+        """Make the arm, let it answer, and measure it, unless its folder says that this is done.
+
+        Raises:
+            MastlensError: If it cannot be made, with its name.
+        """
+        try:
+            self.examine(arm)
+        except MastlensError as error:
+            raise located(error, f"arm {arm.name}") from error
+        folder = self.out / ARMS / arm.name
+        held_against = {"arm": arm.name, "source": SOURCE, **({"reference": REFERENCE} if self.reference else {})}
+        paths = {role: self.out / ARMS / name / ANSWERS for role, name in held_against.items()}
+        resamples = self.settings.resamples
+        with stage(
+            folder,
+            "measure",
+            outputs=[MEASURES],
+            lineage=self._lineage,
+            inputs=hash_inputs(paths),
+            settings={"resamples": resamples},
+            overwrite=True,  # made of answers alone, which were not replaced without being asked
+        ) as current:
+            if not current.done:
+                perplexity = read_record(folder)["stages"]["evaluate"]["notes"]["perplexity"]
+                answers = {role: pd.read_parquet(path) for role, path in paths.items()}
+                measures = measure_answers(
+                    answers["arm"],
+                    answers["source"],
+                    answers.get("reference"),
+                    perplexity=math.nan if perplexity is None else perplexity,
+                    resamples=resamples,
+                )
+                write_table(folder / MEASURES, measures)
+        if not arm.keep:
+            (folder / EDIT_FILE).unlink(missing_ok=True)
+
+    def examine(self, arm: Arm) -> None:
+        """Make the arm and open the evaluation files for it, once; the run record counts the openings."""
+        folder = self.out / ARMS / arm.name
+        before = read_record(folder)["stages"].get("evaluate", {}).get("notes", {})
+        with stage(
+            folder,
+            "evaluate",
+            outputs=[ANSWERS],
+            lineage=self._lineage,
+            inputs={**self.bench.inputs, **self.exam.inputs},
+            settings=self._deciding(arm),
+            device=self.device,
+            overwrite=self.overwrite or is_unrecorded(folder, "evaluate"),
+        ) as current:
+            if not current.done:
+                answers, perplexity, notes = self._examined(arm, folder)
+                write_table(folder / ANSWERS, answers)
+                opened = int(before.get("eval_opened", 0)) + 1
+                kept = None if math.isnan(perplexity) else perplexity
+                current.notes = {**notes, "perplexity": kept, "eval_opened": opened}
+
+    @property
+    def _lineage(self) -> dict[str, str]:
+        found = {"rlvr": self.bench.checkpoint.fingerprint}
+        if self.reference is not None:
+            found["reference"] = self.reference.fingerprint
+        return found
+
+    def _deciding(self, arm: Arm) -> dict[str, Any]:
+        told = self.settings.summary
+        if arm.kind == "matched":
+            return {**arm.identity, "decoding": told["decoding"], "matching": told["target"], "target": self.target}
+        return {**arm.identity, "decoding": told["decoding"], "rank": self.settings.rank}
+
+    def _examined(self, arm: Arm, folder: Path) -> tuple[pd.DataFrame, float, dict[str, Any]]:
+        if arm.kind == "model":
+            model = self.bench.model
+            if arm.name != SOURCE:
+                model = Checkpoint(arm.making["checkpoint"]).load_model(device=self.device)
+            return self.exam.answers(model), self.bench.perplexity(model), {}
+        edit, notes = self._edit(arm, folder)
+        with swapped(self.bench.model, edit.after):
+            return self.exam.answers(self.bench.model), self.bench.perplexity(self.bench.model), notes
+
+    def _edit(self, arm: Arm, folder: Path) -> tuple[Edit, dict[str, Any]]:
+        compute = self._negated if arm.kind == "negated" else self._matched
+        return kept_edit(
+            folder,
+            functools.partial(compute, arm, folder),
+            checkpoint=self.bench.checkpoint,
+            inputs=self.bench.inputs,
+            settings=self._deciding(arm),
+            device=self.device,
+            overwrite=self.overwrite,
+        )
+
+    def _matched(self, arm: Arm, folder: Path) -> Made:
+        assert arm.grid is not None
+        return matched_edit(
+            self.bench,
+            folder,
+            arm.names,
+            make_objective(**arm.making),
+            grid=arm.grid,
+            target=self.target,
+            retain=arm.retain,
+            seed=arm.seed,
+            settings={"arm": arm.name},
+        )
+
+    def _negated(self, arm: Arm, folder: Path) -> Made:
+        lineage = self.settings.lineage
+        edit = negate_increment(
+            sft=lineage.sft,
+            rlvr=self.bench.checkpoint,
+            base=lineage.base if arm.making["part"] != "all" else None,
+            names=list(arm.names),
+            rank=self.settings.rank,
+            **arm.making,
+            progress=False,
+        )
+        return edit_without_gradient(edit)
+
+
+def bench_of(settings: StudySettings, device: str) -> Bench:
+    """Return the bench of a study."""
+    return Bench(
+        settings.lineage.rlvr,
+        train=settings.train,
+        calibration=settings.calibration,
+        decoding=settings.decoding,
+        neutral=settings.neutral,
+        refusals=settings.refusals,
+        forget_items=settings.target.forget_items,
+        retain_items=settings.target.retain_items,
+        device=device,
+    )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, torch computes with one thread: as many processes as there are, sums come in the same order."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+_workshop: Workshop | None = None
+
+
+def begin(settings: StudySettings, out: Path, options: dict[str, Any]) -> None:
+    """Set a worker process up: one thread, ended with its parent, deaf to Ctrl-C: the parent hands out no more arms."""
+    import signal
+
+    import torch
+
+    global _workshop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    _workshop = Workshop(settings, out, **options)
+
+
+def finish(arm: Arm) -> str:
+    """Make and measure an arm in a worker process, and return its name."""
+    assert _workshop is not None
+    _workshop.finish(arm)
+    return arm.name
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,201 @@
+"""A study file is checked before anything runs: every mistake is told with its place and the nearest valid name."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mastlens.errors import MastlensError
+from mastlens.organism import lineage_folder
+from mastlens.selection import RULES
+from mastlens.studies.planning import check_objectives, plan_arms
+from mastlens.studies.reading import from_table
+from mastlens.studies.runner import run_study
+from mastlens.studies.selecting import check_selections, is_random, selection_settings
+from mastlens.studies.settings import parse_study, read_study
+from mastlens.unlearning.objectives import OBJECTIVES
+
+GOOD = """
+organism = "qwen2"
+[[compare]]
+objectives = ["ga"]
+selections = ["all-parameters"]
+"""
+
+
+def test_an_organism_stands_for_its_lineage_and_files():
+    settings = parse_study(tomllib.loads(GOOD))
+    assert settings.lineage.reference == "organism:qwen2/rlvr-retain"
+    folder = lineage_folder("qwen2")
+    assert settings.train == {side: str(folder / f"{side}-train.jsonl") for side in ("forget", "retain")}
+    for files, kind in ((settings.calibration, "calibration"), (settings.eval, "eval")):
+        assert files == {s: str(folder / f"{s}-{kind}.jsonl") for s in ("forget", "retain-gsm", "retain-math")}
+    assert settings.neutral == str(folder / "neutral-eval.jsonl")
+    check_selections(settings)
+    check_objectives(settings)
+
+
+def test_the_three_kinds_of_files_do_not_mix():
+    settings = parse_study(tomllib.loads(GOOD))
+    kinds = [set(files.values()) for files in (settings.train, settings.calibration, settings.eval)]
+    assert sum(map(len, kinds)) == len(set.union(*kinds))
+
+
+def test_paths_are_relative_to_the_file(tmp_path):
+    for name in ("f.jsonl", "r.jsonl"):
+        (tmp_path / name).write_text("")
+    files = 'forget = "f.jsonl"\nretain = "r.jsonl"\n'
+    other = 'forget = "f.jsonl"\nkept = "r.jsonl"\n'
+    (tmp_path / "rlvr").mkdir()
+    study = tmp_path / "study.toml"
+    study.write_text(
+        'lineage = { rlvr = "rlvr", sft = "org/sft", base = "organism:qwen2/base" }\n'
+        f"[train]\n{files}[calibration]\n{other}[eval]\n{other}"
+        '[[negate]]\nselections = ["all-parameters"]\n'
+    )
+    settings = read_study(study)
+    assert settings.lineage.rlvr == str(tmp_path / "rlvr")
+    assert (settings.lineage.sft, settings.lineage.base) == ("org/sft", "organism:qwen2/base")  # no folders here
+    assert settings.train["forget"] == str(tmp_path / "f.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sedes = [1]" + GOOD, ["the study", "'sedes'", "Did you mean 'seeds'"]),
+        (
+            GOOD + "\n[grid]\nlearning_rate = [1e-3]\nsteps = 4\nevery = 2",
+            ["the study, grid", "Did you mean 'learning_rates'"],
+        ),
+        (GOOD + "\n[grid]\nlearning_rates = [1e-3]\nsteps = 4", ["grid", "every is missing"]),
+        (GOOD + "\n[grid]\nlearning_rates = [0.0]\nsteps = 4\nevery = 2", ["grid", "above 0"]),
+        (GOOD + "\n[grid]\nlearning_rates = 1e-3\nsteps = 4\nevery = 2", ["learning_rates", "a list is expected"]),
+        ('seeds = ["a"]' + GOOD, ["seeds", "a whole number is expected"]),
+        ("seeds = [1, 1]" + GOOD, ["different numbers"]),
+        ("seeds = [true]" + GOOD, ["a whole number is expected"]),
+        ('keep_edits = "some"' + GOOD, ["'some'", "chosen"]),
+        ('organism = "qwen3"\n[[compare]]\nobjectives=["ga"]\nselections=["mast"]', ["'qwen3'", "qwen2"]),
+        ('organism = "qwen2"', ["nothing to do"]),
+        ('[[compare]]\nobjectives=["ga"]\nselections=["mast"]', ["[lineage] is missing"]),
+        (GOOD + '\n[[compare]]\nobjectives = ["ga"]\nselections = []', ["compare 2", "at least one"]),
+        (GOOD + "\n[selections.x]\ntop = 3", ["selections, x", "exactly one way"]),
+        (GOOD + '\n[selections."a/b"]\nwhere = "x"', ["'a/b'", "names a folder"]),
+        (GOOD + '\n[eval]\nforget = "x"', ["[eval]", "at least one retain split"]),
+        (GOOD + '\n[eval]\nforget = "x"\nretain = "y"', ["'retain'", "Rename"]),
+        (GOOD + '\n[train]\nforget = "x"\nkept = "y"', ["[train]", "one for 'retain'"]),
+    ],
+)
+def test_mistakes_are_told_with_their_place(text, said):
+    with pytest.raises(MastlensError) as caught:
+        parse_study(tomllib.loads(text))
+    for part in said:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"selections": ["mats"]}, "Did you mean 'mast'"),
+        ({"objectives": ["gaa"]}, "Did you mean 'ga'"),
+    ],
+)
+def test_unknown_rules_and_objectives_are_told_before_anything_is_measured(change, said, tmp_path):
+    told = tomllib.loads(GOOD)
+    told["compare"][0] |= change
+    with pytest.raises(MastlensError, match=said):
+        run_study(told, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_coefficient_that_no_objective_has(tmp_path):
+    told = tomllib.loads(GOOD) | {"objectives": {"mine": {"name": "npo", "bta": 0.5}}}
+    told["compare"][0]["objectives"] = ["mine"]
+    with pytest.raises(MastlensError, match=r"objectives\.mine.*Did you mean 'beta'"):
+        run_study(told, tmp_path / "out")
+
+
+def test_no_file_and_no_toml(tmp_path):
+    with pytest.raises(MastlensError, match="no study file"):
+        read_study(tmp_path / "study.toml")
+    with pytest.raises(MastlensError, match="Did you mean 'unlearning'"):
+        read_study("organism:unlearnin")
+    (tmp_path / "study.toml").write_text("a = = 1")
+    with pytest.raises(MastlensError, match=r"study\.toml is no TOML file"):
+        read_study(tmp_path / "study.toml")
+
+
+def test_one_arm_in_two_ways_is_refused(tmp_path):
+    told = tomllib.loads(GOOD)
+    again = dict(told["compare"][0], grid={"learning_rates": [1e-9], "steps": 1, "every": 1})
+    from mastlens.lineage import Checkpoint
+
+    source = Checkpoint("organism:qwen2/rlvr")
+    once = parse_study({**told, "compare": [told["compare"][0], told["compare"][0]]})
+    assert len(plan_arms(once, tmp_path, source, seed=0)) == 3 + 3  # three stages, three seeds
+    with pytest.raises(MastlensError, match="in two ways"):
+        plan_arms(parse_study({**told, "compare": [told["compare"][0], again]}), tmp_path, source, seed=0)
+    apart = parse_study({**told, "compare": [told["compare"][0], {**again, "suffix": "-weak"}]})
+    names = [arm.name for arm in plan_arms(apart, tmp_path, source, seed=0)]
+    assert "ga/all-parameters/seed-2" in names
+    assert "ga-weak/all-parameters/seed-2" in names
+
+
+def test_a_retain_term_is_asked_for_or_needed(tmp_path):
+    from mastlens.lineage import Checkpoint
+
+    told = tomllib.loads(GOOD)
+    told["seeds"] = [0]
+    told["compare"] = [
+        {"objectives": ["ga", "graddiff"], "selections": ["all-parameters"]},
+        {"objectives": ["ga"], "selections": ["all-parameters"], "retain_weight": 3},
+    ]
+    arms = plan_arms(parse_study(told), tmp_path, Checkpoint("organism:qwen2/rlvr"), seed=0)
+    retain = {arm.objective: arm.retain for arm in arms if arm.kind == "matched"}
+    assert retain == {"ga": False, "graddiff": True, "ga+retain": True}
+    assert arms[-1].making == {"name": "ga", "retain_weight": 3.0}
+
+
+def test_the_shipped_study_compares_everything_with_at_least_twenty_draws_and_three_seeds():
+    settings = read_study("organism:unlearning")
+    check_selections(settings)
+    check_objectives(settings)
+    assert len(settings.seeds) >= 3
+    assert settings.draws >= 20
+    assert all(part.draws is None and part.seeds is None for part in settings.compare)
+    compared = {settings.objectives.get(o, {"name": o})["name"] for part in settings.compare for o in part.objectives}
+    assert compared == set(OBJECTIVES)
+    selected = {label for part in settings.compare for label in part.selections}
+    assert {"mast", "all-parameters", "embeddings", "mlp"} <= selected
+    assert {name for name in RULES if name != "random"} <= selected
+    # what is drawn has draws, and what is not has none
+    assert is_random(selection_settings(settings, "random-matched"))
+    assert not is_random(selection_settings(settings, "mast"))
+
+
+@dataclass(frozen=True)
+class Inner:
+    x: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner
+    several: tuple[Inner, ...] = ()
+    word: str | None = None
+
+
+def test_tables_become_dataclasses():
+    made = from_table(Outer, {"inner": {"x": 1}, "several": [{"x": 2.5}, {}], "word": "a"}, "here")
+    assert made == Outer(Inner(1.0), (Inner(2.5), Inner()), "a")
+    assert isinstance(made.inner.x, float)
+    with pytest.raises(MastlensError, match=r"here, several 2: .*'y'"):
+        from_table(Outer, {"inner": {}, "several": [{}, {"y": 1}]}, "here")
+    with pytest.raises(MastlensError, match="here: inner is missing"):
+        from_table(Outer, {}, "here")
+
+
+def test_the_shipped_study_is_in_the_package():
+    import mastlens
+
+    assert (Path(mastlens.__file__).parent / "organism" / "studies" / "unlearning.toml").is_file()
