@@ -18,11 +18,10 @@ Two workloads: the shipped organism (8 layers) on its own problems, and a random
 
 import argparse
 import json
-import platform
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +29,14 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
+from benchmarks.common import interleaved, ratio, shown, surroundings, table, version_line, write_results
 from mastlens.analysis.patching import Patch, patched_tensors, patches_of, read_patched, stored_tensors
 from mastlens.edit import named_weights, swapped
-from mastlens.files import write_json, write_text
 from mastlens.likelihood import sequence_logprobs
 from mastlens.lineage import Checkpoint
 from mastlens.organism import stage_folder
 from mastlens.problems import EncodedProblem, encode_problems, read_problems
 from mastlens.projections import find_projections
-from mastlens.runs import versions
 
 GOAL = 0.6
 BATCH = 32
@@ -108,40 +106,19 @@ def suffix(work: Workload) -> np.ndarray:
 ARMS = {"naive": naive, "mastlens": suffix}
 
 
-def times(work: Workload, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each arm, round by round; the arms take turns, each round starting with the other."""
-    seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    names = list(ARMS)
-    for turn in range(rounds):
-        for arm in names[turn % 2 :] + names[: turn % 2]:
-            start = time.perf_counter()
-            ARMS[arm](work)
-            seconds[arm].append(time.perf_counter() - start)
-    return seconds
-
-
-def ratio(arm: list[float], reference: list[float], *, resamples: int = 10_000) -> dict[str, float]:
-    """Return the ratio of sums with a 95% percentile interval, rounds resampled as pairs."""
-    pairs = np.array([arm, reference])
-    chosen = np.random.default_rng(0).integers(0, len(arm), (resamples, len(arm)))
-    sums = pairs[:, chosen].sum(axis=-1)
-    low, high = np.percentile(sums[0] / sums[1], [2.5, 97.5])
-    return {"ratio": float(pairs[0].sum() / pairs[1].sum()), "ci_low": float(low), "ci_high": float(high)}
-
-
 def run(work: Workload, rounds: int) -> dict[str, Any]:
     """Return the record of one workload."""
     tokens = sum(len(ids.solution) for ids in work.encoded)
     difference = float(np.abs(naive(work) - suffix(work)).max()) / tokens  # the round that is not counted
     if difference > 1e-6:
         raise SystemExit(f"{work.name}: the arms disagree by {difference:.1e} nats per token")
-    seconds = times(work, rounds)
+    seconds = interleaved({arm: partial(compute, work) for arm, compute in ARMS.items()}, rounds, uncounted=0)
     record = {
         "workload": work.name,
         "problems": len(work.encoded),
         "patches": len(work.patches),
         "seconds": {arm: [round(s, 3) for s in found] for arm, found in seconds.items()},
-        "time": ratio(seconds["mastlens"], seconds["naive"]),
+        "time": ratio(seconds["mastlens"], seconds["naive"], statistic="sum"),
         "floor": (work.layers + 1) / (2 * work.layers),
         "largest_difference": difference,
     }
@@ -149,8 +126,8 @@ def run(work: Workload, rounds: int) -> dict[str, Any]:
     return record
 
 
-def as_markdown(result: dict[str, Any]) -> str:
-    """Return the result as a page."""
+def as_page(result: dict[str, Any]) -> list[str]:
+    """Return the result as the lines of a page."""
     lines = [
         "# Causal map: patching every projection",
         "",
@@ -158,21 +135,23 @@ def as_markdown(result: dict[str, Any]) -> str:
         f"times to a full forward pass for each patch, 95% bootstrap interval over rounds. Goal: at most {GOAL}.",
         "",
         f"Command: `{result['command']}`",
-        "",
-        "| workload | patches | problems | naive, median s | mastlens, median s | ratio | floor |",
-        "|---|---|---|---|---|---|---|",
     ]
-    for record in result["workloads"]:
-        medians = [f"{statistics.median(record['seconds'][arm]):.2f}" for arm in ARMS]
-        found = record["time"]
-        lines.append(
-            f"| {record['workload']} | {record['patches']} | {record['problems']} | {medians[0]} | {medians[1]} | "
-            f"{found['ratio']:.3f} [{found['ci_low']:.3f}, {found['ci_high']:.3f}] | {record['floor']:.3f} |"
+    rows = [
+        (
+            record["workload"],
+            record["patches"],
+            record["problems"],
+            *(f"{statistics.median(record['seconds'][arm]):.2f}" for arm in ARMS),
+            shown(record["time"]),
+            f"{record['floor']:.3f}",
         )
+        for record in result["workloads"]
+    ]
+    header = ("workload", "patches", "problems", "naive, median s", "mastlens, median s", "ratio", "floor")
+    lines += table(header, rows)
     worst = max(record["largest_difference"] for record in result["workloads"])
     lines += ["", f"Largest difference between the arms' effects: {worst:.1e} nats per token."]
-    lines += ["", "Versions: " + ", ".join(f"{k} {v}" for k, v in result["versions"].items()) + "."]
-    return "\n".join(lines) + "\n"
+    return [*lines, "", version_line(result)]
 
 
 def main() -> None:
@@ -185,15 +164,12 @@ def main() -> None:
     workloads = [organism(asked.problems), deep(max(4, asked.problems // 6))]
     result = {
         "command": f"python -m benchmarks.causal_map --rounds {asked.rounds} --problems {asked.problems}",
-        "threads": torch.get_num_threads(),
+        **surroundings(),
         "rounds": asked.rounds,
         "goal": GOAL,
-        "processor": platform.processor() or platform.machine(),
-        "versions": versions(),
         "workloads": [run(work, asked.rounds) for work in workloads],
     }
-    write_json(asked.out / "causal_map.json", result)
-    write_text(asked.out / "causal_map.md", as_markdown(result))
+    write_results(asked.out, "causal_map", result, as_page(result))
 
 
 if __name__ == "__main__":

@@ -18,13 +18,10 @@ Two workloads: ``every token`` (only the first token is prompt; nothing to skip)
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +29,19 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
+from benchmarks.common import (
+    from_fresh_process,
+    interleaved,
+    ratio,
+    shown,
+    surroundings,
+    table,
+    version_line,
+    write_results,
+)
 from mastlens.analysis.gradients import mean_gradients
 from mastlens.cost import measured
-from mastlens.files import write_json, write_text
 from mastlens.problems import EncodedProblem, batches
-from mastlens.runs import versions
 
 LENGTH, BATCH = 128, 8
 WORKLOADS = {"every token": 1, "half prompt": 64}  # tokens of prompt
@@ -113,25 +118,10 @@ def largest_difference(model: PreTrainedModel, encoded: list[EncodedProblem]) ->
     return float(np.max([float((part[n] - g).norm() / g.norm()) for part in found for n, g in expected.items()]))
 
 
-def times(model: PreTrainedModel, encoded: list[EncodedProblem], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each arm, round by round; the arms take turns, each round starting with another."""
-    seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
-    names = list(ARMS)
-    for turn in range(-1, rounds):
-        for arm in names[turn % 3 :] + names[: turn % 3]:
-            start = time.perf_counter()
-            ARMS[arm](model, encoded)
-            if turn >= 0:
-                seconds[arm].append(time.perf_counter() - start)
-    return seconds
-
-
 def peak_mb(folder: Path, arm: str, count: int, prompt: int) -> float:
     """Return an arm's peak anonymous memory beyond the loaded model, from a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.coupling", "--arm", arm, "--model", str(folder)]
-    command += ["--sequences", str(count), "--prompt", str(prompt)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.strip().splitlines()[-1])
+    asked = ("--arm", arm, "--model", str(folder), "--sequences", str(count), "--prompt", str(prompt))
+    return from_fresh_process("benchmarks.coupling", *asked)
 
 
 def measure_arm(folder: Path, arm: str, count: int, prompt: int) -> float | None:
@@ -145,15 +135,6 @@ def measure_arm(folder: Path, arm: str, count: int, prompt: int) -> float | None
     return cost.peak_mb
 
 
-def ratio(arm: list[float], reference: list[float], *, resamples: int = 10_000) -> dict[str, float]:
-    """Return the ratio of sums with a 95% percentile interval, rounds resampled as pairs."""
-    pairs = np.array([arm, reference])
-    chosen = np.random.default_rng(0).integers(0, len(arm), (resamples, len(arm)))
-    sums = pairs[:, chosen].sum(axis=-1)
-    low, high = np.percentile(sums[0] / sums[1], [2.5, 97.5])
-    return {"ratio": float(pairs[0].sum() / pairs[1].sum()), "ci_low": float(low), "ci_high": float(high)}
-
-
 def run(folder: Path, *, rounds: int, memory_rounds: int, count: int) -> list[dict[str, Any]]:
     """Return one record a workload and arm."""
     model = load_model(folder)
@@ -163,7 +144,7 @@ def run(folder: Path, *, rounds: int, memory_rounds: int, count: int) -> list[di
         difference = largest_difference(model, encoded)
         if not difference <= 1e-5:  # NaN is no agreement either
             raise SystemExit(f"{workload}: the arms disagree by {difference:.1e} of a gradient's norm")
-        seconds = times(model, encoded, rounds)
+        seconds = interleaved({arm: partial(compute, model, encoded) for arm, compute in ARMS.items()}, rounds)
         peaks = {arm: [peak_mb(folder, arm, count, prompt) for _ in range(memory_rounds)] for arm in ARMS}
         for arm in ARMS:
             records.append(
@@ -172,8 +153,8 @@ def run(folder: Path, *, rounds: int, memory_rounds: int, count: int) -> list[di
                     "arm": arm,
                     "seconds": [round(s, 3) for s in seconds[arm]],
                     "peak_mb": [round(p, 1) for p in peaks[arm]],
-                    "time": ratio(seconds[arm], seconds["plain"]),
-                    "memory": ratio(peaks[arm], peaks["plain"]),
+                    "time": ratio(seconds[arm], seconds["plain"], statistic="sum"),
+                    "memory": ratio(peaks[arm], peaks["plain"], statistic="sum"),
                     "largest_difference": difference,
                 }
             )
@@ -181,8 +162,8 @@ def run(folder: Path, *, rounds: int, memory_rounds: int, count: int) -> list[di
     return records
 
 
-def as_markdown(result: dict[str, Any]) -> str:
-    """Return the result as a page."""
+def as_page(result: dict[str, Any]) -> list[str]:
+    """Return the result as the lines of a page."""
     lines = [
         "# Coupling: gradients of the attention projections",
         "",
@@ -192,22 +173,22 @@ def as_markdown(result: dict[str, Any]) -> str:
         f"Goals: at most {GOALS['time']} of the time and {GOALS['memory']} of the memory.",
         "",
         f"Command: `{result['command']}`",
-        "",
-        "| workload | arm | median s | time ratio | peak MB beyond the model | memory ratio |",
-        "|---|---|---|---|---|---|",
     ]
-    for record in result["arms"]:
-        shown = [
-            f"{r['ratio']:.3f} [{r['ci_low']:.3f}, {r['ci_high']:.3f}]" for r in (record["time"], record["memory"])
-        ]
-        lines.append(
-            f"| {record['workload']} | {record['arm']} | {statistics.median(record['seconds']):.2f} | {shown[0]} | "
-            f"{statistics.median(record['peak_mb']):.0f} | {shown[1]} |"
+    rows = [
+        (
+            record["workload"],
+            record["arm"],
+            f"{statistics.median(record['seconds']):.2f}",
+            shown(record["time"]),
+            f"{statistics.median(record['peak_mb']):.0f}",
+            shown(record["memory"]),
         )
+        for record in result["arms"]
+    ]
+    lines += table(("workload", "arm", "median s", "time ratio", "peak MB beyond the model", "memory ratio"), rows)
     worst = max(record["largest_difference"] for record in result["arms"])
     lines += ["", f"Largest difference between the arms' gradients: {worst:.1e} of the gradient's norm."]
-    lines += ["", "Versions: " + ", ".join(f"{k} {v}" for k, v in result["versions"].items()) + "."]
-    return "\n".join(lines) + "\n"
+    return [*lines, "", version_line(result)]
 
 
 def main() -> None:
@@ -231,16 +212,13 @@ def main() -> None:
         "command": f"python -m benchmarks.coupling --rounds {asked.rounds} --memory-rounds {asked.memory_rounds}",
         "parameters": parameters,
         "sequences": asked.sequences,
-        "threads": torch.get_num_threads(),
+        **surroundings(),
         "rounds": asked.rounds,
         "memory_rounds": asked.memory_rounds,
         "goals": GOALS,
-        "processor": platform.processor() or platform.machine(),
-        "versions": versions(),
         "arms": arms,
     }
-    write_json(asked.out / "coupling.json", result)
-    write_text(asked.out / "coupling.md", as_markdown(result))
+    write_results(asked.out, "coupling", result, as_page(result))
 
 
 if __name__ == "__main__":

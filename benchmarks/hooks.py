@@ -21,12 +21,9 @@ arms keep the same numbers is checked first. Building a bridge or wrapping a mod
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +32,19 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from benchmarks.common import (
+    from_fresh_process,
+    interleaved,
+    ratio,
+    shown,
+    surroundings,
+    table,
+    version_line,
+    write_results,
+)
 from mastlens.backends import same_weights
 from mastlens.cost import measured
-from mastlens.files import write_json, write_text
 from mastlens.hooked import HookedModel
-from mastlens.runs import versions
 
 BATCH, LENGTH, LAYERS = 4, 256, 6
 NAMES = ("q", "k", "v", "out")
@@ -194,20 +199,6 @@ def largest_difference(runs: dict[str, Callable[[Tensor], Kept]], ids: Tensor) -
     return float(np.max(worst))
 
 
-def times(runs: dict[str, Callable[[Tensor], Kept]], ids: Tensor, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each arm, round by round; the arms take turns, each round starting with another."""
-    seconds: dict[str, list[float]] = {arm: [] for arm in runs}
-    names = list(runs)
-    for turn in range(-1, rounds):
-        first = turn % len(names)
-        for arm in names[first:] + names[:first]:
-            start = time.perf_counter()
-            runs[arm](ids)
-            if turn >= 0:
-                seconds[arm].append(time.perf_counter() - start)
-    return seconds
-
-
 def measure_arm(arm: str) -> float | None:
     """Return this process' peak anonymous memory while one arm runs, beyond the loaded and wrapped model."""
     run, ids = ARMS[arm](make_model()), make_ids()
@@ -218,25 +209,8 @@ def measure_arm(arm: str) -> float | None:
     return cost.peak_mb
 
 
-def peak_mb(arm: str) -> float:
-    """Return an arm's peak anonymous memory, from a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.hooks", "--arm", arm]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.strip().splitlines()[-1])
-
-
-def ratio(arm: list[float], reference: list[float], *, resamples: int = 10_000) -> dict[str, float]:
-    """Return the ratio of medians with a 95% percentile interval, rounds resampled as pairs."""
-    pairs = np.array([arm, reference])
-    chosen = np.random.default_rng(0).integers(0, len(arm), (resamples, len(arm)))
-    medians = np.median(pairs[:, chosen], axis=-1)
-    low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5])
-    centre = np.median(pairs, axis=-1)
-    return {"ratio": float(centre[0] / centre[1]), "ci_low": float(low), "ci_high": float(high)}
-
-
-def as_markdown(result: dict[str, Any]) -> str:
-    """Return the result as a page."""
+def as_page(result: dict[str, Any]) -> list[str]:
+    """Return the result as the lines of a page."""
     lines = [
         "# Hooks: activations and gradients of all attention projections",
         "",
@@ -246,21 +220,20 @@ def as_markdown(result: dict[str, Any]) -> str:
         f"Goals for mastlens: at most {GOALS['time']} of the time and {GOALS['memory']} of the memory.",
         "",
         f"Command: `{result['command']}`",
-        "",
-        "| arm | median s | time ratio | peak MB beyond the model | memory ratio |",
-        "|---|---|---|---|---|",
     ]
-    for record in result["arms"]:
-        shown = [
-            f"{r['ratio']:.3f} [{r['ci_low']:.3f}, {r['ci_high']:.3f}]" for r in (record["time"], record["memory"])
-        ]
-        lines.append(
-            f"| {record['arm']} | {statistics.median(record['seconds']):.3f} | {shown[0]} | "
-            f"{statistics.median(record['peak_mb']):.1f} | {shown[1]} |"
+    rows = [
+        (
+            record["arm"],
+            f"{statistics.median(record['seconds']):.3f}",
+            shown(record["time"]),
+            f"{statistics.median(record['peak_mb']):.1f}",
+            shown(record["memory"]),
         )
+        for record in result["arms"]
+    ]
+    lines += table(("arm", "median s", "time ratio", "peak MB beyond the model", "memory ratio"), rows)
     lines += ["", f"Largest difference between the arms' numbers: {result['largest_difference']:.1e} of the norm."]
-    lines += ["", "Versions: " + ", ".join(f"{k} {v}" for k, v in result["versions"].items()) + "."]
-    return "\n".join(lines) + "\n"
+    return [*lines, "", version_line(result)]
 
 
 def main() -> None:
@@ -279,8 +252,10 @@ def main() -> None:
     difference = largest_difference(runs, ids)
     if not difference <= 1e-4:  # NaN is no agreement either
         raise SystemExit(f"the arms disagree by {difference:.1e} of a norm")
-    seconds = times(runs, ids, asked.rounds)
-    peaks = {arm: [peak_mb(arm) for _ in range(asked.memory_rounds)] for arm in ARMS}
+    seconds = interleaved({arm: partial(run, ids) for arm, run in runs.items()}, asked.rounds)
+    peaks = {
+        arm: [from_fresh_process("benchmarks.hooks", "--arm", arm) for _ in range(asked.memory_rounds)] for arm in ARMS
+    }
     records = [
         {
             "arm": arm,
@@ -296,17 +271,14 @@ def main() -> None:
     result = {
         "command": f"python -m benchmarks.hooks --rounds {asked.rounds} --memory-rounds {asked.memory_rounds}",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "threads": torch.get_num_threads(),
+        **surroundings(),
         "rounds": asked.rounds,
         "memory_rounds": asked.memory_rounds,
         "goals": GOALS,
         "largest_difference": difference,
-        "processor": platform.processor() or platform.machine(),
-        "versions": versions(),
         "arms": records,
     }
-    write_json(asked.out / "hooks.json", result)
-    write_text(asked.out / "hooks.md", as_markdown(result))
+    write_results(asked.out, "hooks", result, as_page(result))
 
 
 if __name__ == "__main__":
