@@ -128,6 +128,8 @@ def stage(
         made = previous.get("outputs", {})
         done = not differing and set(made) == set(outputs)
         done = done and all((folder / f).is_file() and sha256_file(folder / f) == h for f, h in made.items())
+    elif _was_under_way(folder, name, asked):
+        pass  # killed between its outputs and its record: what is there is this stage's own
     elif any((folder / output).exists() for output in outputs) and not overwrite:
         present = next(output for output in outputs if (folder / output).exists())
         raise MastlensError(
@@ -141,10 +143,12 @@ def stage(
         return
     fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
+    write_json(_under_way(folder, name), asked)
     try:
         with measured() as cost:
             yield current
     except BaseException:
+        _under_way(folder, name).unlink(missing_ok=True)
         if fresh and not any(folder.iterdir()):
             folder.rmdir()  # a stage that made nothing leaves nothing
         raise
@@ -161,6 +165,19 @@ def stage(
         },
     }
     write_json(folder / RECORD, record)
+    _under_way(folder, name).unlink(missing_ok=True)
+
+
+def _under_way(folder: Path, name: str) -> Path:
+    """Return the note that a stage is under way: it holds what was asked for, and only a kill leaves it behind."""
+    return folder / f".{name}.under-way.json"
+
+
+def _was_under_way(folder: Path, name: str, asked: Mapping[str, Any]) -> bool:
+    try:
+        return json.loads(_under_way(folder, name).read_text(encoding="utf-8")) == asked
+    except (OSError, ValueError):
+        return False
 
 
 def _refuse_other_lineage(folder: Path, record: Mapping[str, Any], name: str, lineage: Mapping[str, str]) -> None:

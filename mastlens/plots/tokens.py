@@ -23,7 +23,7 @@ _TEXT = ("increment", "split", "item", "position", "token", "difference")
 _WRITER = "mastlens tokens"
 Scale = Sequence[Sequence[Any]]
 """(place in 0 to 1, colour) pairs, as plotly has them."""
-SEQUENTIAL_STOPS: Scale = [(i / (len(SEQUENTIAL) - 1), colour) for i, colour in enumerate(SEQUENTIAL)]
+SEQUENTIAL_STOPS: Scale = [[i / (len(SEQUENTIAL) - 1), colour] for i, colour in enumerate(SEQUENTIAL)]
 
 
 def plot_token_differences(tokens: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> go.Figure:

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 import mastlens as m
+from mastlens.analysis import singular_values
 
 STAGES = ("geometry", "couple", "rank", "unlearn", "evaluate")
 OUTPUTS = {
@@ -77,6 +78,7 @@ def unable(monkeypatch):
             (torch.linalg, "svd"),
             (torch.linalg, "svdvals"),
             (torch.linalg, "eigh"),
+            (singular_values, "eigh"),
             (transformers.AutoModelForCausalLM, "from_pretrained"),
         ):
             monkeypatch.setattr(owner, name, stop)
@@ -191,7 +193,7 @@ class Interruption:
 
 def interrupt(monkeypatch, stage):
     if stage == "geometry":
-        monkeypatch.setattr(torch.linalg, "eigh", Interruption(torch.linalg.eigh, 3))
+        monkeypatch.setattr(singular_values, "eigh", Interruption(singular_values.eigh, 3))
     else:
         forward = transformers.Qwen2ForCausalLM.forward
         left = [2]
@@ -324,3 +326,26 @@ def test_without_out_nothing_is_written(tiny, tmp_path, monkeypatch):
     for stage in ("geometry", "couple", "unlearn", "evaluate"):
         call(stage, tiny, None)
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_killed_between_outputs_and_record_the_same_goes_on_and_another_is_refused(tiny, tmp_path):
+    """The note that a stage is under way tells its own outputs from a stranger's; a stage that fails takes it back."""
+    out = tmp_path / "run"
+    call("geometry", tiny, out)
+    made = contents(out)
+    record = json.loads((out / "run.json").read_text())
+    stage = record["stages"].pop("geometry")
+    asked = {part: stage[part] for part in ("lineage", "inputs", "settings")}
+    (out / "run.json").write_text(json.dumps(record))
+    note = out / ".geometry.under-way.json"
+    note.write_text(json.dumps(asked))
+    (out / "geometry.parquet").write_bytes(b"torn")
+    call("geometry", tiny, out)
+    assert {n: d for n, d in contents(out).items() if n != "run.json"} == {
+        n: d for n, d in made.items() if n != "run.json"
+    }
+    assert not note.exists()
+    (out / "run.json").write_text(json.dumps(record))
+    note.write_text(json.dumps({**asked, "settings": {**asked["settings"], "rank": 99}}))
+    with pytest.raises(m.MastlensError, match="no record says"):
+        call("geometry", tiny, out)
