@@ -36,6 +36,7 @@ class Problem:
         answer: The final answer alone, e.g. ``\frac{1}{2}``.
         subject: The subject or source; empty where the file names none.
         line: The line of the file it stands on, from 1; 0 where it was not read from a file.
+        level: Difficulty, 1 to 5 in MATH; 0 where the file names none.
     """
 
     problem: str
@@ -43,6 +44,7 @@ class Problem:
     answer: str
     subject: str = ""
     line: int = 0
+    level: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,20 @@ def _parse_line(path: Path, number: int, line: str) -> Problem:
         record = json.loads(line)
     except ValueError as error:
         raise MastlensError(f"{where}: not a JSON object ({error}).") from error
+    return parse_problem(where, number, record)
+
+
+def parse_problem(where: str, number: int, record: Any) -> Problem:
+    """Return the problem that a record holds, in MATH's names or GSM8K's.
+
+    Args:
+        where: What to call the record in a message, e.g. its file and line.
+        number: Its line.
+        record: The record; MATH's own ``type`` is taken for the subject, and ``Level 5`` for level 5.
+
+    Raises:
+        MastlensError: If it is malformed.
+    """
     if not isinstance(record, dict):
         raise MastlensError(f"{where}: a JSON object is expected, this is a {type(record).__name__}.")
     if "question" in record and "problem" not in record:
@@ -118,8 +134,9 @@ def _parse_line(path: Path, number: int, line: str) -> Problem:
         problem=record["problem"],
         solution=record["solution"],
         answer=str(answer),
-        subject=str(record.get("subject") or ""),
+        subject=str(record.get("subject") or record.get("type") or ""),
         line=number,
+        level=int(level[-1]) if (level := re.findall(r"\d+", str(record.get("level") or ""))) else 0,
     )
     _check_not_blank(where, problem)
     return problem

@@ -123,8 +123,8 @@ def _verify(gold: str, candidate: str) -> bool:
             parsing_timeout=None,  # pyright: ignore[reportArgumentType] - documented to take None
         )
 
-    # verify is not symmetric: gold first.
-    return bool(verify(read(rf"\boxed{{{gold}}}"), read(candidate), timeout_seconds=None))
+    # verify is not symmetric: gold first. A solution set may be said as an interval or as an inequality.
+    return bool(verify(read(rf"\boxed{{{gold}}}"), read(candidate), timeout_seconds=None, allow_set_relation_comp=True))
 
 
 def _end_after(seconds: float) -> None:

@@ -1,17 +1,30 @@
-"""Greedy generation in left-padded batches with a key-value cache."""
+"""Responses, greedy or sampled: batches of left-padded rows with a key-value cache, kept full.
 
-from collections.abc import Sequence
+In float32 a response does not depend on what else is in its batch: rounding differs by parts in 10^6, and only two
+tokens whose logits are that close could change places. In bfloat16 they tie often; there, and only there, the batch
+size is a setting that decides the result.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
+from mastlens.decoding.grading import boxed
+from mastlens.decoding.sampling import Sampling, draw
 from mastlens.errors import MastlensError
 from mastlens.problems import context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mastlens.decoding.rolling import Choose
 
 
 @dataclass(frozen=True)
@@ -21,12 +34,17 @@ class Response:
     Attributes:
         text: The response without special tokens.
         tokens: Number of generated tokens, the end of sequence included.
-        truncated: Whether it was cut off before an end of sequence.
+        stopped: Why it ends: ``end`` (of sequence), ``answer`` (a complete box, where that was asked for), ``length``.
     """
 
     text: str
     tokens: int
-    truncated: bool
+    stopped: str
+
+    @property
+    def truncated(self) -> bool:
+        """Whether it was cut off before an end."""
+        return self.stopped == "length"
 
 
 def check_generation(max_new_tokens: int, batch_size: int) -> None:
@@ -45,59 +63,122 @@ def generate(
     *,
     max_new_tokens: int = 256,
     batch_size: int = 32,
+    sampling: Sampling | None = None,
+    names: Sequence[str] | None = None,
+    stop_at_answer: bool = False,
     progress: str | None = None,
+    finished: Callable[[int, Response], None] | None = None,
 ) -> list[Response]:
-    """Return the greedy response to each prompt, in the order given.
+    r"""Return the response to each prompt, in the order given.
 
     Args:
         model: The model, in evaluation mode.
         tokenizer: Decodes the responses.
         prompts: Token ids.
         max_new_tokens: Where a response is cut off; less where the model's context ends before.
-        batch_size: Prompts a batch; prompts of similar length go together.
+        batch_size: Rows at a time.
+        sampling: How to draw; None for greedy.
+        names: Names each response's random stream; their places in ``prompts`` by default.
+        stop_at_answer: End a response at its first complete ``\boxed{...}`` behind any thinking.
         progress: Label of a progress bar; None for none.
+        finished: Called with each prompt's place and its response as soon as it ends.
 
     Raises:
         MastlensError: If a prompt leaves no room in the model's context.
     """
-    from transformers import GenerationConfig
+    from mastlens.decoding.rolling import can_roll, roll
 
     check_generation(max_new_tokens, batch_size)
-    ends = _end_tokens(model, tokenizer)
-    limit = context_length(model.config)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    ending = _Ending(model, tokenizer, prompts, max_new_tokens, stop_at_answer)
+    choose = _chooser(sampling, names or [str(place) for place in range(len(prompts))], max_new_tokens)
+    rows = roll if can_roll(model) else partial(_generate, rooms=ending.rooms, end=min(ending.ends))
     responses: dict[int, Response] = {}
-    with tqdm(total=len(prompts), desc=progress, disable=progress is None, unit="item") as bar:
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            width = max(len(prompts[i]) for i in chosen)
-            room = max_new_tokens if limit is None else min(max_new_tokens, limit - width)
+    with tqdm(total=len(prompts), desc=progress, disable=progress is None, unit="item", smoothing=0) as bar:
+        for item, written in rows(model, prompts, batch_size=batch_size, choose=choose, over=ending.over):
+            responses[item] = ending.response(item, written)
+            if finished is not None:
+                finished(item, responses[item])
+            bar.update(1)
+    return [responses[item] for item in range(len(prompts))]
+
+
+def _chooser(sampling: Sampling | None, names: Sequence[str], most: int) -> "Choose":
+    """Return what picks the next tokens."""
+    if sampling is None:
+        return lambda logits, items, steps: logits.argmax(dim=-1)
+    streams: dict[int, np.ndarray] = {}
+
+    def choose(logits: Tensor, items: Sequence[int], steps: Sequence[int]) -> Tensor:
+        for item in items:
+            if item not in streams:
+                streams[item] = sampling.uniforms(names[item], most)
+        # Rows that have ended may go on for some steps; what they draw is thrown away.
+        uniforms = [streams[item][min(step, most - 1)] for item, step in zip(items, steps, strict=True)]
+        return draw(logits, torch.tensor(uniforms, dtype=torch.float64, device=logits.device), sampling)
+
+    return choose
+
+
+class _Ending:
+    """Where each response ends."""
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        prompts: Sequence[Sequence[int]],
+        most: int,
+        at_answer: bool,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.prompts = prompts
+        self.ends = frozenset(end_tokens(model, tokenizer))
+        limit = context_length(model.config)
+        self.rooms = [most if limit is None else min(most, limit - len(prompt)) for prompt in prompts]
+        for item, room in enumerate(self.rooms):
             if room < 1:
                 raise MastlensError(
-                    f"Item {chosen[-1]}: the prompt has {width} tokens and the model's context is {limit}."
+                    f"Item {item}: the prompt has {len(prompts[item])} tokens and the model's context is {limit}."
                 )
-            # Any id will do for padding: it is masked, and after the end it is cut off.
-            input_ids = torch.full((len(chosen), width), ends[0])
-            mask = torch.zeros((len(chosen), width), dtype=torch.long)
-            for row, i in enumerate(chosen):
-                input_ids[row, width - len(prompts[i]) :] = torch.tensor(list(prompts[i]))
-                mask[row, width - len(prompts[i]) :] = 1
-            # A configuration of our own: the checkpoint's may ask for sampling or penalties.
-            config = GenerationConfig(
-                do_sample=False, max_new_tokens=room, eos_token_id=ends, pad_token_id=ends[0], use_cache=True
-            )
-            output = model.generate(  # pyright: ignore[reportCallIssue]
-                input_ids=input_ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                generation_config=config,
-            )
-            for i, ids in zip(chosen, output[:, width:].tolist(), strict=True):
-                responses[i] = _decode(tokenizer, ids, ends)
-            bar.update(len(chosen))
-    return [responses[i] for i in range(len(prompts))]
+        # Only a token with a closing brace can complete a box; <0x7D> is one too, where bytes are tokens.
+        self.closing = (
+            {token for text, token in tokenizer.get_vocab().items() if "}" in text or text == "<0x7D>"}
+            if at_answer
+            else set()
+        )
+
+    def over(self, item: int, written: list[int]) -> bool:
+        """Return whether the last token written ends the response."""
+        return (
+            written[-1] in self.ends
+            or len(written) >= self.rooms[item]
+            or (written[-1] in self.closing and self._answered(item, written))
+        )
+
+    def response(self, item: int, written: list[int]) -> Response:
+        """Return the finished response."""
+        if written[-1] in self.ends:
+            return Response(self._decode(written[:-1]), len(written), "end")
+        answered = written[-1] in self.closing and self._answered(item, written)
+        return Response(self._decode(written), len(written), "answer" if answered else "length")
+
+    def _answered(self, item: int, written: list[int]) -> bool:
+        text = self._decode(written)
+        _, mark, said = text.rpartition("</think>")
+        # A template may open the thinking at the end of the prompt.
+        thinking = not mark and "<think>" in str(self.tokenizer.decode(list(self.prompts[item][-16:]))) + text
+        return not thinking and boxed(said) is not None
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def _end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+def end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Return the tokens that end a response: the tokenizer's and the generation configuration's.
+
+    Raises:
+        MastlensError: If neither names one.
+    """
     stated = getattr(model.generation_config, "eos_token_id", None)
     ends = stated if isinstance(stated, list) else [stated]
     ends = [int(e) for e in [tokenizer.eos_token_id, *ends] if e is not None]
@@ -106,8 +187,61 @@ def _end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") 
     return list(dict.fromkeys(ends))
 
 
-def _decode(tokenizer: "PreTrainedTokenizerBase", ids: list[int], ends: list[int]) -> Response:
-    stop = next((place for place, token in enumerate(ids) if token in ends), None)
-    kept = ids if stop is None else ids[:stop]
-    text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Response(str(text), len(ids) if stop is None else stop + 1, stop is None)
+def _generate(
+    model: "PreTrainedModel",
+    prompts: Sequence[Sequence[int]],
+    *,
+    batch_size: int,
+    choose: "Choose",
+    over: Callable[[int, list[int]], bool],
+    rooms: Sequence[int],
+    end: int,
+) -> Iterator[tuple[int, list[int]]]:
+    """Do what ``roll`` does through ``generate`` of transformers, batch by batch: any decoder that it can run."""
+    from transformers import GenerationConfig
+    from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+    class Chosen(LogitsProcessor):
+        """Leaves the chosen token alone, for a greedy search to find."""
+
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            tokens = choose(scores.float(), chosen, [input_ids.shape[1] - width] * len(chosen))
+            return scores.new_full(scores.shape, -torch.inf).scatter(1, tokens[:, None], 0.0)
+
+    class Over(StoppingCriteria):
+        """Ends rows one by one."""
+
+        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+            for row, ids in enumerate(input_ids[:, width:].tolist()):
+                if row not in ended and over(chosen[row], ids):
+                    ended[row] = ids
+            return torch.tensor([row in ended for row in range(len(chosen))], device=input_ids.device)
+
+    order = sorted(range(len(prompts)), key=lambda item: (-len(prompts[item]), item))
+    # Where the context ends before max_new_tokens, only prompts with equal room go together.
+    for room, group in groupby(order, key=lambda item: rooms[item]):
+        alike = list(group)
+        for start in range(0, len(alike), batch_size):
+            chosen = alike[start : start + batch_size]
+            width = len(prompts[chosen[0]])
+            ended: dict[int, list[int]] = {}
+            input_ids = torch.full((len(chosen), width), end)  # any id will do for padding: it is masked
+            mask = torch.zeros_like(input_ids)
+            for row, item in enumerate(chosen):
+                input_ids[row, width - len(prompts[item]) :] = torch.tensor(list(prompts[item]))
+                mask[row, width - len(prompts[item]) :] = 1
+            # What the checkpoint's own configuration asks for (penalties, sampling) would fill every gap of ours.
+            stated, model.generation_config = model.generation_config, GenerationConfig()
+            try:
+                model.generate(  # pyright: ignore[reportCallIssue]
+                    input_ids=input_ids.to(model.device),
+                    attention_mask=mask.to(model.device),
+                    generation_config=GenerationConfig(
+                        do_sample=False, max_new_tokens=room, pad_token_id=end, use_cache=True
+                    ),
+                    logits_processor=LogitsProcessorList([Chosen()]),
+                    stopping_criteria=StoppingCriteriaList([Over()]),
+                )
+            finally:
+                model.generation_config = stated
+            yield from ((chosen[row], ids) for row, ids in ended.items())

@@ -12,6 +12,14 @@ from mastlens.decoding.equivalence import equivalent
 _BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 _BASE = re.compile(r"_\{?(\d+)\}?$")
 _INTEGER = re.compile(r"[+-]?\d{1,15}")
+# What is written around an answer and is no part of it, before math-verify reads it.
+_CURRENCY = re.compile(r"\\text\{\s*\\?\$\s*\}")
+_FONT = re.compile(r"\\(?:boldsymbol|bm|pmb)(?=\s*\{)")
+_TEXT_COLON = re.compile(r"\\text\{\s*:\s*\}")
+_TEXT_NUMBER = re.compile(r"\\text\{\s*(-?\d+(?:\.\d+)?)(\s[^{}]*)\}")
+_THIN_SPACE = re.compile(r"(?<=\d)(?:\\[,;: ]|~)(?=\d{3}(?!\d))")
+_REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)\\overline\{(\d+)\}")
+_TRAILING = re.compile(r"(?:\\[,;:! ]|[.;,\s])+$")
 # Longer than any answer.
 _LONGEST = 400
 
@@ -72,12 +80,28 @@ def grade(response: str, gold: str) -> Grade:
         return Grade(True, True, answer)
     if answer is not None and _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold.strip()):
         return Grade(int(answer) == int(gold), False, answer)
-    candidate = response.rpartition("</think>")[2][-2000:] if answer is None else rf"\boxed{{{answer}}}"
+    candidate = response.rpartition("</think>")[2][-2000:] if answer is None else rf"\boxed{{{_plain(answer)}}}"
     if answer is not None and _other_base(answer, gold):
         return Grade(False, False, answer)
     if answer is not None and len(answer) > _LONGEST:
         return Grade(False, False, answer)
-    return Grade(equivalent(gold.strip(), candidate), False, answer)
+    return Grade(equivalent(_plain(gold), candidate), False, answer)
+
+
+def _plain(answer: str) -> str:
+    """Return the answer as math-verify reads it best; what it means stays."""
+    text = _TEXT_COLON.sub(":", _FONT.sub("", _CURRENCY.sub("", answer)))
+    text = _TEXT_NUMBER.sub(r"\1\\text{\2}", text)
+    text = _THIN_SPACE.sub("", text).replace("~", " ").strip()
+    text = _REPEATING.sub(_as_fraction, text)
+    return text if text.endswith(r"\right.") else _TRAILING.sub("", text)
+
+
+def _as_fraction(found: re.Match[str]) -> str:
+    """Return a repeating decimal as a fraction, for which math-verify would take the digits as they stand."""
+    whole, first, again = found.groups()
+    numerator = int(whole + first + again or 0) - int(whole + first or 0)
+    return rf"\frac{{{numerator}}}{{{10 ** len(first) * (10 ** len(again) - 1)}}}"
 
 
 def _other_base(answer: str, gold: str) -> bool:

@@ -1,18 +1,21 @@
-"""Greedy responses, their grades, and the log-probability of solution and answer, per item."""
+"""Responses, their grades, and the log-probability of solution and answer, per item."""
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from mastlens.decoding.generation import check_generation, generate
+from mastlens.decoding.generation import Response, check_generation, end_tokens, generate
 from mastlens.decoding.grading import grade
+from mastlens.decoding.sampling import Sampling
 from mastlens.edit import Edit, swapped
-from mastlens.errors import MastlensError
-from mastlens.files import write_json, write_table
+from mastlens.errors import MastlensError, unknown
+from mastlens.files import sha256_json, sha256_tensor, write_json, write_table
+from mastlens.ledger import Ledger
 from mastlens.likelihood import sequence_logprobs
 from mastlens.lineage import Checkpoint
 from mastlens.problems import (
@@ -25,7 +28,7 @@ from mastlens.problems import (
     read_problems,
 )
 from mastlens.runs import hash_inputs, remembered
-from mastlens.statistics import wilson
+from mastlens.statistics import paired_bootstrap, wilson
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
 FILE = "responses.parquet"
 SUMMARY = "accuracy.json"
+ENGINES = ("transformers", "vllm")
+_PARTIAL = "responses.partial.jsonl"
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,11 @@ class Evaluation:
 
     @property
     def accuracy(self) -> pd.DataFrame:
-        """One row a split: ``n``, ``correct``, ``accuracy``, Wilson ``ci_low`` and ``ci_high``, ``truncated``."""
+        """One row a split: ``n`` responses, ``correct``, ``accuracy``, ``ci_low``, ``ci_high``, ``truncated``.
+
+        The interval is Wilson's; with several samples an item, whose outcomes hang together, it is a bootstrap over
+        items.
+        """
         return pd.DataFrame(
             [_summary(self.table[self.table["split"] == s], split=s) for s in self.table["split"].unique()]
         )
@@ -63,7 +72,11 @@ class Evaluation:
 
 def _summary(rows: pd.DataFrame, **keys: str) -> dict[str, Any]:
     correct = int(rows["correct"].sum())
-    interval = wilson(correct, len(rows))
+    if rows["item"].duplicated().any():
+        shares = rows.groupby(["split", "item"])["correct"].mean().to_numpy(dtype=float)
+        interval = paired_bootstrap(np.zeros_like(shares), shares)
+    else:
+        interval = wilson(correct, len(rows))
     return {
         **keys,
         "n": len(rows),
@@ -93,18 +106,24 @@ def evaluate(
     edit: "str | os.PathLike[str] | Edit | None" = None,
     max_new_tokens: int = 1024,
     batch_size: int = 32,
+    samples: int = 1,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stop_at_answer: bool = False,
+    engine: str = "transformers",
     chat_template: bool = True,
     device: str = "cpu",
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> Evaluation:
-    """Generate greedily, grade, and measure log-probabilities on every item of every split.
+    r"""Generate, grade, and measure log-probabilities on every item of every split.
 
-    Columns: ``split``, ``item`` (from 0 in its file), ``subject``, ``prompt``, ``response``, ``gold``,
-    ``correct`` (tolerant), ``correct_strict``, ``logprob_solution``, ``solution_tokens``, ``logprob_answer`` (of
-    the boxed answer straight after the prompt), ``answer_tokens``, ``truncated``. Log-probabilities are natural
-    and summed.
+    Columns: ``split``, ``item`` (from 0 in its file), ``sample`` (from 0), ``subject``, ``prompt``, ``response``,
+    ``gold``, ``correct`` (tolerant), ``correct_strict``, ``logprob_solution``, ``solution_tokens``,
+    ``logprob_answer`` (of the boxed answer straight after the prompt), ``answer_tokens``, ``truncated``, ``stopped``
+    (``end``, ``answer`` or ``length``), ``response_tokens``. Log-probabilities are natural and summed.
 
     Args:
         model: The checkpoint.
@@ -112,25 +131,43 @@ def evaluate(
         edit: An edit to apply in memory first.
         max_new_tokens: Where a response is cut off.
         batch_size: Items a batch; in float32 it changes log-probabilities by rounding only.
+        samples: Responses an item.
+        temperature: Of sampling; 0 for greedy.
+        top_p: Nucleus of sampling.
+        seed: With split, item and sample it decides a sampled response, whatever else is evaluated beside it.
+        stop_at_answer: End a response at its first complete ``\boxed{...}``.
+        engine: What generates: ``transformers``, or ``vllm`` where it is installed.
         chat_template: Whether to use the tokenizer's chat template, where it has one.
         device: Where to compute.
-        out: Folder for ``responses.parquet`` and ``accuracy.json``; None to write nothing.
+        out: Folder for ``responses.parquet`` and ``accuracy.json``; None to write nothing. An interrupted
+            evaluation goes on where it stopped.
         overwrite: Replace an evaluation of something else.
         progress: Show progress bars.
+
+    Raises:
+        MastlensError: If there is nothing to evaluate on, a setting makes no sense, or a file does not fit.
     """
     if not splits:
         raise MastlensError("There is nothing to evaluate on: give --split NAME=FILE at least once.")
     checkpoint = Checkpoint(model)
     check_generation(max_new_tokens, batch_size)
+    sampling = _sampling(samples, temperature, top_p, seed)
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
     if isinstance(edit, str | os.PathLike):
         edit = Edit.load(edit)
     if edit is not None:
         edit.check_source(checkpoint)
-    settings = {"max_new_tokens": max_new_tokens, "chat_template": chat_template}
+        if engine == "vllm":
+            raise MastlensError(
+                "vLLM reads checkpoints from disk and cannot take an edit in memory. Write the edited checkpoint "
+                "first: mastlens edit apply EDIT --to PATH --out NEW; then evaluate --model NEW."
+            )
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "chat_template": chat_template}
+    settings |= {"stop_at_answer": stop_at_answer, "engine": engine}
+    settings |= {"samples": samples, "sampling": None if sampling is None else asdict(sampling)}
     inputs = hash_inputs(splits)
     if edit is not None:
-        from mastlens.files import sha256_json, sha256_tensor
-
         inputs["edit"] = sha256_json({name: sha256_tensor(t) for name, t in edit.after.items()})
 
     def compute() -> Evaluation:
@@ -138,16 +175,25 @@ def evaluate(
         loaded, tokenizer = checkpoint.load_model(device=device), checkpoint.load_tokenizer()
         for split in problems.values():
             check_tokenizer(tokenizer, split, checkpoint.spec)
-        with swapped(loaded, edit.after if edit is not None else {}):
+        key = sha256_json([settings, inputs, checkpoint.fingerprint])
+        with (
+            Ledger(None if out is None else Path(out) / _PARTIAL, key) as ledger,
+            swapped(loaded, edit.after if edit is not None else {}),
+        ):
             table = evaluate_model(
                 loaded,
                 tokenizer,
                 problems,
                 max_new_tokens=max_new_tokens,
                 batch_size=batch_size,
+                samples=samples,
+                sampling=sampling,
+                stop_at_answer=stop_at_answer,
+                vllm_path=str(checkpoint.folder) if engine == "vllm" else None,
                 chat_template=chat_template,
                 progress=progress,
                 sources={name: str(path) for name, path in splits.items()},
+                ledger=ledger,
             )
         return Evaluation(table, settings)
 
@@ -168,6 +214,20 @@ def evaluate(
         write=write,
         read=lambda folder: Evaluation(pd.read_parquet(folder / FILE), settings),
     )
+
+
+def _sampling(samples: int, temperature: float, top_p: float, seed: int) -> Sampling | None:
+    """Return how to draw; None for greedy."""
+    if samples < 1:
+        raise MastlensError(f"The number of samples (--samples) is at least 1, it is {samples}.")
+    if temperature:
+        return Sampling(temperature, top_p, seed)
+    if samples > 1 or top_p != 1:
+        raise MastlensError(
+            f"{samples} samples with top_p {top_p:g} are asked for at temperature 0, where all responses are the "
+            "greedy one. Give --temperature, e.g. 0.7."
+        )
+    return None
 
 
 def greedy_accuracy(
@@ -192,11 +252,32 @@ def evaluate_model(
     *,
     max_new_tokens: int = 1024,
     batch_size: int = 32,
+    samples: int = 1,
+    sampling: Sampling | None = None,
+    stop_at_answer: bool = False,
+    vllm_path: str | None = None,
     chat_template: bool = True,
     progress: bool = True,
     sources: Mapping[str, str] | None = None,
+    ledger: Ledger | None = None,
 ) -> pd.DataFrame:
-    """Return the table of ``evaluate`` for a model in memory; ``sources`` names each split's file in errors."""
+    """Return the table of ``evaluate`` for a model in memory.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        splits: Name to problems.
+        max_new_tokens: Where a response is cut off.
+        batch_size: Items a batch.
+        samples: Responses an item.
+        sampling: How to draw; None for greedy.
+        stop_at_answer: End a response at its first complete box.
+        vllm_path: Let vLLM generate, from the checkpoint in this folder.
+        chat_template: Whether to use the tokenizer's chat template, where it has one.
+        progress: Show progress bars.
+        sources: Each split's file, for messages.
+        ledger: Keeps responses as they are finished, and knows those of an interrupted run.
+    """
     # All splits go through in one stream, sorted by length: fewer and fuller batches.
     keys = [(split, item, problem) for split, ps in splits.items() for item, problem in enumerate(ps)]
     problems = [problem for _, _, problem in keys]
@@ -218,34 +299,82 @@ def evaluate_model(
         )
         for ids, p in zip(encoded, problems, strict=True)
     ]
-    label = {"solution": "log p(solution)", "answer": "log p(answer)"} if progress else {}
-    responses = generate(
+    responses = _responses(
         model,
         tokenizer,
-        [ids.prompt for ids in encoded],
+        # One name a response: it keeps it in the ledger and seeds its draws.
+        {
+            f"{split}/{item}/{sample}": ids.prompt
+            for (split, item, _), ids in zip(keys, encoded, strict=True)
+            for sample in range(samples)
+        },
+        ledger or Ledger(None, ""),
+        vllm_path,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
-        progress="generate" if progress else None,
+        sampling=sampling,
+        stop_at_answer=stop_at_answer,
+        progress=progress,
     )
+    label = {"solution": "log p(solution)", "answer": "log p(answer)"} if progress else {}
     logprobs = {
         part: sequence_logprobs(model, ids, batch_size=batch_size, progress=label.get(part))
         for part, ids in (("solution", encoded), ("answer", answers))
     }
-    grades = [grade(r.text, p.answer) for r, p in zip(responses, problems, strict=True)]
-    return pd.DataFrame(
-        {
-            "split": [split for split, _, _ in keys],
-            "item": [item for _, item, _ in keys],
-            "subject": [p.subject for p in problems],
-            "prompt": [str(tokenizer.decode(list(ids.prompt))) for ids in encoded],
-            "response": [r.text for r in responses],
-            "gold": [p.answer for p in problems],
-            "correct": [g.correct for g in grades],
-            "correct_strict": [g.strict for g in grades],
-            "logprob_solution": logprobs["solution"][0],
-            "solution_tokens": logprobs["solution"][1],
-            "logprob_answer": logprobs["answer"][0],
-            "answer_tokens": logprobs["answer"][1],
-            "truncated": [r.truncated for r in responses],
-        }
-    )
+    rows = []
+    for place, (split, item, problem) in enumerate(keys):
+        prompt = str(tokenizer.decode(list(encoded[place].prompt)))
+        for sample in range(samples):
+            response = responses[place * samples + sample]
+            graded = grade(response.text, problem.answer)
+            rows.append(
+                {
+                    "split": split,
+                    "item": item,
+                    "sample": sample,
+                    "subject": problem.subject,
+                    "prompt": prompt,
+                    "response": response.text,
+                    "gold": problem.answer,
+                    "correct": graded.correct,
+                    "correct_strict": graded.strict,
+                    "logprob_solution": logprobs["solution"][0][place],
+                    "solution_tokens": logprobs["solution"][1][place],
+                    "logprob_answer": logprobs["answer"][0][place],
+                    "answer_tokens": logprobs["answer"][1][place],
+                    "truncated": response.truncated,
+                    "stopped": response.stopped,
+                    "response_tokens": response.tokens,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _responses(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Mapping[str, Sequence[int]],
+    ledger: Ledger,
+    vllm_path: str | None,
+    *,
+    progress: bool,
+    **settings: Any,
+) -> list[Response]:
+    """Return the response to each named prompt; those that the ledger holds are taken from it."""
+    missing = [name for name in prompts if name not in ledger]
+    asked = [prompts[name] for name in missing]
+
+    def keep(place: int, response: Response) -> None:
+        ledger.add(missing[place], [response.text, response.tokens, response.stopped])
+
+    if missing and vllm_path is None:
+        label = "generate" if progress else None
+        generate(model, tokenizer, asked, names=missing, progress=label, finished=keep, **settings)
+    elif missing and vllm_path is not None:
+        from mastlens.decoding.vllm_engine import generate_vllm
+
+        ends = end_tokens(model, tokenizer)
+        made = generate_vllm(vllm_path, tokenizer, asked, ends=ends, names=missing, progress=progress, **settings)
+        for place, response in enumerate(made):
+            keep(place, response)
+    return [Response(*ledger[name]) for name in prompts]

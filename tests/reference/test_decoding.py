@@ -1,18 +1,28 @@
-"""Greedy responses against one prompt at a time, without cache and without padding."""
+"""Responses against one prompt at a time, without cache and without padding; draws against numpy in float64."""
 
 import shutil
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 import mastlens as m
+from mastlens.decoding.generation import Response, generate
+from mastlens.decoding.rolling import can_roll
+from mastlens.decoding.sampling import Sampling, draw
 
 from .plain import encode_file, greedy, load_model, load_tokenizer
 
 LIMIT = 10
 COLUMNS = {
     "split", "item", "prompt", "response", "gold", "correct", "correct_strict", "logprob_solution",
-    "solution_tokens", "logprob_answer", "answer_tokens", "truncated",
+    "solution_tokens", "logprob_answer", "answer_tokens", "truncated", "sample", "stopped", "response_tokens",
 }  # fmt: skip
 
 
@@ -88,3 +98,293 @@ def test_an_edit_changes_the_responses_and_not_the_checkpoint(tiny, ending):
     after = load_file(ending / "model.safetensors")
     assert all(before[n].equal(after[n]) for n in before)
     assert list(responses(tiny, ending)["response"]) == list(plain["response"])
+
+
+class Letters:
+    """A tokenizer of one character a token, as far as decoding asks."""
+
+    alphabet = "$abcdefghijk<>/notx{}\\7 "
+
+    def __init__(self, eos_token_id=0):
+        self.eos_token_id = eos_token_id
+
+    def decode(self, ids, skip_special_tokens=False, clean_up_tokenization_spaces=False):
+        return "".join(self.alphabet[i] for i in ids if not (skip_special_tokens and i == self.eos_token_id))
+
+    def get_vocab(self):
+        return {character: token for token, character in enumerate(self.alphabet)}
+
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+SIZES |= {"intermediate_size": 32, "max_position_embeddings": 40, "initializer_range": 0.6, "head_dim": 8}
+SLIDING = {"sliding_window": 4}
+ARCHITECTURES = {
+    "gpt2": (
+        transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=40, initializer_range=0.6, vocab_size=24),
+        True,
+    ),
+    "llama": (transformers.LlamaConfig(vocab_size=24, **SIZES), True),
+    "gemma": (transformers.GemmaConfig(vocab_size=24, **SIZES), True),
+    "qwen3": (transformers.Qwen3Config(vocab_size=24, **SIZES), True),
+    "gpt_neox": (
+        transformers.GPTNeoXConfig(
+            vocab_size=24, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+            max_position_embeddings=40, initializer_range=0.6,
+        ),
+        True,
+    ),
+    "mistral, sliding": (transformers.MistralConfig(vocab_size=24, **SIZES, **SLIDING), False),
+    "gemma2, sliding": (transformers.Gemma2Config(vocab_size=24, **SIZES, **SLIDING), False),
+}  # fmt: skip
+
+
+def random_model(name, seed=0):
+    config, _ = ARCHITECTURES[name]
+    config.eos_token_id = config.bos_token_id = config.pad_token_id = None
+    transformers.set_seed(seed)
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def some_prompts(count=9):
+    rng = np.random.default_rng(3)
+    return [rng.integers(1, 24, size).tolist() for size in rng.integers(1, 14, count)]
+
+
+@torch.no_grad()
+def one_by_one(model, prompt, limit):
+    """Return the greedy continuation: no batch, no padding, no cache, no end."""
+    ids = list(prompt)
+    for _ in range(limit):
+        ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+def end_for(texts):
+    """Return the token that, as the end, gives these texts the most different lengths, and not all of them an end."""
+    places = {token: {text.index(token) for text in texts if token in text} for text in texts for token in text}
+    some = [token for token in places if not all(token in text for text in texts)]
+    return max(some, key=lambda token: (len(places[token]), -token))
+
+
+def expectation(text, tokenizer):
+    end = tokenizer.eos_token_id
+    if end in text:
+        return Response(tokenizer.decode(text[: text.index(end)]), text.index(end) + 1, "end")
+    return Response(tokenizer.decode(text), len(text), "length")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_writes_what_it_writes_alone(name):
+    model, prompts = random_model(name), some_prompts()
+    model.generation_config.repetition_penalty = 3.0  # what a checkpoint asks for is no part of a greedy response
+    model.generation_config.no_repeat_ngram_size = 2
+    assert can_roll(model) == ARCHITECTURES[name][1]
+    limit = 36  # more than the context of 40 has room for behind most prompts
+    texts = [one_by_one(model, prompt, min(limit, 40 - len(prompt))) for prompt in prompts]
+    tokenizer = Letters(end_for(texts))
+    expected = [expectation(text, tokenizer) for text in texts]
+    assert len({r.stopped for r in expected}) == 2
+    assert len({r.tokens for r in expected}) > 3
+    for size in (1, 4, 9):
+        assert generate(model, tokenizer, prompts, max_new_tokens=limit, batch_size=size) == expected
+    assert model.generation_config.repetition_penalty == 3.0
+
+
+def test_each_response_is_handed_over_once_as_it_ends():
+    model, prompts, seen = random_model("llama"), some_prompts(), {}
+    made = generate(
+        model,
+        Letters(),
+        prompts,
+        max_new_tokens=20,
+        batch_size=3,
+        finished=lambda i, r: seen.setdefault(i, []).append(r),
+    )
+    assert seen == {place: [response] for place, response in enumerate(made)}
+    assert list(seen) != sorted(seen)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral, sliding"])
+def test_a_sampled_response_depends_on_seed_and_name_alone(name):
+    model, prompts = random_model(name), some_prompts()
+    names = [f"forget/{place}/0" for place in range(len(prompts))]
+
+    def sampled(chosen=slice(None), seed=1, temperature=3.0, **changes):
+        return generate(
+            model, Letters(), prompts[chosen], max_new_tokens=20, names=names[chosen],
+            sampling=Sampling(temperature, 0.9, seed), **changes,
+        )  # fmt: skip
+
+    together = sampled(batch_size=9)
+    assert sampled(batch_size=2) == together
+    assert sampled(slice(4, 7), batch_size=2) == together[4:7]
+    assert sampled(seed=2) != together
+    assert sampled(temperature=1e-4) == generate(model, Letters(), prompts, max_new_tokens=20)
+    twice = generate(
+        model, Letters(), [prompts[0]] * 2, max_new_tokens=20, names=["forget/0/0", "forget/0/1"],
+        sampling=Sampling(3.0, 0.9, 1),
+    )  # fmt: skip
+    assert twice[0] == together[0]
+    assert twice[1] != twice[0]
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.7, 0.05])
+def test_draws_follow_the_nucleus(top_p):
+    logits = np.random.default_rng(0).normal(0, 1.5, 12).round(1)
+    chances = np.exp(logits / 0.8) / np.exp(logits / 0.8).sum()
+    order = np.argsort(-chances, kind="stable")
+    size = int(np.searchsorted(np.cumsum(chances[order]), top_p - 1e-12) + 1)
+    wanted = np.zeros(12)
+    wanted[order[: min(size, 12)]] = chances[order[: min(size, 12)]]
+    wanted /= wanted.sum()
+    count = 20_000
+    uniforms = torch.arange(count, dtype=torch.float64) / count
+    drawn = draw(torch.tensor(logits).float().expand(count, -1), uniforms, Sampling(0.8, top_p))
+    found = np.bincount(drawn.numpy(), minlength=12) / count
+    np.testing.assert_allclose(found, wanted, atol=2 / count * 12)
+    assert ((found == 0) == (wanted == 0)).all()
+
+
+def test_the_last_number_below_one_draws_a_token_that_has_a_chance():
+    logits = torch.tensor([[0.0, 0.0, -torch.inf]])
+    assert draw(logits, torch.tensor([1 - 2**-53]).double(), Sampling()).item() == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "stopped"),
+    [
+        (r"a\bo{7}b$", r"a\bo{7}b", "end"),  # no box
+        (r"a{7}\boxed{7}b$", r"a{7}\boxed{7}", "answer"),
+        (r"\boxed{\abc{7}{7}}b$", r"\boxed{\abc{7}{7}}", "answer"),  # braces balance
+        (r"<think>\boxed{7}</think>a\boxed{77}b$", r"<think>\boxed{7}</think>a\boxed{77}", "answer"),
+        (r"<think>\boxed{7}b$", r"<think>\boxed{7}b", "end"),  # still thinking
+        (r"\boxed{7$", r"\boxed{7", "end"),
+    ],
+)
+def test_stopping_at_the_answer(text, kept, stopped, monkeypatch):
+    tokens = Letters()
+    vocabulary = tokens.get_vocab()
+    model = random_model("llama")
+
+    def scripted(logits, items, steps):
+        return torch.tensor([vocabulary[text[min(step, len(text) - 1)]] for step in steps])
+
+    monkeypatch.setattr("mastlens.decoding.generation._chooser", lambda *_: scripted)
+    prompts = [[3, 4, 5], [5]]
+    for response in generate(model, tokens, prompts, max_new_tokens=37, batch_size=2, stop_at_answer=True):
+        assert response == Response(kept, len(kept) + (stopped == "end"), stopped)
+    whole = generate(model, tokens, prompts, max_new_tokens=37, batch_size=2)
+    assert {(r.text, r.stopped) for r in whole} == {(text[:-1], "end")}
+
+
+KILLED = """
+import os, signal, sys
+import mastlens as m
+from mastlens.ledger import Ledger
+
+plain, count = Ledger.add, 0
+
+def add(self, name, value):
+    global count
+    plain(self, name, value)
+    count += 1
+    if count == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Ledger.add = add
+folder, forget, retain, out = sys.argv[1:]
+m.evaluate(
+    model=folder, splits={"forget": forget, "retain": retain}, max_new_tokens=10, batch_size=4, out=out, progress=False
+)
+"""
+
+
+def test_a_killed_evaluation_goes_on_with_the_missing_items(tiny, ending, tmp_path, monkeypatch):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    script = [sys.executable, "-c", KILLED, *map(str, (ending, tiny.forget, tiny.retain, out))]
+    assert subprocess.run(script, check=False).returncode == -signal.SIGKILL
+    assert not (out / "responses.parquet").exists()
+    (partial,) = out.iterdir()
+    with partial.open("ab") as stream:
+        stream.write(b'["retain/9/0", ["torn')  # as a kill in the middle of a line leaves it
+    asked = []
+
+    def counting(model, tokenizer, prompts, **settings):
+        asked.append(len(prompts))
+        return generate(model, tokenizer, prompts, **settings)
+
+    monkeypatch.setattr("mastlens.evaluation.responses.generate", counting)
+    responses(tiny, ending, batch_size=4, out=out)
+    responses(tiny, ending, batch_size=4, out=whole)
+    assert asked == [22 - 7, 22]
+    assert not partial.exists()
+    for file in ("responses.parquet", "accuracy.json"):
+        assert (out / file).read_bytes() == (whole / file).read_bytes()
+    responses(tiny, ending, batch_size=4, out=out)  # and a third time there is nothing to do
+    assert len(asked) == 2
+
+
+def test_samples_of_an_item_stand_side_by_side(tiny, ending):
+    settings = {"temperature": 0.9, "top_p": 0.95, "seed": 5}
+    made = responses(tiny, ending, samples=3, **settings)
+    assert list(zip(made["item"], made["sample"], strict=True))[:6] == [(i, k) for i in range(2) for k in range(3)]
+    assert len(made) == 3 * 22
+    first = responses(tiny, ending, batch_size=5, **settings)
+    assert list(first["response"]) == list(made[made["sample"] == 0]["response"])
+    assert (made.groupby(["split", "item"])["response"].nunique() > 1).any()
+    retain = m.evaluate(model=ending, splits={"retain": tiny.retain}, max_new_tokens=LIMIT, progress=False, **settings)
+    assert list(retain.table["response"]) == list(first[first["split"] == "retain"]["response"])
+    with pytest.raises(m.MastlensError, match="temperature"):
+        responses(tiny, ending, samples=3)
+    with pytest.raises(m.MastlensError, match="vllm"):
+        responses(tiny, ending, engine="vlm")
+
+
+class StandIn(SimpleNamespace):
+    """vLLM as far as it is called: keeps what it is given and answers with fixed tokens."""
+
+    def __init__(self, token_lists):
+        super().__init__(calls=[], SamplingParams=lambda **settings: settings, token_lists=token_lists)
+
+    def LLM(self, **settings):
+        self.calls.append(settings)
+        return self
+
+    def generate(self, prompts, parameters, use_tqdm):
+        self.calls.append((prompts, parameters))
+        return [
+            SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, text=Letters().decode(ids), finish_reason=reason)])
+            for ids, reason in self.token_lists
+        ]
+
+
+def test_vllm_gets_the_same_arguments(monkeypatch):
+    from mastlens.decoding.vllm_engine import generate_vllm
+
+    letters, vocabulary = Letters(), Letters().get_vocab()
+    text = [vocabulary[c] for c in r"a\boxed{7}b"]
+    engine = StandIn([(text, "stop"), (text[:4], "length")])
+    monkeypatch.setitem(sys.modules, "vllm", engine)
+    prompts = [[1, 2], [3]]
+    plain = generate_vllm("folder", letters, prompts, ends=[0], max_new_tokens=9, batch_size=2)
+    assert plain == [Response(r"a\boxed{7}b", 11, "end"), Response(r"a\bo", 4, "length")]
+    assert engine.calls[0] | {"model": "folder", "max_num_seqs": 2, "generation_config": "vllm"} == engine.calls[0]
+    given, parameters = engine.calls[1]
+    assert given == [{"prompt_token_ids": [1, 2]}, {"prompt_token_ids": [3]}]
+    assert {(p["temperature"], p["max_tokens"], *p["stop_token_ids"]) for p in parameters} == {(0.0, 9, 0)}
+    cut = generate_vllm(
+        "folder", letters, prompts, ends=[0], sampling=Sampling(0.7, 0.9, 4), names=["a", "b"], stop_at_answer=True
+    )
+    assert cut == [Response(r"a\boxed{7}", 10, "answer"), Response(r"a\bo", 4, "length")]
+    drawn = engine.calls[3][1]
+    assert {(p["temperature"], p["top_p"]) for p in drawn} == {(0.7, 0.9)}
+    assert len({p["seed"] for p in drawn}) == 2
+    assert max(p["seed"] for p in drawn) < 2**63
+
+
+def test_without_vllm_the_message_says_so(monkeypatch):
+    from mastlens.decoding.vllm_engine import generate_vllm
+
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(m.MastlensError, match="pip install"):
+        generate_vllm("folder", Letters(), [[1]], ends=[0])

@@ -1,0 +1,182 @@
+r"""Public benchmarks as problem files: GSM8K, MATH and MATH-500, from local files or the datasets hub.
+
+What comes out are the JSON lines that every command reads.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mastlens.decoding.sampling import Sampling
+from mastlens.errors import MastlensError, unknown
+from mastlens.files import write_text
+from mastlens.problems import Problem, parse_problem, read_problems
+
+STYLES = ("plain", "boxed")
+_BOXED = "Put your final answer within \\boxed{}."
+
+
+def read_benchmark(
+    source: str | os.PathLike[str],
+    *,
+    split: str = "test",
+    subjects: Sequence[str] = (),
+    levels: Sequence[int] = (),
+) -> list[Problem]:
+    """Read the problems of a benchmark, in its own order.
+
+    Args:
+        source: A file of JSON lines or parquet; a folder of such, or of MATH's own one-problem JSON files, taken in
+            the order of their names; or a dataset of the hub, ``OWNER/NAME``, ``OWNER/NAME:CONFIG``, each with an
+            optional ``@REVISION`` (this needs the ``datasets`` package).
+        split: Split of a dataset of the hub.
+        subjects: Only these; all by default.
+        levels: Only these of MATH's levels 1 to 5; all by default.
+
+    Raises:
+        MastlensError: If there is no such source, a record is malformed, or nothing is left.
+    """
+    problems = list(_records(source, split))
+    known = {problem.subject for problem in problems}
+    for subject in subjects:
+        if subject not in known:
+            raise unknown(f"subject in {source}", subject, sorted(known - {""}) or ["(it names none)"])
+    kept = [p for p in problems if (not subjects or p.subject in subjects) and (not levels or p.level in levels)]
+    if not kept:
+        stated = sorted({p.level for p in problems if not subjects or p.subject in subjects} - {0})
+        raise MastlensError(
+            f"{source} has no problem of level {list(levels)}; its levels are {stated or 'not stated'}."
+        )
+    return kept
+
+
+def _records(source: str | os.PathLike[str], split: str) -> Iterator[Problem]:
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix in (".jsonl", ".json", ".parquet") and p.is_file())
+        if not files:
+            raise MastlensError(f"{path} holds no .jsonl, .json or .parquet file.")
+        for file in files:
+            yield from _of_file(file)
+    elif path.is_file():
+        yield from _of_file(path)
+    elif os.fspath(source).count("/") == 1 and not os.fspath(source).startswith((".", "/", "~")):
+        yield from _of_hub(os.fspath(source), split)
+    else:
+        raise MastlensError(
+            f"There is no file or folder {source}, and it is not a dataset of the hub (OWNER/NAME[:CONFIG][@REVISION])."
+        )
+
+
+def _of_file(path: Path) -> Iterator[Problem]:
+    if path.suffix == ".parquet":
+        rows = pd.read_parquet(path).to_dict("records")
+        yield from (parse_problem(f"{path}, row {i}", i, row) for i, row in enumerate(rows, start=1))
+    elif path.suffix == ".json":  # as MATH was published: one problem a file, named by its number
+        try:
+            yield parse_problem(str(path), 1, json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise MastlensError(f"{path}: not a JSON object ({error}).") from error
+    else:
+        yield from read_problems(path)
+
+
+def _of_hub(source: str, split: str) -> Iterator[Problem]:
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise MastlensError(
+            f"Reading {source} from the hub needs the package 'datasets': pip install 'mastlens[train]'. Or give a "
+            "local .jsonl or .parquet file."
+        ) from error
+    named, _, revision = source.partition("@")
+    name, _, config = named.partition(":")
+    try:
+        rows: Any = load_dataset(name, config or None, split=split, revision=revision or None)
+    except Exception as error:  # whatever the hub, the network or the builder says
+        raise MastlensError(
+            f"The dataset {source} cannot be read: {error} Check the name, its configuration (after a colon) and the "
+            f"split {split!r}, or download its files and give their folder."
+        ) from error
+    yield from (parse_problem(f"{source}, row {i}", i, dict(row)) for i, row in enumerate(rows, start=1))
+
+
+def draw_problems(problems: Sequence[Problem], count: int, *, seed: int, name: str) -> list[Problem]:
+    """Return ``count`` problems drawn without replacement, in their own order.
+
+    The draw depends on the seed, the name and the problems alone; a smaller one is part of a larger one.
+
+    Raises:
+        MastlensError: If there are fewer.
+    """
+    if count > len(problems):
+        raise MastlensError(
+            f"{count} problems are asked for as {name}, and only {len(problems)} are there. Ask for fewer, or give a "
+            "larger file (MATH-500 is a tenth of MATH's test set)."
+        )
+    order = np.random.Generator(np.random.Philox(Sampling(seed=seed).seed_of(name))).permutation(len(problems))
+    return [problems[i] for i in sorted(order[:count])]
+
+
+def prompted(
+    problems: Sequence[Problem],
+    *,
+    style: str = "boxed",
+    shots: int = 0,
+    examples: Sequence[Problem] = (),
+    seed: int = 0,
+) -> list[Problem]:
+    r"""Return problems with the instruction, and worked examples before them, in the problem's own text.
+
+    Args:
+        problems: The problems.
+        style: ``plain`` leaves the text as it is; ``boxed`` asks for the answer in a box, and ends solutions that
+            end in GSM8K's ``#### n`` in ``\boxed{n}`` instead.
+        shots: Number of worked examples, the same for all problems.
+        examples: Where they are drawn from; a training set. A problem is never its own example.
+        seed: Of that draw.
+
+    Raises:
+        MastlensError: For a style that does not exist, or too few examples.
+    """
+    if style not in STYLES:
+        raise unknown("style of prompt", style, STYLES)
+    # One more than needed, for the problem that is itself among them.
+    drawn = draw_problems(examples, shots + 1, seed=seed, name="examples") if shots else []
+    asked = []
+    for problem in problems:
+        before = [_styled(e, style) for e in drawn if e.problem != problem.problem][:shots]
+        styled = _styled(problem, style)
+        if shots:
+            worked = [f"Problem:\n{e.problem}\n\nSolution:\n{e.solution}\n\n" for e in before]
+            styled = replace(styled, problem="".join(worked) + f"Problem:\n{styled.problem}\n\nSolution:")
+        asked.append(styled)
+    return asked
+
+
+def _styled(problem: Problem, style: str) -> Problem:
+    if style == "plain":
+        return problem
+    solution = problem.solution
+    head, mark, _ = solution.rpartition("####")
+    if mark and "\\boxed" not in solution:
+        solution = f"{head.rstrip()}\nThe answer is \\boxed{{{problem.answer}}}."
+    return replace(problem, problem=f"{problem.problem}\n\n{_BOXED}", solution=solution)
+
+
+def write_problems(path: str | os.PathLike[str], problems: Sequence[Problem]) -> Path:
+    """Write problems as JSON lines, as ``read_problems`` reads them."""
+    lines = []
+    for problem in problems:
+        record = {key: value for key, value in asdict(problem).items() if key != "line" and value not in ("", 0)}
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(lines))
+    return path
