@@ -264,7 +264,7 @@ def named_weights(model: "PreTrainedModel", names: list[str]) -> dict[str, torch
     Raises:
         MastlensError: For a name that the model does not have.
     """
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))  # a tied one goes by each of its names
     where = locate_parameters(names, parameters)
     for name in names:
         if name not in where:

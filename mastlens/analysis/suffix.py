@@ -80,8 +80,8 @@ class PartialForward:
             handle.remove()
 
     def hand_out(self, layer: int, states: torch.Tensor) -> None:
-        """Let ``layer``, once it is skipped, give these states (batch, length, hidden) in place of a recording."""
-        self._outputs[layer] = states
+        """Let ``layer`` and those below give these states (batch, length, hidden) when they are skipped."""
+        self._outputs[: layer + 1] = [states] * (layer + 1)
 
     def _handing_out(self, index: int) -> Any:
         def forward(*args: Any, **kwargs: Any) -> Any:

@@ -1,8 +1,9 @@
 """From files to an edit: the whole of ``mastlens unlearn``."""
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from tqdm.auto import tqdm
 
 from mastlens.edit import FILE as EDIT_FILE
 from mastlens.edit import Edit
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import MastlensError, MastlensWarning, unknown
 from mastlens.files import sha256_json, write_table
 from mastlens.lineage import Checkpoint
 from mastlens.problems import (
@@ -71,12 +72,17 @@ class Unlearning:
         return plot_unlearning_curve(self.table)
 
 
-def check_disjoint(forget: Sequence[Problem], retain: Sequence[Problem]) -> None:
-    """Raise if a problem is on both sides: it would be pushed both ways at once."""
-    shared = {p.problem for p in forget} & {p.problem for p in retain}
+def check_disjoint(sides: Mapping[str, Sequence[Problem]]) -> None:
+    """Raise if a problem is on both of two sides: it would be pushed both ways, or judged by what it was taught.
+
+    Args:
+        sides: Role to problems, two of them.
+    """
+    (one, first), (other, second) = sides.items()
+    shared = {p.problem for p in first} & {p.problem for p in second}
     if shared:
         raise MastlensError(
-            f"{len(shared)} problems are in both the forget and the retain file, e.g. {min(shared)[:80]!r}. "
+            f"{len(shared)} problems are in both the {one} and the {other} file, e.g. {min(shared)[:80]!r}. "
             "Remove them from one, or pass --allow-overlap."
         )
 
@@ -160,6 +166,8 @@ def unlearn(
     Raises:
         MastlensError: If files, selection or settings do not fit.
     """
+    if retain is None and retain_weight is not None:
+        raise MastlensError("A retain weight without retain problems does nothing: give --retain, or leave it out.")
     if precision not in DTYPES:
         raise unknown("precision", precision, DTYPES)
     chosen = make_objective(
@@ -175,6 +183,8 @@ def unlearn(
         steering=steering,
         token_weights=TokenWeights() if token_weights is True else token_weights or None,
     )
+    if refusals is not None and not chosen.needs_alternatives:
+        raise MastlensError(f"{objective} prefers no refusals; dpo does. Leave --refusals out.")
     checkpoint = Checkpoint(rlvr)
     selection = select_tensors(checkpoint, ranking=ranking, where=where, all_parameters=all_parameters, names=names)
     check_arguments(chosen, selection, [] if retain else None, lr=lr, steps=steps, batch_size=batch_size)
@@ -193,7 +203,8 @@ def unlearn(
     files = {"forget": forget, "retain": retain, "refusals": refusals, **({} if probes is None else probes.files)}
     inputs = hash_inputs(files)
     recorded = {**settings, "selection": sha256_json(selection), "tensors": len(selection)}
-    partial = Partial(out, sha256_json([checkpoint.fingerprint, inputs, recorded]))
+    versions = [torch.__version__, device]  # a run that goes on elsewhere would not end in the same bits
+    partial = Partial(out, sha256_json([checkpoint.fingerprint, inputs, recorded, versions]), overwrite=overwrite)
 
     def compute() -> Unlearning:
         with interruptible() as interrupted:
@@ -206,7 +217,11 @@ def unlearn(
         read = _Encoder(checkpoint, tokenizer, context_length(model.config), chat_template)
         problems = {"forget": read_problems(forget), "retain": [] if retain is None else read_problems(retain)}
         if not allow_overlap:
-            check_disjoint(problems["forget"], problems["retain"])
+            check_disjoint({"forget": problems["forget"], "retain": problems["retain"]})
+            for role, path in ({} if probes is None else probes.files).items():
+                seen = read_problems(path)
+                for side in problems:
+                    check_disjoint({role: seen, side: problems[side]})
         alternatives = None
         if chosen.needs_alternatives:
             wanted = REFUSALS if refusals is None else read_refusals(refusals)
@@ -223,6 +238,7 @@ def unlearn(
             steps=steps,
             batch_size=batch_size,
             seed=seed,
+            originals=_originals(checkpoint, selection) if precision != "float32" else None,
             cache_mb=cache_mb,
         )
         prober = None if probes is None else Prober(run, probes, tokenizer, read)
@@ -232,13 +248,18 @@ def unlearn(
                 records.append(record)
                 bar.update()
                 partial.keep(run, prober, records)
-                if interrupted.is_set():
+                if not interrupted.is_set():
+                    continue
+                if partial.path is not None:
                     partial.keep(run, prober, records, now=True)
                     raise KeyboardInterrupt
-        taken = run.done if prober is None else choose_step(prober)
+                warnings.warn(f"Interrupted: the edit holds step {run.held}.", MastlensWarning, stacklevel=2)
+                break
+        taken = run.held if prober is None else choose_step(prober)
         run.close()
         made = {**settings, "inputs": inputs, "step": taken}
         edit, swallowed = make_edit(checkpoint, model, selection, made, masters=run.masters.tensors())
+        edit = replace(edit, settings={**edit.settings, "swallowed": swallowed})
         columns = list(Step.__dataclass_fields__) + ([] if prober is None else list(COLUMNS))
         learnt = None if run.scorer is None else learnt_weights(run, encoded, tokenizer)
         return Unlearning(edit, pd.DataFrame(records, columns=columns), settings, swallowed, taken, learnt)
@@ -248,15 +269,15 @@ def unlearn(
         write_table(folder / FILE, result.table)
         if result.token_weights is not None:
             write_table(folder / WEIGHTS_FILE, result.token_weights)
-        partial.remove()
 
     def load(folder: Path) -> Unlearning:
         edit = Edit.load(folder / EDIT_FILE)
         table = pd.read_parquet(folder / FILE)
         learnt = pd.read_parquet(folder / WEIGHTS_FILE) if chosen.token_weights else None
-        return Unlearning(edit, table, settings, chosen=int(edit.settings["step"]), token_weights=learnt)
+        swallowed, step = float(edit.settings["swallowed"]), int(edit.settings["step"])
+        return Unlearning(edit, table, settings, swallowed, step, learnt)
 
-    return remembered(
+    result = remembered(
         out,
         "unlearn",
         outputs=[EDIT_FILE, FILE, *([WEIGHTS_FILE] if chosen.token_weights else [])],
@@ -269,6 +290,13 @@ def unlearn(
         write=write,
         read=load,
     )
+    partial.remove()  # only now: until the record is written, the run is not finished
+    return result
+
+
+def _originals(checkpoint: Checkpoint, selection: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Return the stored tensors of a selection: a model in bfloat16 holds them rounded."""
+    return {name: checkpoint.tensor(name) for name in dict.fromkeys(n.partition("#")[0] for n in selection)}
 
 
 class _Encoder:
@@ -287,7 +315,7 @@ class _Encoder:
 def _steps(run: Unlearner, prober: Prober | None) -> Iterator[dict[str, Any]]:
     """Yield the record of each step, with its probes, until the end or a guard."""
     if prober is not None and not run.done:
-        prober.look()
+        prober.begin()
     while (prober is None or not prober.stopped) and (step := run.step()) is not None:
         yield {**asdict(step), **({} if prober is None else prober.after(step.step))}
 

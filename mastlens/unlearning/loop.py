@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mastlens.architectures import locate_parameters
 from mastlens.divergence import forward_kl
 from mastlens.edit import Edit, named_weights
 from mastlens.errors import MastlensError, MastlensWarning
@@ -86,6 +87,7 @@ class Unlearner:
         steps: Number of steps.
         batch_size: Problems a step and side.
         seed: Decides the batches, and RMU's direction.
+        originals: Name to stored tensor of what is selected, where the model holds it rounded.
         cache_mb: Most memory, in MB, for what the layers below the selection give; it does not change a result
             beyond rounding.
     """
@@ -103,13 +105,19 @@ class Unlearner:
         steps: int,
         batch_size: int = 8,
         seed: int = 0,
+        originals: Mapping[str, Tensor] | None = None,
         cache_mb: float = CACHE_MB,
     ):
         check_arguments(objective, matrices, retain, lr=lr, steps=steps, batch_size=batch_size)
         if objective.needs_alternatives and (alternatives is None or len(alternatives) != len(forget)):
             raise MastlensError(f"The objective {objective.name} needs one refusal for each forget problem.")
+        if not forget or (retain is not None and not retain):
+            raise MastlensError("A side without problems has nothing to be read: give at least one.")
         self.model, self.objective, self.lr, self.steps, self.seed = model, objective, lr, steps, seed
         self.done = 0
+        """Steps taken."""
+        self.held = 0
+        """The step whose weights the model holds: the last one, unless that was not finite."""
         self.finite = True
         model.eval().requires_grad_(False)
         sides: dict[str, Sequence[EncodedProblem]] = {"forget": forget}
@@ -125,10 +133,10 @@ class Unlearner:
         if objective.steers:
             check_reach(self.passes, objective.layer, {id(p) for p in named_weights(model, names).values()})
         self._look_back(uses)
-        self.masters = Masters(model, matrices)
+        self.masters = Masters(model, matrices, originals)
         self.optimiser = torch.optim.AdamW(self.masters.parameters, lr=lr, betas=(0.9, 0.999), weight_decay=0.0)
         self.scorer: Scorer | None = None
-        self._good = self._masters_now()
+        self._good = [parameter.detach().clone() for parameter in self.masters.parameters]
 
     def _look_back(self, uses: Mapping[str, Sequence[int]]) -> None:
         """Read what the objective wants to know of the weights before the first step: no second model is needed."""
@@ -166,30 +174,46 @@ class Unlearner:
         if self.done == self.steps or not self.finite:
             return None
         number = self.done + 1
-        self.optimiser.zero_grad(set_to_none=True)
+        self.masters.drop_gradients()
         forget_loss, logprob = self._forget(self.schedules["forget"][self.done])
         retain_loss = math.nan
         if "retain" in self.schedules:
             retain_loss = self._retain(self.schedules["retain"][self.done])
-        self.masters.take_gradients()
         norm = float(torch.nn.utils.clip_grad_norm_(self.masters.parameters, CLIP))
         watched = (forget_loss, norm, *((retain_loss,) if "retain" in self.schedules else ()))
         if not all(map(math.isfinite, watched)):
-            self.masters.restore(self._good)
-            self.finite = False
-            warnings.warn(
+            self._fall_back(
                 f"Step {number}: the loss or its gradient is not finite (forget loss {forget_loss}, "
-                f"gradient norm {norm}). The edit holds the last good step, {max(number - 2, 0)}. "
-                f"Use a smaller learning rate than {self.lr}.",
-                MastlensWarning,
-                stacklevel=2,
+                f"gradient norm {norm}).",
+                max(number - 2, 0),
             )
             return None
-        self._good = self._masters_now()
+        with torch.no_grad():
+            for kept, parameter in zip(self._good, self.masters.parameters, strict=True):
+                kept.copy_(parameter)
         self.optimiser.step()
         self.masters.write_back()
-        self.done = number
+        self.done = self.held = number
+        if number == self.steps and not self._ends_well():
+            self._fall_back(f"The weights of the last step, {number}, give no finite loss.", number - 1)
         return Step(number, forget_loss, retain_loss, norm, logprob)
+
+    def _fall_back(self, why: str, held: int) -> None:
+        """Put back the weights of the last step whose loss was finite, and say so."""
+        self.masters.restore(self._good)
+        self.finite, self.held = False, held
+        what = f"Use a smaller learning rate than {self.lr}." if self.done else "The source itself gives no number."
+        warnings.warn(f"{why} The edit holds the last good step, {held}. {what}", MastlensWarning, stacklevel=3)
+
+    @torch.no_grad()
+    def _ends_well(self) -> bool:
+        """Return whether the loss is finite after the last update, which no later step would tell."""
+        rows = self.schedules["forget"][-1]
+        if self.objective.steers:
+            value = self.passes.states("forget", rows, self.objective.layer).float().mean()
+        else:
+            value = self.passes.read("forget", rows).logprobs.values.mean()
+        return self.masters.finite and bool(torch.isfinite(value))
 
     def _forget(self, rows: Sequence[int]) -> tuple[float, float]:
         """Add the gradient of the forget term; return it, and the token-mean log-probability."""
@@ -197,20 +221,23 @@ class Unlearner:
         # Each side goes back on its own: the graph of one batch is in memory at a time.
         if objective.steers:
             loss = losses.steer(passes.states("forget", rows, objective.layer), self._control)
-            (objective.gamma * loss).backward()
+            self._back(objective.gamma * loss)
             return float(loss.detach()), math.nan
-        before = None
-        if objective.needs_before:
-            with passes.before():
-                reading = passes.read("forget", rows)
-                before = reading.head(reading.hidden).float()
+        before = passes.logits_before("forget", rows) if objective.needs_before else None
         now = passes.read("forget", rows)
         refusal = passes.read("refusal", rows).logprobs.sums if objective.needs_alternatives else None
         references = {side: sums[list(rows)] for side, sums in self._reference.items()}
         said = Said(now, references.get("forget"), before, refusal, references.get("refusal"))
         loss = objective.forget_loss(said, self._token_weights(said))
-        (objective.gamma * loss).backward()
-        return float(loss.detach()), float(now.logprobs.values.detach().mean())
+        with torch.no_grad():  # constants: an objective on whole distributions has not made them yet
+            logprob = float(replace(now, hidden=now.hidden.detach()).logprobs.values.mean())
+        self._back(objective.gamma * loss)
+        return float(loss.detach()), logprob
+
+    def _back(self, loss: Tensor) -> None:
+        """Go back through one term; its gradient is added to the masters at once, in float32."""
+        loss.backward()
+        self.masters.take_gradients()
 
     def _token_weights(self, said: Said) -> Tensor | None:
         """Return the weights for this step; every so many steps the scorer learns from its batch first."""
@@ -240,19 +267,14 @@ class Unlearner:
                 anchored = passes.states("retain", rows, objective.layer)
             loss = losses.anchor(passes.states("retain", rows, objective.layer), anchored)
         elif objective.retain == "kl":
-            with passes.before():
-                reading = passes.read("retain", rows)
-                before = reading.head(reading.hidden).float()
+            before = passes.logits_before("retain", rows)
             now = passes.read("retain", rows)
-            loss = now.over_tokens(lambda logits, part: forward_kl(logits, before[part])).mean()
+            loss = now.over_tokens(lambda logits, part: forward_kl(logits, before(part))).mean()
         else:
             kept = passes.read("retain", rows).logprobs
             loss = losses.retain_nll(kept.sums, kept.counts)
-        (objective.alpha * loss).backward()
+        self._back(objective.alpha * loss)
         return float(loss.detach())
-
-    def _masters_now(self) -> list[Tensor]:
-        return [parameter.detach().clone() for parameter in self.masters.parameters]
 
     def state(self) -> dict[str, Tensor]:
         """Return all that the next step hangs on, as named tensors: masters, moments, the scorer."""
@@ -269,7 +291,7 @@ class Unlearner:
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what ``state`` returned: what follows is, bit for bit, what followed in the run it came from."""
-        self.done = int(state["done"])
+        self.done = self.held = int(state["done"])
         device = self.model.device
         count = range(len(self.masters.parameters))
         self.masters.restore([state[f"master.{number}"].to(device) for number in count])
@@ -346,6 +368,21 @@ def check_arguments(
         raise MastlensError(f"Steps and batch size are at least 1; they are {steps} and {batch_size}.")
 
 
+def tied_names(checkpoint: Checkpoint, model: "PreTrainedModel", names: Sequence[str]) -> dict[str, str]:
+    """Return further stored names of the named parameters, to the name that they were given by.
+
+    A file may hold a tied matrix twice; if only one of the two changed, the model would come back untied.
+    """
+    every = dict(model.named_parameters(remove_duplicate=False))
+    located = locate_parameters(list(checkpoint.tensors), every)
+    given = {id(every[located[name]]): name for name in names if name in located}
+    return {
+        other: given[id(every[place])]
+        for other, place in located.items()
+        if other not in names and id(every[place]) in given
+    }
+
+
 def make_edit(
     checkpoint: Checkpoint,
     model: "PreTrainedModel",
@@ -368,7 +405,10 @@ def make_edit(
     before, after = {}, {}
     moved = swallowed = 0
     stored = list(dict.fromkeys(name.partition("#")[0] for name in names))
-    for name, tensor in (named_weights(model, stored) if masters is None else masters).items():
+    tensors: dict[str, Tensor] = dict(named_weights(model, stored) if masters is None else masters)
+    for other, name in tied_names(checkpoint, model, stored).items():
+        tensors[other] = tensors[name]
+    for name, tensor in tensors.items():
         old = checkpoint.tensor(name)
         # A copy: on the CPU in float32 everything else would be the parameter itself, and move with it.
         master = tensor.detach().to("cpu", torch.float32, copy=True)

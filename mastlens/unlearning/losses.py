@@ -140,7 +140,7 @@ def undial(
         beta: How far their logits are turned down.
     """
     lowered = reference.scatter_add(1, targets[:, None], torch.full_like(reference[:, :1], -beta))
-    return -(lowered.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1)
+    return _cross_entropy(lowered, logits)
 
 
 def ce_u(logits: Float[Tensor, "tokens vocabulary"], targets: Int[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
@@ -149,8 +149,15 @@ def ce_u(logits: Float[Tensor, "tokens vocabulary"], targets: Int[Tensor, " toke
     Yang 2025 (arXiv:2503.01224): the teacher is softmax of the logits with the target's at minus infinity, a constant
     to the gradient.
     """
-    teacher = logits.detach().scatter(1, targets[:, None], -torch.inf).softmax(dim=1)
-    return -(teacher * logits.log_softmax(dim=1)).sum(dim=1)
+    return _cross_entropy(logits.detach().scatter(1, targets[:, None], -torch.inf), logits)
+
+
+def _cross_entropy(
+    teacher: Float[Tensor, "tokens vocabulary"], student: Float[Tensor, "tokens vocabulary"]
+) -> Float[Tensor, " tokens"]:
+    # A forbidden token has log-probability -inf and adds nothing: 0 times -inf must not become NaN.
+    least = torch.finfo(student.dtype).min
+    return -(teacher.softmax(dim=1) * student.log_softmax(dim=1).clamp_min(least)).sum(dim=1)
 
 
 def steer(states: Float[Tensor, "tokens hidden"], control: Float[Tensor, " hidden"]) -> Float[Tensor, ""]:
@@ -163,12 +170,12 @@ def steer(states: Float[Tensor, "tokens hidden"], control: Float[Tensor, " hidde
         states: Activations of the forget text at the steering layer.
         control: c times the unit vector u.
     """
-    return (states - control).square().mean()
+    return (states.float() - control.float()).square().mean()
 
 
 def anchor(states: Float[Tensor, "tokens hidden"], reference: Float[Tensor, "tokens hidden"]) -> Float[Tensor, ""]:
     """Return the RMU retain loss: mean over tokens and dimensions of (h - h_before)^2."""
-    return (states - reference).square().mean()
+    return (states.float() - reference.float()).square().mean()
 
 
 def weighted_sums(
@@ -188,7 +195,8 @@ def weighted_sums(
     sums = zeros.index_add(0, logprobs.rows, weights * logprobs.values)
     if not rescaled:
         return sums
-    return sums * logprobs.counts / zeros.index_add(0, logprobs.rows, weights)
+    whole = zeros.index_add(0, logprobs.rows, weights)
+    return sums * logprobs.counts / whole.clamp_min(torch.finfo(whole.dtype).tiny)
 
 
 def after_first(rows: Int[Tensor, " tokens"]) -> Bool[Tensor, " tokens"]:

@@ -1,6 +1,6 @@
 """What the optimiser moves: selected parameters, and float32 masters of slices and of coarser weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,35 +23,66 @@ class Masters:
     Args:
         model: The model; gradients of what is selected are switched on.
         matrices: Names of whole parameters, and projections that are slices of one.
+        originals: Name to stored tensor, where the model holds it rounded to a coarser dtype: masters begin there.
     """
 
-    def __init__(self, model: "PreTrainedModel", matrices: Sequence[str | Projection]):
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        matrices: Sequence[str | Projection],
+        originals: Mapping[str, Tensor] | None = None,
+    ):
         self.stored = list(dict.fromkeys(m if isinstance(m, str) else m.stored for m in matrices))
         self._weights = named_weights(model, self.stored)
+        self._originals = dict(originals or {})
+        moved: set[int] = set()
         # Projection None: the whole parameter.
         self._copies: list[tuple[Projection | None, torch.nn.Parameter, torch.nn.Parameter]] = []
         self.parameters: list[torch.nn.Parameter] = []
         for matrix in matrices:
             whole = isinstance(matrix, str)
             weight = self._weights[matrix if whole else matrix.stored]
+            if whole and id(weight) in moved:
+                continue  # a tied parameter goes by two names
+            moved.add(id(weight))
             if whole and weight.dtype == torch.float32:
                 self.parameters.append(weight)
                 continue
-            part = weight.detach() if whole else matrix.read(weight.detach())
+            start = self._start(matrix if whole else matrix.stored)
+            part = start if whole else matrix.read(start)
             master = torch.nn.Parameter(part.to(torch.float32, copy=True))
             self._copies.append((None if whole else matrix, weight, master))
             self.parameters.append(master)
         for weight in self._weights.values():
             weight.requires_grad_(True)
 
+    def _start(self, name: str) -> Tensor:
+        """Return the stored tensor as it was before, on the model's device."""
+        weight = self._weights[name].detach()
+        return self._originals[name].to(weight.device) if name in self._originals else weight
+
+    def drop_gradients(self) -> None:
+        """Forget all gradients, also those that an interrupted step left."""
+        for parameter in (*self.parameters, *self._weights.values()):
+            parameter.grad = None
+
     def take_gradients(self) -> None:
-        """Hand each master its part of the gradient and drop the rest."""
+        """Add to each master its part of the gradient, in float32, and drop the rest."""
         for matrix, weight, master in self._copies:
-            if weight.grad is not None:
-                part = weight.grad if matrix is None else matrix.read(weight.grad)
+            if weight.grad is None:
+                continue
+            part = weight.grad if matrix is None else matrix.read(weight.grad)
+            if master.grad is None:
                 master.grad = part.to(torch.float32, copy=True)
+            else:
+                master.grad.add_(part)
         for _, weight, _ in self._copies:
             weight.grad = None
+
+    @property
+    def finite(self) -> bool:
+        """Whether every entry is a number."""
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters)
 
     @torch.no_grad()
     def write_back(self) -> None:
@@ -72,12 +103,17 @@ class Masters:
     @torch.no_grad()
     def tensors(self) -> dict[str, Tensor]:
         """Return name to stored tensor as the masters have it, in float32; its own memory."""
-        found = {name: weight.detach().to(torch.float32, copy=True) for name, weight in self._weights.items()}
-        names = {id(weight): name for name, weight in self._weights.items()}
+        coarse = {id(weight) for _, weight, _ in self._copies if weight.dtype != torch.float32}
+        found = {
+            name: (self._start(name) if id(weight) in coarse else weight.detach()).to(torch.float32, copy=True)
+            for name, weight in self._weights.items()
+        }
         for matrix, weight, master in self._copies:
-            stored = found[names[id(weight)]]
-            if matrix is None:
-                stored.copy_(master)
-            else:
-                matrix.write(stored, master)
+            for name, stored in found.items():
+                if self._weights[name] is not weight:
+                    continue
+                if matrix is None:
+                    stored.copy_(master)
+                else:
+                    matrix.write(stored, master)
         return found

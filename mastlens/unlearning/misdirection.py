@@ -29,7 +29,7 @@ def control_vector(states: Float[Tensor, "tokens hidden"], steering: float, seed
         seed: Of u.
     """
     norm = torch.linalg.vector_norm(states.float(), dim=1).median()
-    return (steering * norm * unit_direction(states.shape[1], seed).to(states.device)).to(states.dtype)
+    return steering * norm * unit_direction(states.shape[1], seed).to(states.device)
 
 
 def check_reach(passes: Passes, layer: int, reached: set[int]) -> None:

@@ -78,14 +78,14 @@ class Said:
     Attributes:
         now: The solutions under the model as it is.
         reference: log p of each solution before unlearning, summed; where it was asked for.
-        before: Logits of each solution token before unlearning; where they were asked for.
+        before: Gives the logits, before unlearning, of a slice of the solution tokens; where they were asked for.
         refusal: log p of each refusal under the model as it is, summed; where they were asked for.
         refusal_reference: The same before unlearning.
     """
 
     now: Reading
     reference: Tensor | None = None
-    before: Tensor | None = None
+    before: Callable[[slice], Tensor] | None = None
     refusal: Tensor | None = None
     refusal_reference: Tensor | None = None
 
@@ -130,7 +130,7 @@ def _undial(objective: Objective, said: Said, weights: Tensor | None) -> Tensor:
     before = said.before
     assert before is not None
     values = said.now.over_tokens(
-        lambda logits, part: losses.undial(logits, before[part], said.now.targets[part], beta=objective.beta)
+        lambda logits, part: losses.undial(logits, before(part), said.now.targets[part], beta=objective.beta)
     )
     return values.mean() if weights is None else (weights * values).mean()
 
@@ -240,6 +240,11 @@ def make_objective(
         "alpha": retain_weight,
         "steering": steering,
     }
+    defaults = OBJECTIVES[name]
+    unused = {"beta": not defaults.beta, "beta2": not defaults.beta2, "delta": name != "simnpo"}
+    for key, idle in {**unused, "steering": not defaults.steers}.items():
+        if idle and given[key] is not None:
+            raise MastlensError(f"{name} has no {key}: it would change nothing. Leave it out.")
     objective = replace(objective, **{k: float(v) for k, v in given.items() if v is not None})
     if retain_loss is not None:
         if retain_loss not in RETAIN:

@@ -5,7 +5,7 @@ problem, and every later pass starts above it. What an objective wants to know o
 from the same model with those few tensors swapped back, never from a second one.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -81,6 +81,18 @@ class Passes:
         with torch.no_grad(), swapped(self.model, self._before):
             yield
 
+    def logits_before(self, side: str, rows: Sequence[int]) -> Callable[[slice], Float[Tensor, "tokens vocabulary"]]:
+        """Return what gives the logits before unlearning of a slice of some problems' solution tokens.
+
+        Where the head does not change, only the states are kept, and logits are made some tokens at a time.
+        """
+        with self.before():
+            reading = self.read(side, rows)
+            if reading.head.frozen:
+                return lambda part: reading.head(reading.hidden[part]).float()
+            logits = reading.head(reading.hidden).float()
+        return lambda part: logits[part]
+
     def read(self, side: str, rows: Sequence[int]) -> Reading:
         """Return what the model says at the solution tokens of some problems."""
         batch = self._collate(side, rows)
@@ -102,6 +114,11 @@ class Passes:
         with self._above(side, rows, batch), self.partial.through(layer, alone=self._cut) as found:
             # One row of the vocabulary is enough of the logits, and an output embedding needs at least that.
             read_solutions(self.model, batch, known=True)
+        if found[0].shape[:2] != batch.input_ids.shape or found[0].ndim != 3:
+            raise MastlensError(
+                f"The layers of {type(self.model).__name__} give {tuple(found[0].shape)} and not (batch, length, "
+                "hidden): their activations cannot be steered."
+            )
         return found[0][batch.attention_mask]
 
     @property

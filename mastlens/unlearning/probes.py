@@ -41,7 +41,7 @@ class ProbeSettings:
         max_kl: Stop when KL(source || edited) on the retain problems is above this, in nats a token.
         max_repetition: Stop when more than this share of 4-grams in responses repeats an earlier one.
         choose: ``last``: the last step inside the guards; ``pareto``: of the steps that no other beats in both
-            forgetting and retain KL, the one that stands out most from the line between the extremes.
+            forgetting and retain KL, the one that stands out most from the line between the extremes (``knee``).
         new_tokens: Length of the responses in which repetition is looked for.
     """
 
@@ -82,7 +82,8 @@ class Look:
         retain_logprob: The same of the retain solutions.
         retain_kl: KL(source || edited), mean over the retain solutions' tokens.
         repetition: Share of 4-grams in responses that repeat an earlier one.
-        masters: The edited weights.
+        masters: The edited weights, on the CPU.
+        scorer: w of the token weights at that step; None without them.
     """
 
     step: int
@@ -91,6 +92,12 @@ class Look:
     retain_kl: float
     repetition: float
     masters: list[Tensor]
+    scorer: Tensor | None = None
+
+    @property
+    def finite(self) -> bool:
+        """Whether all that was seen are numbers."""
+        return all(map(math.isfinite, self.numbers))
 
     @property
     def numbers(self) -> tuple[float, float, float, float]:
@@ -120,38 +127,43 @@ class Prober:
             encode(read_problems(path)[: settings.items], str(path)) for path in (settings.forget, settings.retain)
         )
         self.looks: list[Look] = []
-        self.stopped = False
+        self.stopped = ""
+        """Why a guard stopped the run; empty while none did."""
         run.passes.remember_originals()
 
-    def look(self) -> Look:
-        """Look now and keep it, if it may still be chosen."""
+    def begin(self) -> None:
+        """Look at the source, before the first step.
+
+        Raises:
+            MastlensError: If the source itself is beyond a guard.
+        """
         found = self._measure()
-        if self.settings.choose == "pareto":
-            self.looks = non_dominated([*self.looks, found])
-        else:
-            self.looks = [found]
-        return found
+        if broken := self._broken(found):
+            raise MastlensError(f"The source itself is beyond a guard: {broken}. Raise it, or probe other problems.")
+        self.looks = [found]
+
+    def _broken(self, look: Look) -> str:
+        """Return which guards a look breaks; what is not a number breaks them."""
+        limits = {
+            "KL(source || edited) on retain": (look.retain_kl, self.settings.max_kl),
+            "the share of repeated 4-grams": (look.repetition, self.settings.max_repetition),
+        }
+        broken = [f"{name} is {value:.3g}, above {limit:g}" for name, (value, limit) in limits.items() if value > limit]
+        if not look.finite:
+            broken.append("a probe is not a number")
+        return " and ".join(broken)
 
     def after(self, step: int) -> dict[str, float]:
         """Return the probes after a step, NaN where it is not looked at; stops the run at a guard."""
         if step % self.settings.every and step != self.run.steps:
             return dict.fromkeys(COLUMNS, math.nan)
-        kept = list(self.looks)
-        found = self.look()
-        limits = {
-            "KL(source || edited) on retain": (found.retain_kl, self.settings.max_kl),
-            "the share of repeated 4-grams": (found.repetition, self.settings.max_repetition),
-        }
-        broken = [f"{name} is {value:.3g}, above {limit:g}" for name, (value, limit) in limits.items() if value > limit]
-        if broken:
-            self.stopped, self.looks = True, kept
-            self.run.masters.restore(kept[-1].masters)
-            warnings.warn(
-                f"Stopped after step {step}: {' and '.join(broken)}. The edit holds step {kept[-1].step}, the last "
-                "look inside the guards.",
-                MastlensWarning,
-                stacklevel=2,
-            )
+        found = self._measure()
+        if broken := self._broken(found):
+            self.stopped = f"Stopped after step {step}: {broken}."
+        elif self.settings.choose == "pareto":
+            self.looks = non_dominated([*self.looks, found])
+        else:
+            self.looks = [found]
         return dict(zip(COLUMNS, found.numbers, strict=True))
 
     def _measure(self) -> Look:
@@ -170,27 +182,33 @@ class Prober:
             repeated_share(self.tokenizer(response.text, add_special_tokens=False)["input_ids"])
             for response in responses
         ]
-        masters = [parameter.detach().clone() for parameter in self.run.masters.parameters]
+        masters = [parameter.detach().to("cpu", copy=True) for parameter in self.run.masters.parameters]
+        scorer = None if self.run.scorer is None else self.run.scorer.w.detach().to("cpu", copy=True)
         return Look(
-            self.run.done,
-            means[0],
-            means[1],
-            float(apart["kl"].sum() / apart["tokens"].sum()),
-            sum(shares) / len(shares),
-            masters,
+            step=self.run.held,
+            forget_logprob=means[0],
+            retain_logprob=means[1],
+            retain_kl=float(apart["kl"].sum() / apart["tokens"].sum()),
+            repetition=sum(shares) / len(shares),
+            masters=masters,
+            scorer=scorer,
         )
 
     def state(self) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
         """Return the kept looks as JSON and tensors."""
         tensors = {f"look.{look.step}.{i}": t for look in self.looks for i, t in enumerate(look.masters)}
-        return [{k: v for k, v in vars(look).items() if k != "masters"} for look in self.looks], tensors
+        tensors |= {f"look.{look.step}.scorer": look.scorer for look in self.looks if look.scorer is not None}
+        return [{k: v for k, v in vars(look).items() if k not in ("masters", "scorer")} for look in self.looks], tensors
 
     def load_state(self, looks: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> None:
         """Set the kept looks to what ``state`` returned."""
         count = len(self.run.masters.parameters)
-        device = self.run.model.device
         self.looks = [
-            Look(**look, masters=[tensors[f"look.{look['step']}.{i}"].to(device) for i in range(count)])
+            Look(
+                **look,
+                masters=[tensors[f"look.{look['step']}.{i}"] for i in range(count)],
+                scorer=tensors.get(f"look.{look['step']}.scorer"),
+            )
             for look in looks
         ]
 
@@ -212,7 +230,11 @@ def non_dominated(looks: Sequence[Look]) -> list[Look]:
 def knee(looks: Sequence[Look]) -> Look:
     """Return the look that lies furthest on the good side of the line between the extremes of a Pareto front.
 
-    Both axes are scaled to the front's range; of equal ones the earliest (Satopaa et al. 2011, "Kneedle").
+    Both axes are scaled to the front's range (Satopaa et al. 2011, "Kneedle"). The source, step 0, is an extreme but
+    no choice; of equal ones the latest is taken, which forgot more.
+
+    Args:
+        looks: A front, in the order of its steps, with at least one step after the source.
     """
     forgetting = [-look.forget_logprob for look in looks]
     costs = [look.retain_kl for look in looks]
@@ -222,15 +244,30 @@ def knee(looks: Sequence[Look]) -> Look:
         return [(value - low) / (high - low) if high > low else 0.0 for value in values]
 
     gains = [gain - cost for gain, cost in zip(scaled(forgetting), scaled(costs), strict=True)]
-    return looks[gains.index(max(gains))]
+    choices = [number for number, look in enumerate(looks) if look.step > 0]
+    return looks[max(choices, key=lambda number: (gains[number], number))]
 
 
 def choose_step(prober: Prober) -> int:
-    """Put the chosen step's weights into the model and return its number."""
+    """Put the chosen step's weights into the model and return its number; say so where a guard decided."""
     run = prober.run
+    edited = [look for look in prober.looks if look.step > 0]
     if prober.settings.choose == "last" and not prober.stopped:
-        return run.done
-    taken = knee(prober.looks) if prober.settings.choose == "pareto" else prober.looks[-1]
-    with torch.no_grad():
-        run.masters.restore(taken.masters)
+        return run.held
+    if not edited:
+        taken = prober.looks[0]
+    else:
+        taken = knee(prober.looks) if prober.settings.choose == "pareto" else prober.looks[-1]
+    run.masters.restore(taken.masters)
+    if run.scorer is not None and taken.scorer is not None:
+        with torch.no_grad():
+            run.scorer.w.copy_(taken.scorer)
+    if prober.stopped:
+        warnings.warn(
+            f"{prober.stopped} The edit holds step {taken.step}, inside the guards.", MastlensWarning, stacklevel=2
+        )
+    elif not edited:
+        warnings.warn(
+            "No step is better than the source in anything: the edit is empty.", MastlensWarning, stacklevel=2
+        )
     return taken.step

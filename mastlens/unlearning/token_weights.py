@@ -51,7 +51,11 @@ def entropy(weights: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
 def regulariser(
     weights: Float[Tensor, " tokens"], scorer: Float[Tensor, " hidden"], settings: TokenWeights
 ) -> Float[Tensor, ""]:
-    """Return lambda_H mean H(g) + lambda_rho (mean g - rho)^2 + decay |w|^2 (section 4.2 of the paper, as means)."""
+    """Return lambda_H mean H(g) + lambda_rho (mean g - rho)^2 + decay |w|^2.
+
+    Section 4.2 of the paper has the entropy as a sum over tokens beside a mean for the budget; here both are means, so
+    that nothing hangs on the length of a batch.
+    """
     return (
         settings.entropy_weight * entropy(weights).mean()
         + settings.budget_weight * (weights.mean() - settings.budget) ** 2

@@ -2,21 +2,24 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import mastlens as m
 from mastlens.edit import snapshot, write_weights
 from mastlens.plots import token_weights_html
 from mastlens.problems import encode_problems, read_problems
-from mastlens.unlearning import ProbeSettings, TokenWeights, Unlearner, resuming
+from mastlens.unlearning import ProbeSettings, TokenWeights, Unlearner, editing, resuming
 from mastlens.unlearning.objectives import OBJECTIVES, make_objective
-from mastlens.unlearning.probes import Look, knee, non_dominated
+from mastlens.unlearning.probes import Look, Prober, knee, non_dominated
 from mastlens.unlearning.refusals import read_refusals, with_refusals
 from mastlens.unlearning.vanishing import vanishing_share
 
+from ..conftest import write_lineage
 from . import plain
 from .test_unlearning import BATCH, LR, SELECTED, bits
 
@@ -159,9 +162,10 @@ def test_killed_at_any_step_and_run_again_gives_the_same_bytes(tiny, tmp_path, m
         probes = ProbeSettings(
             tiny.forget, tiny.retain, every=2, items=4, max_kl=1e9, max_repetition=1e9, choose="pareto", new_tokens=6
         )
-        extra = {"probes": probes}
+        extra = {"probes": probes, "allow_overlap": True}
     m.unlearn(**settings(tiny, tmp_path / "whole", **extra))
     monkeypatch.setattr(resuming, "SECONDS", 0.0)
+    monkeypatch.setattr(resuming, "_SHARE", 0)
     step = Unlearner.step
     for last in (1, 4):  # twice: the second time it begins in the middle
 
@@ -185,13 +189,17 @@ def test_killed_at_any_step_and_run_again_gives_the_same_bytes(tiny, tmp_path, m
 
 def test_the_state_of_another_run_is_not_taken_up(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(resuming, "SECONDS", 0.0)
+    monkeypatch.setattr(resuming, "_SHARE", 0)
     step = Unlearner.step
     monkeypatch.setattr(Unlearner, "step", lambda self: step(self) if self.done < 3 else 1 / 0)
     with pytest.raises(ZeroDivisionError):
         m.unlearn(**settings(tiny, tmp_path, seed=1))
+    monkeypatch.setattr(Unlearner, "step", step)
+    with pytest.raises(m.MastlensError, match="unfinished run with other inputs or settings"):
+        m.unlearn(**settings(tiny, tmp_path, seed=2))
     taken = []
     monkeypatch.setattr(Unlearner, "step", lambda self: taken.append(self.done) or step(self))
-    m.unlearn(**settings(tiny, tmp_path, seed=2))
+    m.unlearn(**settings(tiny, tmp_path, seed=2, overwrite=True))
     assert taken[0] == 0
 
 
@@ -221,7 +229,7 @@ def test_ctrl_c_waits_for_the_step_and_keeps_it(tiny, tmp_path, monkeypatch):
 
 def test_probes_against_plain_numbers(tiny, tmp_path):
     probes = ProbeSettings(tiny.forget, tiny.retain, every=4, items=3, max_kl=1e9, max_repetition=1e9, new_tokens=5)
-    made = m.unlearn(**settings(tiny, tmp_path, probes=probes))
+    made = m.unlearn(**settings(tiny, tmp_path, probes=probes, allow_overlap=True))
     looked = made.table.dropna(subset=["retain_probe_kl"])
     assert looked["step"].tolist() == [4, 6]
     assert made.chosen == 6
@@ -244,7 +252,7 @@ def test_a_guard_stops_and_takes_the_last_step_inside(tiny, tmp_path):
     wild = {"objective": "ga", "lr": 0.2, "all_parameters": True, "names": None, "retain": None}
     probes = ProbeSettings(tiny.forget, tiny.retain, every=1, items=3, max_kl=0.05, max_repetition=1e9, new_tokens=5)
     with pytest.warns(m.MastlensWarning, match=r"Stopped after step 1: KL.*holds step 0"):
-        made = m.unlearn(**settings(tiny, tmp_path, probes=probes, **wild))
+        made = m.unlearn(**settings(tiny, tmp_path, probes=probes, allow_overlap=True, **wild))
     assert made.chosen == 0
     assert not made.edit.after
     assert len(made.table) == 1
@@ -261,6 +269,76 @@ def test_the_pareto_choice_by_hand():
     # scaled: (0, 0), (2 / 2.4, 0.1), (1, 1); forgetting minus cost: 0, 0.73, 0
     assert knee(front).step == 1
     assert knee([look(4, -1, 0.5)]).step == 4
+    assert knee([look(0, -1, 0.0), look(2, -2, 0.5)]).step == 2  # the source is an extreme and no choice
+
+
+def test_what_is_not_a_number_breaks_a_guard(tiny, tmp_path, monkeypatch):
+    """A comparison with NaN is false: it must not pass for being inside."""
+    measure = Prober._measure
+    monkeypatch.setattr(
+        Prober, "_measure", lambda self: replace(measure(self), retain_kl=float("nan") if self.run.done else 0.0)
+    )
+    probes = ProbeSettings(tiny.forget, tiny.retain, every=2, items=3, max_kl=1e9, max_repetition=1e9, new_tokens=5)
+    with pytest.warns(m.MastlensWarning, match="not a number"):
+        made = m.unlearn(**settings(tiny, tmp_path, probes=probes, allow_overlap=True))
+    assert made.chosen == 0
+
+
+def test_a_guard_that_stopped_stays_shut_when_the_run_goes_on(tiny, tmp_path, monkeypatch):
+    """Killed after the look that broke a guard, the run must not go past it."""
+    monkeypatch.setattr(resuming, "SECONDS", 0.0)
+    monkeypatch.setattr(resuming, "_SHARE", 0)
+    probes = ProbeSettings(tiny.forget, tiny.retain, every=2, items=3, max_kl=1e-9, max_repetition=1e9, new_tokens=5)
+    given = {"probes": probes, "allow_overlap": True}
+    choose = editing.choose_step
+    monkeypatch.setattr(editing, "choose_step", lambda prober: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        m.unlearn(**settings(tiny, tmp_path, **given))
+    monkeypatch.setattr(editing, "choose_step", choose)
+    with pytest.warns(m.MastlensWarning, match="Stopped after step 2"):
+        made = m.unlearn(**settings(tiny, tmp_path, **given))
+    assert len(made.table) == 2
+
+
+def test_a_last_update_that_breaks_the_model_is_taken_back(parts):
+    checkpoint, (forget, _, _) = parts
+    model = checkpoint.load_model()
+    before = snapshot(model, SELECTED)
+    run = Unlearner(model, SELECTED, make_objective("ga"), forget, lr=3e37, steps=1, batch_size=4)
+    with pytest.warns(m.MastlensWarning, match=r"last step, 1, give no finite loss.*last good step, 0"):
+        assert run.step().step == 1
+    assert (run.held, run.step()) == (0, None)
+    assert all(bits(tensor) == bits(before[name]) for name, tensor in snapshot(model, SELECTED).items())
+
+
+def test_a_float32_checkpoint_is_not_rounded_by_a_model_in_bfloat16(tiny, tmp_path):
+    """Masters begin at what is stored: a step of next to nothing changes next to nothing."""
+    made = m.unlearn(**settings(tiny, tmp_path, precision="bfloat16", lr=1e-12, steps=1))
+    for name, after in made.edit.after.items():
+        assert float((after - made.edit.before[name]).abs().max()) < 1e-9
+
+
+def test_settings_that_would_change_nothing_are_refused(tiny, tmp_path):
+    for given, told in (
+        ({"beta2": 1.0}, "npo has no beta2"),
+        ({"refusals": tiny.forget}, "dpo does"),
+        ({"retain": None, "retain_weight": 2.0}, "give --retain"),
+    ):
+        with pytest.raises(m.MastlensError, match=told):
+            m.unlearn(**settings(tiny, tmp_path, **given))
+
+
+def test_a_tied_matrix_that_is_stored_twice_changes_in_both(tmp_path):
+    lineage = write_lineage(tmp_path / "tied")
+    path = lineage.rlvr / "model.safetensors"
+    tensors = load_file(path)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, path, metadata={"format": "pt"})
+    made = m.unlearn(**settings(lineage, tmp_path / "out", names=["model.embed_tokens.weight"], steps=1))
+    assert set(made.edit.after) == {"model.embed_tokens.weight", "lm_head.weight"}
+    assert torch.equal(*made.edit.after.values())
+    everything = m.unlearn(**settings(lineage, tmp_path / "all", names=None, all_parameters=True, steps=1))
+    assert torch.equal(*(everything.edit.after[name] for name in made.edit.after))
 
 
 def test_token_weights_are_told_for_every_forget_token(tiny, tmp_path):
@@ -275,7 +353,7 @@ def test_token_weights_are_told_for_every_forget_token(tiny, tmp_path):
     assert {"text", "logprob"} <= set(table)
     first = int(table["item"].iloc[0])
     html = token_weights_html(table, items=[first])
-    assert html.count("<span style=\"background") == int((table["item"] == first).sum())
+    assert html.count('<span style="background') == int((table["item"] == first).sum())
     with pytest.raises(m.MastlensError, match="no item 99"):
         token_weights_html(table, items=[99])
     again = m.unlearn(**settings(tiny, tmp_path, objective="simnpo", token_weights=TokenWeights(every=1)))
@@ -305,8 +383,6 @@ def test_refusals(tiny, tmp_path):
 
 
 def test_the_vanishing_share_is_of_half_spacings(tmp_path):
-    from ..conftest import write_lineage
-
     lineage = write_lineage(tmp_path, dtype="bfloat16")
     checkpoint, name = m.Checkpoint(lineage.rlvr), SELECTED[0]
     stored = checkpoint.tensor(name).float().numpy()
