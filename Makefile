@@ -22,9 +22,9 @@ $(BIN)/python:
 demo: .venv/.user ## set up, then run the whole method on the shipped organism (writes demo/report.html)
 	$(BIN)/mastlens demo --out demo
 
-figures: .venv/.user ## draw the README's figures from demo/ (SVG needs a Chrome or Chromium)
+figures: .venv/.user ## draw the README's figures from demo/, and study/ if there is one (SVG needs a Chromium)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[static]"
-	$(BIN)/python figures/make.py demo
+	$(BIN)/python figures/make.py demo $(wildcard study)
 
 test: .venv/.dev ## set up, then pass lint, types and all tests
 	$(BIN)/ruff check .

@@ -1,18 +1,17 @@
 """The command line: one command a stage, the same names as the Python functions."""
 
 import json
-import math
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from mastlens.errors import MastlensError, MastlensWarning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0 on success, 2 on a user's mistake, 1 on a defect."""
+    from mastlens.cli.outcome import finite
     from mastlens.cli.parser import build_parser
 
     arguments = build_parser().parse_args(argv)
@@ -40,20 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             _tell(f"mastlens: a defect, {type(error).__name__}: {error}. Run again with --debug to see where.")
         return 1
     if arguments.json:
-        summary = _finite(outcome.summary)
+        summary = finite(outcome.summary)
         sys.stdout.write(json.dumps(summary, indent=2, ensure_ascii=False, default=str, allow_nan=False) + "\n")
     else:
         sys.stdout.write(outcome.text.rstrip() + "\n")
     return 0
-
-
-def _finite(value: Any) -> Any:
-    """Return the value with None for NaN and infinities, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tell(message: str) -> None:

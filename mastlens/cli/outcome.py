@@ -1,6 +1,8 @@
 """What a command tells, and how tables are shown on a terminal."""
 
 import argparse
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,15 @@ class Outcome:
 
     text: str
     summary: dict[str, Any]
+
+
+def finite(value: Any) -> Any:
+    """Return the value with None for NaN and infinities, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def device_of(arguments: argparse.Namespace) -> str:

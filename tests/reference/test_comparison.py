@@ -11,6 +11,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from mastlens.cli.evaluations import add_evaluations
+from mastlens.cli.outcome import finite
 from mastlens.errors import MastlensError, MastlensWarning
 from mastlens.evaluation.comparison import compare, compare_tables, grade_disagreements
 from mastlens.evaluation.forgetting import compare_edits
@@ -330,7 +331,7 @@ def test_the_command_says_what_the_function_found(edits):
     root, source, mild, harsh = edits
     with_collateral(mild)
     outcome = ask("compare-edits", source, mild, harsh, "--out", root / "out")
-    told = json.loads(json.dumps(outcome.summary, allow_nan=False))
+    told = json.loads(json.dumps(finite(outcome.summary), allow_nan=False))
     assert [row["arm"] for row in told["edits"]] == ["mild", "harsh"]
     assert (told["edits"][0]["kl"], told["edits"][1]["kl"]) == (pytest.approx(0.015), None)
     assert (told["forget"], told["retain"]) == (["forget"], ["math", "gsm"])

@@ -304,7 +304,7 @@ def test_a_killed_evaluation_goes_on_with_the_missing_items(tiny, ending, tmp_pa
     script = [sys.executable, "-c", KILLED, *map(str, (ending, tiny.forget, tiny.retain, out))]
     assert subprocess.run(script, check=False).returncode == -signal.SIGKILL
     assert not (out / "responses.parquet").exists()
-    (partial,) = out.iterdir()
+    (partial,) = out.glob("*.partial.jsonl")
     with partial.open("ab") as stream:
         stream.write(b'["retain/9/0", ["torn')  # as a kill in the middle of a line leaves it
     asked = []

@@ -162,7 +162,13 @@ def test_the_shipped_study_compares_everything_with_at_least_twenty_draws_and_th
     check_objectives(settings)
     assert len(settings.seeds) >= 3
     assert settings.draws >= 20
-    assert all(part.draws is None and part.seeds is None for part in settings.compare)
+    assert all(part.seeds is None for part in settings.compare)
+    # every objective meets random selections; where rules are compared, and with a retain term, at least twenty
+    random = [part for part in settings.compare if "random-matched" in part.selections]
+    assert {"ga", "npo", "graddiff"} <= {o for part in random if part.draws is None for o in part.objectives}
+    met = {settings.objectives.get(o, {"name": o})["name"] for part in random for o in part.objectives}
+    assert met == set(OBJECTIVES)
+    assert min(part.draws or settings.draws for part in random) >= 3
     compared = {settings.objectives.get(o, {"name": o})["name"] for part in settings.compare for o in part.objectives}
     assert compared == set(OBJECTIVES)
     selected = {label for part in settings.compare for label in part.selections}
