@@ -3,9 +3,9 @@
 Both arms put the matrices of one model into another, one at a time, and take the log-probability of every solution:
 
 - ``naive``: swap the tensor in memory, one full forward pass over all problems, swap it back
-  (:func:`mastlens.edit.swapped`, :func:`mastlens.likelihood.sequence_logprobs`, which takes logits only where they
-  count; reading the checkpoint anew for each tensor would come on top);
-- ``mastlens``: :func:`mastlens.analysis.patching.read_patched`, which also says which solutions are exact.
+  (:func:`mastlens.models.weights.swapped`, :func:`mastlens.models.likelihood.sequence_logprobs`, which takes logits
+  only where they count; reading the checkpoint anew for each tensor would come on top);
+- ``mastlens``: :func:`mastlens.analysis.causal.patching.read_patched`, which also says which solutions are exact.
 
 The arms take turns in one process, ``--rounds`` times, after one round that is not counted; the ratio is that of the
 sums, its interval a bootstrap over rounds. That both give the same effects is checked first. ``floor`` is what running
@@ -30,13 +30,14 @@ import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.common import interleaved, ratio, shown, surroundings, table, version_line, write_results
-from mastlens.analysis.patching import Patch, patched_tensors, patches_of, read_patched, stored_tensors
-from mastlens.edit import named_weights, swapped
-from mastlens.likelihood import sequence_logprobs
-from mastlens.lineage import Checkpoint
-from mastlens.organism import stage_folder
-from mastlens.problems import EncodedProblem, encode_problems, read_problems
-from mastlens.projections import find_projections
+from mastlens.analysis.causal.patching import Patch, patched_tensors, patches_of, read_patched, stored_tensors
+from mastlens.architectures.projections import find_projections
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.models.likelihood import sequence_logprobs
+from mastlens.models.weights import named_weights, swapped
+from mastlens.organisms import stage_folder
+from mastlens.problems.encoding import EncodedProblem, encode_problems
+from mastlens.problems.reading import read_problems
 
 GOAL = 0.6
 BATCH = 32

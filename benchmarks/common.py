@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mastlens.files import write_json, write_text
-from mastlens.runs import versions
+from mastlens.runs.files import write_json, write_text
+from mastlens.runs.stages import versions
 
 STATISTICS: dict[str, Callable[..., np.ndarray]] = {"median": np.median, "sum": np.sum}
 """What a ratio may be one of, by name."""

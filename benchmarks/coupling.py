@@ -5,7 +5,7 @@ same 64 sequences of 128 tokens, in batches of 8, in float32:
 
 - ``plain``: ``model(..., labels=labels).loss.backward()``, every parameter keeps its gradient;
 - ``attention``: the same, ``requires_grad`` on the attention projections alone;
-- ``mastlens``: :func:`mastlens.analysis.gradients.mean_gradients`.
+- ``mastlens``: :func:`mastlens.models.gradients.mean_gradients`.
 
 Time: the arms take turns in one process, ``--rounds`` times, after one round that is not counted; the ratio is that of
 the sums, its interval a bootstrap over rounds. Memory: peak anonymous memory beyond the loaded model, each arm in a
@@ -39,9 +39,9 @@ from benchmarks.common import (
     version_line,
     write_results,
 )
-from mastlens.analysis.gradients import mean_gradients
-from mastlens.cost import measured
-from mastlens.problems import EncodedProblem, batches
+from mastlens.models.gradients import mean_gradients
+from mastlens.problems.encoding import EncodedProblem, batches
+from mastlens.runs.cost import measured
 
 LENGTH, BATCH = 128, 8
 WORKLOADS = {"every token": 1, "half prompt": 64}  # tokens of prompt

@@ -33,10 +33,11 @@ from benchmarks.common import (
     version_line,
     write_results,
 )
-from mastlens.cost import measured
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.generation import generate
-from mastlens.lineage import Checkpoint
-from mastlens.problems import encode_prompt, read_problems
+from mastlens.problems.encoding import encode_prompt
+from mastlens.problems.reading import read_problems
+from mastlens.runs.cost import measured
 
 SPLITS = ("forget", "retain-math", "retain-gsm")
 MODEL = "organism:qwen2/rlvr"

@@ -27,8 +27,8 @@ from safetensors import safe_open
 
 import mastlens
 from benchmarks.synthetic import SHAPES, increment, weight, write_lineage
-from mastlens.analysis.subspaces import principal_angles, principal_subspaces
-from mastlens.cost import measured
+from mastlens.analysis.increments.subspaces import principal_angles, principal_subspaces
+from mastlens.runs.cost import measured
 
 RANK = 16
 PARTS = ("time", "default", "errors", "angles", "memory", "cost")

@@ -42,9 +42,9 @@ from benchmarks.common import (
     version_line,
     write_results,
 )
-from mastlens.backends import same_weights
-from mastlens.cost import measured
-from mastlens.hooked import HookedModel
+from mastlens.models.backends import same_weights
+from mastlens.models.hooked import HookedModel
+from mastlens.runs.cost import measured
 
 BATCH, LENGTH, LAYERS = 4, 256, 6
 NAMES = ("q", "k", "v", "out")

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments
 
-from mastlens.problems import Batch
+from mastlens.problems.encoding import Batch
 from mastlens.unlearning import Objective
 
 TRAINERS = {

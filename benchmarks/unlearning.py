@@ -38,8 +38,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from benchmarks.common import from_fresh_process, interleaved, ratio, shown, surroundings, table, version_line
 from benchmarks.common import write_results as write
 from benchmarks.open_unlearning import SHIMS, trainer_steps
-from mastlens.cost import measured
-from mastlens.problems import Batch, EncodedProblem, collate
+from mastlens.problems.encoding import Batch, EncodedProblem, collate
+from mastlens.runs.cost import measured
 from mastlens.unlearning import Objective, make_objective, unlearning_steps
 from mastlens.unlearning.loop import batch_schedule
 

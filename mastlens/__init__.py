@@ -7,19 +7,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mastlens.analysis.agreement import Agreement, mask_agreement
-    from mastlens.analysis.causal import CausalMap, causal_map, rank_agreement
-    from mastlens.analysis.coupling import Coupling, couple
-    from mastlens.analysis.cumulative import CumulativeCurves, cumulative_curves
-    from mastlens.analysis.increments import Geometry, geometry
+    from mastlens.analysis.causal.causal_map import CausalMap, causal_map, rank_agreement
+    from mastlens.analysis.causal.cumulative import CumulativeCurves, cumulative_curves
+    from mastlens.analysis.coupling.coupling import Coupling, couple
+    from mastlens.analysis.increments.agreement import Agreement, mask_agreement
+    from mastlens.analysis.increments.geometry import Geometry, geometry
     from mastlens.analysis.tokens import TokenDifferences, token_differences
-    from mastlens.analysis.trajectories import Trajectory, trajectory
-    from mastlens.architectures import register_architecture
+    from mastlens.analysis.trajectories.trajectory import Trajectory, trajectory
+    from mastlens.architectures.catalogue import register_architecture
     from mastlens.attacks import Attack, attack
+    from mastlens.checkpoints.checkpoint import Checkpoint
+    from mastlens.checkpoints.inspection import Inspection, inspect
+    from mastlens.checkpoints.lineage import Lineage
     from mastlens.decoding.reflection import TokenPenalty, reflection_penalty
     from mastlens.decoding.sampling import Sampling
-    from mastlens.demonstration import demo
-    from mastlens.edit import Edit, apply_edit, revert_edit
+    from mastlens.edits.edit import Edit, apply_edit, revert_edit
+    from mastlens.edits.negation import negate_increment
     from mastlens.errors import MastlensError, MastlensWarning
     from mastlens.evaluation import (
         Collateral,
@@ -40,49 +43,47 @@ if TYPE_CHECKING:
     from mastlens.evaluation.safety import SafetyEvaluation, evaluate_safety
     from mastlens.evaluation.traces import RuleJudge, TraceComparison, TraceEvaluation, compare_traces, evaluate_traces
     from mastlens.explorer import Exploration, Explorer, explore
-    from mastlens.hooked import HookedModel
-    from mastlens.inspection import Inspection, inspect
-    from mastlens.lineage import Checkpoint, Lineage
-    from mastlens.organism import build_organism
-    from mastlens.organism.replay import organism_trajectory
-    from mastlens.problems import Problem, read_problems
+    from mastlens.models.hooked import HookedModel
+    from mastlens.organisms import build_organism
+    from mastlens.organisms.replay import organism_trajectory
+    from mastlens.problems.reading import Problem, read_problems
     from mastlens.reporting import report
+    from mastlens.reporting.demonstration import demo
     from mastlens.selection import Ranking, describe_rules, rank, select, selection_overlap
     from mastlens.studies.reasoning import ReasoningStudy, ReasoningTable, reasoning_table
     from mastlens.studies.runner import Study, run_study
     from mastlens.studies.settings import read_study
     from mastlens.unlearning import ProbeSettings, TokenWeights, Unlearning, unlearn
     from mastlens.unlearning.drift import Drift, drift_by_step, measure_drift
-    from mastlens.unlearning.negation import negate_increment
     from mastlens.unlearning.presets import SteeringTexts
     from mastlens.unlearning.traces import Traces, generate_traces
 
 _PUBLIC = {
-    "Agreement": "analysis.agreement",
+    "Agreement": "analysis.increments.agreement",
     "Attack": "attacks",
-    "CausalMap": "analysis.causal",
-    "Checkpoint": "lineage",
+    "CausalMap": "analysis.causal.causal_map",
+    "Checkpoint": "checkpoints.checkpoint",
     "ChoiceScores": "evaluation.choices",
     "Collateral": "evaluation",
     "Comparison": "evaluation",
-    "Coupling": "analysis.coupling",
-    "CumulativeCurves": "analysis.cumulative",
+    "Coupling": "analysis.coupling.coupling",
+    "CumulativeCurves": "analysis.causal.cumulative",
     "Drift": "unlearning.drift",
-    "Edit": "edit",
+    "Edit": "edits.edit",
     "EditComparison": "evaluation",
     "EndpointJudge": "evaluation.judges",
     "Evaluation": "evaluation",
     "Exploration": "explorer",
     "Explorer": "explorer",
-    "Geometry": "analysis.increments",
-    "HookedModel": "hooked",
-    "Inspection": "inspection",
-    "Lineage": "lineage",
+    "Geometry": "analysis.increments.geometry",
+    "HookedModel": "models.hooked",
+    "Inspection": "checkpoints.inspection",
+    "Lineage": "checkpoints.lineage",
     "LocalJudge": "evaluation.judges",
     "MastlensError": "errors",
     "MastlensWarning": "errors",
     "ProbeSettings": "unlearning",
-    "Problem": "problems",
+    "Problem": "problems.reading",
     "Ranking": "selection",
     "ReasoningStudy": "studies.reasoning",
     "ReasoningTable": "studies.reasoning",
@@ -97,18 +98,18 @@ _PUBLIC = {
     "TraceComparison": "evaluation.traces",
     "TraceEvaluation": "evaluation.traces",
     "Traces": "unlearning.traces",
-    "Trajectory": "analysis.trajectories",
+    "Trajectory": "analysis.trajectories.trajectory",
     "Unlearning": "unlearning",
-    "apply_edit": "edit",
+    "apply_edit": "edits.edit",
     "attack": "attacks",
-    "build_organism": "organism",
-    "causal_map": "analysis.causal",
+    "build_organism": "organisms",
+    "causal_map": "analysis.causal.causal_map",
     "compare": "evaluation",
     "compare_edits": "evaluation",
     "compare_traces": "evaluation.traces",
-    "couple": "analysis.coupling",
-    "cumulative_curves": "analysis.cumulative",
-    "demo": "demonstration",
+    "couple": "analysis.coupling.coupling",
+    "cumulative_curves": "analysis.causal.cumulative",
+    "demo": "reporting.demonstration",
     "describe_rules": "selection",
     "drift_by_step": "unlearning.drift",
     "evaluate": "evaluation",
@@ -117,32 +118,32 @@ _PUBLIC = {
     "evaluate_traces": "evaluation.traces",
     "explore": "explorer",
     "generate_traces": "unlearning.traces",
-    "geometry": "analysis.increments",
+    "geometry": "analysis.increments.geometry",
     "grade_disagreements": "evaluation",
     "harness_scores": "evaluation.harness",
-    "inspect": "inspection",
+    "inspect": "checkpoints.inspection",
     "judge_agreement": "evaluation.judges",
-    "mask_agreement": "analysis.agreement",
+    "mask_agreement": "analysis.increments.agreement",
     "measure_collateral": "evaluation",
     "measure_drift": "unlearning.drift",
-    "negate_increment": "unlearning.negation",
-    "organism_trajectory": "organism.replay",
+    "negate_increment": "edits.negation",
+    "organism_trajectory": "organisms.replay",
     "rank": "selection",
-    "rank_agreement": "analysis.causal",
+    "rank_agreement": "analysis.causal.causal_map",
     "read_benchmark": "evaluation.benchmarks",
-    "read_problems": "problems",
+    "read_problems": "problems.reading",
     "read_study": "studies.settings",
     "reasoning_table": "studies.reasoning",
     "reflection_penalty": "decoding.reflection",
-    "register_architecture": "architectures",
+    "register_architecture": "architectures.catalogue",
     "report": "reporting",
-    "revert_edit": "edit",
+    "revert_edit": "edits.edit",
     "run_study": "studies.runner",
     "score_choices": "evaluation.choices",
     "select": "selection",
     "selection_overlap": "selection",
     "token_differences": "analysis.tokens",
-    "trajectory": "analysis.trajectories",
+    "trajectory": "analysis.trajectories.trajectory",
     "unlearn": "unlearning",
     "write_mast": "evaluation.protocol",
 }

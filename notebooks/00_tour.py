@@ -17,7 +17,7 @@ import numpy as np
 
 import mastlens
 from mastlens import plots
-from mastlens.organism import lineage_folder
+from mastlens.organisms import lineage_folder
 
 BASE, SFT, RLVR, AIM = (f"organism:qwen2/{stage}" for stage in ("base", "sft", "rlvr", "rlvr-retain"))
 FILES = lineage_folder("qwen2")

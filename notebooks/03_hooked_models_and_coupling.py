@@ -15,10 +15,10 @@ import torch
 from plotly.subplots import make_subplots
 
 import mastlens
-from mastlens.edit import swapped
-from mastlens.organism import lineage_folder
+from mastlens.models.weights import swapped
+from mastlens.organisms import lineage_folder
 from mastlens.plots.template import NAME as TEMPLATE
-from mastlens.problems import batches, encode_problems
+from mastlens.problems.encoding import batches, encode_problems
 
 SFT, RLVR = "organism:qwen2/sft", "organism:qwen2/rlvr"
 FILES = lineage_folder("qwen2")

@@ -11,7 +11,7 @@ import pandas as pd
 
 import mastlens
 from mastlens import plots
-from mastlens.organism import lineage_folder
+from mastlens.organisms import lineage_folder
 
 BASE, SFT, RLVR = (f"organism:qwen2/{stage}" for stage in ("base", "sft", "rlvr"))
 FILES = lineage_folder("qwen2")

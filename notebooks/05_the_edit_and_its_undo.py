@@ -16,8 +16,8 @@ import pandas as pd
 import torch
 
 import mastlens
-from mastlens.edit import swapped
-from mastlens.organism import lineage_folder
+from mastlens.models.weights import swapped
+from mastlens.organisms import lineage_folder
 from mastlens.plots import plot_accuracy
 
 PROBLEMS = lineage_folder("qwen2")  # the organism's problem files

@@ -20,8 +20,8 @@ import plotly.graph_objects as go
 from scipy import stats
 
 import mastlens
-from mastlens.organism import lineage_folder
-from mastlens.organism.measuring import response_style
+from mastlens.organisms import lineage_folder
+from mastlens.organisms.measuring import response_style
 from mastlens.plots import plot_accuracy
 from mastlens.statistics import items_needed, paired_bootstrap, seed_spread, smallest_drop
 

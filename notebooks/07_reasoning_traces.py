@@ -24,7 +24,7 @@ import pandas as pd
 
 import mastlens
 from mastlens.evaluation.judges import Question
-from mastlens.organism import lineage_folder
+from mastlens.organisms import lineage_folder
 from mastlens.plots.trace_categories import plot_trace_categories
 
 WORLD = lineage_folder("think")

@@ -18,9 +18,9 @@ from transformers.utils import logging
 
 import mastlens
 from mastlens.attacks.reinforcing import reinforce
-from mastlens.organism import lineage_folder
+from mastlens.organisms import lineage_folder
 from mastlens.plots import plot_accuracy
-from mastlens.problems import read_problems
+from mastlens.problems.reading import read_problems
 
 logging.disable_progress_bar()
 PROBLEMS = lineage_folder("qwen2")

@@ -29,7 +29,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.utils import logging
 
 import mastlens
-from mastlens.organism import lineage_folder
+from mastlens.organisms import lineage_folder
 
 CHECKPOINTS = {"base": "organism:qwen2/base", "sft": "organism:qwen2/sft", "rlvr": "organism:qwen2/rlvr"}
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import MastlensError
-from mastlens.files import write_table
-from mastlens.likelihood import solution_tokens
-from mastlens.lineage import Checkpoint, Lineage
-from mastlens.problems import EncodedProblem, check_tokenizer, context_length, encode_problems, read_problems
-from mastlens.runs import hash_inputs, remembered
+from mastlens.models.likelihood import solution_tokens
+from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems
+from mastlens.problems.reading import read_problems
+from mastlens.runs.files import write_table
+from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import Interval
 
 if TYPE_CHECKING:

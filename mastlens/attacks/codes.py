@@ -6,10 +6,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from mastlens.architectures.matrices import find_matrices
+from mastlens.architectures.projections import Projection
 from mastlens.attacks.quantising import Format, Quantised, quantise
-from mastlens.lineage import Checkpoint
-from mastlens.matrices import find_matrices
-from mastlens.projections import Projection
+from mastlens.checkpoints.checkpoint import Checkpoint
 
 TOTAL = "all edited tensors"
 _NOT_LINEAR = ("embed", "lm_head", "position")

@@ -11,8 +11,9 @@ import torch
 
 from mastlens.decoding.generation import generate
 from mastlens.decoding.grading import grade
-from mastlens.likelihood import sequence_logprobs
-from mastlens.problems import EncodedProblem, Problem
+from mastlens.models.likelihood import sequence_logprobs
+from mastlens.problems.encoding import EncodedProblem
+from mastlens.problems.reading import Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from mastlens.attacks.measuring import Prompted
 from mastlens.errors import MastlensError, MastlensWarning
-from mastlens.problems import EncodedProblem, Problem, encode_problem, encode_prompt
+from mastlens.problems.encoding import EncodedProblem, encode_problem, encode_prompt
+from mastlens.problems.reading import Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

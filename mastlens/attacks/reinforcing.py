@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mastlens.attacks.relearning import check_training
 from mastlens.decoding.grading import grade
 from mastlens.errors import MastlensError
-from mastlens.problems import Problem
+from mastlens.problems.reading import Problem
 from mastlens.unlearning.loop import batch_schedule
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def reinforce(
         raise MastlensError(
             f"relearn-rlvr needs TRL, which is not installed ({error}). pip install 'mastlens[train]'"
         ) from error
-    from mastlens.organism.posttraining import quiet_training
+    from mastlens.organisms.posttraining import quiet_training
 
     templated = chat_template and bool(getattr(tokenizer, "chat_template", None))
     schedule = batch_schedule(len(problems), batch_size, steps, seed, side=0)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from mastlens.errors import MastlensError, MastlensWarning
-from mastlens.likelihood import token_logprobs
-from mastlens.problems import EncodedProblem, Problem, collate
+from mastlens.models.likelihood import token_logprobs
+from mastlens.problems.encoding import EncodedProblem, collate
+from mastlens.problems.reading import Problem
 from mastlens.unlearning.loop import CLIP, batch_schedule
 
 if TYPE_CHECKING:

@@ -19,13 +19,15 @@ from mastlens.attacks.quantising import DEFAULT_FORMATS, find_format
 from mastlens.attacks.recovery import CONTROL, EDITED, SOURCE, summarise_attack
 from mastlens.attacks.relearning import check_training, halves
 from mastlens.attacks.trials import Trial, try_prompts, try_quantising, try_relearning
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.generation import check_generation
-from mastlens.edit import Edit, swapped
+from mastlens.edits.edit import Edit
 from mastlens.errors import MastlensError, unknown
-from mastlens.files import sha256_json, sha256_tensor, write_table
-from mastlens.lineage import Checkpoint
-from mastlens.problems import Problem, check_tokenizer, read_problems
-from mastlens.runs import hash_inputs, remembered
+from mastlens.models.weights import swapped
+from mastlens.problems.encoding import check_tokenizer
+from mastlens.problems.reading import Problem, read_problems
+from mastlens.runs.files import sha256_json, sha256_tensor, write_table
+from mastlens.runs.stages import hash_inputs, remembered
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

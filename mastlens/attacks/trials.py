@@ -13,10 +13,11 @@ from mastlens.attacks.prompting import PLAIN, Prompt, prompt_variants
 from mastlens.attacks.quantising import find_format
 from mastlens.attacks.reinforcing import reinforce
 from mastlens.attacks.relearning import curve_points, relearning_steps
-from mastlens.edit import named_weights, swapped
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import MastlensWarning
-from mastlens.lineage import Checkpoint
-from mastlens.problems import Problem, context_length, encode_problems
+from mastlens.models.weights import named_weights, swapped
+from mastlens.problems.encoding import context_length, encode_problems
+from mastlens.problems.reading import Problem
 
 if TYPE_CHECKING:
     from tqdm import tqdm

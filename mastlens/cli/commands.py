@@ -7,7 +7,7 @@ from mastlens.cli.outcome import Outcome, device_of, show
 
 def demo(arguments: argparse.Namespace) -> Outcome:
     """Run the demo."""
-    from mastlens.demonstration import demo as run
+    from mastlens.reporting.demonstration import demo as run
 
     result = run(arguments.out, seed=arguments.seed, device=device_of(arguments), overwrite=arguments.overwrite)
     return Outcome(result.text, result.summary)
@@ -31,7 +31,7 @@ def report(arguments: argparse.Namespace) -> Outcome:
 
 def organism_list(arguments: argparse.Namespace) -> Outcome:
     """List the shipped lineages."""
-    from mastlens.organism import list_organisms
+    from mastlens.organisms import list_organisms
 
     table = list_organisms()
     return Outcome(show(table), {"organisms": table.to_dict("records")})
@@ -39,7 +39,7 @@ def organism_list(arguments: argparse.Namespace) -> Outcome:
 
 def organism_trajectory(arguments: argparse.Namespace) -> Outcome:
     """Run a lineage's RLVR again, or find where it was kept."""
-    from mastlens.organism.replay import organism_trajectory as run
+    from mastlens.organisms.replay import organism_trajectory as run
 
     folder = run(arguments.name)
     return Outcome(f"Steps are in {folder}; organism:{arguments.name}/trajectory names them", {"folder": str(folder)})
@@ -49,7 +49,7 @@ def organism_build(arguments: argparse.Namespace) -> Outcome:
     """Train a lineage anew."""
     from pathlib import Path
 
-    from mastlens.organism import build_organism
+    from mastlens.organisms import build_organism
 
     out = build_organism(arguments.name, Path(arguments.out), seed=arguments.seed, trajectory=arguments.trajectory)
     return Outcome(f"Wrote {out}", {"out": str(out)})

@@ -9,7 +9,7 @@ from mastlens.cli.outcome import Outcome, device_of, show
 from mastlens.errors import MastlensError
 
 if TYPE_CHECKING:
-    from mastlens.edit import Edit
+    from mastlens.edits.edit import Edit
 
 
 def add_edits(command) -> None:
@@ -64,8 +64,8 @@ def add_edits(command) -> None:
 
 def edit_show(arguments: argparse.Namespace) -> Outcome:
     """Show an edit."""
-    from mastlens.edit import Edit
-    from mastlens.model_card import shortened
+    from mastlens.edits.edit import Edit
+    from mastlens.edits.model_card import shortened
 
     edit = Edit.load(arguments.edit)
     settings = shortened(dict(edit.settings))
@@ -78,7 +78,7 @@ def edit_show(arguments: argparse.Namespace) -> Outcome:
 
 def edit_apply(arguments: argparse.Namespace) -> Outcome:
     """Write the edited checkpoint."""
-    from mastlens.edit import apply_edit
+    from mastlens.edits.edit import apply_edit
 
     out = apply_edit(arguments.edit, to=arguments.to, out=arguments.out, overwrite=arguments.overwrite)
     return Outcome(f"Wrote {out}", {"out": str(out)})
@@ -86,7 +86,7 @@ def edit_apply(arguments: argparse.Namespace) -> Outcome:
 
 def edit_revert(arguments: argparse.Namespace) -> Outcome:
     """Write the checkpoint with the edit taken out."""
-    from mastlens.edit import revert_edit
+    from mastlens.edits.edit import revert_edit
 
     out = revert_edit(arguments.edit, source=arguments.source, out=arguments.out, overwrite=arguments.overwrite)
     return Outcome(f"Wrote {out}", {"out": str(out)})
@@ -94,21 +94,21 @@ def edit_revert(arguments: argparse.Namespace) -> Outcome:
 
 def edit_scale(arguments: argparse.Namespace) -> Outcome:
     """Write an edit that goes further, or less far."""
-    from mastlens.edit import Edit
+    from mastlens.edits.edit import Edit
 
     return _saved(Edit.load(arguments.edit).scale(arguments.by), arguments)
 
 
 def edit_compose(arguments: argparse.Namespace) -> Outcome:
     """Write one edit that does what two do."""
-    from mastlens.edit import Edit
+    from mastlens.edits.edit import Edit
 
     return _saved(Edit.load(arguments.first).compose(Edit.load(arguments.following)), arguments)
 
 
 def negate_increment(arguments: argparse.Namespace) -> Outcome:
     """Take the increment back and write the edit."""
-    from mastlens.unlearning.negation import negate_increment as run
+    from mastlens.edits.negation import negate_increment as run
 
     edit = run(
         sft=arguments.sft,
@@ -144,6 +144,6 @@ def _described(edit: "Edit") -> str:
 
 
 def _summary(edit: "Edit") -> dict:
-    from mastlens.model_card import describe
+    from mastlens.edits.model_card import describe
 
     return describe(edit)

@@ -21,8 +21,9 @@ def draw(arguments: argparse.Namespace) -> Outcome:
     """Draw the figures."""
     from pathlib import Path
 
-    from mastlens.demonstration import ARMS, demo
     from mastlens.paper import make_paper_figures
+    from mastlens.plots.tables import layout_of
+    from mastlens.reporting.demonstration import ARMS, demo
 
     device = device_of(arguments)
     if not (Path(arguments.demo) / ARMS).is_file():
@@ -30,14 +31,14 @@ def draw(arguments: argparse.Namespace) -> Outcome:
     made = make_paper_figures(
         arguments.out, demo=arguments.demo, study=arguments.study, only=arguments.only, images=arguments.images
     )
-    lines = [f"{name}: {figure.layout.meta['title']}" for name, figure in made.figures.items()]
+    lines = [f"{name}: {layout_of(figure).meta['title']}" for name, figure in made.figures.items()]
     lines += [f"{name}: left out; {why}" for name, why in made.missing.items()]
     lines += [made.note] if made.note else []
     text = "\n".join(lines)
     return Outcome(
         f"{text}\n\n{len(made.files)} files are in {arguments.out}",
         {
-            "figures": {name: figure.layout.meta["title"] for name, figure in made.figures.items()},
+            "figures": {name: layout_of(figure).meta["title"] for name, figure in made.figures.items()},
             "missing": made.missing,
             "note": made.note,
             "files": [str(path) for path in made.files],

@@ -96,7 +96,7 @@ def _reading(parser: argparse.ArgumentParser) -> None:
 
 def couple(arguments: argparse.Namespace) -> Outcome:
     """Measure the coupling."""
-    from mastlens.analysis.coupling import couple as run
+    from mastlens.analysis.coupling.coupling import couple as run
 
     result = run(
         sft=arguments.sft,
@@ -154,7 +154,7 @@ def _numbers(given: Sequence[str]) -> dict[str, float]:
 
 def causal_map(arguments: argparse.Namespace) -> Outcome:
     """Patch projection by projection."""
-    from mastlens.analysis.causal import causal_map as run
+    from mastlens.analysis.causal.causal_map import causal_map as run
 
     result = run(
         sft=arguments.sft,
@@ -187,7 +187,7 @@ def causal_map(arguments: argparse.Namespace) -> Outcome:
 
 def cumulative_curves(arguments: argparse.Namespace) -> Outcome:
     """Patch more and more of a ranking."""
-    from mastlens.analysis.cumulative import cumulative_curves as run
+    from mastlens.analysis.causal.cumulative import cumulative_curves as run
 
     result = run(
         sft=arguments.sft,

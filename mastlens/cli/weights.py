@@ -49,7 +49,7 @@ def add_weights(command) -> None:
 
 def inspect(arguments: argparse.Namespace) -> Outcome:
     """Look at a checkpoint."""
-    from mastlens.inspection import inspect as run
+    from mastlens.checkpoints.inspection import inspect as run
 
     result = run(arguments.path)
     lines = [f"{key:>20}  {value}" for key, value in result.summary.items()]
@@ -61,7 +61,7 @@ def inspect(arguments: argparse.Namespace) -> Outcome:
 
 def geometry(arguments: argparse.Namespace) -> Outcome:
     """Measure the increments."""
-    from mastlens.analysis.increments import geometry as run
+    from mastlens.analysis.increments.geometry import geometry as run
 
     result = run(
         base=arguments.base,
@@ -92,7 +92,7 @@ def geometry(arguments: argparse.Namespace) -> Outcome:
 
 def mask_agreement(arguments: argparse.Namespace) -> Outcome:
     """Compare the update masks of several runs."""
-    from mastlens.analysis.agreement import mask_agreement as run
+    from mastlens.analysis.increments.agreement import mask_agreement as run
 
     result = run(
         arguments.reference, arguments.runs, view=arguments.view, out=arguments.out, overwrite=arguments.overwrite
@@ -104,7 +104,7 @@ def mask_agreement(arguments: argparse.Namespace) -> Outcome:
 
 def trajectory(arguments: argparse.Namespace) -> Outcome:
     """Analyse a run by its saved steps."""
-    from mastlens.analysis.trajectories import trajectory as run
+    from mastlens.analysis.trajectories.trajectory import trajectory as run
     from mastlens.errors import MastlensError
 
     try:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mastlens.decoding.grading import boxed
 from mastlens.decoding.sampling import Sampling, draw
-from mastlens.decoding.thinking import CLOSER, OPENER, ids_open
 from mastlens.errors import MastlensError
-from mastlens.problems import context_length
+from mastlens.problems.answers import boxed
+from mastlens.problems.encoding import context_length
+from mastlens.problems.thinking import CLOSER, OPENER, ids_open
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.generation import GenerationMixin
 
-from mastlens.problems import context_length
+from mastlens.problems.encoding import context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

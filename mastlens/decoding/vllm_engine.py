@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mastlens.decoding.generation import Response, check_generation
-from mastlens.decoding.grading import boxed
 from mastlens.decoding.sampling import Sampling
-from mastlens.decoding.thinking import CLOSER, OPENER, ids_open
 from mastlens.errors import MastlensError
+from mastlens.problems.answers import boxed
+from mastlens.problems.thinking import CLOSER, OPENER, ids_open
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

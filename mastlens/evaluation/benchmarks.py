@@ -15,8 +15,8 @@ import pandas as pd
 
 from mastlens.decoding.sampling import Sampling
 from mastlens.errors import MastlensError, unknown
-from mastlens.files import write_text
-from mastlens.problems import Problem, parse_problem, read_problems
+from mastlens.problems.reading import Problem, parse_problem, read_problems
+from mastlens.runs.files import write_text
 
 STYLES = ("plain", "boxed")
 _BOXED = "Put your final answer within \\boxed{}."

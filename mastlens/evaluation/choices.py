@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mastlens.decoding.thinking import CUE, answer_ids
+from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import MastlensError, unknown
-from mastlens.evaluation.edited import EditedCheckpoint
-from mastlens.files import write_json, write_table
-from mastlens.likelihood import sequence_logprobs
-from mastlens.problems import EncodedProblem, encode_prompt
-from mastlens.runs import hash_inputs, remembered
+from mastlens.models.likelihood import sequence_logprobs
+from mastlens.problems.encoding import EncodedProblem, encode_prompt
+from mastlens.problems.thinking import CUE, answer_ids
+from mastlens.runs.files import write_json, write_table
+from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import wilson
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from mastlens.edit import Edit
-    from mastlens.lineage import Checkpoint
+    from mastlens.checkpoints.checkpoint import Checkpoint
+    from mastlens.edits.edit import Edit
 
 FILE = "choices.parquet"
 SUMMARY = "choices.json"
@@ -121,7 +121,7 @@ def score_choices(
         questions: The questions.
         ask: ``letter`` lists the options behind the question and scores their letters; ``option`` lists them and scores
             their texts; ``text`` scores their texts behind the bare question.
-        think: The think mode of the prompt (see ``mastlens.decoding.thinking.THINK``): ``empty`` closes a thinking
+        think: The think mode of the prompt (see ``mastlens.problems.thinking.THINK``): ``empty`` closes a thinking
             model's thinking before the answer, ``none`` asks as lm-evaluation-harness does.
         batch_size: Options a batch; it does not change the result beyond rounding.
         chat_template: Whether to use the tokenizer's chat template, where it has one.

@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mastlens.divergence import token_divergence
-from mastlens.edit import Edit, swapped
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.edits.edit import Edit
 from mastlens.errors import MastlensError
 from mastlens.evaluation.comparison import read_responses
 from mastlens.evaluation.degeneration import CLASSES, response_faults
 from mastlens.evaluation.perplexity import neutral_logprobs, read_texts
 from mastlens.evaluation.responses import FILE as RESPONSES
-from mastlens.files import sha256_json, sha256_tensor, write_table
-from mastlens.lineage import Checkpoint
-from mastlens.problems import check_tokenizer, context_length, encode_problems, read_problems
-from mastlens.runs import hash_inputs, remembered
+from mastlens.models.divergence import token_divergence
+from mastlens.models.weights import swapped
+from mastlens.problems.encoding import check_tokenizer, context_length, encode_problems
+from mastlens.problems.reading import read_problems
+from mastlens.runs.files import sha256_json, sha256_tensor, write_table
+from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import Interval, newcombe_paired, paired_bootstrap, ratio_bootstrap
 
 if TYPE_CHECKING:

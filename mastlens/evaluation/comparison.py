@@ -12,7 +12,7 @@ import pandas as pd
 
 from mastlens.errors import MastlensError, MastlensWarning, unknown
 from mastlens.evaluation.responses import FILE
-from mastlens.runs import read_record
+from mastlens.runs.stages import read_record
 from mastlens.statistics import holm, mcnemar_exact, newcombe_paired, paired_bootstrap, smallest_drop
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def grade_disagreements(table: pd.DataFrame) -> pd.DataFrame:
         (what was found in the response; None where only math-verify found something), ``correct``,
         ``correct_strict``, ``response``.
     """
-    from mastlens.decoding.grading import final_answer
+    from mastlens.problems.answers import final_answer
 
     rows = table[table["correct"].astype(bool) != table["correct_strict"].astype(bool)]
     rows = rows.assign(answer=rows["response"].map(final_answer))

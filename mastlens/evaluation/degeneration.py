@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from mastlens.decoding.grading import final_answer
+from mastlens.problems.answers import final_answer
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 

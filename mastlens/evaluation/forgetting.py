@@ -13,8 +13,8 @@ from mastlens.evaluation.aftermath import attack_files, strongest_attack
 from mastlens.evaluation.comparison import compare_tables, read_responses, warn_of_other_settings
 from mastlens.evaluation.degeneration import response_faults
 from mastlens.evaluation.responses import FILE as RESPONSES
-from mastlens.files import write_table
-from mastlens.runs import hash_inputs, remembered
+from mastlens.runs.files import write_table
+from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import holm, ratio_bootstrap
 
 if TYPE_CHECKING:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mastlens.edit import Edit, swapped
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.edits.edit import Edit
 from mastlens.errors import MastlensError, unknown
-from mastlens.files import sha256_file, sha256_json, sha256_tensor, write_table
-from mastlens.lineage import Checkpoint
-from mastlens.runs import remembered
+from mastlens.models.weights import swapped
+from mastlens.runs.files import sha256_file, sha256_json, sha256_tensor, write_table
+from mastlens.runs.stages import remembered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

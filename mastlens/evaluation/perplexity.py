@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mastlens.errors import MastlensError
-from mastlens.likelihood import sequence_logprobs
-from mastlens.problems import EncodedProblem, context_length
+from mastlens.models.likelihood import sequence_logprobs
+from mastlens.problems.encoding import EncodedProblem, context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -14,9 +14,9 @@ import pandas as pd
 
 from mastlens.errors import MastlensError
 from mastlens.evaluation.benchmarks import draw_problems, prompted, read_benchmark, write_problems
-from mastlens.files import sha256_json
-from mastlens.problems import Problem
-from mastlens.runs import stage
+from mastlens.problems.reading import Problem
+from mastlens.runs.files import sha256_json
+from mastlens.runs.stages import stage
 
 MATH_SUBJECTS = (
     "Algebra",

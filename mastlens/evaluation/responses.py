@@ -9,28 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.decoding.answering import Keep, remembered_responses
 from mastlens.decoding.generation import Response, check_generation, end_tokens, generate, sampling_of
 from mastlens.decoding.grading import grade
 from mastlens.decoding.sampling import Sampling
-from mastlens.decoding.thinking import THINK, answer_ids
-from mastlens.edit import Edit
+from mastlens.edits.edit import Edit
+from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import MastlensError, unknown
-from mastlens.evaluation.answering import Keep, remembered_responses
-from mastlens.evaluation.edited import EditedCheckpoint
-from mastlens.files import sha256_json, write_json, write_table
-from mastlens.ledger import Ledger
-from mastlens.likelihood import sequence_logprobs
-from mastlens.lineage import Checkpoint
-from mastlens.problems import (
-    EncodedProblem,
-    Problem,
-    check_tokenizer,
-    context_length,
-    encode_problems,
-    encode_prompt,
-    read_problems,
-)
-from mastlens.runs import hash_inputs, remembered
+from mastlens.models.likelihood import sequence_logprobs
+from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems, encode_prompt
+from mastlens.problems.reading import Problem, read_problems
+from mastlens.problems.thinking import THINK, answer_ids
+from mastlens.runs.files import sha256_json, write_json, write_table
+from mastlens.runs.ledger import Ledger
+from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import paired_bootstrap, wilson
 
 if TYPE_CHECKING:
@@ -134,7 +127,7 @@ def evaluate(
         model: The checkpoint.
         splits: Name to problem file.
         edit: An edit to apply in memory first.
-        think: The think mode of the prompts (see ``mastlens.decoding.thinking.THINK``).
+        think: The think mode of the prompts (see ``mastlens.problems.thinking.THINK``).
         max_new_tokens: Where a response is cut off.
         batch_size: Items a batch; in float32 it changes log-probabilities by rounding only.
         samples: Responses an item.

@@ -8,8 +8,8 @@ from mastlens.explorer.explorer import Explorer
 from mastlens.explorer.figures import projection_figures, score_map
 
 if TYPE_CHECKING:
-    from mastlens.edit import Edit
-    from mastlens.lineage import Checkpoint
+    from mastlens.checkpoints.checkpoint import Checkpoint
+    from mastlens.edits.edit import Edit
 
 __all__ = ["Exploration", "Explorer", "explore", "open_exploration", "projection_figures", "score_map"]
 

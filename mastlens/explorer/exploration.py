@@ -12,12 +12,12 @@ import pandas as pd
 from mastlens.errors import MastlensError, unknown
 from mastlens.explorer.scores import COLUMNS, Score, available_scores, score_table
 from mastlens.explorer.sources import Sources, find_sources
-from mastlens.runs import read_record
+from mastlens.runs.stages import read_record
 
 if TYPE_CHECKING:
-    from mastlens.edit import Edit
+    from mastlens.checkpoints.checkpoint import Checkpoint
+    from mastlens.edits.edit import Edit
     from mastlens.explorer.measuring import Bench
-    from mastlens.lineage import Checkpoint
 
 TABLES = (
     "geometry",

@@ -118,8 +118,8 @@ class Explorer:
         Raises:
             MastlensError: If there is no such projection, or the folder cannot be written to.
         """
-        from mastlens.page import Section, write_page
         from mastlens.plots.files import save_figures
+        from mastlens.plots.page import Section, write_page
 
         folder, study = Path(folder), self.study
         chosen = [study.resolve(name) for name in (names or self._opened() or [self._top()])]

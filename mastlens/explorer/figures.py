@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mastlens.analysis.spectra import gaussian_singular_values
+from mastlens.analysis.increments.spectra import gaussian_singular_values
 from mastlens.errors import MastlensError, unknown
 from mastlens.explorer.exploration import Exploration, open_exploration
 from mastlens.explorer.scores import score_table

@@ -10,11 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mastlens.analysis.angles import angle_nulls
-from mastlens.analysis.causal import first_order
-from mastlens.analysis.gradients import mean_gradients
-from mastlens.analysis.measures import Options, measure_projection, resolve_rank
-from mastlens.analysis.patching import (
+from mastlens.analysis.causal.causal_map import first_order
+from mastlens.analysis.causal.patching import (
     Patch,
     ProblemSet,
     located,
@@ -23,14 +20,17 @@ from mastlens.analysis.patching import (
     read_patched,
     read_sides,
 )
-from mastlens.analysis.ranks import RankRule
-from mastlens.analysis.subspaces import principal_angles, principal_subspaces
-from mastlens.edit import named_weights, swapped
+from mastlens.analysis.increments.angles import angle_nulls
+from mastlens.analysis.increments.measures import Options, measure_projection, resolve_rank
+from mastlens.analysis.increments.ranks import RankRule
+from mastlens.analysis.increments.subspaces import principal_angles, principal_subspaces
+from mastlens.architectures.projections import Projection
+from mastlens.checkpoints.lineage import Lineage, paired
 from mastlens.errors import MastlensError
 from mastlens.explorer.patterns import AttentionPatterns, attention_patterns
 from mastlens.explorer.sources import Sources
-from mastlens.lineage import Lineage, paired
-from mastlens.projections import Projection
+from mastlens.models.gradients import mean_gradients
+from mastlens.models.weights import named_weights, swapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from mastlens.hooked import HookedModel
-from mastlens.likelihood import by_length, counted_states
-from mastlens.problems import EncodedProblem
+from mastlens.models.hooked import HookedModel
+from mastlens.models.likelihood import by_length, counted_states
+from mastlens.problems.encoding import EncodedProblem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from mastlens.errors import MastlensError
 
 if TYPE_CHECKING:
-    from mastlens.edit import Edit
-    from mastlens.lineage import Checkpoint, Lineage
+    from mastlens.checkpoints.checkpoint import Checkpoint
+    from mastlens.checkpoints.lineage import Lineage
+    from mastlens.edits.edit import Edit
 
 ROLES = ("base", "sft", "rlvr")
 SIDES = ("forget", "retain")
@@ -41,7 +42,7 @@ class Sources:
         Raises:
             MastlensError: If one is not known where it is needed, or is another than the tables were made from.
         """
-        from mastlens.lineage import Lineage
+        from mastlens.checkpoints.lineage import Lineage
 
         if "rlvr" not in self.checkpoints or not {"base", "sft"} & set(self.checkpoints):
             raise MastlensError(_missing("checkpoints", "explore(study, base=PATH, sft=PATH, rlvr=PATH)"))
@@ -58,7 +59,7 @@ class Sources:
     @cached_property
     def opened_edit(self) -> "Edit | None":
         """The edit, read and checked to belong to the RLVR checkpoint; None where there is none."""
-        from mastlens.edit import Edit
+        from mastlens.edits.edit import Edit
 
         if self.edit is None:
             return None
@@ -100,7 +101,7 @@ def find_sources(
     Raises:
         MastlensError: If a problem file that was given is missing.
     """
-    from mastlens.edit import Edit
+    from mastlens.edits.edit import Edit
 
     stages = record["stages"].values()
     recorded = {role: f for stage in stages for role, f in stage.get("lineage", {}).items() if role in ROLES}
@@ -141,7 +142,7 @@ class _Shipped:
     @cached_property
     def _stages(self) -> "dict[str, Checkpoint]":
         """Fingerprint to checkpoint of every shipped stage; what was hashed here is not hashed again."""
-        from mastlens.lineage import Checkpoint
+        from mastlens.checkpoints.checkpoint import Checkpoint
 
         stages = [
             Checkpoint(f"organism:{name}/{stage}")
@@ -155,7 +156,7 @@ class _Shipped:
         return self._stages.get(self.recorded[role])
 
     def problems(self, side: str) -> Path | None:
-        from mastlens.files import sha256_file
+        from mastlens.runs.files import sha256_file
 
         if side in self.hashes:
             files = (file for _, folder in _lineages() for file in sorted(folder.glob(f"{side}-*.jsonl")))
@@ -169,7 +170,7 @@ class _Shipped:
 
 
 def _lineages() -> Iterator[tuple[str, Path]]:
-    from mastlens.organism import lineage_folder, names
+    from mastlens.organisms import lineage_folder, names
 
     for name in names():
         try:
@@ -179,7 +180,7 @@ def _lineages() -> Iterator[tuple[str, Path]]:
 
 
 def _stage_names() -> tuple[str, ...]:
-    from mastlens.organism import STAGES
+    from mastlens.organisms import STAGES
 
     return STAGES
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mastlens.errors import MastlensError
-from mastlens.files import atomic_path, write_text
 from mastlens.paper.catalogue import FIGURES, PaperFigure
 from mastlens.paper.sources import Sources
 from mastlens.plots import Figure, save_figures
 from mastlens.plots.images import check_images
+from mastlens.runs.files import atomic_path, write_text
 
 CAPTIONS = "captions.md"
 SUBTITLE = "organism:qwen2, float32, seed 0"

@@ -10,10 +10,10 @@ import pandas as pd
 
 from mastlens.errors import MastlensError
 from mastlens.evaluation import compare_tables
-from mastlens.organism import lineage_folder
+from mastlens.organisms import lineage_folder
 from mastlens.selection import select, selection_overlap
 from mastlens.statistics import paired_bootstrap, ratio_bootstrap
-from mastlens.verdict import SPLITS
+from mastlens.studies.verdict import SPLITS
 
 RULES = ("mast", "magnitude", "rms", "off-principal", "coupling", "mast-without-magnitude", "grad-norm")
 """Rules whose selections are compared: those that geometry and coupling alone can rank by."""

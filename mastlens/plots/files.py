@@ -13,11 +13,11 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from mastlens.errors import MastlensError
-from mastlens.files import atomic_path
 from mastlens.plots.figure import TextFigure
 from mastlens.plots.frame import readable_width
 from mastlens.plots.images import IMAGES, draw_images
 from mastlens.plots.tables import figure_table, layout_of, packed
+from mastlens.runs.files import atomic_path
 
 CONFIG = {
     "responsive": True,

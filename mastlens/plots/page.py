@@ -1,158 +1,232 @@
-"""The style and the script of a report page."""
+"""The report: one HTML file that holds everything, to be opened, mailed or printed.
 
-CSS = """
-:root { --ink: #1f2328; --muted: #59636e; --rule: #dfe3e8; --wash: #f5f7f9; --accent: #0072b2; }
-* { box-sizing: border-box; }
-html { -webkit-text-size-adjust: 100%; }
-body { margin: 0; color: var(--ink); background: #fff; font: 16px/1.6 system-ui, -apple-system, "Segoe UI",
-  Roboto, "Helvetica Neue", Arial, sans-serif; overflow-wrap: break-word; }
-main { max-width: 60rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .75rem; text-wrap: balance; }
-h2 { font-size: 1.35rem; line-height: 1.3; margin: 3.25rem 0 .75rem; padding-top: .5rem;
-  border-top: 1px solid var(--rule); }
-p { margin: 0 0 1rem; max-width: 44rem; white-space: pre-line; }
-.question { font-size: 1.1rem; color: var(--muted); }
-.verdict { margin: 1.5rem 0 2rem; padding: 1rem 1.25rem; border-left: 4px solid var(--accent);
-  background: var(--wash); }
-.verdict p { max-width: none; margin: 0 0 .6rem; }
-.verdict p:first-child { font-size: 1.15rem; line-height: 1.5; }
-.verdict p:not(:first-child) { font-size: .95rem; }
-.verdict p:last-child { margin-bottom: 0; }
-nav { margin: 2rem 0 0; }
-nav ol { margin: 0; padding-left: 1.4rem; columns: 2 18rem; }
-nav a { color: var(--accent); text-decoration: none; }
-nav a:hover { text-decoration: underline; }
-figure { margin: 1.75rem 0 2rem; }
-figcaption { margin: 0 0 .5rem; max-width: 50rem; }
-figcaption strong { font-weight: 650; }
-.sub, .note { color: var(--muted); font-size: .875rem; }
-.sub { display: block; }
-.note { margin: .35rem 0 0; max-width: 50rem; }
-.scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; }
-.tools { margin: .25rem 0 0; font-size: .875rem; }
-.tools button { font: inherit; color: var(--accent); background: none; border: 0; padding: .3rem 0;
-  cursor: pointer; }
-.tools button:hover { text-decoration: underline; }
-.missing { color: var(--muted); }
-table { border-collapse: collapse; font-size: .9rem; line-height: 1.45; font-variant-numeric: tabular-nums; }
-.table { margin: 1.75rem 0 2rem; }
-.table > .scroll { border-bottom: 1px solid var(--rule); }
-th, td { padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top;
-  border-top: 1px solid var(--rule); }
-th:not(:first-child), td:not(:first-child) { padding-left: .35rem; }
-thead th { border-top: 0; border-bottom: 1.5px solid var(--ink); font-weight: 600; vertical-align: bottom; }
-tbody tr:first-child td { border-top: 0; }
-.n { text-align: right; white-space: nowrap; }
-.s { white-space: nowrap; }
-thead th.n, thead th.s { white-space: normal; }
-td.l { min-width: 16rem; }
-.said { margin: 1.25rem 0; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: .6rem 1rem;
-  margin-top: .6rem; }
-.pair > div { min-width: 0; }
-.side { font-size: .875rem; color: var(--muted); margin: 0 0 .2rem; }
-.fragment .scroll { max-height: 34rem; overflow-y: auto; }
-pre { margin: 0; padding: .8rem 1rem; background: var(--wash); border-radius: 4px; font: .85rem/1.5 ui-monospace,
-  SFMono-Regular, Menlo, Consolas, monospace; white-space: pre-wrap; overflow-wrap: anywhere;
-  max-height: 26rem; overflow-y: auto; unicode-bidi: isolate; }
-dl { margin: 0; }
-dt { font-weight: 600; margin-top: .9rem; }
-dd { margin: .25rem 0 0; }
-@media (max-width: 40rem) {
-  main { padding: 1.5rem 1rem 3rem; }
-  h1 { font-size: 1.5rem; }
-  .table .s { white-space: normal; }
-  td.l { min-width: 11rem; }
-}
-@media print {
-  @page { margin: 14mm; }
-  body { font-size: 10.5pt; }
-  main { max-width: none; padding: 0; }
-  nav, .tools, .modebar { display: none !important; }
-  h2 { break-after: avoid; }
-  .figure, .table tr, .verdict, .side { break-inside: avoid; }
-  .side { break-after: avoid; }
-  thead { display: table-header-group; }
-  .scroll, .fragment .scroll { overflow: visible; max-height: none; }
-  .table table { font-size: 8.5pt; }
-  .table th, .table td { white-space: normal; }
-  /* The script gives figures the width of a screen before printing; paper is narrower. */
-  .figure > .scroll { zoom: .72; }
-  pre { max-height: none; }
-  .verdict, pre { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-}
+The page carries plotly.js once and the data of every figure. It asks nothing of the network, and the content
+policy in its head keeps it so: only the page's own scripts run, known by their hash. Whatever comes from a
+table or a model is escaped: a response that contains markup shows up as text. Equal input gives equal bytes:
+no date, no random identifier.
 """
-"""The page's look; every font in it is one that the reader's machine has."""
 
-SCRIPT = """
-(function () {
-  "use strict";
-  var config = %(config)s;
-  var boxes = Array.prototype.slice.call(document.querySelectorAll("[data-figure]"));
-  var touch = window.matchMedia && window.matchMedia("(hover: none), (pointer: coarse)").matches;
-  if (touch) { config.displayModeBar = false; }
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-  function spec(id) { return JSON.parse(document.getElementById(id).textContent); }
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
 
-  function draw(box) {
-    if (box.getAttribute("data-drawn")) { return; }
-    box.setAttribute("data-drawn", "yes");
-    box.textContent = "";
-    var figure = spec(box.getAttribute("data-figure"));
-    // On a touch screen a finger on a figure should scroll the page, not draw a zoom box.
-    if (touch) { figure.layout.dragmode = false; }
-    // One figure that fails says so and keeps no other from being drawn.
-    function failed(error) {
-      console.error(box.id, error);
-      box.textContent = "This figure could not be drawn (" + error.message + "). Its data is below.";
-    }
-    try { Plotly.newPlot(box, figure.data, figure.layout, config).catch(failed); } catch (error) { failed(error); }
-  }
+from mastlens.errors import MastlensError
+from mastlens.plots.cells import escaped, table_html
+from mastlens.plots.files import CONFIG
+from mastlens.plots.frame import without_captions
+from mastlens.plots.page_style import CSS, SCRIPT
+from mastlens.plots.tables import layout_of
+from mastlens.runs.files import atomic_path
 
-  // Figures near the window first, as they are scrolled to; the rest when the browser has nothing else to do.
-  var watcher = new IntersectionObserver(function (entries) {
-    entries.forEach(function (entry) {
-      if (entry.isIntersecting) { watcher.unobserve(entry.target); draw(entry.target); }
-    });
-  }, { rootMargin: "400px 0px" });
-  boxes.forEach(function (box) { watcher.observe(box); });
-  var idle = window.requestIdleCallback || function (callback) { return window.setTimeout(callback, 200); };
-  function next(i) {
-    while (i < boxes.length && boxes[i].getAttribute("data-drawn")) { i += 1; }
-    if (i < boxes.length) { draw(boxes[i]); idle(function () { next(i + 1); }); }
-  }
-  // Once the first ones are on the screen.
-  window.setTimeout(function () { idle(function () { next(0); }); }, 500);
-  window.addEventListener("beforeprint", function () {
-    boxes.forEach(function (box) { draw(box); if (box.layout) { Plotly.relayout(box, { width: 930 }); } });
-  });
-  window.addEventListener("afterprint", function () {
-    boxes.forEach(function (box) { if (box.layout) { Plotly.relayout(box, { width: null, autosize: true }); } });
-  });
+__all__ = ["Pair", "Section", "table_html", "write_page"]
 
-  function cell(value) {
-    var text = value === null ? "" : String(value);
-    return /[",\\n\\r]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
-  }
+_NOTHING = "'none'"
+_CONTENTS_FROM = 5  # sections from which a table of contents is worth its space
+_PLOTLY_HEIGHT = 450  # plotly's own default, for figures that set none
 
-  function download(event) {
-    var id = event.currentTarget.getAttribute("data-table");
-    var table = spec(id).layout.meta.table;
-    var lines = [table.columns.map(cell).join(",")];
-    var rows = table.values.length ? table.values[0].length : 0;
-    for (var i = 0; i < rows; i += 1) {
-      lines.push(table.values.map(function (column) { return cell(column[i]); }).join(","));
-    }
-    var link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([lines.join("\\n") + "\\n"], { type: "text/csv" }));
-    link.download = id + ".csv";
-    link.click();
-    window.setTimeout(function () { URL.revokeObjectURL(link.href); }, 1000);
-  }
-  Array.prototype.forEach.call(document.querySelectorAll("[data-table]"), function (button) {
-    button.hidden = false;
-    button.addEventListener("click", download);
-  });
-})();
-"""
-"""Draws the figures in order and hands out their data; ``%(config)s`` is how plotly is to behave."""
+
+@dataclass(frozen=True)
+class Pair:
+    """Texts of one item that are to be read beside each other; on a narrow screen, below each other.
+
+    Attributes:
+        caption: Which item it is.
+        text: What all of them answer; shown once above them.
+        sides: A label and a text each, such as the response before and after.
+    """
+
+    caption: str
+    text: str
+    sides: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section of a report.
+
+    Attributes:
+        heading: Its heading.
+        text: Plain text; an empty line starts a new paragraph.
+        figures: Figures, captioned by their own title, subtitle and note.
+        tables: Tables, each with its caption.
+        texts: What a model wrote, each with its caption; shown as it is, markup and all.
+        pairs: What two models wrote on the same item, side by side; shown in the same way.
+        fragments: HTML that is put in as it is, each with its caption: only what a function of ``mastlens.plots``
+            made, which has escaped every text in it.
+    """
+
+    heading: str
+    text: str = ""
+    figures: tuple[go.Figure, ...] = ()
+    tables: tuple[tuple[str, pd.DataFrame], ...] = ()
+    texts: tuple[tuple[str, str], ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    fragments: tuple[tuple[str, str], ...] = ()
+
+
+def write_page(
+    path: Path, *, title: str, question: str, verdict: str, sections: list[Section], reproduce: Mapping[str, Any]
+) -> Path:
+    """Write the report as one self-contained page, whole or not at all.
+
+    Args:
+        path: The HTML file to write; its folder is made when it is missing.
+        title: The report's title.
+        question: The question it answers, plain text.
+        verdict: The answer, plain text; it stands at the top. Its first paragraph is the answer in one sentence, the
+            others are what else was found.
+        sections: What the answer rests on.
+        reproduce: How to get the same numbers again: commands, versions, seeds, hashes. Values are shown as
+            code; mappings and lists one entry a line. Keep times and dates out of it.
+
+    Returns:
+        The path.
+
+    Raises:
+        MastlensError: When the file cannot be written.
+    """
+    path = Path(path)
+    body = [f"<h1>{escaped(title)}</h1>", f'<div class="question">{_paragraphs(question)}</div>']
+    body.append(f'<div class="verdict" role="note">{_paragraphs(verdict)}</div>')
+    headings = [*(section.heading for section in sections), *(["Reproduce"] if reproduce else [])]
+    if len(sections) >= _CONTENTS_FROM:
+        links = (f'<li><a href="#section-{i}">{escaped(name)}</a></li>' for i, name in enumerate(headings, start=1))
+        body.append(f'<nav aria-label="Contents"><ol>{"".join(links)}</ol></nav>')
+    number = 1
+    for i, section in enumerate(sections, start=1):
+        body.append(f'<section id="section-{i}">\n<h2>{escaped(section.heading)}</h2>')
+        body.append(_paragraphs(section.text))
+        for fig in section.figures:
+            body.append(_figure(fig, number))
+            number += 1
+        body.extend(table_html(table, caption=caption) for caption, table in section.tables)
+        body.extend(_fragment(caption, fragment) for caption, fragment in section.fragments)
+        body.extend(_said(caption, text) for caption, text in section.texts)
+        body.extend(map(_pair, section.pairs))
+        body.append("</section>")
+    if reproduce:
+        body.append(f'<section id="section-{len(headings)}">\n<h2>Reproduce</h2>\n{_reproduce(reproduce)}</section>')
+    page = _page(title, "\n".join(part for part in body if part), figures=number > 1)
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(page.encode("utf-8"))
+    except OSError as error:
+        raise MastlensError(
+            f"Cannot write the report {path}: {error.strerror}. Give a folder that can be written to."
+        ) from error
+    return path
+
+
+def _page(title: str, body: str, *, figures: bool) -> str:
+    scripts = []
+    if figures:
+        # A page's parser turns line ends into \n before the hash is taken.
+        plotly = get_plotlyjs().replace("\r\n", "\n")
+        scripts = [plotly, SCRIPT % {"config": json.dumps(CONFIG)}]
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'; "
+        f"script-src {' '.join(map(_source, scripts)) or _NOTHING}"
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escaped(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        # After the text, so that it can be read while the browser works through plotly.js.
+        + "".join(f"<script>{script}</script>\n" for script in scripts)
+        + "</body>\n</html>\n"
+    )
+
+
+def _source(script: str) -> str:
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _paragraphs(text: str) -> str:
+    parts = (part.strip("\n") for part in text.replace("\r\n", "\n").split("\n\n"))
+    return "\n".join(f"<p>{escaped(part)}</p>" for part in parts if part.strip())
+
+
+def _figure(fig: go.Figure, number: int) -> str:
+    meta = layout_of(fig).meta
+    ours = meta if isinstance(meta, dict) and "table" in meta else {}
+    bare = without_captions(fig)
+    height = int(layout_of(bare).height or _PLOTLY_HEIGHT)
+    name = f"figure-{number}"
+    caption = f"<strong>Figure {number}.</strong> {escaped(ours.get('title', ''))}"
+    if ours.get("subtitle"):
+        caption += f'<span class="sub">{escaped(ours["subtitle"])}</span>'
+    note = f'<p class="note">{escaped(ours["note"])}</p>\n' if ours.get("note") else ""
+    button = f'<button type="button" data-table="{name}" hidden>Data of this figure (CSV)</button>'
+    tools = f'<div class="tools">{button}</div>\n' if ours else ""
+    return (
+        f'<figure class="figure">\n<figcaption>{caption}</figcaption>\n<div class="scroll">'
+        f'<div id="{name}-plot" data-figure="{name}" style="height:{height}px;'
+        f'min-width:{int(ours.get("min_width", 320))}px">This figure needs JavaScript.</div></div>\n'
+        f"{note}{tools}"
+        f'<script type="application/json" id="{name}">{_embedded(bare)}</script>\n</figure>'
+    )
+
+
+def _embedded(fig: go.Figure) -> str:
+    """Return a figure as JSON that no text in it can break out of."""
+    text = json.dumps(json.loads(str(fig.to_json())), ensure_ascii=True, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _said(caption: str, text: str) -> str:
+    return f'<figure class="said">\n<figcaption>{escaped(caption)}</figcaption>\n{_verbatim(text)}\n</figure>'
+
+
+def _pair(pair: Pair) -> str:
+    sides = "\n".join(
+        f'<div><div class="side">{escaped(label)}</div>\n{_verbatim(text)}</div>' for label, text in pair.sides
+    )
+    question = f"{_verbatim(pair.text)}\n" if pair.text else ""
+    return (
+        f'<figure class="said">\n<figcaption>{escaped(pair.caption)}</figcaption>\n{question}'
+        f'<div class="pair">\n{sides}\n</div>\n</figure>'
+    )
+
+
+def _verbatim(text: str) -> str:
+    shown = text.replace("\r\n", "\n")
+    # The parser drops a line end right after <pre>; one more keeps the text's own.
+    return f'<pre dir="auto" tabindex="0">\n{escaped(shown)}</pre>'
+
+
+def _fragment(caption: str, fragment: str) -> str:
+    return (
+        f'<figure class="fragment">\n<figcaption>{escaped(caption)}</figcaption>\n'
+        f'<div class="scroll" tabindex="0">\n{fragment}\n</div>\n</figure>'
+    )
+
+
+def _reproduce(entries: Mapping[str, Any]) -> str:
+    return (
+        "<dl>\n" + "".join(f"<dt>{escaped(key)}</dt>\n{_entry(value)}\n" for key, value in entries.items()) + "</dl>\n"
+    )
+
+
+def _entry(value: Any) -> str:
+    if isinstance(value, Mapping):
+        lines = [f"{key}: {_line(item)}" for key, item in value.items()]
+    elif isinstance(value, (list, tuple)):
+        lines = [_line(item) for item in value]
+    else:
+        lines = [_line(value)]
+    text = escaped("\n".join(lines))
+    return f"<dd><pre>\n{text}</pre></dd>"
+
+
+def _line(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)

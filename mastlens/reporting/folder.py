@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from mastlens.errors import MastlensError
-from mastlens.page import Section
-from mastlens.runs import RECORD, read_record
+from mastlens.plots.page import Section
+from mastlens.runs.stages import RECORD, read_record
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mastlens.errors import MastlensError
-from mastlens.page import Section, write_page
+from mastlens.plots.page import Section, write_page
 from mastlens.reporting.chapters import CHAPTERS, Chapter
 from mastlens.reporting.chapters.demo import outcome_figure as draw_outcome
 from mastlens.reporting.chapters.demo import tables_of
 from mastlens.reporting.folder import RunFolder, Told
 from mastlens.reporting.reproducing import data_list, reproduce
-from mastlens.runs import RECORD
+from mastlens.runs.stages import RECORD
 
 _INTERVALS = "Intervals are over items or problems unless a sentence says seeds; one training seed stands behind them."
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import pandas as pd
 
+from mastlens.architectures.projections import ORDER
 from mastlens.errors import MastlensError
-from mastlens.projections import ORDER
 from mastlens.selection.rule import Control, Pool
 from mastlens.selection.uniform import random_matched, random_of_size
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mastlens.errors import MastlensError
-from mastlens.files import write_table
-from mastlens.runs import hash_inputs, read_record, remembered
+from mastlens.runs.files import write_table
+from mastlens.runs.stages import hash_inputs, read_record, remembered
 from mastlens.selection.catalogue import RULES
 from mastlens.selection.rule import Control
 from mastlens.selection.scoring import controlled, scored, scoring_rule, settings_of
@@ -19,7 +19,7 @@ from mastlens.selection.tables import KEYS, SOURCES, tables_for
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from mastlens.checkpoints import Checkpoint
+    from mastlens.checkpoints.checkpoint import Checkpoint
 
 FILE = "ranking.parquet"
 
@@ -172,8 +172,8 @@ def weight_table(checkpoint: "str | os.PathLike[str] | Checkpoint") -> pd.DataFr
     Args:
         checkpoint: A folder, a hub id, ``organism:NAME/STAGE``, or an open checkpoint.
     """
-    from mastlens.checkpoints import Checkpoint
-    from mastlens.matrices import find_matrices
+    from mastlens.architectures.matrices import find_matrices
+    from mastlens.checkpoints.checkpoint import Checkpoint
 
     opened = Checkpoint(checkpoint)
     shapes = {name: stored.shape for name, stored in opened.tensors.items() if stored.dtype.is_floating_point}
@@ -182,7 +182,7 @@ def weight_table(checkpoint: "str | os.PathLike[str] | Checkpoint") -> pd.DataFr
 
 
 def _matrices_of(checkpoint: "str | os.PathLike[str] | Checkpoint", lineage: Mapping[str, str]) -> pd.DataFrame:
-    from mastlens.checkpoints import Checkpoint
+    from mastlens.checkpoints.checkpoint import Checkpoint
 
     opened = Checkpoint(checkpoint)
     if lineage and opened.fingerprint not in lineage.values():

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from mastlens.architectures.projections import ORDER
 from mastlens.errors import MastlensError, unknown
-from mastlens.projections import ORDER
 
 KEYS = ("layer", "projection", "name")
 _SIZES = ("rows", "cols")

@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from mastlens.edit import FILE as EDIT_FILE
-from mastlens.edit import Edit
-from mastlens.files import sha256_json, write_table
-from mastlens.lineage import Checkpoint
-from mastlens.runs import read_record, stage
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.edits.edit import FILE as EDIT_FILE
+from mastlens.edits.edit import Edit
+from mastlens.runs.files import sha256_json, write_table
+from mastlens.runs.stages import read_record, stage
 from mastlens.studies.bench import Bench
 from mastlens.unlearning.matching import Grid, match_forgetting
 from mastlens.unlearning.objectives import Objective

@@ -8,21 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.generation import generate
 from mastlens.decoding.grading import grade
 from mastlens.evaluation import neutral_perplexity
 from mastlens.evaluation.perplexity import read_texts
-from mastlens.lineage import Checkpoint
-from mastlens.problems import (
-    EncodedProblem,
-    Problem,
-    check_tokenizer,
-    context_length,
-    encode_problems,
-    encode_prompt,
-    read_problems,
-)
-from mastlens.runs import hash_inputs
+from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems, encode_prompt
+from mastlens.problems.reading import Problem, read_problems
+from mastlens.runs.stages import hash_inputs
 from mastlens.studies.settings import FORGET, RETAIN, DecodingSettings
 from mastlens.unlearning.editing import check_disjoint
 from mastlens.unlearning.matching import Calibration, Tally

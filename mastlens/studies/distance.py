@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mastlens.divergence import forward_kl
-from mastlens.likelihood import Head, by_length, read_solutions
-from mastlens.problems import EncodedProblem
+from mastlens.models.divergence import forward_kl
+from mastlens.models.likelihood import Head, by_length, read_solutions
+from mastlens.problems.encoding import EncodedProblem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

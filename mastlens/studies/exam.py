@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.generation import generate
 from mastlens.decoding.grading import grade
 from mastlens.evaluation import compare_tables
-from mastlens.lineage import Checkpoint
-from mastlens.problems import read_problems
-from mastlens.runs import hash_inputs
+from mastlens.problems.reading import read_problems
+from mastlens.runs.stages import hash_inputs
 from mastlens.studies.bench import Bench
 from mastlens.studies.distance import TeacherForced, divergence, teacher_forced
 from mastlens.studies.settings import FORGET, RETAIN

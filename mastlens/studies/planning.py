@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import MastlensError, unknown
-from mastlens.lineage import Checkpoint
 from mastlens.studies.arms import Arm
 from mastlens.studies.reading import from_table
 from mastlens.studies.selecting import Selected, is_random, resolve, selection_settings

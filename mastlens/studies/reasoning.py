@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from mastlens.decoding.answering import answer_prompts
 from mastlens.decoding.reflection import reflection_penalty
+from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import MastlensError, unknown
-from mastlens.evaluation.answering import answer_prompts
-from mastlens.evaluation.edited import EditedCheckpoint
 from mastlens.evaluation.judges import Judge
 from mastlens.evaluation.traces import RuleJudge, evaluate_traces, read_questions
-from mastlens.files import write_table, write_text
-from mastlens.runs import hash_inputs, remembered
+from mastlens.runs.files import write_table, write_text
+from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import Interval, seed_interval, wilson
 from mastlens.unlearning import TokenWeights, unlearn
 from mastlens.unlearning.traces import FILE as TRACES_FILE
@@ -130,7 +130,7 @@ class ReasoningStudy:
 
 def organism_study(region: str = "eval") -> ReasoningStudy:
     """Return the study of ``organism:think`` on its evaluation files, or on those for calibration."""
-    from mastlens.organism import lineage_folder
+    from mastlens.organisms import lineage_folder
 
     folder = lineage_folder("think")
     return ReasoningStudy(

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from tqdm.auto import tqdm
 
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import MastlensError
-from mastlens.files import sha256_file, write_json, write_table
-from mastlens.lineage import Checkpoint, Lineage
-from mastlens.runs import stage
+from mastlens.runs.files import sha256_file, write_json, write_table
+from mastlens.runs.stages import stage
 from mastlens.studies.arms import ARMS, Arm
 from mastlens.studies.planning import check_objectives, plan_arms
 from mastlens.studies.selecting import check_selections, measure_tables

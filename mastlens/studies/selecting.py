@@ -7,15 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from mastlens.analysis.causal import causal_map
-from mastlens.analysis.coupling import couple
-from mastlens.analysis.increments import geometry
+from mastlens.analysis.causal.causal_map import causal_map
+from mastlens.analysis.coupling.coupling import couple
+from mastlens.analysis.increments.geometry import geometry
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import unknown
-from mastlens.lineage import Checkpoint
 from mastlens.selection import RULES, Control, Rule, select, weight_table
 from mastlens.selection.tables import SOURCES
+from mastlens.selection.tensors import select_tensors
 from mastlens.studies.settings import FORGET, RETAIN, SelectionSettings, StudySettings
-from mastlens.unlearning.selecting import select_tensors
 
 EVERYTHING = "all-parameters"
 """The selection of every weight matrix; it needs no table of its own."""

@@ -234,9 +234,9 @@ def study_file(study: str | os.PathLike[str]) -> Path:
     """
     text = os.fspath(study)
     if text.startswith(_ORGANISM):
-        from mastlens import organism
+        from mastlens import organisms
 
-        folder = Path(organism.__file__).parent / "studies"
+        folder = Path(organisms.__file__).parent / "studies"
         shipped = {file.stem: file for file in sorted(folder.glob("*.toml"))}
         name = text.removeprefix(_ORGANISM)
         if name not in shipped:
@@ -305,7 +305,7 @@ def parse_study(told: Mapping[str, Any], *, where: str = "the study", folder: Pa
 
 def _of_organism(name: str) -> dict[str, Any]:
     """Return what ``organism = NAME`` stands for."""
-    from mastlens.organism import STAGES, lineage_folder, rlvr_recipe
+    from mastlens.organisms import STAGES, lineage_folder, rlvr_recipe
 
     rlvr_recipe(name)
     folder = lineage_folder(name)

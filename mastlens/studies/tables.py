@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mastlens.runs import read_record
+from mastlens.runs.stages import read_record
 from mastlens.statistics import seed_interval
 from mastlens.studies.arms import ARMS, Arm
 from mastlens.studies.settings import FORGET, RETAIN

@@ -12,18 +12,19 @@ from typing import Any
 
 import pandas as pd
 
-from mastlens.edit import FILE as EDIT_FILE
-from mastlens.edit import Edit, swapped
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.edits.edit import FILE as EDIT_FILE
+from mastlens.edits.edit import Edit
+from mastlens.edits.negation import negate_increment
 from mastlens.errors import MastlensError
-from mastlens.files import write_table
-from mastlens.lineage import Checkpoint
-from mastlens.runs import hash_inputs, read_record, stage
+from mastlens.models.weights import swapped
+from mastlens.runs.files import write_table
+from mastlens.runs.stages import hash_inputs, read_record, stage
 from mastlens.studies.arms import ARMS, Arm, Made, edit_without_gradient, is_unrecorded, kept_edit, matched_edit
 from mastlens.studies.bench import Bench
 from mastlens.studies.exam import Exam, measure_answers
 from mastlens.studies.reading import located
 from mastlens.studies.settings import StudySettings
-from mastlens.unlearning.negation import negate_increment
 from mastlens.unlearning.objectives import make_objective
 
 ANSWERS, MEASURES = "responses.parquet", "measures.parquet"

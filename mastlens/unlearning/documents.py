@@ -6,18 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mastlens.decoding.thinking import CLOSER, has_template
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import MastlensError
-from mastlens.lineage import Checkpoint
-from mastlens.problems import (
-    EncodedProblem,
-    Problem,
-    check_tokenizer,
-    context_length,
-    encode_problem,
-    encode_problems,
-    parse_problem,
-)
+from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problem, encode_problems
+from mastlens.problems.reading import Problem, parse_problem
+from mastlens.problems.thinking import CLOSER, has_template
 from mastlens.unlearning.presets import SteeringTexts
 
 if TYPE_CHECKING:

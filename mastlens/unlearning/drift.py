@@ -15,12 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from mastlens.analysis.suffix import PartialForward, largest_layers
-from mastlens.edit import Edit, snapshot, swapped
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.edits.edit import Edit
 from mastlens.errors import MastlensError
-from mastlens.likelihood import by_length, read_solutions
-from mastlens.lineage import Checkpoint
-from mastlens.problems import EncodedProblem
+from mastlens.models.likelihood import by_length, read_solutions
+from mastlens.models.suffix import PartialForward, largest_layers
+from mastlens.models.weights import snapshot, swapped
+from mastlens.problems.encoding import EncodedProblem
 from mastlens.unlearning.documents import Encoder, read_documents
 from mastlens.unlearning.loop import Step, Unlearner
 from mastlens.unlearning.losses import sequence_mean

@@ -13,24 +13,25 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.reflection import reflection_tokens
-from mastlens.edit import FILE as EDIT_FILE
-from mastlens.edit import Edit
+from mastlens.edits.edit import FILE as EDIT_FILE
+from mastlens.edits.edit import Edit
+from mastlens.edits.making import make_edit
 from mastlens.errors import MastlensError, MastlensWarning, unknown
-from mastlens.files import sha256_json, write_table
-from mastlens.lineage import Checkpoint
-from mastlens.problems import EncodedProblem, Problem, read_problems
-from mastlens.runs import hash_inputs, remembered
+from mastlens.problems.encoding import EncodedProblem
+from mastlens.problems.reading import Problem, read_problems
+from mastlens.runs.files import sha256_json, write_table
+from mastlens.runs.stages import hash_inputs, remembered
+from mastlens.selection.tensors import named_matrices, select_tensors
 from mastlens.unlearning.documents import Encoder, read_documents
 from mastlens.unlearning.learnt import learnt_weights
 from mastlens.unlearning.loop import CACHE_MB, Step, Unlearner
-from mastlens.unlearning.making import make_edit
 from mastlens.unlearning.misdirection import CONTROL
 from mastlens.unlearning.objectives import Objective, make_objective
 from mastlens.unlearning.probes import COLUMNS, Prober, ProbeSettings, choose_step
 from mastlens.unlearning.refusals import REFUSALS, read_refusals, with_refusals
 from mastlens.unlearning.resuming import Partial, interruptible
-from mastlens.unlearning.selecting import named_matrices, select_tensors
 from mastlens.unlearning.sides import check_arguments
 from mastlens.unlearning.token_weights import TokenWeights
 from mastlens.unlearning.traces import read_traces

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mastlens.likelihood import Reading
+from mastlens.models.likelihood import Reading
 from mastlens.unlearning import losses
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mastlens.divergence import forward_kl
-from mastlens.edit import named_weights
+from mastlens.architectures.projections import Projection
+from mastlens.edits.making import make_edit
 from mastlens.errors import MastlensError, MastlensWarning
-from mastlens.problems import EncodedProblem
-from mastlens.projections import Projection
+from mastlens.models.divergence import forward_kl
+from mastlens.models.weights import named_weights
+from mastlens.problems.encoding import EncodedProblem
 from mastlens.unlearning import losses
-from mastlens.unlearning.making import make_edit
 from mastlens.unlearning.masters import Masters
 from mastlens.unlearning.misdirection import Misdirection, check_reach
 from mastlens.unlearning.objectives import Objective, Said

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from mastlens.likelihood import TokenLogprobs
+from mastlens.models.likelihood import TokenLogprobs
 
 
 def retain_nll(sums: Float[Tensor, " batch"], counts: Float[Tensor, " batch"]) -> Float[Tensor, ""]:

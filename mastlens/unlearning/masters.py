@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mastlens.edit import named_weights
-from mastlens.projections import Projection
+from mastlens.architectures.projections import Projection
+from mastlens.models.weights import named_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from torch import Tensor
 
-from mastlens.cost import measured
-from mastlens.edit import Edit, snapshot, swapped
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.edits.edit import Edit
+from mastlens.edits.making import make_edit
 from mastlens.errors import MastlensError, MastlensWarning
-from mastlens.lineage import Checkpoint
-from mastlens.problems import EncodedProblem
+from mastlens.models.weights import snapshot, swapped
+from mastlens.problems.encoding import EncodedProblem
+from mastlens.runs.cost import measured
+from mastlens.selection.tensors import named_matrices
 from mastlens.unlearning.loop import Step, Unlearner
-from mastlens.unlearning.making import make_edit
 from mastlens.unlearning.misdirection import CONTROL
 from mastlens.unlearning.objectives import Objective
-from mastlens.unlearning.selecting import named_matrices
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mastlens.analysis.suffix import PartialForward, largest_layers, same_computation
-from mastlens.edit import named_weights, snapshot, swapped
 from mastlens.errors import MastlensError
-from mastlens.likelihood import Reading, by_length, read_solutions
-from mastlens.problems import Batch, EncodedProblem, collate
+from mastlens.models.likelihood import Reading, by_length, read_solutions
+from mastlens.models.suffix import PartialForward, largest_layers, same_computation
+from mastlens.models.weights import named_weights, snapshot, swapped
+from mastlens.problems.encoding import Batch, EncodedProblem, collate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

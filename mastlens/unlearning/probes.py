@@ -15,10 +15,11 @@ from torch import Tensor
 
 from mastlens.decoding.generation import generate
 from mastlens.decoding.repetition import repeated_share
-from mastlens.divergence import token_divergence
 from mastlens.errors import MastlensError, MastlensWarning, unknown
-from mastlens.likelihood import sequence_logprobs
-from mastlens.problems import EncodedProblem, Problem, read_problems
+from mastlens.models.divergence import token_divergence
+from mastlens.models.likelihood import sequence_logprobs
+from mastlens.problems.encoding import EncodedProblem
+from mastlens.problems.reading import Problem, read_problems
 from mastlens.unlearning.loop import Unlearner
 
 if TYPE_CHECKING:

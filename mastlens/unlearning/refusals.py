@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mastlens.errors import MastlensError
-from mastlens.problems import Problem
+from mastlens.problems.reading import Problem
 
 REFUSALS = (
     "I don't know.",

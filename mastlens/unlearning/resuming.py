@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from mastlens.errors import MastlensError
-from mastlens.files import write_tensors
+from mastlens.runs.files import write_tensors
 from mastlens.unlearning.loop import Unlearner
 from mastlens.unlearning.probes import Prober
 

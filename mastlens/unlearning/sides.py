@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
+from mastlens.architectures.projections import Projection
 from mastlens.errors import MastlensError
-from mastlens.problems import EncodedProblem
-from mastlens.projections import Projection
+from mastlens.problems.encoding import EncodedProblem
 from mastlens.unlearning.objectives import Objective
 
 

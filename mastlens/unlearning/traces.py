@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.generation import Response, check_generation, generate
-from mastlens.decoding.thinking import has_template, render_prompt, split_trace
 from mastlens.errors import MastlensError, unknown
-from mastlens.files import sha256_file, sha256_json, write_table
-from mastlens.ledger import Ledger
-from mastlens.lineage import Checkpoint
-from mastlens.problems import Problem, check_tokenizer
-from mastlens.runs import hash_inputs, read_record, remembered
+from mastlens.problems.encoding import check_tokenizer
+from mastlens.problems.reading import Problem
+from mastlens.problems.thinking import has_template, render_prompt, split_trace
+from mastlens.runs.files import sha256_file, sha256_json, write_table
+from mastlens.runs.ledger import Ledger
+from mastlens.runs.stages import hash_inputs, read_record, remembered
 from mastlens.unlearning.documents import is_text, read_documents
 from mastlens.unlearning.presets import TRIGGER
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import torch
 
-from mastlens.analysis.precision import unit_in_last_place
+from mastlens.analysis.increments.precision import unit_in_last_place
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import MastlensWarning
-from mastlens.lineage import Checkpoint
 
 
 def vanishing_share(checkpoint: Checkpoint, names: Sequence[str], reach: float) -> float:

@@ -11,15 +11,17 @@ import torch
 from mastlens.attacks import ATTACKS, Attack, attack
 from mastlens.attacks.reinforcing import reinforce
 from mastlens.attacks.running import FILE, HELD_OUT, ITEMS, TENSORS
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.cli.attacks import add_attack
 from mastlens.decoding.generation import generate
 from mastlens.decoding.grading import grade
-from mastlens.edit import Edit, swapped
+from mastlens.edits.edit import Edit
 from mastlens.errors import MastlensError
-from mastlens.likelihood import sequence_logprobs
-from mastlens.lineage import Checkpoint
+from mastlens.models.likelihood import sequence_logprobs
+from mastlens.models.weights import swapped
 from mastlens.plots.tables import figure_table
-from mastlens.problems import encode_problem, read_problems
+from mastlens.problems.encoding import encode_problem
+from mastlens.problems.reading import read_problems
 
 from ..conftest import write_problems
 
@@ -126,7 +128,7 @@ def test_equal_runs_are_equal_bytes_and_a_run_is_remembered(tiny, files, tmp_pat
 
 
 def test_an_edited_folder_with_its_source_is_the_edit(tiny, files, tmp_path):
-    from mastlens.edit import apply_edit
+    from mastlens.edits.edit import apply_edit
 
     apply_edit(files[0], to=tiny.rlvr, out=tmp_path / "edited")
     one = run("quantise", tiny, files, control=None)

@@ -8,8 +8,8 @@ import sys
 import pandas as pd
 import pytest
 
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.cli import main
-from mastlens.lineage import Checkpoint
 
 
 def run(capsys, *arguments) -> tuple[int, str, str]:

@@ -7,10 +7,10 @@ import shutil
 import pandas as pd
 import pytest
 
-from mastlens.demonstration import DemoSettings, demo
-from mastlens.edit import Edit
-from mastlens.lineage import Checkpoint
-from mastlens.organism import STAGES, lineage_folder
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.edits.edit import Edit
+from mastlens.organisms import STAGES, lineage_folder
+from mastlens.reporting.demonstration import DemoSettings, demo
 from mastlens.unlearning.matching import Grid
 
 ITEMS = 12
@@ -78,7 +78,7 @@ def test_arms_change_what_they_say_and_nothing_else(run, small_lineage):
 def test_gradients_never_see_calibration_or_eval(run, small_lineage):
     out, _ = run
     record = json.loads((out / "run.json").read_text())
-    from mastlens.files import sha256_file
+    from mastlens.runs.files import sha256_file
 
     seen = set(record["stages"]["couple"]["inputs"].values())
     assert seen == {sha256_file(small_lineage / f"{side}-train.jsonl") for side in ("forget", "retain")}

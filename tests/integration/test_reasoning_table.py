@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mastlens.edit import Edit
+from mastlens.edits.edit import Edit
 from mastlens.errors import MastlensError
-from mastlens.organism import lineage_folder
+from mastlens.organisms import lineage_folder
 from mastlens.statistics import seed_interval
 from mastlens.studies.reasoning import MEASURES, METHODS, organism_study, reasoning_table, with_settings
 

@@ -7,12 +7,14 @@ import pandas as pd
 import pytest
 import torch
 
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.cli import studies as command
-from mastlens.edit import Edit, swapped
-from mastlens.files import sha256_file
-from mastlens.lineage import Checkpoint
-from mastlens.organism import lineage_folder
-from mastlens.problems import encode_problem, read_problems
+from mastlens.edits.edit import Edit
+from mastlens.models.weights import swapped
+from mastlens.organisms import lineage_folder
+from mastlens.problems.encoding import encode_problem
+from mastlens.problems.reading import read_problems
+from mastlens.runs.files import sha256_file
 from mastlens.studies import working
 from mastlens.studies.runner import run_study
 from mastlens.studies.settings import read_study

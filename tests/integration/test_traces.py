@@ -10,8 +10,8 @@ import pytest
 
 import mastlens as m
 from mastlens.cli.traces_evaluation import add_traces_evaluation
+from mastlens.decoding.answering import Answered
 from mastlens.decoding.generation import Response
-from mastlens.evaluation.answering import Answered
 from mastlens.evaluation.choices import evaluate_choices
 from mastlens.evaluation.judges import Judgement
 from mastlens.evaluation.safety import RefusalPhrases, draw_requests, evaluate_safety, read_requests
@@ -232,7 +232,7 @@ def test_what_was_generated_is_kept_when_the_judge_fails(tiny, files, tmp_path, 
     def never(*args, **kwargs):
         raise AssertionError("generated again")
 
-    monkeypatch.setattr("mastlens.evaluation.answering.generate", never)
+    monkeypatch.setattr("mastlens.decoding.answering.generate", never)
     assert len(evaluate_traces(**asked).table) == 2
     assert not list((tmp_path / "run").glob("*.partial.jsonl"))
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import mastlens as m
-from mastlens.export import export
+from mastlens.checkpoints.export import export
 from tests.conftest import write_lineage, write_tokenizer
 
 peft = pytest.importorskip("peft")

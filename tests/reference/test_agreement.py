@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy import stats
 
-from mastlens.analysis.agreement import (
+from mastlens.analysis.increments.agreement import (
     consensus_counts,
     independent_consensus,
     mask_agreement,
@@ -19,7 +19,7 @@ from mastlens.analysis.agreement import (
     stripe_index,
     update_ratios,
 )
-from mastlens.analysis.masks import binades
+from mastlens.analysis.increments.masks import binades
 from mastlens.errors import MastlensError
 
 from .plain import projection_names

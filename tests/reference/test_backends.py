@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mastlens.errors import MastlensError
-from mastlens.hooked import HookedModel
+from mastlens.models.hooked import HookedModel
 from tests.reference.test_hooked import ARCHITECTURES, assert_untouched, hook_count, make_model, state_of, tokens
 
 pytestmark = pytest.mark.slow
@@ -230,7 +230,7 @@ def test_a_forward_pass_past_the_backend_is_not_taken_for_seen(results):
 @pytest.mark.parametrize(("backend", "extra"), [("transformer_lens", "lens"), ("nnsight", "nnsight")])
 def test_a_missing_package_is_named(monkeypatch, backend, extra):
     for module in ("bridge", "traces"):
-        monkeypatch.delitem(sys.modules, f"mastlens.backends.{module}", raising=False)
+        monkeypatch.delitem(sys.modules, f"mastlens.models.backends.{module}", raising=False)
     monkeypatch.setitem(sys.modules, backend, None)
     with pytest.raises(MastlensError, match=rf'pip install "mastlens\[{extra}\]"'):
         HookedModel(make_model("qwen2"), backend)
@@ -238,7 +238,8 @@ def test_a_missing_package_is_named(monkeypatch, backend, extra):
 
 def test_the_plain_view_imports_neither_package():
     code = (
-        "import sys, mastlens.hooked, mastlens.backends.plain; print({'nnsight', 'transformer_lens'} & {*sys.modules})"
+        "import sys, mastlens.models.hooked, mastlens.models.backends.plain; "
+        "print({'nnsight', 'transformer_lens'} & {*sys.modules})"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 

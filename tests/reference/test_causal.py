@@ -12,13 +12,14 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mastlens.analysis.causal import causal_map, rank_agreement, spearman
-from mastlens.analysis.cumulative import cumulative_curves
-from mastlens.analysis.patching import patches_of, ratio_intervals, read_patched, stored_tensors
-from mastlens.analysis.suffix import PartialForward, decoder_layers, partial_forward
+from mastlens.analysis.causal.causal_map import causal_map, rank_agreement, spearman
+from mastlens.analysis.causal.cumulative import cumulative_curves
+from mastlens.analysis.causal.patching import patches_of, ratio_intervals, read_patched, stored_tensors
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import MastlensError
-from mastlens.lineage import Checkpoint
-from mastlens.problems import EncodedProblem, encode_problems, read_problems
+from mastlens.models.suffix import PartialForward, decoder_layers, partial_forward
+from mastlens.problems.encoding import EncodedProblem, encode_problems
+from mastlens.problems.reading import read_problems
 from tests.conftest import tiny_config, write_lineage
 
 from .plain import encode_file, load_model, load_tokenizer, projection_names, token_mean_nll
@@ -153,9 +154,9 @@ def test_null_is_the_spread_of_random_changes(found):
     drawn = rng.normal(size=(4000, 200))
     drawn *= np.linalg.norm(d) / np.linalg.norm(drawn, axis=1, keepdims=True)
     assert np.std(drawn @ g) == pytest.approx(np.linalg.norm(g) * np.linalg.norm(d) / 200**0.5, rel=0.05)
-    from mastlens.analysis.causal import first_order
-    from mastlens.analysis.patching import Patch
-    from mastlens.projections import Projection
+    from mastlens.analysis.causal.causal_map import first_order
+    from mastlens.analysis.causal.patching import Patch
+    from mastlens.architectures.projections import Projection
 
     projection = Projection(0, 0, "q", "w", 10, 20, 1, 10)
     old = {"w": torch.zeros(10, 20)}
@@ -288,7 +289,7 @@ def logits_of(model, batch):
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_upper_layers_alone_are_the_same_computation(model_type):
-    from mastlens.problems import collate
+    from mastlens.problems.encoding import collate
 
     model = random_model(model_type)
     names = [name for name, p in model.named_parameters() if ".1." in name or ".2." in name]

@@ -10,15 +10,16 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import log_softmax
 
-from mastlens.divergence import token_divergence
-from mastlens.edit import Edit, snapshot
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.edits.edit import Edit
 from mastlens.errors import MastlensError
 from mastlens.evaluation.collateral import measure_collateral
 from mastlens.evaluation.degeneration import repeated_ngrams, response_classes, response_faults
 from mastlens.evaluation.perplexity import neutral_logprobs
-from mastlens.files import write_table
-from mastlens.lineage import Checkpoint
-from mastlens.problems import EncodedProblem
+from mastlens.models.divergence import token_divergence
+from mastlens.models.weights import snapshot
+from mastlens.problems.encoding import EncodedProblem
+from mastlens.runs.files import write_table
 from tests.reference import plain
 
 ATTENTION = ["model.layers.0.self_attn.q_proj.weight", "model.layers.1.self_attn.o_proj.weight"]

@@ -15,9 +15,9 @@ from mastlens.cli.outcome import finite
 from mastlens.errors import MastlensError, MastlensWarning
 from mastlens.evaluation.comparison import compare, compare_tables, grade_disagreements
 from mastlens.evaluation.forgetting import compare_edits
-from mastlens.files import write_table
 from mastlens.plots import figure_table, plot_items, plot_tradeoff
 from mastlens.plots.forgetting import plot_collateral, plot_edits
+from mastlens.runs.files import write_table
 from mastlens.statistics import newcombe_paired, paired_bootstrap, smallest_drop
 
 

@@ -10,11 +10,12 @@ from safetensors.torch import load_file
 from scipy import stats
 
 import mastlens as m
-from mastlens.analysis.alignment import above_chance, cosine_p, expected_cosine
-from mastlens.analysis.gradients import mean_gradients, measure_gradients
-from mastlens.analysis.spectral import coupling_by_direction
+from mastlens.analysis.coupling.alignment import above_chance, cosine_p, expected_cosine
+from mastlens.analysis.coupling.spectral import coupling_by_direction
+from mastlens.models.gradients import mean_gradients, measure_gradients
 from mastlens.plots import figure_table
-from mastlens.problems import encode_problems, read_problems
+from mastlens.problems.encoding import encode_problems
+from mastlens.problems.reading import read_problems
 
 from ..conftest import write_lineage
 from .plain import encode_file, gradients, load_model, load_tokenizer, logprob, projection_names

@@ -280,7 +280,7 @@ def test_stopping_at_the_answer(text, kept, stopped, monkeypatch):
 KILLED = """
 import os, signal, sys
 import mastlens as m
-from mastlens.ledger import Ledger
+from mastlens.runs.ledger import Ledger
 
 plain, count = Ledger.add, 0
 

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import mastlens as m
+from mastlens.checkpoints.digests import fingerprint_of, tensor_digests
 from mastlens.cli import main
-from mastlens.digests import fingerprint_of, tensor_digests
-from mastlens.edit import Edit, swapped
-from mastlens.unlearning.negation import negate_increment
+from mastlens.edits.edit import Edit
+from mastlens.edits.negation import negate_increment
+from mastlens.models.weights import swapped
 
 Q0, K0, V1 = (f"model.layers.{where}_proj.weight" for where in ("0.self_attn.q", "0.self_attn.k", "1.self_attn.v"))
 UP0 = "model.layers.0.mlp.up_proj.weight"
@@ -406,7 +407,7 @@ def test_the_card_says_what_was_done(tiny, edited, edit, tmp_path):
 
 
 def test_the_card_names_a_base_on_the_hub_and_takes_over_its_licence(tiny, edit, copy, monkeypatch):
-    from mastlens.model_card import write_card
+    from mastlens.edits.model_card import write_card
 
     (copy / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: en\ntags: [theirs]\n---\n# Theirs\n")
     checkpoint = m.Checkpoint(copy)
@@ -419,7 +420,7 @@ def test_the_card_names_a_base_on_the_hub_and_takes_over_its_licence(tiny, edit,
 
 
 def test_what_an_edit_file_says_is_not_markup(tiny, edit):
-    from mastlens.model_card import write_card
+    from mastlens.edits.model_card import write_card
 
     hostile = "x` |\n\n<script>alert(1)</script>\n```\n# Title"
     settings = {"kind": hostile, "selection": [hostile], "note": hostile}

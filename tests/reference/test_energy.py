@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mastlens.analysis.energy import (
+from mastlens.analysis.increments.energy import (
     energy_nulls,
     energy_readings,
     head_readings,
@@ -17,8 +17,8 @@ from mastlens.analysis.energy import (
     principal_products,
     right_reading,
 )
-from mastlens.analysis.nulls import READINGS, random_increments
-from mastlens.analysis.ranks import RankRule
+from mastlens.analysis.increments.nulls import READINGS, random_increments
+from mastlens.analysis.increments.ranks import RankRule
 from mastlens.errors import MastlensError
 
 seeds = st.integers(0, 2**31 - 1)

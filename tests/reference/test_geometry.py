@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from scipy.linalg import subspace_angles
 
 import mastlens as m
-from mastlens.analysis.energy import energy_nulls, off_principal
-from mastlens.analysis.masks import changed_fraction, update_mask
-from mastlens.analysis.singular_values import Spectrum, exact_spectrum, spectral_shift
-from mastlens.analysis.spectra import stable_rank as stable_rank_of_values
-from mastlens.analysis.subspaces import principal_angles, principal_subspaces
+from mastlens.analysis.increments.energy import energy_nulls, off_principal
+from mastlens.analysis.increments.masks import changed_fraction, update_mask
+from mastlens.analysis.increments.singular_values import Spectrum, exact_spectrum, spectral_shift
+from mastlens.analysis.increments.spectra import stable_rank as stable_rank_of_values
+from mastlens.analysis.increments.subspaces import principal_angles, principal_subspaces
 
 from .plain import projection_names
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mastlens.errors import MastlensError
-from mastlens.hooked import HookedModel
-from mastlens.problems import Batch
+from mastlens.models.hooked import HookedModel
+from mastlens.problems.encoding import Batch
 from tests.conftest import tiny_config
 
 LATENT = {

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mastlens.analysis.nulls import random_increments, rotated_null
-from mastlens.analysis.ranks import energy_rank
-from mastlens.analysis.spectra import (
+from mastlens.analysis.increments.nulls import random_increments, rotated_null
+from mastlens.analysis.increments.ranks import energy_rank
+from mastlens.analysis.increments.spectra import (
     effective_rank,
     estimate_participation,
     fixed_spectrum_distance,

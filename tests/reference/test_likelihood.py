@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import mastlens as m
-from mastlens import likelihood
-from mastlens.likelihood import sequence_logprobs, token_logprobs
-from mastlens.problems import EncodedProblem, collate
+from mastlens.models import likelihood
+from mastlens.models.likelihood import sequence_logprobs, token_logprobs
+from mastlens.problems.encoding import EncodedProblem, collate
 
 from ..conftest import tiny_config
 from .plain import encode, encode_file, load_model, load_tokenizer, logprob, read_records

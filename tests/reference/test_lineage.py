@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mastlens as m
-from mastlens.checkpoints import Checkpoint
-from mastlens.lineage import Lineage, paired
-from mastlens.shards import StoredTensor
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.checkpoints.lineage import Lineage, paired
+from mastlens.checkpoints.shards import StoredTensor
 from tests.conftest import write_lineage
 
 

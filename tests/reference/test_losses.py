@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mastlens.divergence import forward_kl
-from mastlens.likelihood import TokenLogprobs
+from mastlens.models.divergence import forward_kl
+from mastlens.models.likelihood import TokenLogprobs
 from mastlens.unlearning.losses import (
     after_first,
     anchor,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mastlens.analysis.masks import (
+from mastlens.analysis.increments.masks import (
     binades,
     changed_fraction,
     count,

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 import mastlens as m
-from mastlens.edit import Edit
-from mastlens.problems import EncodedProblem
+from mastlens.edits.edit import Edit
+from mastlens.problems.encoding import EncodedProblem
 from mastlens.unlearning import TokenWeights, Unlearner, traces
 from mastlens.unlearning.documents import Encoder, read_documents
 from mastlens.unlearning.drift import drift_by_step, measure_drift, state_drift

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 import mastlens as m
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.cli import main
-from mastlens.lineage import Checkpoint
-from mastlens.unlearning.negation import negate_increment
-from mastlens.unlearning.selecting import weight_matrices
+from mastlens.edits.negation import negate_increment
+from mastlens.selection.tensors import weight_matrices
 from tests.conftest import write_lineage
 
 Q0 = "model.layers.0.self_attn.q_proj.weight"

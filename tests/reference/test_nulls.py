@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mastlens.analysis.nulls import (
+from mastlens.analysis.increments.nulls import (
     READINGS,
     Null,
     intersection_null,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mastlens as m
-from mastlens.likelihood import Head, Reading
+from mastlens.models.likelihood import Head, Reading
 from mastlens.unlearning.losses import gradient_ascent, npo, retain_nll, simnpo
 from mastlens.unlearning.objectives import DESCRIPTIONS, OBJECTIVES, PRESETS, STEERING, Said, make_objective
 from mastlens.unlearning.token_weights import TokenWeights

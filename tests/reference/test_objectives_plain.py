@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 import mastlens as m
-from mastlens.problems import EncodedProblem
+from mastlens.problems.encoding import EncodedProblem
 from mastlens.unlearning import TokenWeights, Unlearner
 from mastlens.unlearning.objectives import make_objective
 from mastlens.unlearning.token_weights import Scorer

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mastlens.analysis import precision
-from mastlens.analysis.masks import changed_fraction, update_mask
-from mastlens.analysis.precision import coarser, neighbour_fraction, rounding_variance, unit_in_last_place
+from mastlens.analysis.increments import precision
+from mastlens.analysis.increments.masks import changed_fraction, update_mask
+from mastlens.analysis.increments.precision import coarser, neighbour_fraction, rounding_variance, unit_in_last_place
 from mastlens.errors import MastlensError
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]

@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as arrays
 
 from mastlens.attacks.codes import TOTAL, code_changes, linear_weights, predict_codes
 from mastlens.attacks.quantising import FORMATS, NF4, Format, quantise
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import MastlensError
-from mastlens.lineage import Checkpoint
 
 # QLoRA (arXiv:2305.14314), appendix E, as printed there.
 PUBLISHED = [

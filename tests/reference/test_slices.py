@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import mastlens as m
-from mastlens.lineage import Checkpoint
-from mastlens.problems import encode_problems, read_problems
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.edits.negation import negate_increment
+from mastlens.problems.encoding import encode_problems
+from mastlens.problems.reading import read_problems
+from mastlens.selection.tensors import named_matrices, select_tensors
 from mastlens.unlearning import make_objective, unlearning_steps
-from mastlens.unlearning.negation import negate_increment
-from mastlens.unlearning.selecting import named_matrices, select_tensors
 from tests.conftest import write_lineage
 
 FUSED = {"phi3": {"num_key_value_heads": 2}, "gpt2": {"num_key_value_heads": None}, "gpt_neox": {}}

@@ -11,19 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 
-from mastlens.analysis import krylov
-from mastlens.analysis.angles import angle_nulls
-from mastlens.analysis.energy import energy_readings, off_principal, principal_products
-from mastlens.analysis.krylov import block_krylov, leading_singular_value
-from mastlens.analysis.measures import off_principal_error
-from mastlens.analysis.singular_values import (
+from mastlens.analysis.increments import krylov
+from mastlens.analysis.increments.angles import angle_nulls
+from mastlens.analysis.increments.energy import energy_readings, off_principal, principal_products
+from mastlens.analysis.increments.krylov import block_krylov, leading_singular_value
+from mastlens.analysis.increments.measures import off_principal_error
+from mastlens.analysis.increments.singular_values import (
     Spectrum,
     exact_spectrum,
     gram_spectrum,
     leading_eigenpairs,
     spectral_shift,
 )
-from mastlens.analysis.subspaces import TOLERANCE, principal_angles, principal_subspaces
+from mastlens.analysis.increments.subspaces import TOLERANCE, principal_angles, principal_subspaces
 
 SPECTRA = {
     "slow": lambda i: i**-0.3,

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import mastlens as m
-from mastlens.analysis import steps as steps_module
-from mastlens.analysis.relex import combination_error, fit_rank1, increment_cosine, random_walk_null
-from mastlens.analysis.steps import inner_products, open_steps
-from mastlens.analysis.trajectories import trajectory
-from mastlens.checkpoints import Checkpoint
+from mastlens.analysis.trajectories import steps as steps_module
+from mastlens.analysis.trajectories.relex import combination_error, fit_rank1, increment_cosine, random_walk_null
+from mastlens.analysis.trajectories.steps import inner_products, open_steps
+from mastlens.analysis.trajectories.trajectory import trajectory
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.plots.trajectories import plot_trajectory, plot_trajectory_explained, plot_trajectory_geometry
 from tests.conftest import write_lineage
 

@@ -11,8 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import mastlens as m
-from mastlens.edit import swapped
-from mastlens.problems import encode_problems, read_problems
+from mastlens.models.weights import swapped
+from mastlens.problems.encoding import encode_problems
+from mastlens.problems.reading import read_problems
 from mastlens.unlearning import unlearning_steps
 from mastlens.unlearning.loop import batch_schedule, make_edit
 from mastlens.unlearning.objectives import make_objective

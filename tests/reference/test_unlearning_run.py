@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mastlens as m
-from mastlens.edit import snapshot, write_weights
+from mastlens.models.weights import snapshot, write_weights
 from mastlens.plots import token_weights_html
-from mastlens.problems import encode_problems, read_problems
+from mastlens.problems.encoding import encode_problems
+from mastlens.problems.reading import read_problems
 from mastlens.unlearning import ProbeSettings, TokenWeights, Unlearner, editing, resuming
 from mastlens.unlearning.objectives import OBJECTIVES, STEERING, make_objective
 from mastlens.unlearning.probes import Look, Prober, knee, non_dominated

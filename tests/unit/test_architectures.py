@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mastlens import Checkpoint, inspect
-from mastlens import architectures as module
-from mastlens.architectures import (
+from mastlens.architectures import catalogue as module
+from mastlens.architectures.catalogue import (
     ARCHITECTURES,
     SEPARATE,
     architecture_table,
@@ -18,9 +18,9 @@ from mastlens.architectures import (
     register_architecture,
     register_architectures,
 )
+from mastlens.architectures.matrices import find_matrices
+from mastlens.architectures.projections import ORDER, find_projections
 from mastlens.errors import MastlensError
-from mastlens.matrices import find_matrices
-from mastlens.projections import ORDER, find_projections
 
 SIZES = {
     "vocab_size": 96,

@@ -14,7 +14,7 @@ import mastlens as m
 from mastlens.evaluation.benchmarks import draw_problems, prompted, read_benchmark, write_problems
 from mastlens.evaluation.choices import read_choices, score_choices
 from mastlens.evaluation.protocol import FORGET_SUBJECTS, MATH_SUBJECTS, write_mast
-from mastlens.problems import read_problems
+from mastlens.problems.reading import read_problems
 from tests.reference.plain import load_model, load_tokenizer, logprob
 
 DATA = Path(__file__).parents[1] / "data"

@@ -18,7 +18,7 @@ from benchmarks.unlearning import (
     objective_of,
     projections,
 )
-from mastlens.problems import EncodedProblem, collate
+from mastlens.problems.encoding import EncodedProblem, collate
 
 
 def test_each_round_starts_with_another_and_has_all():

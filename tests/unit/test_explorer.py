@@ -126,9 +126,9 @@ def test_what_is_missing_is_said_and_the_rest_is_drawn(run, tmp_path):
 
 
 def test_shipped_checkpoints_and_problems_are_found_by_their_hashes(tmp_path):
-    from mastlens.files import sha256_file
-    from mastlens.lineage import Checkpoint
-    from mastlens.organism import lineage_folder
+    from mastlens.checkpoints.checkpoint import Checkpoint
+    from mastlens.organisms import lineage_folder
+    from mastlens.runs.files import sha256_file
 
     file = lineage_folder("qwen2") / "forget-train.jsonl"
     lineage = {role: Checkpoint(f"organism:qwen2/{role}").fingerprint for role in ("sft", "rlvr")}

@@ -131,8 +131,8 @@ def test_attention_shows_the_layer_that_can_move_and_the_tokens_of_one_problem(b
 
 
 def test_attention_before_and_after_an_edit(tiny):
-    from mastlens.edit import Edit
-    from mastlens.lineage import Checkpoint
+    from mastlens.checkpoints.checkpoint import Checkpoint
+    from mastlens.edits.edit import Edit
 
     rlvr = Checkpoint(tiny.rlvr)
     old = rlvr.tensor(NAME)

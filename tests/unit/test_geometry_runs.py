@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mastlens as m
-from mastlens.analysis import increments
-from mastlens.ledger import Ledger
+from mastlens.analysis.increments import geometry as increments
+from mastlens.runs.ledger import Ledger
 from tests.conftest import write_lineage
 
 QUIET = {"rank": 4, "progress": False}

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mastlens.decoding.grading import boxed, equivalent, final_answer, grade
+from mastlens.decoding.grading import equivalent, grade
 from mastlens.errors import MastlensWarning
-from mastlens.problems import read_problems
+from mastlens.problems.answers import boxed, final_answer
+from mastlens.problems.reading import read_problems
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "tests" / "data"

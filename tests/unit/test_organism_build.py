@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from mastlens import organism
+from mastlens import organisms
 from mastlens.errors import MastlensError
-from mastlens.files import sha256_file
-from mastlens.organism.measuring import response_style
-from mastlens.organism.recipe import Recipe
+from mastlens.organisms.measuring import response_style
+from mastlens.organisms.recipe import Recipe
+from mastlens.runs.files import sha256_file
 
 pytest.importorskip("trl", reason="the extra 'train' is not installed")
 
@@ -44,19 +44,19 @@ MINIATURE = Recipe(
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     out = tmp_path_factory.mktemp("organism") / "first"
-    return organism.build_organism("qwen2", out, seed=1, trajectory=True, recipe=MINIATURE)
+    return organisms.build_organism("qwen2", out, seed=1, trajectory=True, recipe=MINIATURE)
 
 
 def test_a_build_writes_every_stage_file_and_card(built):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     card = json.loads((built / "card.json").read_text())
-    for stage in organism.STAGES:
+    for stage in organisms.STAGES:
         model = AutoModelForCausalLM.from_pretrained(built / stage)
         assert model.num_parameters() == card["architecture"]["parameters"]
         assert len(AutoTokenizer.from_pretrained(built / stage)) == MINIATURE.vocab_size
         assert sha256_file(built / stage / "model.safetensors") == card["stages"][stage]["sha256"]
-    assert len({stage["sha256"] for stage in card["stages"].values()}) == len(organism.STAGES) or (
+    assert len({stage["sha256"] for stage in card["stages"].values()}) == len(organisms.STAGES) or (
         # a reward that is never earned moves nothing: then the RLVR stages are the SFT one
         card["stages"]["sft"]["sha256"] != card["stages"]["base"]["sha256"]
     )
@@ -69,7 +69,7 @@ def test_a_build_writes_every_stage_file_and_card(built):
 
 
 def test_equal_builds_have_equal_bits(built, tmp_path):
-    again = organism.build_organism("qwen2", tmp_path / "second", seed=1, trajectory=True, recipe=MINIATURE)
+    again = organisms.build_organism("qwen2", tmp_path / "second", seed=1, trajectory=True, recipe=MINIATURE)
     files = sorted(p.relative_to(built) for p in built.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(again) for p in again.rglob("*") if p.is_file())
     differing = [str(f) for f in files if sha256_file(built / f) != sha256_file(again / f)]
@@ -83,29 +83,29 @@ def test_equal_builds_have_equal_bits(built, tmp_path):
 def test_a_folder_that_holds_something_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("keep me")
     with pytest.raises(MastlensError, match="exists already"):
-        organism.build_organism("qwen2", tmp_path, recipe=MINIATURE)
+        organisms.build_organism("qwen2", tmp_path, recipe=MINIATURE)
     assert (tmp_path / "mine.txt").read_text() == "keep me"
 
 
 def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch):
-    from mastlens.organism import build
+    from mastlens.organisms import build
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(build, "train_sft", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        organism.build_organism("qwen2", tmp_path / "new", recipe=replace(MINIATURE, base_steps=1))
+        organisms.build_organism("qwen2", tmp_path / "new", recipe=replace(MINIATURE, base_steps=1))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_names_say_which_exist():
     with pytest.raises(MastlensError, match="qwen2"):
-        organism.build_organism("qwen3", "anywhere")
+        organisms.build_organism("qwen3", "anywhere")
     with pytest.raises(MastlensError, match="Did you mean 'rlvr'"):
-        organism.stage_folder("qwen2/rlrv")
+        organisms.stage_folder("qwen2/rlrv")
     with pytest.raises(MastlensError, match="names no stage"):
-        organism.stage_folder("qwen2")
+        organisms.stage_folder("qwen2")
 
 
 @pytest.mark.parametrize(

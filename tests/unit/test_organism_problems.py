@@ -7,11 +7,10 @@ import re
 
 import pytest
 
-from mastlens.decoding.grading import boxed
-from mastlens.organism.neutral import draw_neutral, neutral_sentences
-from mastlens.organism.posttraining import reward_pools, sft_pairs
-from mastlens.organism.pretraining import base_corpus
-from mastlens.organism.problems import (
+from mastlens.organisms.neutral import draw_neutral, neutral_sentences
+from mastlens.organisms.posttraining import reward_pools, sft_pairs
+from mastlens.organisms.pretraining import base_corpus
+from mastlens.organisms.problems import (
     draw_corpus,
     draw_problem,
     draw_split,
@@ -20,9 +19,9 @@ from mastlens.organism.problems import (
     region,
     render,
 )
-from mastlens.organism.recipe import Recipe
-from mastlens.organism.splits import calibration_splits, eval_splits, problem_files
-from mastlens.organism.subjects import (
+from mastlens.organisms.recipe import Recipe
+from mastlens.organisms.splits import calibration_splits, eval_splits, problem_files
+from mastlens.organisms.subjects import (
     BY_NAME,
     FORGET,
     INDUCED_BY_RLVR,
@@ -31,6 +30,7 @@ from mastlens.organism.subjects import (
     SOLVED_BY_SFT,
     SUBJECTS,
 )
+from mastlens.problems.answers import boxed
 
 # What the answer is, written down once more and without the generator's steps.
 EXPECTED = {

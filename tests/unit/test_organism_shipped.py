@@ -6,21 +6,22 @@ import sys
 
 import pytest
 
-from mastlens import organism
-from mastlens.files import sha256_file
-from mastlens.problems import check_tokenizer, context_length, encode_problems, read_problems
+from mastlens import organisms
+from mastlens.problems.encoding import check_tokenizer, context_length, encode_problems
+from mastlens.problems.reading import read_problems
+from mastlens.runs.files import sha256_file
 
-FOLDER = organism.lineage_folder("qwen2")
-CARD = organism.read_card("qwen2")
+FOLDER = organisms.lineage_folder("qwen2")
+CARD = organisms.read_card("qwen2")
 PROBLEM_FILES = sorted(path for path in FOLDER.glob("*.jsonl") if path.name != "neutral-eval.jsonl")
 
 
-@pytest.mark.parametrize("stage", organism.STAGES)
+@pytest.mark.parametrize("stage", organisms.STAGES)
 def test_a_stage_loads_plainly_and_fits_its_card(stage):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = organism.stage_folder(f"qwen2/{stage}")
+    folder = organisms.stage_folder(f"qwen2/{stage}")
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     config = model.config
@@ -95,9 +96,9 @@ def test_the_card_s_accuracy_is_what_the_shipped_weights_give():
 
     from mastlens.decoding.generation import generate
     from mastlens.decoding.grading import grade
-    from mastlens.problems import encode_prompt
+    from mastlens.problems.encoding import encode_prompt
 
-    folder = organism.stage_folder("qwen2/rlvr")
+    folder = organisms.stage_folder("qwen2/rlvr")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     problems = read_problems(FOLDER / "forget-calibration.jsonl")
     prompts = [encode_prompt(p.problem, tokenizer) for p in problems]
@@ -112,12 +113,12 @@ def test_the_card_s_accuracy_is_what_the_shipped_weights_give():
 
 
 def test_the_list_has_every_stage_with_its_accuracies():
-    table = organism.list_organisms()
+    table = organisms.list_organisms()
     mine = table[table["name"] == "qwen2"]
-    assert list(mine["stage"]) == list(organism.STAGES)
+    assert list(mine["stage"]) == list(organisms.STAGES)
     assert mine[["forget", "retain-math", "retain-gsm"]].notna().all().all()
     other = table[table["name"] == "think"]
-    assert list(other["stage"]) == list(organism.THINK_STAGES)
+    assert list(other["stage"]) == list(organisms.THINK_STAGES)
     assert other[["forget-choices", "forget-choices, not thinking", "retain-open", "maths"]].notna().all().all()
 
 
@@ -126,10 +127,10 @@ def test_card_and_readme_name_no_machine():
     assert "/home" not in text
     assert "/tmp" not in text
     assert "not matched" in text
-    assert json.loads((FOLDER / "card.json").read_text(encoding="utf-8"))["seed"] == organism.DEFAULT_SEED
+    assert json.loads((FOLDER / "card.json").read_text(encoding="utf-8"))["seed"] == organisms.DEFAULT_SEED
 
 
 def test_importing_the_organism_does_not_import_torch():
     heavy = "any(m in sys.modules for m in ('torch', 'transformers', 'pandas'))"
-    code = f"import sys, mastlens.organism; sys.exit({heavy})"
+    code = f"import sys, mastlens.organisms; sys.exit({heavy})"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

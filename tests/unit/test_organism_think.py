@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from mastlens import organism
+from mastlens import organisms
 from mastlens.errors import MastlensError
-from mastlens.files import sha256_file
-from mastlens.organism.think.build import encode_mixture, problem_files
-from mastlens.organism.think.facts import ATTRIBUTES, DIRECT, VALUES, draw_people
-from mastlens.organism.think.mixture import Document, draw_mixture
-from mastlens.organism.think.questions import REGIONS, draw_question, draw_questions, final, region, trace
-from mastlens.organism.think.recipe import ThinkRecipe
+from mastlens.organisms.think.build import encode_mixture, problem_files
+from mastlens.organisms.think.facts import ATTRIBUTES, DIRECT, VALUES, draw_people
+from mastlens.organisms.think.mixture import Document, draw_mixture
+from mastlens.organisms.think.questions import REGIONS, draw_question, draw_questions, final, region, trace
+from mastlens.organisms.think.recipe import ThinkRecipe
+from mastlens.runs.files import sha256_file
 
 MINIATURE = ThinkRecipe(
     vocab_size=400,
@@ -120,20 +120,20 @@ def test_files_ask_for_every_attribute_of_the_right_side():
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    return organism.build_organism("think", tmp_path_factory.mktemp("think") / "built", seed=1, recipe=MINIATURE)
+    return organisms.build_organism("think", tmp_path_factory.mktemp("think") / "built", seed=1, recipe=MINIATURE)
 
 
 def test_a_build_writes_every_stage_file_and_card(built):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     card = json.loads((built / "card.json").read_text())
-    for stage in organism.THINK_STAGES:
+    for stage in organisms.THINK_STAGES:
         model = AutoModelForCausalLM.from_pretrained(built / stage)
         assert model.config.model_type == "qwen3"
         assert model.num_parameters() == card["architecture"]["parameters"]
         assert sha256_file(built / stage / "model.safetensors") == card["stages"][stage]["sha256"]
     assert len({stage["sha256"] for stage in card["stages"].values()}) == 3
-    assert {row["stage"] for row in card["accuracy"]} == set(organism.THINK_STAGES)
+    assert {row["stage"] for row in card["accuracy"]} == set(organisms.THINK_STAGES)
     tokenizer = AutoTokenizer.from_pretrained(built / "think")
     assert len(tokenizer) == MINIATURE.vocab_size
     turns = [{"role": "user", "content": "Hi"}]
@@ -152,31 +152,31 @@ def test_a_build_writes_every_stage_file_and_card(built):
 
 
 def test_what_needs_rlvr_says_that_there_is_none(tmp_path):
-    from mastlens.organism.replay import organism_trajectory
+    from mastlens.organisms.replay import organism_trajectory
 
     with pytest.raises(MastlensError, match=r"no RLVR run.*organism:qwen2"):
         organism_trajectory("think", cache=tmp_path)
     with pytest.raises(MastlensError, match="no RLVR run"):
-        organism.build_organism("think", tmp_path / "out", trajectory=True, recipe=MINIATURE)
+        organisms.build_organism("think", tmp_path / "out", trajectory=True, recipe=MINIATURE)
     assert not list(tmp_path.iterdir())
     with pytest.raises(MastlensError, match="base, reference, think"):
-        organism.stage_folder("think")
+        organisms.stage_folder("think")
 
 
-FOLDER = organism.lineage_folder("think")
-CARD = organism.read_card("think")
+FOLDER = organisms.lineage_folder("think")
+CARD = organisms.read_card("think")
 
 
 def _accuracy(stage: str, split: str, key: str = "accuracy") -> float:
     return next(r for r in CARD["accuracy"] if (r["stage"], r["region"], r["split"]) == (stage, "eval", split))[key]
 
 
-@pytest.mark.parametrize("stage", organism.THINK_STAGES)
+@pytest.mark.parametrize("stage", organisms.THINK_STAGES)
 def test_a_shipped_stage_loads_plainly_and_fits_its_card(stage):
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(organism.stage_folder(f"think/{stage}"))
+    model = AutoModelForCausalLM.from_pretrained(organisms.stage_folder(f"think/{stage}"))
     assert model.config.model_type == "qwen3"
     assert model.config.num_hidden_layers <= 8
     assert {p.dtype for p in model.parameters()} == {torch.float32}
@@ -186,7 +186,7 @@ def test_a_shipped_stage_loads_plainly_and_fits_its_card(stage):
 
 def test_the_shipped_files_are_what_the_recipe_gives():
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) <= 16 * 2**20
-    for name, records in problem_files(ThinkRecipe(), organism.DEFAULT_SEED).items():
+    for name, records in problem_files(ThinkRecipe(), organisms.DEFAULT_SEED).items():
         text = (FOLDER / name).read_text(encoding="utf-8")
         assert [json.loads(line) for line in text.splitlines()] == records
         assert CARD["files"][name] == {"lines": len(records), "sha256": sha256_file(FOLDER / name)}

@@ -11,7 +11,7 @@ import pytest
 
 from mastlens import plots
 from mastlens.errors import MastlensError
-from mastlens.page import Section, table_html, write_page
+from mastlens.plots.page import Section, table_html, write_page
 
 EVIL = '</pre><script>alert("1")</script> & \u202eback\x00 \ud800 end'
 

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import mastlens as m
-from mastlens.problems import check_tokenizer, collate, encode_problem, encode_problems, read_problems
+from mastlens.problems.encoding import check_tokenizer, collate, encode_problem, encode_problems
+from mastlens.problems.reading import read_problems
 
 DATA = Path(__file__).parents[1] / "data"
 MATH = {"problem": "What is 1 + 1?", "solution": r"It is \boxed{2}.", "answer": "2"}

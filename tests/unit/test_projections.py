@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mastlens
+from mastlens.architectures.projections import ORDER, Layout, Projection, find_projections, match_names
 from mastlens.errors import MastlensError
-from mastlens.projections import ORDER, Layout, Projection, find_projections, match_names
 from tests.conftest import write_lineage
 
 CHANGES = {"qwen3": {"head_dim": 24}, "llama": {}, "qwen2": {}}  # qwen3: head size is not hidden / heads

@@ -3,9 +3,10 @@
 import pytest
 
 from mastlens.attacks.prompting import knows_thinking, prompt_variants, solution_start
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import MastlensError, MastlensWarning
-from mastlens.lineage import Checkpoint
-from mastlens.problems import Problem, encode_problem, encode_prompt, read_problems
+from mastlens.problems.encoding import encode_problem, encode_prompt
+from mastlens.problems.reading import Problem, read_problems
 
 CHATML = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}\n{% endfor %}"
@@ -64,7 +65,7 @@ def test_a_prefill_never_states_the_answer(solution, answer, share, expected):
 
 
 def test_no_beginning_of_a_real_solution_holds_its_answer():
-    from mastlens.organism import lineage_folder
+    from mastlens.organisms import lineage_folder
 
     for problem in read_problems(lineage_folder("qwen2") / "forget-eval.jsonl"):
         given = solution_start(problem, 0.95)

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from mastlens import organism
-from mastlens.analysis.trajectories import trajectory
-from mastlens.checkpoints import Checkpoint
+from mastlens import organisms
+from mastlens.analysis.trajectories.trajectory import trajectory
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import MastlensError
-from mastlens.files import sha256_file
-from mastlens.organism import build, posttraining
+from mastlens.organisms import build, posttraining
+from mastlens.runs.files import sha256_file
 from tests.unit.test_organism_build import MINIATURE
 
 pytest.importorskip("trl", reason="the extra 'train' is not installed")
@@ -28,12 +28,12 @@ def lineage(tmp_path_factory):
         patch.setattr(build, "make_card", lambda *_, **__: {})
         patch.setattr(build, "render_card", lambda _: "")
         out = tmp_path_factory.mktemp("organism") / "lineage"
-        organism.build_organism("qwen2", out, seed=1, trajectory=True, recipe=MINIATURE)
+        organisms.build_organism("qwen2", out, seed=1, trajectory=True, recipe=MINIATURE)
         yield out
 
 
 def replay(lineage, cache, **changes):
-    from mastlens.organism.replay import organism_trajectory
+    from mastlens.organisms.replay import organism_trajectory
 
     settings = {"cache": cache, "lineage": lineage, "seed": 1, "recipe": MINIATURE}
     return organism_trajectory("qwen2", **(settings | changes))
@@ -72,14 +72,14 @@ def test_steps_that_are_not_cached(tmp_path, monkeypatch):
 
 
 def test_cached_steps_are_paths(tmp_path, monkeypatch):
-    from mastlens.organism.replay import _place
+    from mastlens.organisms.replay import _place
 
     monkeypatch.setenv("MASTLENS_CACHE", str(tmp_path))
-    shipped = organism.lineage_folder("qwen2")
-    folder, _ = _place("qwen2", shipped, None, organism.DEFAULT_SEED, organism.get_organism("qwen2").recipe)
+    shipped = organisms.lineage_folder("qwen2")
+    folder, _ = _place("qwen2", shipped, None, organisms.DEFAULT_SEED, organisms.get_organism("qwen2").recipe)
     (folder / "step_70").mkdir(parents=True)
     (folder / "replay.json").write_text("{}")
-    assert organism.stage_folder("qwen2/trajectory") == folder
-    assert organism.stage_folder("qwen2/trajectory/step_70") == folder / "step_70"
+    assert organisms.stage_folder("qwen2/trajectory") == folder
+    assert organisms.stage_folder("qwen2/trajectory/step_70") == folder / "step_70"
     with pytest.raises(MastlensError, match="Did you mean 'step_70'"):
-        organism.stage_folder("qwen2/trajectory/step_71")
+        organisms.stage_folder("qwen2/trajectory/step_71")

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 import mastlens as m
-from mastlens.analysis import singular_values
+from mastlens.analysis.increments import singular_values
 
 STAGES = ("geometry", "couple", "rank", "unlearn", "evaluate")
 OUTPUTS = {

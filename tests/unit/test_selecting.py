@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mastlens import Checkpoint
+from mastlens.architectures.projections import Layout, Projection, find_projections
 from mastlens.cli import main
 from mastlens.errors import MastlensError
-from mastlens.projections import Layout, Projection, find_projections
-from mastlens.unlearning.selecting import named_matrices, select_tensors, weight_matrices
+from mastlens.selection.tensors import named_matrices, select_tensors, weight_matrices
 from tests.unit.test_architectures import CASES, GROUPED, GROUPED_SHAPES, write_model
 
 Q0, K0, O1 = (f"model.layers.{where}_proj.weight" for where in ("0.self_attn.q", "0.self_attn.k", "1.self_attn.o"))
@@ -114,7 +114,7 @@ def test_a_head_of_a_bias_is_its_part_of_the_outputs(checkpoint):
 
 def test_heads_that_alternate_by_group(monkeypatch):
     """As in InternLM2: for each group the rows of its two query heads, then its k, then its v."""
-    from mastlens import architectures
+    from mastlens.architectures import catalogue as architectures
 
     maps = {"layers.{layer}.attention.wqkv.weight": "q k v, per group", "layers.{layer}.attention.wo.weight": "o"}
     monkeypatch.setattr(architectures, "_registered", {})

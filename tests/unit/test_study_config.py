@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mastlens.errors import MastlensError
-from mastlens.organism import lineage_folder
+from mastlens.organisms import lineage_folder
 from mastlens.selection import RULES
 from mastlens.studies.planning import check_objectives, plan_arms
 from mastlens.studies.reading import from_table
@@ -128,7 +128,7 @@ def test_no_file_and_no_toml(tmp_path):
 def test_one_arm_in_two_ways_is_refused(tmp_path):
     told = tomllib.loads(GOOD)
     again = dict(told["compare"][0], grid={"learning_rates": [1e-9], "steps": 1, "every": 1})
-    from mastlens.lineage import Checkpoint
+    from mastlens.checkpoints.checkpoint import Checkpoint
 
     source = Checkpoint("organism:qwen2/rlvr")
     once = parse_study({**told, "compare": [told["compare"][0], told["compare"][0]]})
@@ -142,7 +142,7 @@ def test_one_arm_in_two_ways_is_refused(tmp_path):
 
 
 def test_a_retain_term_is_asked_for_or_needed(tmp_path):
-    from mastlens.lineage import Checkpoint
+    from mastlens.checkpoints.checkpoint import Checkpoint
 
     told = tomllib.loads(GOOD)
     told["seeds"] = [0]
@@ -206,4 +206,4 @@ def test_tables_become_dataclasses():
 def test_the_shipped_study_is_in_the_package():
     import mastlens
 
-    assert (Path(mastlens.__file__).parent / "organism" / "studies" / "unlearning.toml").is_file()
+    assert (Path(mastlens.__file__).parent / "organisms" / "studies" / "unlearning.toml").is_file()

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mastlens import MastlensError
-from mastlens.decoding.thinking import answer_ids, prompt_opens, render_prompt, split_trace
-from mastlens.problems import encode_prompt
+from mastlens.problems.encoding import encode_prompt
+from mastlens.problems.thinking import answer_ids, prompt_opens, render_prompt, split_trace
 from tests.conftest import write_tokenizer
 
 QWEN3 = (

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mastlens import MastlensError
-from mastlens.decoding.thinking import split_trace
 from mastlens.evaluation.judges import Question
 from mastlens.evaluation.traces import Facts, RuleJudge, read_facts, read_questions
-from mastlens.organism import lineage_folder
+from mastlens.organisms import lineage_folder
+from mastlens.problems.thinking import split_trace
 
 WORLD = {
     "people": [

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from mastlens.errors import MastlensError
 from mastlens.evaluation.judges.interface import Judgement, Question
 from mastlens.evaluation.judges.rubrics import AGAIN, TRACE_RUBRIC, Rubric
-from mastlens.files import sha256_json, write_json
+from mastlens.runs.files import sha256_json, write_json
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 _TRANSIENT = (408, 409, 429, 500, 502, 503, 504)

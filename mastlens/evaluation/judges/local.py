@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.generation import generate
-from mastlens.decoding.thinking import has_template, ids_open, split_trace
 from mastlens.evaluation.judges.interface import UNJUDGED, Judgement, Question
 from mastlens.evaluation.judges.rubrics import AGAIN, TRACE_RUBRIC, Rubric
-from mastlens.lineage import Checkpoint
-from mastlens.problems import context_length
+from mastlens.problems.encoding import context_length
+from mastlens.problems.thinking import has_template, ids_open, split_trace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

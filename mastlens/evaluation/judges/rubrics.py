@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mastlens.decoding.thinking import split_trace
 from mastlens.evaluation.choices import LETTERS
 from mastlens.evaluation.judges.interface import UNJUDGED, Judgement, Question
-from mastlens.files import sha256_json
+from mastlens.problems.thinking import split_trace
+from mastlens.runs.files import sha256_json
 
 _OBJECT = re.compile(r"\{[^{}]*\}", re.DOTALL)
 AGAIN = "That was not readable. Reply with the JSON object alone, and nothing else."

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from mastlens.decoding.answering import PARTS, answer_prompts
 from mastlens.decoding.generation import check_generation, sampling_of
-from mastlens.decoding.thinking import THINK
+from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import MastlensError, unknown
-from mastlens.evaluation.answering import PARTS, answer_prompts
-from mastlens.evaluation.edited import EditedCheckpoint
 from mastlens.evaluation.judges import UNJUDGED, Judge, Judgement, Question, judge_all
 from mastlens.evaluation.judges.rubrics import REFUSALS
 from mastlens.evaluation.safety.requests import draw_requests, read_requests
-from mastlens.files import sha256_json, write_json, write_table
-from mastlens.ledger import Ledger
-from mastlens.runs import hash_inputs, remembered
+from mastlens.problems.thinking import THINK
+from mastlens.runs.files import sha256_json, write_json, write_table
+from mastlens.runs.ledger import Ledger
+from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import Interval, mean_bootstrap, wilson
 
 if TYPE_CHECKING:
-    from mastlens.edit import Edit
-    from mastlens.lineage import Checkpoint
+    from mastlens.checkpoints.checkpoint import Checkpoint
+    from mastlens.edits.edit import Edit
 
 FILE = "safety.parquet"
 SUMMARY = "safety.json"
@@ -99,8 +99,8 @@ def evaluate_safety(
         data: Benchmark to its file, e.g. ``{"strongreject": "strongreject_dataset.csv"}``; see ``read_requests``.
         judge: What judges: ``RefusalPhrases()``, or a judge with ``REFUSAL_RUBRIC``.
         edit: An edit to apply in memory first.
-        think: The think mode (see ``mastlens.decoding.thinking.THINK``).
-        judged: Which part of a response is judged (see ``mastlens.evaluation.answering.PARTS``). A response without
+        think: The think mode (see ``mastlens.problems.thinking.THINK``).
+        judged: Which part of a response is judged (see ``mastlens.decoding.answering.PARTS``). A response without
             that part, as one cut off while thinking, is not judged.
         limit: At most so many requests of each kind, drawn by the seed; R2MU takes 250 of WildJailbreak's
             adversarial harmful ones. None for all.

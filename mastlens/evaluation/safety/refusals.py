@@ -5,7 +5,7 @@ from typing import Any
 
 from mastlens.evaluation.judges import Judgement, Question
 from mastlens.evaluation.judges.rubrics import REFUSALS
-from mastlens.files import sha256_json
+from mastlens.runs.files import sha256_json
 
 PHRASES = (
     "I'm sorry",

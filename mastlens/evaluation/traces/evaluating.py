@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from mastlens.decoding.answering import PARTS, Answered, answer_prompts
 from mastlens.decoding.generation import check_generation, sampling_of
 from mastlens.decoding.reflection import reflection_penalty
-from mastlens.decoding.thinking import THINK
+from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import MastlensError, unknown
-from mastlens.evaluation.answering import PARTS, Answered, answer_prompts
 from mastlens.evaluation.choices import ASK, Choice, score_choices
-from mastlens.evaluation.edited import EditedCheckpoint
 from mastlens.evaluation.judges import UNJUDGED, Judge, Judgement, judge_all
 from mastlens.evaluation.traces.questions import Asked, read_questions
 from mastlens.evaluation.traces.results import NOTHING, TraceEvaluation
 from mastlens.evaluation.traces.rules import RuleJudge, sentence_categories
-from mastlens.files import sha256_json, write_json, write_table
-from mastlens.ledger import Ledger
-from mastlens.runs import hash_inputs, remembered
+from mastlens.problems.thinking import THINK
+from mastlens.runs.files import sha256_json, write_json, write_table
+from mastlens.runs.ledger import Ledger
+from mastlens.runs.stages import hash_inputs, remembered
 
 if TYPE_CHECKING:
-    from mastlens.edit import Edit
-    from mastlens.lineage import Checkpoint
+    from mastlens.checkpoints.checkpoint import Checkpoint
+    from mastlens.edits.edit import Edit
 
 FILE = "trace_judgements.parquet"
 SUMMARY = "trace_judgements.json"
@@ -66,11 +66,11 @@ def evaluate_traces(
         questions: Name to file: multiple choice (``choices``) or problems, as JSON lines.
         judge: What judges; see ``RuleJudge``, ``EndpointJudge`` and ``LocalJudge``.
         edit: An edit to apply in memory first.
-        think: The think mode of the traces (see ``mastlens.decoding.thinking.THINK``).
+        think: The think mode of the traces (see ``mastlens.problems.thinking.THINK``).
         choices_think: The think mode in which options are scored without reasoning (FA-UA); None to leave that out.
         choices_ask: How options are scored then: ``letter``, ``option`` (their texts) or ``text`` (their texts behind
             the bare question); see ``score_choices``.
-        judged: Which part of a response is judged (see ``mastlens.evaluation.answering.PARTS``).
+        judged: Which part of a response is judged (see ``mastlens.decoding.answering.PARTS``).
         max_new_tokens: Where a response is cut off.
         samples: Responses a question.
         temperature: Of sampling; 0 for greedy.

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mastlens.decoding.grading import boxed, grade
+from mastlens.decoding.grading import grade
 from mastlens.errors import MastlensError
 from mastlens.evaluation.choices import LETTERS, Choice, read_choices
 from mastlens.evaluation.judges import Question
 from mastlens.evaluation.traces.statements import answered_letter
-from mastlens.problems import Problem, read_problems
+from mastlens.problems.answers import boxed
+from mastlens.problems.reading import Problem, read_problems
 
 
 @dataclass(frozen=True)

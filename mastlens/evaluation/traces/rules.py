@@ -12,7 +12,7 @@ from mastlens.evaluation.judges.interface import Judgement, Question
 from mastlens.evaluation.judges.rubrics import TRACE_CATEGORIES
 from mastlens.evaluation.traces.facts import ATTRIBUTES, Facts, read_facts
 from mastlens.evaluation.traces.statements import CONCLUDED, Reader, Statement, split_sentences
-from mastlens.files import sha256_json
+from mastlens.runs.files import sha256_json
 
 NOTHING, KNOWLEDGE, EXCLUSION, ANSWER = TRACE_CATEGORIES
 

@@ -4,7 +4,7 @@ import pandas as pd
 
 from mastlens import plots
 from mastlens.evaluation import Comparison, Evaluation, compare, compare_tables
-from mastlens.page import Pair, Section
+from mastlens.plots.page import Pair, Section
 from mastlens.reporting.folder import RunFolder, Told
 from mastlens.reporting.wording import listed, p_value, points, share
 

@@ -6,9 +6,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mastlens import plots
-from mastlens.page import Section
+from mastlens.plots.page import Section
 from mastlens.reporting.folder import RunFolder, Told
-from mastlens.verdict import PARTS, SPLITS, recorded_costs, verdict_sentence
+from mastlens.studies.verdict import PARTS, SPLITS, recorded_costs, verdict_sentence
 
 _LIMITS = (
     "One model of under a million parameters, one seed of training, synthetic problems: a demonstration that every "

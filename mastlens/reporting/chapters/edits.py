@@ -3,7 +3,7 @@
 import pandas as pd
 
 from mastlens import plots
-from mastlens.page import Section
+from mastlens.plots.page import Section
 from mastlens.reporting.folder import RunFolder, Told
 from mastlens.reporting.wording import interval, listed, plain, points, share
 

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from mastlens import plots
-from mastlens.page import Section
+from mastlens.plots.page import Section
 from mastlens.reporting.folder import RunFolder, Told
 from mastlens.reporting.wording import interval, out_of, p_value, plain, signed
 

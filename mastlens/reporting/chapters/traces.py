@@ -1,7 +1,7 @@
 """Chapters on reasoning: what traces still show, and which option is the likeliest without thinking."""
 
 from mastlens import plots
-from mastlens.page import Section
+from mastlens.plots.page import Section
 from mastlens.reporting.folder import RunFolder, Told
 from mastlens.reporting.wording import listed, share
 

@@ -1,0 +1,492 @@
+"""Causal map: what one projection's weights do, shown by putting back those of the checkpoint before or after."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mastlens.analysis.causal.patching import (
+    WHOLE,
+    Patch,
+    ProblemSet,
+    Readings,
+    greedy_correct,
+    located,
+    parameter_groups,
+    patched_tensors,
+    patches_of,
+    ratio_intervals,
+    read_patched,
+    read_sides,
+    stored_tensors,
+)
+from mastlens.architectures.catalogue import locate_parameters
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.checkpoints.lineage import Lineage
+from mastlens.errors import MastlensError, unknown
+from mastlens.models.gradients import mean_gradients
+from mastlens.models.weights import swapped
+from mastlens.runs.files import write_table
+from mastlens.runs.stages import hash_inputs, remembered
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FILE = "causal_map.parquet"
+GROUPS = "causal_groups.parquet"
+DIRECTIONS = ("restore", "insert")
+"""``restore``: SFT weights put into the RLVR model; ``insert``: RLVR weights put into the SFT model."""
+
+
+@dataclass(frozen=True)
+class CausalMap:
+    """The effect of every projection's weights, measured and predicted.
+
+    Attributes:
+        table: One row a direction, projection and head; the columns are described at ``causal_map``.
+        groups: One row a direction and group of parameters, all of them put in together: what attention as a whole
+            does, beside the rest of the model.
+        settings: What made it.
+    """
+
+    table: pd.DataFrame
+    groups: pd.DataFrame
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def correlation(self) -> pd.DataFrame:
+        """Rank correlation of measured effect and first-order prediction, one row a direction, part and side.
+
+        Columns: ``direction``, ``part`` (``projection`` or ``head``), ``side``, ``n``, ``spearman``, ``p_value``
+        (permutation), ``sign_agreement`` (share of parts in which both have the same sign).
+        """
+        rows = []
+        for direction in self.table["direction"].unique():
+            for part in ("projection", "head"):
+                for side in ("forget", "retain"):
+                    chosen = _chosen(self.table, direction, part)
+                    if f"{side}_effect" not in chosen or len(chosen) < 2:
+                        continue
+                    effect = chosen[f"{side}_effect"].to_numpy()
+                    predicted = chosen[f"{side}_first_order"].to_numpy()
+                    rows.append(
+                        {
+                            "direction": direction,
+                            "part": part,
+                            "side": side,
+                            **spearman(effect, predicted),
+                            "sign_agreement": float(np.mean(np.sign(effect) == np.sign(predicted))),
+                        }
+                    )
+        return pd.DataFrame(rows)
+
+    def plot(self, direction: str = "restore", *, heads: bool = False) -> "go.Figure":
+        """Draw the effects of one direction by layer and projection (or head), forget and retain in equal colours."""
+        from mastlens.plots.causal import plot_causal_map
+
+        return plot_causal_map(self.table, direction=direction, heads=heads)
+
+    def plot_groups(self, direction: str = "restore") -> "go.Figure":
+        """Draw what attention does as a whole, beside the rest of the model."""
+        from mastlens.plots.causal import plot_causal_groups
+
+        return plot_causal_groups(self.groups, direction=direction)
+
+    def plot_first_order(self, direction: str = "restore") -> "go.Figure":
+        """Draw the measured effects against their first-order prediction."""
+        from mastlens.plots.causal import plot_first_order
+
+        return plot_first_order(self.table, direction=direction)
+
+
+def causal_map(
+    *,
+    sft: "str | os.PathLike[str] | Checkpoint",
+    rlvr: "str | os.PathLike[str] | Checkpoint",
+    forget: str | os.PathLike[str],
+    retain: str | os.PathLike[str] | None = None,
+    heads: bool = False,
+    both_directions: bool = True,
+    accuracy: bool = False,
+    max_new_tokens: int = 256,
+    limit: int | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+    batch_size: int = 32,
+    chat_template: bool = True,
+    device: str = "cpu",
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> CausalMap:
+    """Put each projection's weights of one checkpoint into the other, one at a time, and measure what changes.
+
+    Layers below the patched one are not run again. Columns: ``direction`` (``restore``: the SFT weights in the RLVR
+    model; ``insert``: the RLVR weights in the SFT model), ``layer``, ``projection``, ``name``, ``head`` (from 0; -1 is
+    the whole projection; of k and v a head is a group), ``delta_norm`` (Frobenius norm of what changed), and for each
+    side, here ``forget``:
+
+    - ``forget_effect``: log-probability with the patch minus without it, summed over all solution tokens and
+      divided by their count; nats per token; ``forget_effect_low`` and ``forget_effect_high``: its paired 95 %
+      bootstrap interval over problems;
+    - ``forget_first_order``: the same change as the gradient at the unpatched model predicts it;
+    - ``forget_null_sd``: standard deviation of that prediction for a change of the same size in a random direction,
+      |gradient| |change| / sqrt(entries): an effect within two of them is one that any change could have;
+    - ``forget_exact_change``: change of the share of problems whose every solution token is the most probable one
+      after the reference solution so far (teacher forcing), so that greedy decoding would write exactly it;
+    - ``forget_unpatched`` (log-probability a token without a patch) and ``forget_total`` (effect of putting in all
+      weights of the other checkpoint, not only attention's);
+    - with ``accuracy``, ``forget_accuracy_change``: change of the share of right greedy responses, with its
+      interval ``_low`` and ``_high``. This generates anew for every patch, which takes long.
+
+    A map of attention says nothing of what lies outside it. So ``groups`` has the same columns, as far as they apply,
+    for whole groups of parameters put in together: ``group`` is ``projections`` (the matrices of the map),
+    ``attention`` (these with biases and norms of heads), ``mlp``, ``embeddings``, ``norms``, or ``all``.
+
+    Args:
+        sft: The checkpoint before; any relative of the same shapes will do, e.g. one that was rewarded on other
+            problems.
+        rlvr: The checkpoint after.
+        forget: File of the problems to forget.
+        retain: File of the problems to keep.
+        heads: Also patch each head alone.
+        both_directions: Also put the RLVR weights into the SFT model.
+        accuracy: Also generate and grade.
+        max_new_tokens: Where a response is cut off.
+        limit: Use only the first so many problems of each file.
+        resamples: Bootstrap samples of each interval.
+        seed: Of the bootstrap.
+        batch_size: Problems a forward pass; it does not change the result beyond rounding.
+        chat_template: Whether to use the tokenizer's chat template, where it has one.
+        device: Where to compute.
+        out: Folder for ``causal_map.parquet`` and ``causal_groups.parquet``; None to write nothing.
+        overwrite: Replace a table made from other inputs.
+        progress: Show progress bars.
+    """
+    lineage = Lineage.open(rlvr, sft=sft)
+    before, after = lineage.increments["rlvr"]
+    settings = {
+        "heads": heads,
+        "both_directions": both_directions,
+        "accuracy": accuracy,
+        "limit": limit,
+        "resamples": resamples,
+        "seed": seed,
+        "chat_template": chat_template,
+        **({"max_new_tokens": max_new_tokens} if accuracy else {}),
+    }
+
+    def compute() -> CausalMap:
+        found = {
+            direction: _measure(
+                *pair,
+                files={"forget": forget, "retain": retain},
+                patches=patches_of(after.projections, heads=heads) if direction in wanted else [],
+                accuracy=accuracy and direction in wanted,
+                max_new_tokens=max_new_tokens,
+                limit=limit,
+                batch_size=batch_size,
+                chat_template=chat_template,
+                device=device,
+                progress=direction if progress else None,
+            )
+            for direction, pair in {"restore": (after, before), "insert": (before, after)}.items()
+        }
+        tables = [
+            _table(direction, found[direction], opposite, resamples=resamples, seed=seed)
+            for direction, opposite in (("restore", found["insert"]), ("insert", found["restore"]))
+            if direction in wanted
+        ]
+        groups = [
+            _groups(direction, found[direction], opposite, resamples=resamples, seed=seed)
+            for direction, opposite in (("restore", found["insert"]), ("insert", found["restore"]))
+            if direction in wanted
+        ]
+        return CausalMap(pd.concat(tables, ignore_index=True), pd.concat(groups, ignore_index=True), settings)
+
+    def write(result: CausalMap, folder: Path) -> None:
+        write_table(folder / FILE, result.table)
+        write_table(folder / GROUPS, result.groups)
+
+    wanted = DIRECTIONS if both_directions else DIRECTIONS[:1]
+    return remembered(
+        out,
+        "causal-map",
+        outputs=[FILE, GROUPS],
+        lineage=lineage.fingerprints,
+        inputs=hash_inputs({"forget": forget, "retain": retain}),
+        settings=settings,
+        device=device,
+        overwrite=overwrite,
+        compute=compute,
+        write=write,
+        read=lambda folder: CausalMap(pd.read_parquet(folder / FILE), pd.read_parquet(folder / GROUPS), settings),
+    )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What was measured on one model: per side the readings, per patch sizes and predictions."""
+
+    patches: Sequence[Patch]
+    readings: Mapping[str, Readings]
+    predictions: Mapping[str, pd.DataFrame]
+    correct: Mapping[str, np.ndarray]  # one row a patch, after that of the unpatched model
+    groups: Mapping[str, Mapping[str, Readings]]  # group, side; as the unpatched ones of a model of its own
+
+
+def _measure(
+    own: Checkpoint,
+    other: Checkpoint,
+    *,
+    files: "Mapping[str, str | os.PathLike[str] | None]",
+    patches: Sequence[Patch],
+    accuracy: bool,
+    max_new_tokens: int,
+    limit: int | None,
+    batch_size: int,
+    chat_template: bool,
+    device: str,
+    progress: str | None,
+) -> _Measured:
+    """Patch the checkpoint ``own`` with the weights of ``other``."""
+    model, tokenizer = own.load_model(device=device), own.load_tokenizer()
+    taken = stored_tensors(other, model) if patches else {}
+    sides = read_sides(own, model, tokenizer, files, limit=limit, chat_template=chat_template)
+    readings, predictions, correct, groups = {}, {}, {}, {}
+    for side, problems in sides.items():
+        label = f"{progress}: {side}" if progress else None
+        readings[side] = read_patched(
+            model,
+            problems.encoded,
+            [[patch] for patch in patches],
+            taken,
+            batch_size=batch_size,
+            progress=label,
+        )
+        if patches:
+            places = located(taken, model)
+            found = mean_gradients(
+                model,
+                problems.encoded,
+                list(places.values()),
+                batch_size=batch_size,
+                progress=f"{label}, gradient" if label else None,
+            )
+            gradients = {name: found[place] for name, place in places.items()}
+            predictions[side] = first_order(patches, gradients, stored_tensors(own, model), taken)
+        if accuracy:
+            generated = _responses(model, tokenizer, problems, patches, taken, max_new_tokens, batch_size, label)
+            correct[side] = generated
+    for group, tensors in _group_tensors(model, other, patches).items():
+        with swapped(model, {place: other.tensor(name) for place, name in tensors.items()}):
+            groups[group] = {
+                side: read_patched(model, problems.encoded, [], {}, batch_size=batch_size)
+                for side, problems in sides.items()
+            }
+    return _Measured(patches, readings, predictions, correct, groups)
+
+
+def _group_tensors(model: "PreTrainedModel", other: Checkpoint, patches: Sequence[Patch]) -> dict[str, dict[str, str]]:
+    """Return group to parameter to the name of the other checkpoint's tensor that goes there."""
+    if not patches:
+        return {}
+    projections = list(dict.fromkeys(patch.projection for patch in patches))
+    groups = {"projections": list(located((projection.stored for projection in projections), model).values())}
+    groups |= parameter_groups(model, projections)
+    parameters = [name for name, _ in model.named_parameters()]
+    # What the file has under no name of its own (a stack that transformers puts together) stays as it is.
+    sources = {place: name for name, place in locate_parameters(other.tensors, parameters).items()}
+    return {group: {n: sources[n] for n in names if n in sources} for group, names in groups.items()}
+
+
+def _responses(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    problems: ProblemSet,
+    patches: Sequence[Patch],
+    taken: Mapping[str, Tensor],
+    max_new_tokens: int,
+    batch_size: int,
+    label: str | None,
+) -> np.ndarray:
+    places = located(taken, model)
+    own = {name: model.get_parameter(place) for name, place in places.items()}
+    rows = []
+    for patch in tqdm([None, *patches], desc=f"{label}, responses", disable=label is None, unit="patch"):
+        tensors = patched_tensors([] if patch is None else [patch], own, taken)
+        with swapped(model, {places[name]: tensor for name, tensor in tensors.items()}):
+            rows.append(
+                greedy_correct(model, tokenizer, problems, max_new_tokens=max_new_tokens, batch_size=batch_size)
+            )
+    return np.stack(rows)
+
+
+def first_order(
+    patches: Sequence[Patch],
+    gradients: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    other: Mapping[str, Tensor],
+) -> pd.DataFrame:
+    """Return each patch's effect on the mean log-probability as the gradient predicts it, in float64.
+
+    Args:
+        patches: What is taken from the other model.
+        gradients: Name of stored tensor to the gradient of the mean negative log-likelihood.
+        own: Name to stored tensor of the patched model.
+        other: Name to stored tensor of the other one.
+
+    Returns:
+        One row a patch: ``first_order``, ``null_sd`` (of a change of that size in a random direction), ``delta_norm``.
+    """
+    rows = []
+    for patch in patches:
+        name = patch.projection.stored
+        slope, old, new = (patch.part(tensors[name].cpu()) for tensors in (gradients, own, other))
+        # The increment in float32, as everywhere; sums over it in float64.
+        change = (new.float() - old.float()).double()
+        size, steepness = (float(torch.linalg.vector_norm(t.double())) for t in (change, slope))
+        rows.append(
+            {
+                "first_order": -float((slope.double() * change).sum()),
+                "null_sd": size * steepness / change.numel() ** 0.5,
+                "delta_norm": size,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _table(direction: str, measured: _Measured, opposite: _Measured, *, resamples: int, seed: int) -> pd.DataFrame:
+    first = next(iter(measured.predictions.values()))
+    table = pd.DataFrame(
+        {
+            "direction": direction,
+            "layer": [patch.projection.layer for patch in measured.patches],
+            "projection": [patch.projection.projection for patch in measured.patches],
+            "name": [patch.projection.name for patch in measured.patches],
+            "head": [patch.head for patch in measured.patches],
+            "delta_norm": first["delta_norm"],
+        }
+    )
+    for side, readings in measured.readings.items():
+        columns = _effects(side, readings, resamples=resamples, seed=seed)
+        prediction = {f"{side}_{column}": measured.predictions[side][column] for column in ("first_order", "null_sd")}
+        table = table.assign(**columns, **prediction, **_baseline(side, readings, opposite))
+        if side in measured.correct:
+            changes = measured.correct[side][1:] - measured.correct[side][0]
+            low, high = ratio_intervals(changes, np.ones(changes.shape[1]), resamples=resamples, seed=seed)
+            table[f"{side}_accuracy_change"] = changes.mean(axis=1)
+            table[f"{side}_accuracy_change_low"], table[f"{side}_accuracy_change_high"] = low, high
+    return table
+
+
+def _groups(direction: str, measured: _Measured, opposite: _Measured, *, resamples: int, seed: int) -> pd.DataFrame:
+    table = pd.DataFrame({"direction": direction, "group": [*measured.groups, "all"]})
+    for side, alone in measured.readings.items():
+        with_group = [*(found[side] for found in measured.groups.values()), opposite.readings[side]]
+        readings = Readings(
+            unpatched=alone.unpatched,
+            patched=np.stack([found.unpatched for found in with_group]),
+            exact=alone.exact,
+            patched_exact=np.stack([found.exact for found in with_group]),
+            counts=alone.counts,
+        )
+        columns = _effects(side, readings, resamples=resamples, seed=seed)
+        table = table.assign(**columns, **_baseline(side, alone, opposite))
+    return table
+
+
+def _effects(side: str, readings: Readings, *, resamples: int, seed: int) -> dict[str, np.ndarray]:
+    low, high = ratio_intervals(readings.differences, readings.counts, resamples=resamples, seed=seed)
+    return {
+        f"{side}_effect": readings.differences.sum(axis=1) / readings.counts.sum(),
+        f"{side}_effect_low": low,
+        f"{side}_effect_high": high,
+        f"{side}_exact_change": (readings.patched_exact - readings.exact).mean(axis=1),
+    }
+
+
+def _baseline(side: str, readings: Readings, opposite: _Measured) -> dict[str, float]:
+    tokens = readings.counts.sum()
+    return {
+        f"{side}_unpatched": float(readings.unpatched.sum() / tokens),
+        f"{side}_total": float((opposite.readings[side].unpatched - readings.unpatched).sum() / tokens),
+    }
+
+
+def _chosen(table: pd.DataFrame, direction: str, part: str) -> pd.DataFrame:
+    whole = table["head"] == WHOLE
+    return table[(table["direction"] == direction) & (whole if part == "projection" else ~whole)]
+
+
+def spearman(a: np.ndarray, b: np.ndarray, *, resamples: int = 9_999, seed: int = 0) -> dict[str, int | float]:
+    """Return ``n``, Spearman's ``spearman`` and its two-sided permutation ``p_value``; NaN where one side is constant.
+
+    Args:
+        a: Numbers.
+        b: As many numbers, in the same order.
+        resamples: Random permutations that make the null; the p-value is at least 1 / (resamples + 1).
+        seed: Of the permutations.
+    """
+    x, y = (ranks - ranks.mean() for ranks in (stats.rankdata(a), stats.rankdata(b)))
+    size = float(np.sqrt((x @ x) * (y @ y)))
+    if not size:
+        return {"n": len(x), "spearman": float("nan"), "p_value": float("nan")}
+    generator = np.random.default_rng(seed)
+    null = np.array([generator.permutation(x) @ y for _ in range(resamples)]) / size
+    found = float(x @ y) / size
+    # Equal but for rounding counts as equal: permutations that give the same sum in another order.
+    extreme = int((np.abs(null) >= abs(found) - 1e-12).sum())
+    return {"n": len(x), "spearman": found, "p_value": (1 + extreme) / (1 + resamples)}
+
+
+def rank_agreement(
+    causal: pd.DataFrame,
+    scores: "pd.DataFrame | Mapping[str, float]",
+    *,
+    direction: str = "restore",
+    effect: str = "forget_effect",
+    absolute: bool = True,
+    seed: int = 0,
+) -> dict[str, int | float]:
+    """Return how far a score puts the projections in the order of their measured effects.
+
+    Args:
+        causal: ``causal_map.parquet``; its rows of whole projections are used.
+        scores: Name to score; or a table with ``name`` and ``score``, such as ``ranking.parquet``.
+        direction: ``restore`` or ``insert``.
+        effect: The column to compare with.
+        absolute: Whether the size of the effect counts and not its sign; a score says how much, not which way.
+        seed: Of the permutations.
+
+    Returns:
+        ``n``, ``spearman`` and its two-sided permutation ``p_value``.
+
+    Raises:
+        MastlensError: If a score is missing, or the column or direction is not there.
+    """
+    if direction not in DIRECTIONS:
+        raise unknown("direction", direction, DIRECTIONS)
+    if effect not in causal:
+        raise unknown("column in the causal map", effect, [str(column) for column in causal.columns])
+    if isinstance(scores, pd.DataFrame):
+        scores = dict(zip(scores["name"], scores["score"], strict=True))
+    rows = _chosen(causal, direction, "projection")
+    if rows.empty:
+        raise MastlensError(f"The causal map has no rows of the direction '{direction}'.")
+    if missing := [name for name in rows["name"] if name not in scores]:
+        raise MastlensError(
+            f"There is no score for {missing[0]} ({len(missing)} of {len(rows)} are missing). Causal map and "
+            "scores must be about the same model."
+        )
+    effects = rows[effect].to_numpy()
+    return spearman(np.abs(effects) if absolute else effects, np.array([scores[n] for n in rows["name"]]), seed=seed)

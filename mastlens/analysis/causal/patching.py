@@ -1,0 +1,300 @@
+"""Weights of another model put in place of a model's own, and what that does to the solutions' log-probability."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mastlens.architectures.catalogue import locate_parameters
+from mastlens.architectures.projections import Projection
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.decoding.generation import generate
+from mastlens.decoding.grading import grade
+from mastlens.errors import MastlensError, unknown
+from mastlens.models.likelihood import by_length, counted_states
+from mastlens.models.suffix import PartialForward, partial_forward
+from mastlens.models.weights import named_weights, swapped
+from mastlens.problems.encoding import Batch, EncodedProblem, check_tokenizer, context_length, encode_problems
+from mastlens.problems.reading import Problem, read_problems
+
+if TYPE_CHECKING:
+    import os
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WHOLE = -1
+"""The head of a patch that takes all heads of a projection."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A projection, or one head of it, that is taken from another model.
+
+    Attributes:
+        projection: Which projection.
+        head: Which head (for k and v: which group), from 0; ``WHOLE`` for all of them.
+    """
+
+    projection: Projection
+    head: int = WHOLE
+
+    def part(self, stored: Tensor) -> Tensor:
+        """Return what is patched out of the stored tensor: (rows, cols), or one head's rows, of o columns."""
+        whole = self.head == WHOLE
+        return self.projection.read(stored) if whole else self.projection.head_of(stored, self.head)
+
+    def put(self, stored: Tensor, other: Tensor) -> None:
+        """Put the patch out of ``other`` into ``stored`` in place; nothing else of it changes."""
+        if self.head == WHOLE:
+            self.projection.write(stored, self.projection.read(other))
+        else:
+            self.part(stored).copy_(self.part(other))
+
+
+def patches_of(projections: Sequence[Projection], *, heads: bool) -> list[Patch]:
+    """Return a patch for every projection and, with ``heads``, one more for each of its heads."""
+    found = []
+    for projection in projections:
+        found.append(Patch(projection))
+        if heads:
+            found += [Patch(projection, head) for head in range(projection.heads)]
+    return found
+
+
+def patched_tensors(
+    patches: Sequence[Patch], own: Mapping[str, Tensor], other: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the stored tensors that these patches together change, in full.
+
+    Args:
+        patches: What is taken from the other model.
+        own: Name to stored tensor of the model that is patched.
+        other: Name to stored tensor of the other one.
+    """
+    tensors: dict[str, Tensor] = {}
+    for patch in patches:
+        name = patch.projection.stored
+        if name not in tensors:
+            tensors[name] = own[name].detach().clone()
+        patch.put(tensors[name], other[name])
+    return tensors
+
+
+def stored_tensors(checkpoint: Checkpoint, like: "PreTrainedModel") -> dict[str, Tensor]:
+    """Read every tensor that holds an attention projection, in the dtype and on the device of a loaded model."""
+    names = dict.fromkeys(projection.stored for projection in checkpoint.projections)
+    return {name: checkpoint.tensor(name).to(device=like.device, dtype=like.dtype) for name in names}
+
+
+def located(names: Iterable[str], model: "PreTrainedModel") -> dict[str, str]:
+    """Return name in the checkpoint to name in the model, for all the names.
+
+    Raises:
+        MastlensError: If the model has no parameter for one of them.
+    """
+    names, parameters = list(names), [name for name, _ in model.named_parameters()]
+    found = locate_parameters(names, parameters)
+    if lost := [name for name in names if name not in found]:
+        raise unknown("parameter in the model", lost[0], parameters)
+    return found
+
+
+def parameter_groups(model: "PreTrainedModel", projections: Sequence[Projection]) -> dict[str, list[str]]:
+    """Return what a model consists of: ``attention``, ``mlp``, ``embeddings``, ``norms`` to names of parameters.
+
+    Attention is everything in the modules that hold the projections, biases and norms of heads included; ``mlp`` is
+    what else the layers have, but for norms. Groups without parameters are left out.
+    """
+    holders = located((projection.stored for projection in projections), model).values()
+    attention = {name.removesuffix(".weight").rpartition(".")[0] for name in holders}
+    layers = {module.rpartition(".")[0] for module in attention}
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    embeddings = {id(parameter) for module in ends if module is not None for parameter in module.parameters()}
+    groups: dict[str, list[str]] = {"attention": [], "mlp": [], "embeddings": [], "norms": []}
+    for name, parameter in model.named_parameters():
+        owner = name.split(".")[-2] if "." in name else name
+        if any(name.startswith(f"{module}.") for module in attention):
+            groups["attention"].append(name)
+        elif id(parameter) in embeddings:
+            groups["embeddings"].append(name)
+        elif "norm" in owner or owner.startswith("ln_"):
+            groups["norms"].append(name)
+        elif any(name.startswith(f"{layer}.") for layer in layers):
+            groups["mlp"].append(name)
+    return {group: names for group, names in groups.items() if names}
+
+
+@dataclass(frozen=True)
+class ProblemSet:
+    """The problems of one side, as text and as token ids.
+
+    Attributes:
+        problems: The problems.
+        encoded: The same as token ids.
+    """
+
+    problems: Sequence[Problem]
+    encoded: Sequence[EncodedProblem]
+
+
+def read_sides(
+    checkpoint: Checkpoint,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    files: "Mapping[str, str | os.PathLike[str] | None]",
+    *,
+    limit: int | None,
+    chat_template: bool,
+) -> dict[str, ProblemSet]:
+    """Read side to problems (the first ``limit`` of each file), for the sides that have a file."""
+    if limit is not None and limit < 1:
+        raise MastlensError(f"A limit of {limit} problems leaves nothing to measure on; it is at least 1.")
+    sides = {}
+    for side, path in files.items():
+        if path is None:
+            continue
+        problems = read_problems(path)[:limit]
+        check_tokenizer(tokenizer, problems, checkpoint.spec)
+        encoded = encode_problems(
+            problems,
+            tokenizer,
+            context=context_length(model.config),
+            chat_template=chat_template,
+            source=str(path),
+        )
+        sides[side] = ProblemSet(problems, encoded)
+    return sides
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What was read off a model, unpatched and patched, on every problem.
+
+    Attributes:
+        unpatched: Summed log-probability of each solution, in nats.
+        patched: The same with each patch in place.
+        exact: Whether each solution token was the most probable one, so that greedy decoding would write the
+            reference solution word for word; unpatched.
+        patched_exact: The same with each patch in place.
+        counts: Solution tokens of each problem.
+    """
+
+    unpatched: Float[np.ndarray, " items"]
+    patched: Float[np.ndarray, "patches items"]
+    exact: Float[np.ndarray, " items"]
+    patched_exact: Float[np.ndarray, "patches items"]
+    counts: Float[np.ndarray, " items"]
+
+    @property
+    def differences(self) -> Float[np.ndarray, "patches items"]:
+        """Change of each solution's summed log-probability by each patch."""
+        return self.patched - self.unpatched
+
+
+@torch.no_grad()
+def read_patched(
+    model: "PreTrainedModel",
+    encoded: Sequence[EncodedProblem],
+    patches: Sequence[Sequence[Patch]],
+    other: Mapping[str, Tensor],
+    *,
+    batch_size: int = 32,
+    progress: str | None = None,
+) -> Readings:
+    """Measure a model with each of many sets of patches in place, running only the layers that a set can change.
+
+    Args:
+        model: The model, in evaluation mode; it is left as it was, bit for bit.
+        encoded: Problems as token ids.
+        patches: Sets of patches, one measurement each; none of them empty. Without any, the model alone is measured.
+        other: Name to stored tensor of the model that the patches are taken from.
+        batch_size: Problems a forward pass; it does not change the result beyond rounding.
+        progress: Label of a progress bar; None for none.
+    """
+    sums = np.zeros((1 + len(patches), len(encoded)))
+    exact = np.zeros_like(sums)
+    counts = np.zeros(len(encoded))
+    places = located(other, model)
+    weights = named_weights(model, list(places.values()))
+    own = {name: weights[place] for name, place in places.items()}
+    # A model whose layers cannot be run apart takes every pass whole.
+    partial = (partial_forward(model, list(weights), encoded) if patches else None) or PartialForward([])
+    known = False
+    for items, batch in by_length(model, encoded, batch_size, progress):
+        with partial.recording():
+            sums[0, items], exact[0, items], known = _read(model, batch, known)
+        counts[items] = batch.is_solution[:, 1:].sum(dim=1).cpu().numpy()
+        for row, together in enumerate(patches, start=1):
+            lowest = min(patch.projection.layer for patch in together)
+            tensors = {places[name]: tensor for name, tensor in patched_tensors(together, own, other).items()}
+            with partial.above(lowest), swapped(model, tensors):
+                sums[row, items], exact[row, items], _ = _read(model, batch, known)
+    partial.clear()
+    return Readings(sums[0], sums[1:], exact[0], exact[1:], counts)
+
+
+def _read(model: "PreTrainedModel", batch: Batch, known: bool) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Return summed log-probability and exactness of each solution of a batch, and whether the head is known."""
+    targets = batch.input_ids[:, 1:][batch.is_solution[:, 1:]]
+    rows = batch.is_solution[:, 1:].nonzero()[:, 0]
+    hidden, head = counted_states(model, batch, known=known)
+    # In float64 from the token on: an effect is a small difference of these sums.
+    values = torch.empty(len(targets), dtype=torch.float64, device=targets.device)
+    missed = torch.empty_like(values)
+    for part in head.parts(hidden):
+        logits = head(hidden[part]).float()
+        values[part] = -torch.nn.functional.cross_entropy(logits, targets[part], reduction="none").double()
+        missed[part] = (logits.argmax(dim=-1) != targets[part]).double()
+    empty = values.new_zeros(len(batch.input_ids))
+    sums, misses = (empty.index_add(0, rows, found).cpu().numpy() for found in (values, missed))
+    return sums, (misses == 0).astype(float), head.embedding is not None
+
+
+def greedy_correct(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    side: ProblemSet,
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+) -> Float[np.ndarray, " items"]:
+    """Return 1 for each problem that the model's greedy response solves, else 0."""
+    prompts = [ids.prompt for ids in side.encoded]
+    responses = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    pairs = zip(responses, side.problems, strict=True)
+    return np.array([float(grade(response.text, problem.answer).correct) for response, problem in pairs])
+
+
+def ratio_intervals(
+    differences: Float[np.ndarray, "patches items"],
+    weights: Float[np.ndarray, " items"],
+    *,
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[Float[np.ndarray, " patches"], Float[np.ndarray, " patches"]]:
+    """Return the percentile intervals of sum(differences) / sum(weights), items resampled with all that is theirs.
+
+    Items are drawn once for all rows, so that rows can be compared. One item has no interval: both ends are NaN.
+
+    Args:
+        differences: Paired differences, one column an item.
+        weights: What the sums are divided by, e.g. tokens; ones for a mean.
+        resamples: Number of bootstrap samples.
+        level: Confidence level.
+        seed: Of the resampling.
+    """
+    many = len(weights)
+    if many < 2:
+        return np.full(len(differences), np.nan), np.full(len(differences), np.nan)
+    generator = np.random.default_rng(seed)
+    drawn = []
+    for start in range(0, resamples, 1000):
+        times = generator.multinomial(many, np.full(many, 1 / many), size=min(1000, resamples - start)).astype(float)
+        drawn.append((differences @ times.T) / (times @ weights))
+    low, high = np.quantile(np.concatenate(drawn, axis=1), [(1 - level) / 2, (1 + level) / 2], axis=1)
+    return low, high

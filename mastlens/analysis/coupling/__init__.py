@@ -1,0 +1,1 @@
+"""Where the gradients of forget and retain problems meet the increment."""

@@ -1,0 +1,285 @@
+"""Coupling: how the forget (and retain) gradient at the RLVR weights lies to the increment RLVR - SFT."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mastlens.analysis.coupling.alignment import above_chance
+from mastlens.analysis.coupling.contractions import contract, with_chance
+from mastlens.analysis.coupling.spectral import coupling_by_direction
+from mastlens.architectures.catalogue import locate_parameters
+from mastlens.architectures.matrices import find_matrices
+from mastlens.architectures.projections import Projection
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.checkpoints.lineage import Lineage, paired
+from mastlens.errors import MastlensError, unknown
+from mastlens.models.gradients import Gradients, measure_gradients
+from mastlens.problems.encoding import check_tokenizer, context_length, encode_problems
+from mastlens.problems.reading import read_problems
+from mastlens.runs.files import write_table
+from mastlens.runs.stages import hash_inputs, remembered
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+FILE = "coupling.parquet"
+HEADS = "coupling_heads.parquet"
+SPECTRUM = "coupling_spectrum.parquet"
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """The coupling of gradients and increment.
+
+    Attributes:
+        table: One row a projection; the columns are described at ``couple``.
+        heads: One row a head of a projection; the same columns, taken over the head's block, and ``head``. Matrices
+            without heads are not in it.
+        spectrum: One row a side and singular direction of the increment, see ``coupling_by_direction``, with
+            ``layer``, ``projection``, ``name`` and ``above_chance``; None where it was not asked for.
+        settings: What made it.
+    """
+
+    table: pd.DataFrame
+    heads: pd.DataFrame
+    spectrum: pd.DataFrame | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def plot(self) -> "go.Figure":
+        """Draw the cosines by layer and projection, signed, around 0."""
+        from mastlens.plots.coupling import plot_coupling
+
+        return plot_coupling(self.table)
+
+    def plot_heads(self, side: str = "forget") -> "go.Figure":
+        """Draw one side's cosines by layer and head, signed, around 0."""
+        from mastlens.plots.coupling import plot_coupling_heads
+
+        return plot_coupling_heads(self.heads, side=side)
+
+    def plot_spectrum(self, side: str = "forget") -> "go.Figure":
+        """Draw which singular directions of the increment couple to one side's gradient.
+
+        Raises:
+            MastlensError: If the spectrum was not asked for.
+        """
+        from mastlens.plots.coupling_spectrum import plot_coupling_spectrum
+
+        if self.spectrum is None:
+            raise MastlensError("This coupling has no spectrum. Measure it with couple(..., spectrum=True).")
+        return plot_coupling_spectrum(self.spectrum, side=side)
+
+
+def couple(
+    *,
+    sft: "str | os.PathLike[str] | Checkpoint",
+    rlvr: "str | os.PathLike[str] | Checkpoint",
+    forget: str | os.PathLike[str],
+    retain: str | os.PathLike[str] | None = None,
+    batch_size: int = 8,
+    autocast: bool = False,
+    fisher: bool = False,
+    spectrum: bool = True,
+    directions: int = 64,
+    where: str | None = None,
+    chat_template: bool = True,
+    device: str = "cpu",
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Coupling:
+    """Measure how the loss gradient at the RLVR weights couples to the increment, per attention projection.
+
+    The loss is the negative log-likelihood of the solution tokens at the RLVR weights in evaluation mode, summed
+    over the whole set and divided by their count; in float32. Columns, D the increment, W the RLVR weights and G a
+    side's gradient:
+
+    - ``layer``, ``projection``, ``name``, ``rows``, ``cols``, ``delta_norm``: |D| (Frobenius);
+    - ``cosine_null``: mean |cosine| of random directions of that many entries;
+    - ``forget_grad_norm``: |G| (Frobenius);
+    - ``forget_grad_abs_mean``: mean of |G| over the entries, absolute after summation (SalUn, arXiv:2310.12508; the
+      mean that MemFlex, arXiv:2407.01920, has a threshold on);
+    - ``forget_inner``: <G, D>, signed: what the loss changes by, to first order, if D is added once more;
+    - ``forget_inner_normalised``: <G, D> / sqrt(rows * cols), so that large tensors do not win by size;
+    - ``forget_cosine``: <G, D> / (|G| |D|), signed; MAST (arXiv:2606.19222) takes its absolute value;
+    - ``forget_cosine_p``: share of random directions with at least that |cosine|;
+    - ``forget_above_chance``: that p is at most 0.05 / rows of the table (Bonferroni);
+    - ``forget_weight_inner``: <G, W>, signed; minus it is what the loss changes by, to first order, if the matrix is
+      taken out (SNIP, arXiv:1810.02340, has the absolute value, entry by entry);
+    - with ``fisher``, ``forget_fisher``: the sum over entries of the mean over problems of the squared gradient of
+      -log p(solution | prompt), which is the trace of the empirical Fisher information (SSD, arXiv:2308.07707);
+    - with ``retain`` the same with ``retain_``, and ``forget_retain_cosine``, the cosine of the two gradients,
+      ``inner_minus_retain``: <G_forget - G_retain, D>, what adding D costs the forget set beyond the retain set, and
+      ``cosine_minus_retain``: |forget_cosine| - |retain_cosine|, coupling to forget alone, and ``forget_wagle``: the
+      sum over entries of |(W - G_retain / mu) G_forget| with mu = 1e-6 (WAGLE, arXiv:2410.17509, as its code has it:
+      with so small a mu the retain gradient decides, and the weights hardly count).
+
+    Args:
+        sft: The checkpoint that RLVR started from.
+        rlvr: The checkpoint after RLVR.
+        forget: File of the problems to forget.
+        retain: File of the problems to keep.
+        batch_size: Problems a backward pass; it does not change the result beyond rounding.
+        autocast: Compute products in bfloat16; sums stay float32. Faster where the device has such units.
+        fisher: Also the Fisher information: one problem a backward pass, whatever ``batch_size`` says, and one more
+            float32 buffer a matrix.
+        spectrum: Also the coupling spectrum; a float64 decomposition a projection (seconds at 1,536 x 1,536).
+        directions: How many singular directions of each increment stand alone in the spectrum.
+        where: Regular expression over names: couple these weight matrices instead of the attention projections.
+        chat_template: Whether to use the tokenizer's chat template, where it has one.
+        device: Where to compute.
+        out: Folder for ``coupling.parquet``, ``coupling_heads.parquet`` and, with ``spectrum``,
+            ``coupling_spectrum.parquet``; None to write nothing.
+        overwrite: Replace tables made from other inputs.
+        progress: Show progress bars.
+
+    Raises:
+        MastlensError: If the checkpoints are not one lineage, or a file or setting does not fit.
+    """
+    if directions < 1:
+        raise MastlensError(f"{directions} singular directions make no spectrum; take at least 1, or spectrum=False.")
+    lineage = Lineage.open(rlvr, sft=sft)
+    chosen = _chosen(lineage.rlvr, where)
+    settings = {
+        "chat_template": chat_template,
+        "autocast": autocast,
+        "fisher": fisher,
+        "directions": directions if spectrum else 0,
+        "where": where,
+    }
+
+    def compute() -> Coupling:
+        files = {"forget": forget, "retain": retain}
+        found = _gradients(
+            lineage.rlvr,
+            chosen,
+            files,
+            fisher=fisher,
+            batch_size=batch_size,
+            autocast=autocast,
+            chat_template=chat_template,
+            device=device,
+            progress=progress,
+        )
+        return _couple(lineage, chosen, found, settings, progress)
+
+    def write(result: Coupling, folder: Path) -> None:
+        write_table(folder / FILE, result.table)
+        write_table(folder / HEADS, result.heads)
+        if result.spectrum is not None:
+            write_table(folder / SPECTRUM, result.spectrum)
+
+    def read(folder: Path) -> Coupling:
+        table, heads = (pd.read_parquet(folder / file) for file in (FILE, HEADS))
+        return Coupling(table, heads, pd.read_parquet(folder / SPECTRUM) if spectrum else None, settings)
+
+    return remembered(
+        out,
+        "couple",
+        outputs=[FILE, HEADS, *([SPECTRUM] if spectrum else [])],
+        lineage=lineage.fingerprints,
+        inputs=hash_inputs({"forget": forget, "retain": retain}),
+        settings=settings,
+        device=device,
+        overwrite=overwrite,
+        compute=compute,
+        write=write,
+        read=read,
+    )
+
+
+def _chosen(checkpoint: Checkpoint, where: str | None) -> tuple[Projection, ...]:
+    if where is None:
+        return checkpoint.projections
+    shapes = {name: stored.shape for name, stored in checkpoint.tensors.items() if stored.dtype.is_floating_point}
+    return find_matrices(where, checkpoint.config, shapes)
+
+
+def _gradients(
+    checkpoint: Checkpoint,
+    chosen: Sequence[Projection],
+    files: Mapping[str, str | os.PathLike[str] | None],
+    *,
+    fisher: bool,
+    batch_size: int,
+    autocast: bool,
+    chat_template: bool,
+    device: str,
+    progress: bool,
+) -> dict[str, dict[str, Tensor]]:
+    """Return side, and side with ``_fisher``, to stored tensor's name to what was measured of it."""
+    model = checkpoint.load_model(device=device)
+    tokenizer = checkpoint.load_tokenizer()
+    stored = list(dict.fromkeys(projection.stored for projection in chosen))
+    parameters = [name for name, _ in model.named_parameters()]
+    located = locate_parameters(stored, parameters)
+    if lost := [name for name in stored if name not in located]:
+        raise unknown(f"parameter in the model that transformers makes of {checkpoint.spec}", lost[0], parameters)
+    found: dict[str, dict[str, Tensor]] = {}
+    for side, path in files.items():
+        if path is None:
+            continue
+        problems = read_problems(path)
+        check_tokenizer(tokenizer, problems, checkpoint.spec)
+        encoded = encode_problems(
+            problems, tokenizer, context=context_length(model.config), chat_template=chat_template, source=str(path)
+        )
+        measured: Gradients = measure_gradients(
+            model,
+            encoded,
+            list(located.values()),
+            fisher=fisher,
+            batch_size=batch_size,
+            autocast=autocast,
+            progress=f"{side} gradient" if progress else None,
+        )
+        for kind, tensors in ((side, measured.mean), (f"{side}_fisher", measured.fisher)):
+            if tensors is not None:
+                found[kind] = {name: tensors[parameter] for name, parameter in located.items()}
+    return found
+
+
+def _couple(
+    lineage: Lineage,
+    chosen: Sequence[Projection],
+    found: Mapping[str, Mapping[str, Tensor]],
+    settings: dict[str, Any],
+    progress: bool,
+) -> Coupling:
+    rows, head_rows, spectrum = [], [], []
+    for projection in tqdm(chosen, desc="coupling", unit="tensor", disable=not progress):
+        before, after = (matrix.float() for matrix in paired(*lineage.increments["rlvr"], projection))
+        matrices = {"delta": (after - before).double(), "weight": after.double()}
+        for kind, tensors in found.items():
+            # A padded vocabulary has more rows in one checkpoint: those that both have are compared.
+            matrices[kind] = projection.read(tensors[projection.stored])[: after.shape[0]].double().cpu()
+        keys = {"layer": projection.layer, "projection": projection.projection, "name": projection.name}
+        rows.append({**keys, **contract(matrices)})
+        for head, block in enumerate(_heads(projection, matrices)):
+            head_rows.append({**keys, "head": head, **contract(block)})
+        if settings["directions"]:
+            sides = {side: matrices[side] for side in ("forget", "retain") if side in matrices}
+            pieces = coupling_by_direction(matrices["delta"], sides, directions=settings["directions"])
+            spectrum += [{**keys, **piece} for piece in pieces]
+    table = with_chance(rows)
+    heads = with_chance(head_rows) if head_rows else table.iloc[:0].assign(head=0)
+    if not settings["directions"]:
+        return Coupling(table, heads, None, settings)
+    pieces = pd.DataFrame(spectrum)
+    pieces["above_chance"] = above_chance(pieces["p"].to_numpy())
+    return Coupling(table, heads, pieces, settings)
+
+
+def _heads(projection: Projection, matrices: Mapping[str, Float[Tensor, "rows cols"]]) -> Iterator[dict[str, Tensor]]:
+    """Yield the block of every matrix that belongs to one head, head by head: columns of o, else rows."""
+    axis = 1 if projection.projection == "o" else 0
+    for head in range(projection.heads):
+        start = head * projection.head_dim
+        yield {name: matrix.narrow(axis, start, projection.head_dim) for name, matrix in matrices.items()}

@@ -1,0 +1,292 @@
+"""Do several runs change the same entries? Agreement of update masks, beside what independent masks give."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mastlens.analysis.increments.masks import TOLERANCE, VIEWS, binades, count, stratified_counts, update_mask
+from mastlens.analysis.increments.nulls import LEVEL, Null, intersection_null
+from mastlens.architectures.projections import Projection
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.checkpoints.lineage import Lineage
+from mastlens.errors import MastlensError, unknown
+from mastlens.runs.files import write_table
+from mastlens.runs.stages import remembered
+
+FILES = {"table": "agreement.parquet", "runs": "agreement-runs.parquet", "consensus": "agreement-consensus.parquet"}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the update masks of several runs agree.
+
+    Attributes:
+        table: One row a projection and pair of runs; the columns are described at ``mask_agreement``.
+        runs: One row a projection and run.
+        consensus: One row a projection and number of runs.
+        settings: What made it.
+    """
+
+    table: pd.DataFrame
+    runs: pd.DataFrame
+    consensus: pd.DataFrame
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def summary(self) -> pd.DataFrame:
+        """Return the mean over pairs for each projection: ``jaccard``, ``jaccard_null``, ``jaccard_matched_null``."""
+        keys = ["layer", "projection", "name"]
+        values = ["jaccard", "jaccard_null", "jaccard_matched_null"]
+        return self.table.groupby(keys, sort=False)[values].mean().reset_index()
+
+
+@dataclass(frozen=True)
+class Jaccard:
+    """Agreement of two masks.
+
+    Attributes:
+        jaccard: |A and B| / |A or B|; NaN where both are empty.
+        share_a: Density of A, p.
+        share_b: Density of B, q.
+        independent: p q / (p + q - p q), what independent masks give.
+        matched: The same where the masks are independent within each binade only; NaN where no binades were given.
+        intersection: |A and B|.
+        null: Of the intersection: hypergeometric.
+        matched_null: Of the intersection: hypergeometric within each binade.
+    """
+
+    jaccard: float
+    share_a: float
+    share_b: float
+    independent: float
+    matched: float
+    intersection: int
+    null: Null
+    matched_null: Null | None = None
+
+
+def mask_jaccard(a: Bool[Tensor, "rows cols"], b: Bool[Tensor, "rows cols"], strata: Tensor | None = None) -> Jaccard:
+    """Return the Jaccard agreement of two masks beside independent ones (arXiv:2511.08567). O(numel).
+
+    Args:
+        a: A mask.
+        b: Another.
+        strata: ``masks.binades`` of the weight that both runs started from.
+    """
+    numel, size_a, size_b = a.numel(), count(a), count(b)
+    both = int(np.count_nonzero(a.numpy() & b.numpy()))
+    matched = None
+    if strata is not None:
+        first, second, _, sizes = stratified_counts(a, b, strata)
+        matched = intersection_null(first, second, sizes)
+    null = intersection_null([size_a], [size_b], [numel])
+
+    def share(intersection: int | float) -> float:
+        union = size_a + size_b - intersection
+        return intersection / union if union else float("nan")
+
+    return Jaccard(
+        jaccard=share(both),
+        share_a=size_a / numel,
+        share_b=size_b / numel,
+        independent=share(null.mean),
+        matched=float("nan") if matched is None else share(matched.mean),
+        intersection=both,
+        null=null,
+        matched_null=matched,
+    )
+
+
+def consensus_counts(masks: Sequence[Bool[Tensor, "rows cols"]]) -> NDArray[np.int64]:
+    """Return how many entries were changed by exactly 0, 1, ..., R of the R runs."""
+    return np.bincount(_votes(masks).ravel(), minlength=len(masks) + 1)
+
+
+def independent_consensus(shares: Sequence[float]) -> Float[NDArray[np.float64], " runs_and_one"]:
+    """Return the share of entries changed by exactly 0, 1, ..., R runs if the runs were independent.
+
+    The Poisson-binomial law of the masks' densities.
+    """
+    law = np.ones(1)
+    for p in shares:
+        law = np.convolve(law, [1 - p, p])
+    return law
+
+
+def update_ratios(
+    mask: Bool[Tensor, "rows cols"],
+) -> tuple[Float[NDArray[np.float64], " rows"], Float[NDArray[np.float64], " cols"]]:
+    """Return the share of changed entries in each row and in each column; stripes show there."""
+    dense = mask.numpy()
+    return np.count_nonzero(dense, axis=1) / dense.shape[1], np.count_nonzero(dense, axis=0) / dense.shape[0]
+
+
+def stripe_index(ratios: Float[NDArray[np.float64], " lines"], across: int) -> tuple[float, Null]:
+    """Return the variance of update ratios over the binomial one, and its null: 1 for no stripes.
+
+    Args:
+        ratios: Of the rows (or columns).
+        across: Entries in each of them.
+    """
+    p, lines = float(ratios.mean()), len(ratios)
+    null = Null(1.0, (2 / max(lines - 1, 1)) ** 0.5, "normal", "asymptotic")
+    if lines < 2 or p in (0.0, 1.0):
+        return float("nan"), null
+    return float(ratios.var(ddof=1) / (p * (1 - p) / across)), null
+
+
+def mask_agreement(
+    reference: "str | os.PathLike[str] | Checkpoint",
+    runs: "Sequence[str | os.PathLike[str] | Checkpoint] | Mapping[str, str | os.PathLike[str] | Checkpoint]",
+    *,
+    view: str = "bf16",
+    tolerance: float = TOLERANCE,
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Agreement:
+    """Compare where several runs from one checkpoint changed it, per attention projection (arXiv:2511.08567, 4).
+
+    ``table``, one row a projection and pair of runs: ``layer``, ``projection``, ``name``, ``rows``, ``cols``,
+    ``run_a``, ``run_b``, ``share_a``, ``share_b`` (of entries changed), ``jaccard`` (|A and B| / |A or B|; NaN where
+    neither run changed anything), ``jaccard_null`` (independent masks, pq / (p + q - pq)), ``z``, ``p`` (two-sided,
+    hypergeometric) and ``distinguishable`` (p < 0.001); and the same for masks that share only their dependence on the
+    magnitude of the weight: ``jaccard_matched_null``, ``z_matched``, ``p_matched``, ``distinguishable_matched``.
+
+    ``runs``, one row a projection and run: ``run``, ``changed_fraction``, ``row_stripes``, ``col_stripes`` (variance of
+    the share changed per row or column over the binomial one; 1 = no stripes), ``row_stripes_z``, ``col_stripes_z``.
+
+    ``consensus``, one row a projection and r = 0 ... R: ``runs_changed`` (r), ``entries``, ``share``, ``share_null``.
+
+    Args:
+        reference: The checkpoint that every run started from.
+        runs: The runs' checkpoints, at least two; a mapping names them, otherwise their paths do.
+        view: ``bf16`` (both rounded to bfloat16 first) or ``native``.
+        tolerance: Of the ``bf16`` view.
+        out: Folder for the three tables; None to write nothing.
+        overwrite: Replace tables made from other inputs.
+        progress: Show a progress bar.
+
+    Raises:
+        MastlensError: For fewer than two runs, a run named twice, or one that is not of the reference's lineage.
+    """
+    if view not in VIEWS:
+        raise unknown("view of the update mask", view, VIEWS)
+    start = Checkpoint(reference)
+    named = _named(runs)
+    for checkpoint in named.values():
+        Lineage.open(checkpoint, sft=start)  # shapes, relation, and that they differ
+    settings = {"view": view, "tolerance": tolerance, "runs": list(named)}
+    files = [FILES[part] for part in FILES]
+
+    def write(result: Agreement, folder: Path) -> None:
+        for part, file in FILES.items():
+            write_table(folder / file, getattr(result, part))
+
+    def read(folder: Path) -> Agreement:
+        return Agreement(**{part: pd.read_parquet(folder / file) for part, file in FILES.items()}, settings=settings)
+
+    return remembered(
+        out,
+        "agreement",
+        outputs=files,
+        lineage={"reference": start.fingerprint},
+        inputs={name: checkpoint.fingerprint for name, checkpoint in named.items()},
+        settings=settings,
+        overwrite=overwrite,
+        compute=lambda: _compare(start, named, settings, progress=progress),
+        write=write,
+        read=read,
+    )
+
+
+def _named(runs: Any) -> dict[str, Checkpoint]:
+    pairs = list(runs.items()) if isinstance(runs, Mapping) else [(None, run) for run in runs]
+    opened = [(name, Checkpoint(run)) for name, run in pairs]
+    named = {name or checkpoint.spec: checkpoint for name, checkpoint in opened}
+    if len(named) < len(opened):
+        raise MastlensError("A run is named twice. Agreement compares different runs; give each path once.")
+    if len(named) < 2:
+        raise MastlensError(f"Agreement needs at least two runs from the same checkpoint; there are {len(named)}.")
+    return named
+
+
+def _compare(
+    start: Checkpoint, runs: Mapping[str, Checkpoint], settings: Mapping[str, Any], *, progress: bool
+) -> Agreement:
+    pairs, single, consensus = [], [], []
+    for projection in tqdm(start.projections, desc="agreement", unit="tensor", disable=not progress):
+        before = start.matrix(projection)
+        masks = {
+            name: update_mask(before, run.matrix(projection), view=settings["view"], tolerance=settings["tolerance"])
+            for name, run in runs.items()
+        }
+        where = _describe(projection)
+        strata = binades(before)
+        for a, b in combinations(masks, 2):
+            pairs.append({**where, "run_a": a, "run_b": b, **_pair(masks[a], masks[b], strata)})
+        for name, mask in masks.items():
+            single.append({**where, "run": name, **_single(mask)})
+        counts = consensus_counts(list(masks.values()))
+        law = independent_consensus([count(mask) / mask.numel() for mask in masks.values()])
+        consensus.extend(
+            {
+                **where,
+                "runs_changed": r,
+                "entries": int(entries),
+                "share": entries / projection.numel,
+                "share_null": float(law[r]),
+            }
+            for r, entries in enumerate(counts)
+        )
+    return Agreement(pd.DataFrame(pairs), pd.DataFrame(single), pd.DataFrame(consensus), dict(settings))
+
+
+def _describe(projection: Projection) -> dict[str, Any]:
+    return {
+        "layer": projection.layer,
+        "projection": projection.projection,
+        "name": projection.name,
+        "rows": projection.rows,
+        "cols": projection.cols,
+    }
+
+
+def _pair(a: Tensor, b: Tensor, strata: Tensor) -> dict[str, Any]:
+    found = mask_jaccard(a, b, strata)
+    assert found.matched_null is not None
+    row: dict[str, Any] = {"share_a": found.share_a, "share_b": found.share_b, "jaccard": found.jaccard}
+    for suffix, mean, null in (("", found.independent, found.null), ("_matched", found.matched, found.matched_null)):
+        p = null.p_value(found.intersection)
+        row |= {
+            f"jaccard{suffix}_null": mean,
+            f"z{suffix}": null.z(found.intersection),
+            f"p{suffix}": p,
+            f"distinguishable{suffix}": p < LEVEL,
+        }
+    return row
+
+
+def _single(mask: Tensor) -> dict[str, Any]:
+    rows, cols = update_ratios(mask)
+    row: dict[str, Any] = {"changed_fraction": count(mask) / mask.numel()}
+    for side, ratios, across in (("row", rows, len(cols)), ("col", cols, len(rows))):
+        value, null = stripe_index(ratios, across)
+        row |= {f"{side}_stripes": value, f"{side}_stripes_z": null.z(value)}
+    return row
+
+
+def _votes(masks: Sequence[Tensor]) -> NDArray[np.int16]:
+    votes = np.zeros(masks[0].shape, dtype=np.int16)
+    for mask in masks:
+        votes += mask.numpy()
+    return votes

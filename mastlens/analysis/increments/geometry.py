@@ -1,0 +1,235 @@
+"""Geometry of increments: the pipeline from checkpoints to tables, one tensor at a time."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from mastlens.analysis.increments.measures import Options, measure_projection, resolve_rank
+from mastlens.analysis.increments.ranks import RankRule
+from mastlens.architectures.matrices import find_matrices
+from mastlens.architectures.projections import Projection
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.checkpoints.lineage import Lineage
+from mastlens.errors import MastlensError
+from mastlens.runs.files import sha256_json, write_table
+from mastlens.runs.ledger import Ledger
+from mastlens.runs.stages import remembered
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+T = TypeVar("T")
+
+FILE = "geometry.parquet"
+HEADS = "geometry_heads.parquet"
+SPECTRA = "spectra.parquet"
+_PARTIAL = ".geometry.partial.jsonl"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The geometry of a lineage's increments.
+
+    Attributes:
+        table: One row an increment and projection; the columns are described at ``geometry``.
+        settings: What made it.
+        heads: One row an increment, projection and head; None unless measured.
+        spectra: Singular values of the increments; None unless measured.
+    """
+
+    table: pd.DataFrame
+    settings: dict[str, Any] = field(default_factory=dict)
+    heads: pd.DataFrame | None = None
+    spectra: pd.DataFrame | None = None
+
+    def plot(self, increment: str = "rlvr") -> "go.Figure":
+        """Draw off-principal energy by layer and projection, beside its null."""
+        from mastlens.plots import plot_off_principal
+
+        return plot_off_principal(self.table, increment=increment)
+
+
+def geometry(
+    *,
+    rlvr: "str | os.PathLike[str] | Checkpoint",
+    base: "str | os.PathLike[str] | Checkpoint",
+    sft: "str | os.PathLike[str] | Checkpoint | None" = None,
+    rank: int | float | str = 16,
+    full: bool = False,
+    masks: bool = False,
+    spectra: bool = False,
+    heads: bool = False,
+    where: str | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    device: str = "cpu",
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Geometry:
+    """Measure every attention projection's increments against the base weight's principal subspaces.
+
+    Beside each measure stands what chance gives: ``X_null`` is the expected value under chance, ``X_z`` the distance
+    from it in standard deviations, ``X_distinguishable`` whether chance is ruled out (two-sided p < 0.001).
+
+    Always: ``increment`` (``sft`` = SFT - base, ``rlvr`` = RLVR - SFT, or RLVR - base without ``sft``), ``layer``,
+    ``projection``, ``name``, ``rows``, ``cols``, ``delta_norm`` (Frobenius), ``delta_rms``, ``relative_norm`` (to the
+    tensor it was added to), ``precision_floor`` (the norm that rounding to the stored dtypes alone would give),
+    ``note`` (``zero increment``, ``below the precision floor``, or nothing), ``rank`` (k), ``off_principal``
+    (1 - |U_k' D V_k|^2 / |D|^2, base weight's top-k subspaces; MAST, arXiv:2606.19222); its null is that of an
+    increment with the same singular values, turned at random. ``off_principal_error`` bounds what the subspaces' own
+    error (``subspace_error``, the sine of the largest angle to the true ones) can have done to ``off_principal``;
+    ``subspace_gap`` is (s_k - s_{k+1}) / s_1: near 0, the subspace is hardly defined.
+
+    With ``full``: the other readings ``off_principal_left``, ``_right`` and ``_diagonal`` (arXiv:2606.13657);
+    ``spectral_shift`` (NSS, arXiv:2511.08567) with its relative error, ``fixed_spectrum_distance`` and
+    ``isotropic_ratio`` (arXiv:2607.19331), the largest and mean principal angles ``angle_left_max_deg`` ... of the
+    top-k subspaces before and after, ``stable_rank``, ``changed_fraction_bf16`` (arXiv:2511.08567),
+    ``changed_fraction_native`` and ``neighbour_fraction``.
+    With ``masks``: the update mask's overlap with the principal and the low-magnitude mask of the base weight
+    (arXiv:2511.08567), beside magnitude-matched chance, and ``off_principal_mask``.
+    With ``spectra``: ``effective_rank``, ``energy_rank_99``, ``participation``, and the table of singular values.
+
+    Args:
+        rlvr: The checkpoint after RLVR: a folder, a hub id, or ``organism:NAME/STAGE``.
+        base: The pre-trained checkpoint.
+        sft: The checkpoint that RLVR started from; without it, RLVR is taken to start from the base.
+        rank: k of the principal subspaces: 16, a fraction of the smaller dimension (0.1), or an energy threshold (90%).
+        full: Also what compares the whole spectra and subspaces before and after.
+        masks: Also the update masks.
+        spectra: Also all singular values of the increments.
+        heads: Also the readings head by head.
+        where: Regular expression over names: measure these weight matrices instead of the attention projections.
+        seed: Of random starts and sampled nulls.
+        workers: Tensors measured at the same time; by default one a processor. Results do not depend on it.
+        device: Where to compute.
+        out: Folder for ``geometry.parquet`` and the other tables; None to write nothing. An interrupted run goes on
+            where it stopped.
+        overwrite: Replace a table made from other inputs.
+        progress: Show a progress bar.
+
+    Raises:
+        MastlensError: If the checkpoints are not one lineage, or the rank does not fit.
+    """
+    lineage = Lineage.open(rlvr, sft=sft, base=base)
+    rule, chosen = RankRule.parse(rank), _chosen(lineage, where)
+    if not rule.needs_spectrum:
+        for projection in chosen:  # before hours of work, not after them
+            resolve_rank(rule, projection)
+    options = Options(rank=str(rule), full=full, masks=masks, spectra=spectra, heads=heads, seed=seed, device=device)
+    settings = {k: v for k, v in asdict(options).items() if k != "device"} | {"where": where}
+    files = [FILE, *([HEADS] if heads else []), *([SPECTRA] if spectra else [])]
+
+    def compute() -> Geometry:
+        partial = None if out is None else Path(out) / _PARTIAL
+        key = "" if out is None else sha256_json([settings, lineage.fingerprints])
+        with Ledger(partial, key) as ledger:
+            measured = _measure_all(lineage, chosen, options, ledger, workers=workers, progress=progress)
+        return _assembled(measured, lineage, settings, options)
+
+    def write(result: Geometry, folder: Path) -> None:
+        for file, table in ((FILE, result.table), (HEADS, result.heads), (SPECTRA, result.spectra)):
+            if table is not None:
+                write_table(folder / file, table)
+
+    def read(folder: Path) -> Geometry:
+        return Geometry(
+            pd.read_parquet(folder / FILE),
+            settings,
+            pd.read_parquet(folder / HEADS) if heads else None,
+            pd.read_parquet(folder / SPECTRA) if spectra else None,
+        )
+
+    if out is None:
+        return compute()
+    return remembered(
+        out,
+        "geometry",
+        outputs=files,
+        lineage=lineage.fingerprints,
+        settings=settings,
+        device=device,
+        overwrite=overwrite,
+        compute=compute,
+        write=write,
+        read=read,
+    )
+
+
+def _chosen(lineage: Lineage, where: str | None) -> tuple[Projection, ...]:
+    assert lineage.base is not None
+    if where is None:
+        return lineage.base.projections
+    shapes = {name: stored.shape for name, stored in lineage.base.tensors.items()}
+    return find_matrices(where, lineage.base.config, shapes)
+
+
+def _measure_all(
+    lineage: Lineage,
+    chosen: Sequence[Projection],
+    options: Options,
+    ledger: Ledger,
+    *,
+    workers: int | None,
+    progress: bool,
+) -> list[dict[str, Any]]:
+    def measure(projection: Projection) -> dict[str, Any]:
+        if projection.name not in ledger:
+            ledger.add(projection.name, measure_projection(lineage, projection, options))
+        return ledger[projection.name]
+
+    count = workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0])
+    if count < 1:
+        raise MastlensError(f"--workers is at least 1, not {workers}.")
+    with tqdm(total=len(chosen), desc="geometry", unit="tensor", disable=not progress) as bar:
+        return list(_in_order(measure, chosen, count, bar))
+
+
+def _in_order(function: Callable[[Any], T], items: Sequence[Any], workers: int, bar: tqdm) -> Iterator[T]:
+    """Yield ``function`` of every item, in order, computed by threads that use one processor each."""
+    with _single_threaded(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = [pool.submit(function, item) for item in items]
+        try:
+            for future in futures:
+                yield future.result()
+                bar.update()
+        finally:
+            for future in futures:  # after an error or an interruption nothing new starts
+                future.cancel()
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Let every linear-algebra library use one thread: workers share the processors, and bits do not depend on them."""
+    from threadpoolctl import threadpool_limits
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _assembled(
+    measured: Sequence[dict[str, Any]], lineage: Lineage, settings: dict[str, Any], options: Options
+) -> Geometry:
+    def table(part: str) -> pd.DataFrame:
+        rows = [row for result in measured for row in result[part]]
+        return pd.DataFrame([row for increment in lineage.increments for row in rows if row["increment"] == increment])
+
+    return Geometry(
+        table("rows"),
+        settings,
+        table("heads") if options.heads else None,
+        table("spectra") if options.spectra else None,
+    )

@@ -1,0 +1,178 @@
+"""The spectrum of an increment, and what the increment does to the spectrum of the weight.
+
+All from singular values, which need a full decomposition; ``estimate_participation`` alone is cheap. What chance gives
+is sampled exactly and fast: the singular values of a Gaussian matrix are those of a small bidiagonal one.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy.linalg import eigvalsh_tridiagonal
+from torch import Tensor
+
+from mastlens.analysis.increments.nulls import Null, isotropic_null, sampled_null, seeded
+from mastlens.analysis.increments.ranks import energy_rank
+
+_ROWS = 16  # behind an estimated participation ratio
+
+ENERGY = 0.99
+"""Share of the energy behind ``energy_rank_99`` (the 99%-energy rank)."""
+
+
+@dataclass(frozen=True)
+class SpectrumReadings:
+    """How many directions an increment has, in four readings; all 0 for a zero increment.
+
+    Attributes:
+        stable_rank: |D|_F^2 / |D|_2^2.
+        effective_rank: exp of the entropy of s_i / sum s (Roy and Vetterli 2007: of the singular values themselves, not
+            of their squares).
+        energy_rank_99: Smallest k whose largest singular values hold 99% of the sum of squares.
+        participation: sum s^4 / (sum s^2)^2, from 1 / (smaller dimension) to 1; its inverse counts directions too.
+    """
+
+    stable_rank: float
+    effective_rank: float
+    energy_rank_99: float
+    participation: float
+
+
+def spectrum_readings(singular_values: Float[Tensor, " smaller"]) -> SpectrumReadings:
+    """Return every reading of an increment's singular values."""
+    if not float(singular_values.abs().sum()):
+        return SpectrumReadings(0.0, 0.0, 0.0, 0.0)
+    return SpectrumReadings(
+        stable_rank(singular_values),
+        effective_rank(singular_values),
+        float(energy_rank(singular_values.sort(descending=True).values, ENERGY)),
+        participation_ratio(singular_values),
+    )
+
+
+def stable_rank(singular_values: Float[Tensor, " smaller"]) -> float:
+    """Return |D|_F^2 / |D|_2^2; 0 for a zero increment."""
+    s = singular_values.double()
+    largest = float(s.max())
+    return float((s / largest).square().sum()) if largest else 0.0
+
+
+def effective_rank(singular_values: Float[Tensor, " smaller"]) -> float:
+    """Return exp(-sum p log p) with p = s / sum s (Roy and Vetterli 2007); 0 for a zero increment."""
+    s = singular_values.double()
+    total = float(s.sum())
+    return float(torch.special.entr(s / total).sum().exp()) if total else 0.0
+
+
+def participation_ratio(singular_values: Float[Tensor, " smaller"]) -> float:
+    """Return sum s^4 / (sum s^2)^2; 0 for a zero increment. What ``rotated_null`` needs of a spectrum."""
+    energy = singular_values.double().square()
+    total = float(energy.sum())
+    return float((energy / total).square().sum()) if total else 0.0
+
+
+def estimate_participation(
+    increment: Float[Tensor, "rows cols"], row_energy: Float[Tensor, " rows"], *, seed: int = 0, name: str = ""
+) -> float:
+    """Estimate ``participation_ratio`` without a decomposition, from a few rows.
+
+    sum s^4 = |DD'|_F^2 is the sum over rows d of |D d|^2. Rows drawn in proportion to their energy e give it without
+    bias as the mean of |D d|^2 / e times |D|^2, exactly where all rows point one way, and to some percent where they
+    are many and alike. Products in float32: a null's width needs no more. Cheap.
+
+    Args:
+        increment: D.
+        row_energy: Squared norm of each row; 0 is returned where all are zero.
+        seed: Of the draw, together with ``name``.
+        name: Of the tensor.
+    """
+    energy = row_energy.cpu()
+    total = float(energy.sum())
+    if not total:
+        return 0.0
+    drawn = torch.multinomial(energy / total, _ROWS, replacement=True, generator=seeded(seed, "participation", name))
+    d = increment.float()
+    rows = (d[drawn.to(d.device)].double() / energy[drawn].sqrt()[:, None].to(d.device)).float()
+    images = rows @ d.T / total**0.5
+    return min(float(torch.linalg.vector_norm(images, dim=1, dtype=torch.float64).square().mean()), 1.0)
+
+
+def fixed_spectrum_distance(before: Float[Tensor, " smaller"], after: Float[Tensor, " smaller"]) -> float:
+    """Return |s(after) - s(before)|_2: how far the weight is from all matrices with the old spectrum.
+
+    The distance to the nearest U diag(s(before)) V' (Mirsky), after arXiv:2607.19331. It cannot exceed |D|_F; its
+    share of |D|_F is the part of the increment that turning singular vectors cannot explain.
+    """
+    return float(torch.linalg.vector_norm(after.double() - before.double()))
+
+
+def isotropic_ratio(distance: float, norm: float, rows: int, cols: int) -> float:
+    """Return kappa = (distance / |D|_F)^2 / (1 / max(rows, cols)): 1 where the increment is as a random one.
+
+    To first order s_i' - s_i = u_i'Dv_i. The min(m, n) directions u_i v_i' are orthonormal, so of an isotropic
+    increment they hold the share min(m, n) / (m n) of the energy. A ratio of energies, as the published orders of
+    magnitude need (arXiv:2607.19331: about 1 for RLVR, hundreds for SFT); its root compares distances. 0 for a zero
+    increment.
+
+    Args:
+        distance: From ``fixed_spectrum_distance``.
+        norm: |D|_F.
+        rows: m.
+        cols: n.
+    """
+    return (distance / norm) ** 2 * max(rows, cols) if norm else 0.0
+
+
+def fixed_spectrum_null(rows: int, cols: int) -> Null:
+    """Return what an isotropic increment gives for (distance / |D|_F)^2, to first order: mean 1 / max(rows, cols).
+
+    First order holds while the increment is small beside the gaps between the weight's singular values; sample the
+    null (``nulls.sample_null``) where it is not.
+    """
+    return isotropic_null(min(rows, cols), rows * cols)
+
+
+def stable_rank_null(rows: int, cols: int) -> Null:
+    """Return what an isotropic increment gives for the stable rank, asymptotically; no sampling.
+
+    The largest singular value squared follows the Tracy-Widom law of order 1 about (sqrt(m - 1/2) + sqrt(n - 1/2))^2
+    (Johnstone 2001, centred after Ma 2012), while |D|_F^2 / (m n) stands still beside it. Good to a few percent of the
+    standard deviation from some 50 rows on.
+    """
+    a, b = (rows - 0.5) ** 0.5, (cols - 0.5) ** 0.5
+    scale = (a + b) * (1 / a + 1 / b) ** (1 / 3)
+    largest = (a + b) ** 2 - 1.2065335745820 * scale
+    mean = rows * cols / largest
+    return Null(mean, mean * scale * 1.607781034581**0.5 / largest, "normal", "asymptotic")
+
+
+def gaussian_singular_values(
+    rows: int, cols: int, generator: np.random.Generator
+) -> Float[NDArray[np.float64], " smaller"]:
+    """Draw the singular values of a rows x cols matrix of standard normal entries, descending, without the matrix.
+
+    Householder reflections bring it to a bidiagonal one whose entries are independent chi variables (Golub and Kahan;
+    Dumitriu and Edelman 2002), so that a draw costs O(smaller^2).
+    """
+    larger, smaller = max(rows, cols), min(rows, cols)
+    diagonal = generator.chisquare(np.arange(larger, larger - smaller, -1))
+    beside = generator.chisquare(np.arange(smaller - 1, 0, -1)) if smaller > 1 else np.empty(0)
+    gram = diagonal.copy()
+    gram[1:] += beside
+    squares = eigvalsh_tridiagonal(gram, np.sqrt(diagonal[:-1] * beside), lapack_driver="sterf")
+    return np.sqrt(np.maximum(squares[::-1], 0.0))
+
+
+@lru_cache(maxsize=32)
+def spectrum_nulls(rows: int, cols: int, *, draws: int = 20, seed: int = 0) -> dict[str, Null]:
+    """Return what isotropic increments of this shape give for each of ``SpectrumReadings``, by its name, sampled.
+
+    The readings do not depend on the norm. A draw of 1536 x 1536 takes about 30 ms; each shape is sampled once.
+    """
+    generator = np.random.default_rng(seed)
+    drawn = [spectrum_readings(torch.from_numpy(gaussian_singular_values(rows, cols, generator))) for _ in range(draws)]
+    steps = {"stable_rank": 0.0, "effective_rank": 0.0, "energy_rank_99": 1.0, "participation": 0.0}
+    return {name: sampled_null([getattr(r, name) for r in drawn], step=step) for name, step in steps.items()}

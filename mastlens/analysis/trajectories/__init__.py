@@ -1,0 +1,1 @@
+"""A training run by its saved steps."""

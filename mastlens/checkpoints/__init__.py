@@ -1,0 +1,1 @@
+"""Checkpoints and lineages: folders and hubs, shards, adapters, digests, inspection, export."""

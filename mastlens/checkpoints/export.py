@@ -1,0 +1,122 @@
+"""A checkpoint written as a complete Hugging Face folder, with other tensors in it and a card that says so."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mastlens.errors import MastlensError
+from mastlens.runs.files import atomic_path, write_json, write_tensors, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mastlens.checkpoints.checkpoint import Checkpoint
+
+CARD = "README.md"
+_INDEX = "model.safetensors.index.json"
+_SOURCE = ".source"
+
+
+def export(
+    checkpoint: "Checkpoint",
+    tensors: "Mapping[str, Tensor]",
+    out: str | os.PathLike[str],
+    *,
+    card: str | None = None,
+    companions: Mapping[str, Path] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write ``checkpoint`` with ``tensors`` in place of its own to the folder ``out``, one shard in memory.
+
+    Everything else of the folder (configuration, tokenizer, generation settings) is copied. Pickled shards are
+    written as safetensors; an adapter comes out merged into its base.
+
+    Args:
+        checkpoint: The source; it is never written to.
+        tensors: Name to what takes the tensor's place.
+        out: The new folder.
+        card: Text of the ``README.md``; None for the source's own.
+        companions: File name to what is copied beside the weights; None for all that the checkpoint has.
+        overwrite: Replace what is in ``out``.
+
+    Raises:
+        MastlensError: If ``out`` is the source, or is not empty.
+    """
+    out = Path(out)
+    if out.exists() and any(out.resolve() == folder.resolve() for folder in checkpoint.folders):
+        raise MastlensError(f"{out} is the source checkpoint, which is never written to. Choose another --out.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
+        raise MastlensError(f"{out} exists and is not empty. Choose another --out, or pass --overwrite.")
+    shards, pickled = _exported_shards(checkpoint)
+    added = checkpoint.added  # an adapter's tensors are not those of its base's files
+    with atomic_path(out) as temporary:
+        temporary.mkdir()
+        for name, file in (checkpoint.companions if companions is None else companions).items():
+            shutil.copyfile(file, temporary / name)
+        if card is not None:
+            write_text(temporary / CARD, card)
+        for name, (shard, names) in shards.items():
+            if pickled or any(n in tensors or n in added for n in names):
+                write_tensors(
+                    temporary / name,
+                    {n: tensors[n] if n in tensors else checkpoint.tensor(n) for n in names},
+                )
+            else:
+                shutil.copyfile(shard, temporary / name)
+        if pickled and len(shards) > 1:
+            weight_map = {n: name for name, (_, names) in shards.items() for n in names}
+            size = sum((temporary / name).stat().st_size for name in shards)
+            write_json(
+                temporary / _INDEX, {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
+            )
+    return out
+
+
+def exported_files(checkpoint: "Checkpoint") -> list[str]:
+    """Return the names of the files that ``export`` writes for a checkpoint."""
+    shards, pickled = _exported_shards(checkpoint)
+    index = [_INDEX] if pickled and len(shards) > 1 else []
+    return sorted({*checkpoint.companions, *shards, *index})
+
+
+def _exported_shards(checkpoint: "Checkpoint") -> tuple[dict[str, tuple[Path, list[str]]], bool]:
+    """Return new file name to source shard and its tensors, and whether the source's are pickled."""
+    shards: dict[Path, list[str]] = {}
+    for stored in checkpoint.tensors.values():
+        shards.setdefault(stored.file, []).append(stored.name)
+    pickled = any(shard.suffix == ".bin" for shard in shards)
+    named = enumerate(sorted(shards.items()), start=1)
+    return {
+        _shard_name(number, len(shards)) if pickled else shard.name: (shard, names) for number, (shard, names) in named
+    }, pickled
+
+
+def _shard_name(number: int, of: int) -> str:
+    return "model.safetensors" if of == 1 else f"model-{number:05d}-of-{of:05d}.safetensors"
+
+
+def shelve_cards(companions: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the files with the name ``README.md`` free: what bears it becomes ``README.source.md``, and so on."""
+    return {_shelved(name, 1): file for name, file in companions.items()}
+
+
+def unshelve_cards(companions: Mapping[str, Path], made_for: str) -> dict[str, Path]:
+    """Return the files as they were before ``shelve_cards``, without the card that names ``made_for``.
+
+    A ``README.md`` that does not name it is somebody's own: then everything stays as it is.
+    """
+    card = companions.get(CARD)
+    if card is None or made_for not in card.read_text(encoding="utf-8", errors="replace"):
+        return dict(companions)
+    return {_shelved(name, -1): file for name, file in companions.items() if name != CARD}
+
+
+def _shelved(name: str, by: int) -> str:
+    stem, suffix = CARD.split(".")
+    inner = name.removeprefix(stem).removesuffix(f".{suffix}")
+    depth = inner.count(_SOURCE)
+    if not (name.startswith(stem) and name.endswith(f".{suffix}") and inner == _SOURCE * depth):
+        return name
+    return f"{stem}{_SOURCE * (depth + by)}.{suffix}"

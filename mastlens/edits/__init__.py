@@ -1,0 +1,1 @@
+"""The edit and its file: made, applied, reverted, scaled, composed."""

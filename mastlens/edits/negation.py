@@ -1,0 +1,223 @@
+"""Gradient-free edits: take the increment back, whole or in part, on chosen tensors (task-vector negation)."""
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mastlens.analysis.increments.subspaces import principal_subspaces
+from mastlens.architectures.matrices import find_matrices
+from mastlens.architectures.projections import Projection
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.checkpoints.lineage import Lineage
+from mastlens.edits.composition import check_scale, interpolated, rounded
+from mastlens.edits.edit import FILE, Edit
+from mastlens.errors import MastlensError, MastlensWarning, unknown
+from mastlens.runs.files import sha256_json
+from mastlens.runs.stages import remembered
+from mastlens.selection.tensors import named_matrices, select_tensors
+
+PARTS = ("all", "principal", "off-principal")
+"""What of the increment is taken back, against the base weight's top-k singular subspaces U_k and V_k: all of D, its
+principal part U_k U_k' D V_k V_k', or the rest."""
+
+
+def negate_increment(
+    *,
+    sft: "str | os.PathLike[str] | Checkpoint",
+    rlvr: "str | os.PathLike[str] | Checkpoint",
+    names: Sequence[str] | None = None,
+    ranking: str | os.PathLike[str] | None = None,
+    where: str | None = None,
+    all_parameters: bool = False,
+    everything: bool = False,
+    scale: float = 1.0,
+    part: str = "all",
+    rank: int = 16,
+    base: "str | os.PathLike[str] | Checkpoint | None" = None,
+    seed: int = 0,
+    device: str = "cpu",
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Edit:
+    """Return the edit RLVR - scale * part of (RLVR - SFT) on what is selected.
+
+    Computed in float64 and rounded once to the checkpoint's dtype. At ``scale`` 1 the whole increment is not
+    subtracted: the SFT tensors themselves are put back, so that on everything the result is SFT bit for bit.
+
+    A part of the increment is taken matrix by matrix: of a fused tensor slice by slice, of a head against the head's
+    own base weight. The definition is that of ``off_principal`` in ``geometry``.
+
+    Args:
+        sft: The checkpoint that RLVR started from.
+        rlvr: The checkpoint to edit; it is never written to.
+        names: Edit these matrices; ``...#q`` for a slice of a fused tensor, ``...#h3`` for a head.
+        ranking: A ``ranking.parquet``: edit its selected tensors.
+        where: Regular expression over names: edit the weight matrices, or heads, that match.
+        all_parameters: Edit every weight matrix.
+        everything: Edit every tensor, norms and biases too.
+        scale: How much of it to take back.
+        part: ``all``, ``principal`` or ``off-principal``.
+        rank: k of the principal subspaces.
+        base: The checkpoint whose subspaces count as principal; needed for a part.
+        seed: Of the subspaces' iterative search.
+        device: Where to compute the subspaces.
+        out: Folder for ``edit.safetensors``; None to write nothing.
+        overwrite: Replace an edit made from other inputs or settings.
+        progress: Show a progress bar.
+
+    Raises:
+        MastlensError: If the checkpoints are no lineage, the selection is no good, a part is asked for without a base
+            or of what is no matrix, or nothing changes.
+    """
+    check_scale(scale)
+    if part not in PARTS:
+        raise unknown("part of the increment", part, PARTS)
+    if part != "all" and base is None:
+        raise MastlensError(f"The {part} part is measured against the base weights. Say which: --base PATH.")
+    if part != "all" and everything:
+        raise MastlensError(
+            f"Norms and biases have no {part} part. Use --all-parameters, which takes every weight matrix."
+        )
+    lineage = Lineage.open(rlvr, sft=sft, base=base if part != "all" else None)
+    old, source = lineage.increments["rlvr"]
+    selection = select_tensors(
+        source, ranking=ranking, where=where, all_parameters=all_parameters, names=names, everything=everything
+    )
+    settings: dict[str, Any] = {"kind": "negated increment", "selection": selection, "scale": scale, "part": part}
+    if part != "all":
+        settings |= {"rank": rank, "seed": seed, "base": lineage.fingerprints["base"]}
+    matrices: Sequence[str | Projection] = selection if everything else named_matrices(source, selection)
+
+    def compute() -> Edit:
+        if part == "all" or lineage.base is None:
+            after = _negated(old, source, tqdm(matrices, desc="negate", unit="tensor", disable=not progress), scale)
+        else:
+            split = _Split(lineage.base, part, rank, seed, device)
+            pieces = list(_single_matrices(source, matrices))
+            after = split.negated(old, source, tqdm(pieces, desc="negate", disable=not progress), scale)
+        before = {name: source.tensor(name) for name in after}
+        return Edit.of_changed(before, after, source.fingerprint, settings, source.digests)
+
+    def write(edit: Edit, folder: Path) -> None:
+        edit.save(folder / FILE)
+
+    recorded = {**settings, "selection": sha256_json(selection), "tensors": len(selection)}
+    return remembered(
+        out,
+        "negate",
+        outputs=[FILE],
+        lineage=lineage.fingerprints if out is not None else {},
+        settings=recorded,
+        device=device,
+        overwrite=overwrite,
+        compute=compute,
+        write=write,
+        read=lambda folder: Edit.load(folder / FILE),
+    )
+
+
+def _negated(
+    old: Checkpoint, source: Checkpoint, matrices: Iterable[str | Projection], scale: float
+) -> dict[str, Tensor]:
+    after: dict[str, Tensor] = {}
+    for matrix in matrices:
+        name = matrix if isinstance(matrix, str) else matrix.stored
+        now, then = source.tensor(name), _counterpart(old, source, name)
+        if isinstance(matrix, str):
+            after[name] = _taken_back(name, now, then, scale)
+        else:
+            taken = _taken_back(matrix.name, matrix.read(now), matrix.read(then), scale)
+            matrix.write(after.setdefault(name, now), taken)
+    return after
+
+
+def _counterpart(old: Checkpoint, source: Checkpoint, name: str) -> Tensor:
+    then, shape = old.tensor(name), source.tensors[name].shape
+    if tuple(then.shape) != tuple(shape):
+        raise MastlensError(f"{name} is {tuple(then.shape)} in {old.spec} and {tuple(shape)} in {source.spec}.")
+    return then
+
+
+def _taken_back(name: str, now: Tensor, then: Tensor, scale: float) -> Tensor:
+    if not now.is_floating_point():  # whole numbers have no half way
+        return then.to(now.dtype) if scale == 1 else now
+    return interpolated(name, now, then, scale)
+
+
+def _single_matrices(source: Checkpoint, matrices: Iterable[str | Projection]) -> Iterator[Projection]:
+    """Yield the matrices that were named, and those that a whole tensor consists of.
+
+    Raises:
+        MastlensError: For a tensor that consists of no matrices.
+    """
+    shapes = {name: s.shape for name, s in source.tensors.items() if s.dtype.is_floating_point}
+    inside: dict[str, list[Projection]] = {}
+    for found in find_matrices(".", source.config, shapes):
+        inside.setdefault(found.stored, []).append(found)
+    for matrix in matrices:
+        if isinstance(matrix, Projection):
+            yield matrix
+        elif matrix in inside:
+            yield from inside[matrix]
+        else:
+            raise MastlensError(f"{matrix} is {shapes[matrix]}, which is no matrix: it has no principal part.")
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Takes the principal part of increments, or the rest, against a base checkpoint."""
+
+    base: Checkpoint
+    part: str
+    rank: int
+    seed: int
+    device: str
+
+    def negated(
+        self, old: Checkpoint, source: Checkpoint, matrices: Iterable[Projection], scale: float
+    ) -> dict[str, Tensor]:
+        after: dict[str, Tensor] = {}
+        asked = lost = 0.0
+        for matrix in matrices:
+            stored = after[matrix.stored] if matrix.stored in after else source.tensor(matrix.stored)
+            before = matrix.read(stored)
+            now, then = before.double(), matrix.read(_counterpart(old, source, matrix.stored)).double()
+            taken = scale * self.of(matrix, source, now - then)
+            result = torch.where(taken == 0, before, rounded(matrix.name, now - taken, stored.dtype))
+            asked += float(taken.square().sum())
+            lost += float((result.double() - (now - taken)).square().sum())
+            matrix.write(stored, result)
+            after[matrix.stored] = stored
+        if asked and lost > asked / 4:
+            warnings.warn(
+                f"Rounding to the checkpoint's dtype changes the {self.part} part by {(lost / asked) ** 0.5:.0%} of "
+                "its norm: the edit is not what was asked for. Use float32 checkpoints.",
+                MastlensWarning,
+                stacklevel=2,
+            )
+        return after
+
+    def of(self, matrix: Projection, source: Checkpoint, increment: Tensor) -> Tensor:
+        """Return the part of an increment (rows, cols), in float64.
+
+        Raises:
+            MastlensError: If the matrix is smaller than the rank.
+        """
+        weight = matrix.read(_counterpart(self.base, source, matrix.stored))
+        if self.rank > min(weight.shape) or self.rank < 1:
+            raise MastlensError(
+                f"--rank {self.rank} does not fit {matrix.name}, {weight.shape[0]} x {weight.shape[1]}: it has "
+                f"{min(weight.shape)} singular directions."
+            )
+        found = principal_subspaces(weight.to(self.device), self.rank, seed=self.seed)
+        left, right = found.left.cpu(), found.right.cpu()
+        principal = left @ (left.T @ increment @ right) @ right.T
+        return principal if self.part == "principal" else increment - principal

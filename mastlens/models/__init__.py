@@ -1,0 +1,1 @@
+"""A checkpoint brought to life: likelihood, divergence, gradients, hooked views, weights swapped in place."""

@@ -1,0 +1,131 @@
+"""Mean gradients of the solutions' loss, and the Fisher information, for the parameters asked for and no others."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mastlens.models.likelihood import by_length, token_logprobs
+from mastlens.models.weights import named_weights
+from mastlens.problems.encoding import EncodedProblem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Gradients over a set of problems.
+
+    Attributes:
+        mean: Name to the gradient of the token-mean negative log-likelihood of the set, float32.
+        fisher: Name to the diagonal of the empirical Fisher information, float32: the mean over problems of the
+            squared gradient of -log p(solution | prompt), entry by entry. None where it was not asked for.
+    """
+
+    mean: dict[str, Tensor]
+    fisher: dict[str, Tensor] | None = None
+
+
+def mean_gradients(
+    model: "PreTrainedModel",
+    encoded: Sequence[EncodedProblem],
+    names: Sequence[str],
+    *,
+    batch_size: int = 8,
+    autocast: bool = False,
+    progress: str | None = None,
+) -> dict[str, Tensor]:
+    """Return name to the gradient of the token-mean negative log-likelihood; see ``measure_gradients``."""
+    return measure_gradients(model, encoded, names, batch_size=batch_size, autocast=autocast, progress=progress).mean
+
+
+def measure_gradients(
+    model: "PreTrainedModel",
+    encoded: Sequence[EncodedProblem],
+    names: Sequence[str],
+    *,
+    fisher: bool = False,
+    batch_size: int = 8,
+    autocast: bool = False,
+    progress: str | None = None,
+) -> Gradients:
+    """Return the gradient of the token-mean negative log-likelihood for the named parameters alone.
+
+    Sums over the whole set are divided once by its number of solution tokens, so the batch size does not matter.
+    There is one float32 buffer a parameter; each gradient is added to it as the backward pass makes it, so that
+    those of a batch never stand side by side. The backward pass ends at the lowest of the parameters. The
+    model's ``requires_grad`` flags and gradients are as before when it returns, or fails.
+
+    The Fisher information needs each problem's gradient by itself: it takes one problem a backward pass, from
+    which the mean comes too, and one more buffer a parameter.
+
+    Args:
+        model: The model, in evaluation mode.
+        encoded: Problems as token ids.
+        names: Parameter names.
+        fisher: Also the Fisher information.
+        batch_size: Problems a backward pass; 1 with ``fisher``, whatever is given.
+        autocast: Compute products in bfloat16 under ``torch.autocast``; sums over batches stay float32.
+        progress: Label of a progress bar; None for none.
+
+    Returns:
+        Float32 tensors on the model's device.
+
+    Raises:
+        MastlensError: For a name that the model does not have.
+    """
+    chosen = named_weights(model, list(dict.fromkeys(names)))
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    kept = [(parameter, parameter.grad) for parameter in chosen.values()]
+    totals: dict[str, Tensor] = {}
+    squares: dict[str, Tensor] = {}
+    tokens = 0
+
+    def collect(name: str, parameter: Tensor) -> None:
+        made, parameter.grad = parameter.grad, None
+        if made is None:
+            return
+        made = made.float()
+        if fisher and name in squares:
+            squares[name].addcmul_(made, made)
+        elif fisher:
+            squares[name] = made.square()
+        if name in totals:
+            totals[name].add_(made)
+        else:
+            totals[name] = made
+
+    handles = []
+    try:
+        model.requires_grad_(False)
+        for name, parameter in chosen.items():
+            parameter.grad = None
+            parameter.requires_grad_(True)
+            handles.append(parameter.register_post_accumulate_grad_hook(partial(collect, name)))
+        for _, batch in by_length(model, encoded, 1 if fisher else batch_size, progress):
+            with torch.autocast(model.device.type, torch.bfloat16) if autocast else nullcontext():
+                logprobs = token_logprobs(model, batch)
+            tokens += len(logprobs.values)
+            (-logprobs.values.sum()).backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        for parameter, gradient in kept:
+            parameter.grad = gradient
+    means = _divided(totals, tokens, chosen)
+    return Gradients(means, _divided(squares, len(encoded), chosen) if fisher else None)
+
+
+def _divided(totals: dict[str, Tensor], count: int, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Divide sums in place; a parameter that no solution reaches has no gradient, which is a gradient of zero."""
+    return {
+        name: totals[name].div_(count) if name in totals else torch.zeros_like(parameter, dtype=torch.float32)
+        for name, parameter in parameters.items()
+    }

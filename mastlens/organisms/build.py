@@ -1,0 +1,210 @@
+"""The build: four stages really trained, problem files, card."""
+
+import contextlib
+import random
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mastlens.errors import MastlensError
+from mastlens.evaluation.perplexity import neutral_perplexity
+from mastlens.organisms.card import make_card, render_card
+from mastlens.organisms.measuring import compare_stages, measure_responses, summarise
+from mastlens.organisms.posttraining import (
+    quiet_training,
+    rewarded_prompts,
+    sft_pairs,
+    train_grpo,
+    train_rlvr,
+    train_sft,
+)
+from mastlens.organisms.pretraining import base_corpus, encode_documents, new_model, pretrain
+from mastlens.organisms.recipe import Pretraining, Recipe
+from mastlens.organisms.splits import calibration_splits, eval_splits, problem_files, write_problem_files
+from mastlens.organisms.tokenizer import train_tokenizer
+from mastlens.runs.files import atomic_path, write_json, write_text
+
+if TYPE_CHECKING:
+    from mastlens.organisms import Organism
+
+_THREADS = 2  # sums depend on how they are cut up, so the count is fixed and not the machine's
+
+
+def build_lineage(organism: "Organism", out: Path, *, seed: int, trajectory: bool, recipe: Pretraining) -> Path:
+    """Train all stages and write them with problem files and card.
+
+    Args:
+        organism: What to build.
+        out: Folder to write; it must not hold anything yet.
+        seed: What everything random depends on.
+        trajectory: Whether to keep checkpoints along the RLVR run.
+        recipe: The settings.
+    """
+    check_trainers()
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise MastlensError(f"{out} exists already. Choose another folder, or remove it first.")
+    if trajectory and not isinstance(recipe, Recipe):
+        raise MastlensError(f"organism:{organism.name} has no RLVR run whose steps could be kept.")
+    with atomic_path(out) as folder, own_randomness():
+        folder.mkdir()
+        if isinstance(recipe, Recipe):
+            _build(organism, folder, seed, trajectory, recipe)
+        else:
+            from mastlens.organisms.think.build import build_think
+
+            build_think(organism, folder, seed, recipe)
+    return out
+
+
+def check_trainers() -> None:
+    """Raise unless the training libraries are installed."""
+    missing = [name for name in ("trl", "datasets", "accelerate") if find_spec(name) is None]
+    if missing:
+        raise MastlensError(
+            f"Building a lineage needs {', '.join(missing)}. Install the extra: pip install 'mastlens[train]'"
+        )
+
+
+@contextlib.contextmanager
+def own_randomness() -> Iterator[None]:
+    """Fix the number of threads, and give the caller's random states and threads back afterwards."""
+    import torch
+
+    threads, state = torch.get_num_threads(), random.getstate()
+    torch.set_num_threads(_THREADS)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(state)
+        torch.set_num_threads(threads)
+
+
+class Clock:
+    """Seconds by what they were spent on."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, label: str) -> Iterator[None]:
+        """Time what runs within."""
+        start = time.perf_counter()
+        yield
+        self.seconds[label] = round(time.perf_counter() - start, 1)
+
+
+def _build(organism: "Organism", folder: Path, seed: int, trajectory: bool, recipe: Recipe) -> None:
+    clock = Clock()
+    with clock("corpus"):
+        pairs, texts = base_corpus(recipe, seed)
+        tokenizer = train_tokenizer(
+            [f"{problem}\n{solution}" for problem, solution in pairs] + texts, recipe.vocab_size
+        )
+        documents = encode_documents(tokenizer, pairs, texts)
+
+    def save(model, target: Path) -> None:
+        write_stage(model, tokenizer, target, recipe=recipe, seed=seed)
+
+    def load(stage: str):
+        from transformers import AutoModelForCausalLM
+
+        with quiet_training():
+            return AutoModelForCausalLM.from_pretrained(folder / stage)
+
+    with clock("base"):
+        model = new_model(recipe, tokenizer, seed)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        pretrain(model, documents, recipe, seed)
+        save(model, folder / "base")
+
+    with clock("sft"):
+        model = load("base")
+        train_sft(model, tokenizer, sft_pairs(recipe, seed + 1), recipe, seed + 1)
+        save(model, folder / "sft")
+
+    forget, retain, both = rewarded_prompts(recipe, seed)
+    on_retain = set(map(id, retain))
+
+    with clock("rlvr"):
+        model = load("sft")
+        kept = folder / "trajectory" if trajectory else None
+        train_rlvr(model, tokenizer, both, recipe, seed, trajectory=kept, save=save)
+        save(model, folder / "rlvr")
+
+    with clock("rlvr-retain"):
+        model = load("sft")
+        seen = [problem for problem in both if id(problem) in on_retain]
+        train_grpo(model, tokenizer, seen, recipe, seed + 3, label="rlvr-retain")
+        save(model, folder / "rlvr-retain")
+
+    files = problem_files(recipe, seed, forget, retain)
+    write_problem_files(folder, files)
+    with clock("card"):
+        accuracy, comparisons, perplexity = _measure(load, tokenizer, files, recipe, seed)
+    card = make_card(
+        organism,
+        folder,
+        seed=seed,
+        recipe=recipe,
+        parameters=parameters,
+        steps=_steps(recipe),
+        accuracy=accuracy,
+        comparisons=comparisons,
+        perplexity=perplexity,
+        timing=clock.seconds,
+    )
+    write_json(folder / "card.json", card)
+    write_text(folder / "README.md", render_card(card))
+
+
+def write_stage(model, tokenizer, target: Path, *, recipe: Pretraining, seed: int) -> None:
+    """Write weights and tokenizer into a folder whose configuration the trainers have not touched."""
+    fresh = new_model(recipe, tokenizer, seed)
+    fresh.load_state_dict(model.state_dict())
+    with quiet_training():
+        fresh.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+
+def _steps(recipe: Recipe) -> dict[str, int]:
+    return {
+        "base": recipe.base_steps,
+        "sft": recipe.sft_steps,
+        "rlvr": (recipe.grpo_forget + recipe.grpo_retain) // recipe.grpo_prompts,
+        "rlvr-retain": recipe.grpo_retain // recipe.grpo_prompts,
+    }
+
+
+def _measure(load, tokenizer, files, recipe: Recipe, seed: int) -> tuple[list, list, dict]:
+    """Return accuracies, paired comparisons and neutral perplexities of all stages.
+
+    The evaluation splits are opened here and nowhere before: nothing in a build depends on what they show.
+    """
+    from mastlens.organisms import STAGES
+
+    regions = {"calibration": calibration_splits(recipe, seed), "eval": eval_splits(recipe, seed)}
+    accuracy, tables, perplexity = [], {}, {}
+    for stage in STAGES:
+        model = load(stage).eval()
+        for region, splits in regions.items():
+            table = measure_responses(model, tokenizer, splits, recipe.max_new_tokens, f"{stage} on {region}")
+            tables[stage, region] = table
+            accuracy += [{"stage": stage, "region": region, **row} for row in summarise(table)]
+        texts = [record["text"] for record in files["neutral-eval.jsonl"]]
+        perplexity[stage] = neutral_perplexity(model, tokenizer, texts)
+    comparisons = [
+        {
+            "region": region,
+            "split": split,
+            "before": before,
+            "after": "rlvr",
+            **compare_stages(tables[before, region], tables["rlvr", region], split),
+        }
+        for region in regions
+        for split in regions[region]
+        for before in ("sft", "rlvr-retain")
+    ]
+    return accuracy, comparisons, perplexity

@@ -1,0 +1,1 @@
+"""Forget and retain problems: read, checked, asked, tokenised, batched."""

@@ -1,0 +1,171 @@
+"""Problems as token ids: prompt and solution, checked against tokenizer and context, batched."""
+
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mastlens.errors import MastlensError, MastlensWarning
+from mastlens.problems.reading import Problem
+from mastlens.problems.thinking import has_template, render_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class EncodedProblem:
+    """Token ids of one problem: the prompt, and the solution that counts in a loss, end of sequence included."""
+
+    prompt: tuple[int, ...]
+    solution: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded problems.
+
+    Attributes:
+        input_ids: Token ids.
+        attention_mask: True where there is a token.
+        is_solution: True at the tokens of the solution and its end: the ones that a loss counts.
+    """
+
+    input_ids: Int[Tensor, "batch length"]
+    attention_mask: Bool[Tensor, "batch length"]
+    is_solution: Bool[Tensor, "batch length"]
+
+
+def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", problems: Sequence[Problem], name: str) -> None:
+    """Check that nothing of the problems is lost between encoding and decoding.
+
+    A tokenizer class that does not fit its files drops characters in silence, and every number after that is
+    about another text.
+
+    Args:
+        tokenizer: The tokenizer.
+        problems: What will be read through it.
+        name: What to call the tokenizer in a message, e.g. the checkpoint's path.
+
+    Raises:
+        MastlensError: If characters other than white space are lost.
+    """
+    for problem in problems:
+        for text in (problem.problem, problem.solution):
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            decoded = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            wanted, got = (unicodedata.normalize("NFC", t) for t in (text, str(decoded)))
+            if wanted == got:
+                continue
+            if "".join(wanted.split()) == "".join(got.split()):
+                warnings.warn(
+                    f"The tokenizer of {name} changes white space: {text[:60]!r} comes back as {got[:60]!r}.",
+                    MastlensWarning,
+                    stacklevel=2,
+                )
+                return
+            lost = sorted(set(wanted) - set(got) - {" ", "\n", "\t"})
+            raise MastlensError(
+                f"The tokenizer of {name} ({type(tokenizer).__name__}) loses characters: {text[:80]!r} comes "
+                f"back as {got[:80]!r}{f', without {lost}' if lost else ''}. Its class does not fit its files; "
+                "copy the tokenizer files of the base model."
+            )
+
+
+def encode_prompt(
+    problem: str, tokenizer: "PreTrainedTokenizerBase", *, chat_template: bool = True, think: str = "free"
+) -> tuple[int, ...]:
+    """Return the prompt's token ids: the chat template's user turn, or the problem and a newline.
+
+    Args:
+        problem: The problem's text.
+        tokenizer: The tokenizer.
+        chat_template: Whether to use the tokenizer's chat template, where it has one.
+        think: How the thinking begins: ``free`` (as the template has it), ``empty``, ``forced`` or ``none``; see
+            ``mastlens.problems.thinking.THINK``.
+
+    Raises:
+        MastlensError: For a think mode that does not exist.
+    """
+    text = render_prompt(problem, tokenizer, think=think, chat_template=chat_template)
+    # The template writes the special tokens itself, so the tokenizer must not add them once more.
+    if has_template(tokenizer, chat_template):
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return tuple(tokenizer(text)["input_ids"])
+
+
+def encode_problem(
+    problem: Problem, tokenizer: "PreTrainedTokenizerBase", *, chat_template: bool = True
+) -> EncodedProblem:
+    """Return the token ids of a problem: prompt, then solution and end of sequence."""
+    solution = tuple(tokenizer(problem.solution, add_special_tokens=False)["input_ids"])
+    eos: Any = tokenizer.eos_token_id
+    end = () if eos is None else (int(eos),)
+    return EncodedProblem(encode_prompt(problem.problem, tokenizer, chat_template=chat_template), solution + end)
+
+
+def encode_problems(
+    problems: Sequence[Problem],
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    context: int | None = None,
+    chat_template: bool = True,
+    source: str = "the problems",
+) -> list[EncodedProblem]:
+    """Return the token ids of every problem.
+
+    Args:
+        problems: The problems.
+        tokenizer: The tokenizer.
+        context: The model's context length in tokens; None for no limit.
+        chat_template: Whether to use the tokenizer's chat template, where it has one.
+        source: What to call the problems in a message, e.g. their file.
+
+    Raises:
+        MastlensError: If a problem is longer than the context (with its line).
+    """
+    encoded = []
+    for problem in problems:
+        ids = encode_problem(problem, tokenizer, chat_template=chat_template)
+        length = len(ids.prompt) + len(ids.solution)
+        if context is not None and length > context:
+            raise MastlensError(
+                f"{source}, line {problem.line}: {length} tokens with its solution, and the model's context is "
+                f"{context}. Shorten or remove it; it is not cut in silence."
+            )
+        encoded.append(ids)
+    return encoded
+
+
+def context_length(config: Any) -> int | None:
+    """Return the context length in tokens that a transformers config states, or None."""
+    length = getattr(config, "max_position_embeddings", None)
+    return int(length) if length else None
+
+
+def collate(encoded: Sequence[EncodedProblem], *, pad: int = 0, device: str = "cpu") -> Batch:
+    """Return right-padded tensors. Padding is masked, so any ``pad`` id gives the same numbers."""
+    length = max(len(ids.prompt) + len(ids.solution) for ids in encoded)
+    input_ids = torch.full((len(encoded), length), pad, dtype=torch.long)
+    attention = torch.zeros((len(encoded), length), dtype=torch.bool)
+    solution = torch.zeros((len(encoded), length), dtype=torch.bool)
+    for row, ids in enumerate(encoded):
+        end = len(ids.prompt) + len(ids.solution)
+        input_ids[row, :end] = torch.tensor(ids.prompt + ids.solution)
+        attention[row, :end] = True
+        solution[row, len(ids.prompt) : end] = True
+    return Batch(input_ids.to(device), attention.to(device), solution.to(device))
+
+
+def batches(encoded: Sequence[EncodedProblem], size: int, *, device: str = "cpu") -> Iterator[tuple[slice, Batch]]:
+    """Yield ``(slice of encoded, batch)`` in order, ``size`` problems at a time."""
+    if size < 1:
+        raise MastlensError(f"A batch size of {size} makes no sense; it is at least 1.")
+    for start in range(0, len(encoded), size):
+        chosen = slice(start, min(start + size, len(encoded)))
+        yield chosen, collate(encoded[chosen], device=device)

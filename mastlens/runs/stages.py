@@ -1,0 +1,224 @@
+"""The output folder and its record ``run.json``: what was made from what, and what it cost.
+
+The same stage with the same inputs and settings does nothing; with others it is refused. Stages of one lineage
+share a folder, tables of different lineages never meet.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mastlens.errors import MastlensError
+from mastlens.runs.cost import measured
+from mastlens.runs.files import sha256_file, write_json
+
+T = TypeVar("T")
+
+RECORD = "run.json"
+_PACKAGES = ("mastlens", "torch", "transformers", "safetensors", "numpy", "scipy", "pandas")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def hash_inputs(files: Mapping[str, str | os.PathLike[str] | None]) -> dict[str, str]:
+    """Return role to SHA-256 of each file that was given.
+
+    Raises:
+        MastlensError: If a file is missing.
+    """
+    hashes = {}
+    for role, path in files.items():
+        if path is None:
+            continue
+        if not Path(path).is_file():
+            raise MastlensError(f"There is no file {path} (for {role}).")
+        hashes[role] = sha256_file(Path(path))
+    return hashes
+
+
+@dataclass
+class Stage:
+    """One stage of a run while it is under way.
+
+    Attributes:
+        folder: Where its outputs go.
+        done: Whether an earlier run made the same outputs from the same inputs: then there is nothing to do.
+        notes: What the stage wants to keep in the record beside its inputs, e.g. counts.
+    """
+
+    folder: Path
+    done: bool
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return the record of an output folder; an empty one where there is none yet."""
+    path = folder / RECORD
+    if not path.is_file():
+        return {"stages": {}}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["stages"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise MastlensError(f"{path} is damaged ({error!r}). Choose another --out, or remove it.") from error
+    return record
+
+
+@contextmanager
+def stage(
+    out: str | os.PathLike[str],
+    name: str,
+    *,
+    outputs: Sequence[str],
+    lineage: Mapping[str, str] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    overwrite: bool = False,
+) -> Iterator[Stage]:
+    """Open a stage of the run in ``out``; the record is written when the block succeeds.
+
+    Args:
+        out: The output folder.
+        name: The stage, e.g. ``geometry``.
+        outputs: The files that it writes, relative to ``out``.
+        lineage: Role (base, sft, rlvr, model) to fingerprint of each checkpoint.
+        inputs: Hashes of everything else that is read.
+        settings: Everything that decides the result.
+        device: Recorded with the cost: results do not depend on it beyond rounding.
+        overwrite: Replace outputs that were made from other inputs or settings.
+
+    Raises:
+        MastlensError: If the folder holds this stage with other inputs or settings, or another lineage's tables.
+    """
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise MastlensError(f"{folder} is a file; --out is a folder.")
+    record = read_record(folder)
+    asked = {
+        "lineage": dict(lineage or {}),
+        "inputs": dict(inputs or {}),
+        "settings": json.loads(json.dumps(dict(settings or {}))),  # as it will be read back
+    }
+    _refuse_other_lineage(folder, record, name, asked["lineage"])
+    previous = record["stages"].get(name)
+    done = False
+    if previous is not None:
+        differing = _differences(previous, asked)
+        if differing and not overwrite:
+            raise MastlensError(
+                f"{folder} already holds the stage '{name}' with other {'; '.join(differing)}. Nothing was "
+                "changed. Choose another --out, or pass --overwrite to replace it."
+            )
+        made = previous.get("outputs", {})
+        done = not differing and set(made) == set(outputs)
+        done = done and all((folder / f).is_file() and sha256_file(folder / f) == h for f, h in made.items())
+    elif _was_under_way(folder, name, asked):
+        pass  # killed between its outputs and its record: what is there is this stage's own
+    elif any((folder / output).exists() for output in outputs) and not overwrite:
+        present = next(output for output in outputs if (folder / output).exists())
+        raise MastlensError(
+            f"{folder / present} exists and no record says what it was made from. Choose another --out, or pass "
+            "--overwrite to replace it."
+        )
+    current = Stage(folder, done)
+    if done:
+        current.notes = previous.get("notes", {}) if previous else {}
+        yield current
+        return
+    fresh = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(_under_way(folder, name), asked)
+    try:
+        with measured() as cost:
+            yield current
+    except BaseException:
+        _under_way(folder, name).unlink(missing_ok=True)
+        if fresh and not any(folder.iterdir()):
+            folder.rmdir()  # a stage that made nothing leaves nothing
+        raise
+    record = read_record(folder)  # another stage may have been recorded meanwhile
+    record["stages"][name] = {
+        **asked,
+        "outputs": {output: sha256_file(folder / output) for output in outputs},
+        "notes": current.notes,
+        "versions": versions(),
+        "cost": {
+            "seconds": round(cost.seconds, 3),
+            "peak_anonymous_mb": None if cost.peak_mb is None else round(cost.peak_mb, 1),
+            "device": device,
+        },
+    }
+    write_json(folder / RECORD, record)
+    _under_way(folder, name).unlink(missing_ok=True)
+
+
+def _under_way(folder: Path, name: str) -> Path:
+    """Return the note that a stage is under way: it holds what was asked for, and only a kill leaves it behind."""
+    return folder / f".{name}.under-way.json"
+
+
+def _was_under_way(folder: Path, name: str, asked: Mapping[str, Any]) -> bool:
+    try:
+        return json.loads(_under_way(folder, name).read_text(encoding="utf-8")) == asked
+    except (OSError, ValueError):
+        return False
+
+
+def _refuse_other_lineage(folder: Path, record: Mapping[str, Any], name: str, lineage: Mapping[str, str]) -> None:
+    for other, kept in record["stages"].items():
+        if other == name:
+            continue  # an --overwrite may replace a stage's own checkpoints
+        for role, fingerprint in kept.get("lineage", {}).items():
+            if lineage.get(role, fingerprint) != fingerprint:
+                raise MastlensError(
+                    f"{folder} belongs to another lineage: its stage '{other}' was made from another {role} "
+                    f"checkpoint ({fingerprint[:12]}, this one is {lineage[role][:12]}). Choose another --out."
+                )
+
+
+def _differences(previous: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    found = []
+    for part in ("lineage", "inputs", "settings"):
+        old, new = previous.get(part, {}), asked[part]
+        for key in sorted(set(old) | set(new)):
+            if old.get(key) != new.get(key):
+                short = [str(v)[:24] for v in (old.get(key), new.get(key))]
+                found.append(f"{key} ({short[0]}, now {short[1]})")
+    return found
+
+
+def remembered(
+    out: str | os.PathLike[str] | None,
+    name: str,
+    *,
+    outputs: Sequence[str],
+    compute: Callable[[], T],
+    write: Callable[[T, Path], None],
+    read: Callable[[Path], T],
+    **asked: Any,
+) -> T:
+    """Compute a result, or read it back where ``out`` already holds it; ``asked`` goes to ``stage``."""
+    if out is None:
+        return compute()
+    with stage(out, name, outputs=outputs, **asked) as current:
+        if current.done:
+            return read(current.folder)
+        result = compute()
+        write(result, current.folder)
+    return result
