@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo figures notebooks test quick lint format organism clean
+.PHONY: help demo figures notebooks test quick lint format docs organism clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -45,6 +45,9 @@ lint: .venv/.dev ## lint and types only
 format: .venv/.dev ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: .venv/.dev ## build the pages into build/site; a broken link or an unknown name fails
+	$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet -d build/doctrees docs build/site
 
 organism: .venv/.dev ## train the shipped lineage anew into build/qwen2
 	$(BIN)/mastlens organism build qwen2 --out build/qwen2

@@ -1,0 +1,263 @@
+"""Writes ``reference/`` from the code: nothing there is written by hand, and nothing there is kept in the repository.
+
+python docs/generate.py [FOLDER]        # docs/reference by default; `make docs` does it by itself
+"""
+
+import argparse
+import inspect
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import mastlens
+
+NOTE = "<!-- Written from the code by docs/generate.py: change the code, not this page. -->\n\n"
+
+ROOMS = {
+    "checkpoints": "Checkpoints and lineages",
+    "architectures": "Architectures",
+    "problems": "Problems",
+    "models": "Hooked models",
+    "decoding": "Decoding",
+    "analysis": "Increments, coupling, causal maps, trajectories",
+    "selection": "Rankings and selections",
+    "edits": "Edits",
+    "unlearning": "Unlearning",
+    "evaluation": "Evaluation",
+    "attacks": "Attacks",
+    "organisms": "Organisms",
+    "studies": "Studies",
+    "explorer": "Explorer",
+    "reporting": "Reports and the demo",
+    "errors": "Errors",
+}
+"""Room to the title of its page of the Python API, in the order of the method."""
+
+
+def cell(text: object) -> str:
+    """Return a text as it stands in one cell of a Markdown table."""
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Render a Markdown table; cells are escaped by who makes them."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(str(value) for value in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def architectures() -> str:
+    """Return the page of tested architectures."""
+    from mastlens.architectures.catalogue import architecture_table
+
+    return (
+        "# Architectures\n\nThose below are tested against the real model classes. Any other that transformers knows "
+        "and that stores q, k, v and o apart works by its names and shapes. For the rest, "
+        "{py:func}`mastlens.register_architecture` takes a mapping, and the error shows it "
+        "([how](../extending/index.md)).\n\n" + architecture_table() + "\n"
+    )
+
+
+def rules() -> str:
+    """Return the page of rules and controls."""
+    from mastlens.selection import describe_rules
+
+    parts = [
+        "# Rules and controls\n\nA rule scores tensors from the tables of a run; a control is a selection that no "
+        "score decides, to hold a rule's against. `mastlens rank DIR --rule NAME`; {py:func}`mastlens.describe_rules` "
+        "returns these tables. [How to add one](../extending/index.md).\n"
+    ]
+    described = describe_rules()
+    for kind, title in (("rule", "Rules"), ("control", "Controls")):
+        rows = described[described["kind"] == kind]
+        header = ["`--rule`", "what ranks first" if kind == "rule" else "what it selects", "needs", "source"]
+        said = [
+            [
+                f"`{row.rule}`",
+                cell(row.summary) + (f" (`{row.parameters}`)" if row.parameters else ""),
+                row.needs,
+                row.source,
+            ]
+            for row in rows.itertuples(index=False)
+        ]
+        parts.append(f"\n## {title}\n\n" + table(header, said))
+    return "".join(parts)
+
+
+def objectives() -> str:
+    """Return the page of unlearning objectives."""
+    from mastlens.unlearning.objectives import DESCRIPTIONS, OBJECTIVES
+    from mastlens.unlearning.presets import PRESETS
+
+    coefficients = (
+        "beta",
+        "beta2",
+        "delta",
+        "gamma",
+        "alpha",
+        "steering",
+        "unthink_weight",
+        "cot_weight",
+        "reflection_weight",
+    )
+    needs = {
+        "needs_reference": "log-probabilities before",
+        "needs_before": "distributions or activations before",
+        "needs_retain": "retain problems",
+        "needs_alternatives": "refusals",
+        "needs_traces": "reasoning traces",
+        "needs_cot": "chains of thought",
+    }
+    rows = []
+    for name, objective in OBJECTIVES.items():
+        values = ", ".join(f"{key} {getattr(objective, key):g}" for key in coefficients if getattr(objective, key))
+        wanted = ", ".join(text for key, text in needs.items() if getattr(objective, key))
+        rows.append([f"`{name}`", cell(DESCRIPTIONS[name]), values, wanted])
+    return (
+        "# Objectives\n\n`mastlens unlearn --objective NAME`. The total loss is gamma × forget + alpha × retain.\n\n"
+        + table(["`--objective`", "what it does", "default coefficients", "needs"], rows)
+        + f"\nPresets (`--preset`): {', '.join(f'`{name}`' for name in PRESETS)}.\n"
+    )
+
+
+def attacks() -> str:
+    """Return the page of attacks."""
+    from mastlens.attacks import ATTACKS, FORMATS
+
+    rows = [[f"`{name}`", f"{form.bits}"] for name, form in FORMATS.items() if hasattr(form, "bits")]
+    formats = table(["`--format`", "bits"], rows) if rows else ", ".join(f"`{name}`" for name in FORMATS) + "\n"
+    names = "\n".join(f"- `{name}`" for name in ATTACKS)
+    return (
+        "# Attacks\n\n`mastlens attack NAME`: the edited model, its source and a control go through the same attack "
+        f"([what they showed](../guide.md)).\n\n{names}\n\n## Formats of `quantise`\n\n{formats}"
+    )
+
+
+def _commands(
+    parser: argparse.ArgumentParser, path: str = "mastlens"
+) -> Iterator[tuple[str, str, argparse.ArgumentParser]]:
+    """Yield each command that can be run."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            summaries = {choice.dest: choice.help or "" for choice in action._choices_actions}
+            for name, inner in action.choices.items():
+                nested = [a for a in inner._actions if isinstance(a, argparse._SubParsersAction)]
+                if nested:
+                    yield from _commands(inner, f"{path} {name}")
+                else:
+                    yield f"{path} {name}", summaries.get(name, inner.description or ""), inner
+
+
+def command_line() -> str:
+    """Return the page of commands, read from the parser."""
+    from mastlens.cli.parser import build_parser
+
+    parts = [
+        "# Command line\n\nEvery command takes `--help`, `--json`, `--seed`, `--device` and `--debug`; it exits with 0 "
+        "on success, 2 on a user's mistake and 1 on a defect.\n"
+    ]
+    for name, summary, parser in _commands(build_parser()):
+        parts.append(f"\n## `{name}`\n\n{_sentence(summary)}\n")
+        for group in parser._action_groups:
+            options = [
+                a for a in group._group_actions if a.help != argparse.SUPPRESS and "--help" not in a.option_strings
+            ]
+            if not options or group.title == "every command":
+                continue
+            usual = group.title in ("options", "positional arguments")
+            parts.append("\n" if usual else f"\n{_sentence(group.title or '')}\n\n")
+            if group.description:
+                parts.append(f"{_sentence(group.description)}\n\n")
+            parts.append(
+                table(["option", "meaning"], [[_spelling(a), cell((a.help or "").replace("%%", "%"))] for a in options])
+            )
+    return "".join(parts)
+
+
+def _sentence(text: str) -> str:
+    text = text.strip().rstrip(".")
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _spelling(action: argparse.Action) -> str:
+    value = action.metavar or ("" if action.nargs == 0 else (action.dest or "").upper())
+    shown = " ".join(value) if isinstance(value, tuple) else str(value)
+    if action.choices and not action.metavar:
+        shown = "{" + ",".join(map(str, action.choices)) + "}"
+    many = " ..." if action.nargs in ("+", "*") else ""
+    name = ", ".join(action.option_strings)
+    said = f"`{' '.join(part for part in (name, shown + many) if part)}`"
+    return said + (" (required)" if action.required and action.option_strings else "")
+
+
+def python_api() -> Iterator[tuple[str, str]]:
+    """Yield file and text of each page of the Python API: the public names of one room."""
+    rooms = defaultdict(list)
+    for name, module in mastlens._PUBLIC.items():
+        rooms[module.split(".")[0]].append(name)
+    missing = set(rooms) - set(ROOMS)
+    assert not missing, f"docs/generate.py has no title for the rooms {sorted(missing)}"
+    pages = [room for room in ROOMS if room in rooms]
+    entries = [f"{ROOMS[room]} <{room}>" for room in pages]
+    lines = "".join(
+        f"- [{ROOMS[room]}]({room}.md): {', '.join(_link(name) for name in rooms[room])}\n" for room in pages
+    )
+    yield (
+        "api/index.md",
+        "# Python API\n\nEverything public is a name of `mastlens` itself and is imported when it is first used.\n\n"
+        f"{lines}\n```{{toctree}}\n:hidden:\n\n" + "\n".join(entries) + "\n```\n",
+    )
+    for room in pages:
+        body = [f"# {ROOMS[room]}\n"]
+        for name in sorted(rooms[room], key=lambda name: (name[0].isupper(), name.lower())):
+            kind = "class" if inspect.isclass(getattr(mastlens, name)) else "function"
+            members = "   :members:\n" if kind == "class" else ""
+            shown = "   :show-inheritance:\n" if room == "errors" else ""
+            body.append(f"```{{eval-rst}}\n.. auto{kind}:: mastlens.{name}\n{members}{shown}```\n")
+        yield f"api/{room}.md", "\n".join(body)
+
+
+def _link(name: str) -> str:
+    return f"{{py:obj}}`mastlens.{name}`"
+
+
+def index() -> str:
+    """Return the reference's first page."""
+    return (
+        "# Reference\n\nThese pages are written from the code whenever the site is built.\n\n"
+        "```{toctree}\n:maxdepth: 1\n\ncommand-line\ncolumns\narchitectures\nrules\nobjectives\nattacks\n"
+        "api/index\n```\n"
+    )
+
+
+def pages() -> dict[str, str]:
+    """Return file to text of every page of the reference."""
+    written = {
+        "index.md": index(),
+        "command-line.md": command_line(),
+        "columns.md": "# Columns\n",
+        "architectures.md": architectures(),
+        "rules.md": rules(),
+        "objectives.md": objectives(),
+        "attacks.md": attacks(),
+        **dict(python_api()),
+    }
+    return {name: NOTE + text for name, text in written.items()}
+
+
+def write_reference(folder: Path) -> None:
+    """Write the pages; one that has not changed is not touched, one that is no longer made goes."""
+    written = pages()
+    for path in folder.rglob("*.md") if folder.is_dir() else ():
+        if path.relative_to(folder).as_posix() not in written:
+            path.unlink()
+    for name, text in written.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_reference(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "reference")
