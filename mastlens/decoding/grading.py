@@ -1,42 +1,9 @@
-r"""Grading of final answers: strict as text, tolerant as mathematics (math-verify).
-
-A response is graded on what follows ``</think>`` where it has that mark. Its answer is the last ``\\boxed{}``, or
-what follows the last ``####``, or, for the tolerant grade alone, what math-verify finds.
-"""
-
-import re
-from dataclasses import dataclass
+"""Grading as mathematics, by one function."""
 
 from mastlens.decoding.equivalence import equivalent
-from mastlens.problems.answers import final_answer
+from mastlens.decoding.graders import Grade, find_grader
 
-_BASE = re.compile(r"_\{?(\d+)\}?$")
-_INTEGER = re.compile(r"[+-]?\d{1,15}")
-# What is written around an answer and is no part of it, before math-verify reads it.
-_CURRENCY = re.compile(r"\\text\{\s*\\?\$\s*\}")
-_FONT = re.compile(r"\\(?:boldsymbol|bm|pmb)(?=\s*\{)")
-_TEXT_COLON = re.compile(r"\\text\{\s*:\s*\}")
-_TEXT_NUMBER = re.compile(r"\\text\{\s*(-?\d+(?:\.\d+)?)(\s[^{}]*)\}")
-_THIN_SPACE = re.compile(r"(?<=\d)(?:\\[,;: ]|~)(?=\d{3}(?!\d))")
-_REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)\\overline\{(\d+)\}")
-_TRAILING = re.compile(r"(?:\\[,;:! ]|[.;,\s])+$")
-# Longer than any answer.
-_LONGEST = 400
-
-
-@dataclass(frozen=True)
-class Grade:
-    """Whether an answer is right.
-
-    Attributes:
-        correct: Equal as mathematics.
-        strict: Equal as text, white space aside.
-        answer: The answer that was found; None where there is none.
-    """
-
-    correct: bool
-    strict: bool
-    answer: str | None
+__all__ = ["Grade", "equivalent", "grade"]
 
 
 def grade(response: str, gold: str) -> Grade:
@@ -46,37 +13,4 @@ def grade(response: str, gold: str) -> Grade:
         response: What the model wrote.
         gold: The answer alone, without ``\boxed`` or dollar signs.
     """
-    answer = final_answer(response)
-    strict = answer is not None and "".join(answer.split()) == "".join(gold.split())
-    if strict:
-        return Grade(True, True, answer)
-    if answer is not None and _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold.strip()):
-        return Grade(int(answer) == int(gold), False, answer)
-    candidate = response.rpartition("</think>")[2][-2000:] if answer is None else rf"\boxed{{{_plain(answer)}}}"
-    if answer is not None and _other_base(answer, gold):
-        return Grade(False, False, answer)
-    if answer is not None and len(answer) > _LONGEST:
-        return Grade(False, False, answer)
-    return Grade(equivalent(_plain(gold), candidate), False, answer)
-
-
-def _plain(answer: str) -> str:
-    """Return the answer as math-verify reads it best; what it means stays."""
-    text = _TEXT_COLON.sub(":", _FONT.sub("", _CURRENCY.sub("", answer)))
-    text = _TEXT_NUMBER.sub(r"\1\\text{\2}", text)
-    text = _THIN_SPACE.sub("", text).replace("~", " ").strip()
-    text = _REPEATING.sub(_as_fraction, text)
-    return text if text.endswith(r"\right.") else _TRAILING.sub("", text)
-
-
-def _as_fraction(found: re.Match[str]) -> str:
-    """Return a repeating decimal as a fraction, for which math-verify would take the digits as they stand."""
-    whole, first, again = found.groups()
-    numerator = int(whole + first + again or 0) - int(whole + first or 0)
-    return rf"\frac{{{numerator}}}{{{10 ** len(first) * (10 ** len(again) - 1)}}}"
-
-
-def _other_base(answer: str, gold: str) -> bool:
-    """Return whether both numerals name a base and the bases differ: math-verify drops the subscript."""
-    bases = [_BASE.search(text.strip()) for text in (answer, gold)]
-    return bases[0] is not None and bases[1] is not None and bases[0][1] != bases[1][1]
+    return find_grader().grade(response, gold)
