@@ -1,7 +1,6 @@
 """A look at a checkpoint: architecture, dtypes, and every attention projection with its shape."""
 
 import math
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,8 @@ import pandas as pd
 from mastlens.architectures.configuration import complete_config, read_size
 from mastlens.architectures.projections import ORDER
 from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.checkpoints.settings import InspectSettings
+from mastlens.runs.calls import takes
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,10 @@ class Inspection:
     summary: dict[str, Any]
 
 
-def inspect(path: "str | os.PathLike[str] | Checkpoint") -> Inspection:
-    """Look at a checkpoint without loading the model.
-
-    Args:
-        path: A folder, a hub id with an optional ``@revision``, or ``organism:NAME/STAGE``.
-    """
-    checkpoint = Checkpoint(path)
+@takes(InspectSettings)
+def inspect(settings: InspectSettings) -> Inspection:
+    """Look at a checkpoint without loading the model."""
+    checkpoint = Checkpoint(settings.path)
     projections = checkpoint.projections
     config = complete_config(checkpoint.config)
     table = pd.DataFrame(

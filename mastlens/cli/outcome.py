@@ -26,16 +26,23 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def device_of(arguments: argparse.Namespace) -> str:
-    """Return the device asked for, if it is there."""
+def check_device(device: str) -> None:
+    """Raise unless torch knows the device and sees it here."""
+    if device == "cpu":
+        return
     import torch
 
     try:
-        device = torch.device(arguments.device)
+        kind = torch.device(device).type
     except RuntimeError as error:
-        raise MastlensError(f"{arguments.device!r} is not a torch device. Use cpu, cuda or cuda:0.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+        raise MastlensError(f"{device!r} is not a torch device. Use cpu, cuda or cuda:0.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
         raise MastlensError("--device cuda: torch sees no CUDA device here. Use --device cpu.")
+
+
+def device_of(arguments: argparse.Namespace) -> str:
+    """Return the device asked for, if it is there."""
+    check_device(arguments.device)
     return arguments.device
 
 

@@ -1,85 +1,111 @@
-"""Commands and their options."""
+"""The parser of the command line, made from what the commands declare."""
 
 import argparse
+import re
+import sys
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
+from typing import Any, NoReturn
 
-from mastlens.cli import commands
-from mastlens.cli.attacks import add_attack
-from mastlens.cli.edits import add_edits
-from mastlens.cli.evaluate import add_evaluate
-from mastlens.cli.evaluations import add_evaluations
-from mastlens.cli.figures import add_figures
-from mastlens.cli.mechanism import add_mechanism
-from mastlens.cli.options import add_out
-from mastlens.cli.studies import add_studies
-from mastlens.cli.traces import add_traces
-from mastlens.cli.traces_evaluation import add_traces_evaluation
-from mastlens.cli.unlearning import add_unlearning
-from mastlens.cli.weights import add_weights
+from mastlens.cli.by_hand import add_by_hand
+from mastlens.cli.reading import add_options
+from mastlens.cli.registry import COMMANDS, NOUNS, Command, handler
+from mastlens.errors import unknown
+from mastlens.runs.settings import GROUPS
+
+QUESTION = "Where in the weights did RLVR put a behaviour, and can exactly that be taken out again?"
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
-    common = argparse.ArgumentParser(add_help=False)
-    group = common.add_argument_group("every command")
-    group.add_argument("--json", action="store_true", help="a machine-readable summary, alone on stdout")
-    group.add_argument("--seed", type=int, default=0, help="decides everything random (default 0)")
-    group.add_argument("--device", default="cpu", help="a torch device, e.g. cuda (default cpu)")
-    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+class Parser(argparse.ArgumentParser):
+    """A parser that names the nearest valid words, and prints one message for a mistake."""
 
-    parser = argparse.ArgumentParser(
-        prog="mastlens",
-        description="Where in the weights did RLVR put a behaviour, and can exactly that be taken out again?",
-    )
-    parser.add_argument("--version", action="version", version=f"mastlens {version('mastlens')}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong, alone, and exit with 2."""
+        if wrong := re.match(r"argument .*: invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            names = [name.strip("' ") for name in wrong[2].split(",")]
+            message = str(unknown("command", wrong[1], names))
+        self.exit(2, f"{self.prog}: {message}\nSee {self.prog} --help.\n")
 
-    def command(name: str, handler, summary: str, parents: bool = True, under=subparsers):
-        added = under.add_parser(name, help=summary, description=summary, parents=[common] if parents else [])
-        if handler is not None:
-            added.set_defaults(handler=handler)
-        return added
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse the whole command line; an option that does not exist is told with the nearest ones."""
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            parser = _parser_of(self, list(sys.argv[1:] if args is None else args))
+            options = [flag for action in parser._actions for flag in action.option_strings]
+            wrong = rest[0].partition("=")[0]
+            parser.error(str(unknown("option", wrong, options)) if wrong.startswith("-") else f"not expected: {wrong}")
+        return found
 
-    _demo(command)
-    add_weights(command)
-    add_mechanism(command)
-    add_traces(command)
-    add_unlearning(command)
-    add_edits(command)
-    add_evaluate(command)
-    _evaluation(command)
-    add_evaluations(command)
-    add_traces_evaluation(command)
-    add_attack(command)
-    add_studies(command)
-    add_figures(command)
-    _organism(command)
+
+def _parser_of(parser: argparse.ArgumentParser, words: Iterable[str]) -> argparse.ArgumentParser:
+    """Return the parser of the command that was typed."""
+    for word in words:
+        actions = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+        if not actions:
+            break
+        parser = actions[0].choices.get(word, parser)
     return parser
 
 
-def _demo(command) -> None:
-    demo = command("demo", commands.demo, "the whole method on the shipped organism, with a report")
-    add_out(demo, required=False, default="demo")
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Adds what there is to choose from, which is looked up only when somebody asks for help."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        listing = getattr(action, "listing", None)
+        lines = [str(action.help), *(listing() if listing else [])]
+        return "\n".join(line if number == 0 else line.replace("%", "%%") for number, line in enumerate(lines))
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return [line for part in text.splitlines() for line in super(Help, self)._split_lines(part, width)]
 
 
-def _evaluation(command) -> None:
-    compare = command("compare", commands.compare, "what changed between two evaluations of the same items")
-    compare.add_argument("before", metavar="BEFORE_DIR")
-    compare.add_argument("after", metavar="AFTER_DIR")
-    compare.add_argument("--clusters", metavar="COLUMN", help="resample by this column, e.g. subject")
+def build_parser() -> Parser:
+    """Return the parser of the whole command line."""
+    parser = Parser(
+        prog="mastlens",
+        usage="mastlens COMMAND [options]",
+        description=QUESTION,
+        formatter_class=Help,
+        epilog=overview(),
+    )
+    parser.add_argument("--version", action="version", version=f"mastlens {version('mastlens')}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
 
-    report = command("report", commands.report, "write report.html from what DIR holds")
-    report.add_argument("folder", metavar="DIR", help="a run's output folder")
-    report.add_argument("--before", metavar="DIR", help="evaluation before the edit, where DIR holds the one after it")
+    nouns: dict[str, Any] = {}
+    for entry in COMMANDS:
+        noun, _, action = entry.settings.command.rpartition(" ")
+        place = subparsers
+        if noun:
+            if noun not in nouns:
+                added = subparsers.add_parser(noun, description=NOUNS[noun])
+                nouns[noun] = added.add_subparsers(dest="action", required=True, metavar="ACTION")
+            place = nouns[noun]
+        _add_command(place, action, entry)
+    add_by_hand(subparsers)
+    return parser
 
 
-def _organism(command) -> None:
-    organism = command("organism", None, "the shipped, really trained lineages", parents=False)
-    actions = organism.add_subparsers(dest="action", required=True, metavar="ACTION")
-    command("list", commands.organism_list, "what is shipped, with accuracies", under=actions)
-    steps = command("trajectory", commands.organism_trajectory, "run its RLVR again and keep the steps", under=actions)
-    steps.add_argument("name", metavar="NAME", help="an organism, e.g. qwen2 (about eight minutes, once)")
-    build = command("build", commands.organism_build, "train a lineage anew (about 20 minutes)", under=actions)
-    build.add_argument("name", metavar="NAME", help="an organism, e.g. qwen2")
-    build.add_argument("--trajectory", action="store_true", help="keep checkpoints along the RLVR run")
-    build.add_argument("--out", required=True, metavar="DIR", help="folder for the lineage")
+def _add_command(place: Any, name: str, entry: Command) -> None:
+    settings = entry.settings
+    example = f"example:\n  mastlens {settings.example}" if settings.example else None
+    added = place.add_parser(
+        name,
+        help=settings.summary,
+        description=f"{settings.summary[:1].upper()}{settings.summary[1:]}.",
+        epilog=example,
+        formatter_class=Help,
+    )
+    added.set_defaults(handler=handler(entry))
+    add_options(added, settings)
+
+
+def overview() -> str:
+    """Return every command with its summary, group by group."""
+    by_group: dict[str, list[tuple[str, str]]] = {group: [] for group in GROUPS}
+    for entry in COMMANDS:
+        by_group[entry.settings.group].append((entry.settings.command, entry.settings.summary))
+    lines = []
+    for group, rows in by_group.items():
+        if rows:
+            lines += [f"{group}: {GROUPS[group]}", *(f"  {name:<22}{summary}" for name, summary in rows), ""]
+    return "\n".join([*lines, "mastlens COMMAND --help shows the options of a command, with an example."])

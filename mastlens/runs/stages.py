@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from mastlens.errors import MastlensError
 from mastlens.runs.cost import measured
 from mastlens.runs.files import sha256_file, write_json
+from mastlens.runs.settings import Settings
 
 T = TypeVar("T")
 
@@ -88,6 +89,7 @@ def stage(
     lineage: Mapping[str, str] | None = None,
     inputs: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    command: Settings | None = None,
     device: str = "cpu",
     overwrite: bool = False,
 ) -> Iterator[Stage]:
@@ -100,6 +102,7 @@ def stage(
         lineage: Role (base, sft, rlvr, model) to fingerprint of each checkpoint.
         inputs: Hashes of everything else that is read.
         settings: Everything that decides the result.
+        command: What was asked for, with the paths as they were given: how to type it again. It decides nothing.
         device: Recorded with the cost: results do not depend on it beyond rounding.
         overwrite: Replace outputs that were made from other inputs or settings.
 
@@ -155,6 +158,7 @@ def stage(
     record = read_record(folder)  # another stage may have been recorded meanwhile
     record["stages"][name] = {
         **asked,
+        **({} if command is None else {"command": command.record()}),
         "outputs": {output: sha256_file(folder / output) for output in outputs},
         "notes": current.notes,
         "versions": versions(),

@@ -1,6 +1,5 @@
 """Do several runs change the same entries? Agreement of update masks, beside what independent masks give."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -14,12 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mastlens.analysis.increments.masks import TOLERANCE, VIEWS, binades, count, stratified_counts, update_mask
+from mastlens.analysis.increments.masks import binades, count, stratified_counts, update_mask
 from mastlens.analysis.increments.nulls import LEVEL, Null, intersection_null
+from mastlens.analysis.increments.settings import MaskAgreementSettings
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import MastlensError
+from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.stages import remembered
 
@@ -144,16 +145,8 @@ def stripe_index(ratios: Float[NDArray[np.float64], " lines"], across: int) -> t
     return float(ratios.var(ddof=1) / (p * (1 - p) / across)), null
 
 
-def mask_agreement(
-    reference: "str | os.PathLike[str] | Checkpoint",
-    runs: "Sequence[str | os.PathLike[str] | Checkpoint] | Mapping[str, str | os.PathLike[str] | Checkpoint]",
-    *,
-    view: str = "bf16",
-    tolerance: float = TOLERANCE,
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Agreement:
+@takes(MaskAgreementSettings)
+def mask_agreement(settings: MaskAgreementSettings) -> Agreement:
     """Compare where several runs from one checkpoint changed it, per attention projection (arXiv:2511.08567, 4).
 
     ``table``, one row a projection and pair of runs: ``layer``, ``projection``, ``name``, ``rows``, ``cols``,
@@ -167,25 +160,14 @@ def mask_agreement(
 
     ``consensus``, one row a projection and r = 0 ... R: ``runs_changed`` (r), ``entries``, ``share``, ``share_null``.
 
-    Args:
-        reference: The checkpoint that every run started from.
-        runs: The runs' checkpoints, at least two; a mapping names them, otherwise their paths do.
-        view: ``bf16`` (both rounded to bfloat16 first) or ``native``.
-        tolerance: Of the ``bf16`` view.
-        out: Folder for the three tables; None to write nothing.
-        overwrite: Replace tables made from other inputs.
-        progress: Show a progress bar.
-
     Raises:
         MastlensError: For fewer than two runs, a run named twice, or one that is not of the reference's lineage.
     """
-    if view not in VIEWS:
-        raise unknown("view of the update mask", view, VIEWS)
-    start = Checkpoint(reference)
-    named = _named(runs)
+    start = Checkpoint(settings.reference)
+    named = _named(settings.runs)
     for checkpoint in named.values():
         Lineage.open(checkpoint, sft=start)  # shapes, relation, and that they differ
-    settings = {"view": view, "tolerance": tolerance, "runs": list(named)}
+    recorded = {"view": settings.view, "tolerance": settings.tolerance, "runs": list(named)}
     files = [FILES[part] for part in FILES]
 
     def write(result: Agreement, folder: Path) -> None:
@@ -193,17 +175,18 @@ def mask_agreement(
             write_table(folder / file, getattr(result, part))
 
     def read(folder: Path) -> Agreement:
-        return Agreement(**{part: pd.read_parquet(folder / file) for part, file in FILES.items()}, settings=settings)
+        return Agreement(**{part: pd.read_parquet(folder / file) for part, file in FILES.items()}, settings=recorded)
 
     return remembered(
-        out,
+        settings.out,
         "agreement",
         outputs=files,
         lineage={"reference": start.fingerprint},
         inputs={name: checkpoint.fingerprint for name, checkpoint in named.items()},
-        settings=settings,
-        overwrite=overwrite,
-        compute=lambda: _compare(start, named, settings, progress=progress),
+        settings=recorded,
+        command=settings,
+        overwrite=settings.overwrite,
+        compute=lambda: _compare(start, named, recorded, progress=settings.progress),
         write=write,
         read=read,
     )

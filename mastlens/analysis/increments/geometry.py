@@ -14,11 +14,12 @@ from tqdm.auto import tqdm
 
 from mastlens.analysis.increments.measures import Options, measure_projection, resolve_rank
 from mastlens.analysis.increments.ranks import RankRule
+from mastlens.analysis.increments.settings import GeometrySettings
 from mastlens.architectures.matrices import find_matrices
 from mastlens.architectures.projections import Projection
-from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import MastlensError
+from mastlens.runs.calls import takes
 from mastlens.runs.files import sha256_json, write_table
 from mastlens.runs.ledger import Ledger
 from mastlens.runs.stages import remembered
@@ -57,24 +58,8 @@ class Geometry:
         return plot_off_principal(self.table, increment=increment)
 
 
-def geometry(
-    *,
-    rlvr: "str | os.PathLike[str] | Checkpoint",
-    base: "str | os.PathLike[str] | Checkpoint",
-    sft: "str | os.PathLike[str] | Checkpoint | None" = None,
-    rank: int | float | str = 16,
-    full: bool = False,
-    masks: bool = False,
-    spectra: bool = False,
-    heads: bool = False,
-    where: str | None = None,
-    seed: int = 0,
-    workers: int | None = None,
-    device: str = "cpu",
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Geometry:
+@takes(GeometrySettings)
+def geometry(settings: GeometrySettings) -> Geometry:
     """Measure every attention projection's increments against the base weight's principal subspaces.
 
     Beside each measure stands what chance gives: ``X_null`` is the expected value under chance, ``X_z`` the distance
@@ -98,42 +83,29 @@ def geometry(
     (arXiv:2511.08567), beside magnitude-matched chance, and ``off_principal_mask``.
     With ``spectra``: ``effective_rank``, ``energy_rank_99``, ``participation``, and the table of singular values.
 
-    Args:
-        rlvr: The checkpoint after RLVR: a folder, a hub id, or ``organism:NAME/STAGE``.
-        base: The pre-trained checkpoint.
-        sft: The checkpoint that RLVR started from; without it, RLVR is taken to start from the base.
-        rank: k of the principal subspaces: 16, a fraction of the smaller dimension (0.1), or an energy threshold (90%).
-        full: Also what compares the whole spectra and subspaces before and after.
-        masks: Also the update masks.
-        spectra: Also all singular values of the increments.
-        heads: Also the readings head by head.
-        where: Regular expression over names: measure these weight matrices instead of the attention projections.
-        seed: Of random starts and sampled nulls.
-        workers: Tensors measured at the same time; by default one a processor. Results do not depend on it.
-        device: Where to compute.
-        out: Folder for ``geometry.parquet`` and the other tables; None to write nothing. An interrupted run goes on
-            where it stopped.
-        overwrite: Replace a table made from other inputs.
-        progress: Show a progress bar.
+    An interrupted run goes on where it stopped.
 
     Raises:
         MastlensError: If the checkpoints are not one lineage, or the rank does not fit.
     """
-    lineage = Lineage.open(rlvr, sft=sft, base=base)
-    rule, chosen = RankRule.parse(rank), _chosen(lineage, where)
+    lineage = Lineage.open(settings.rlvr, sft=settings.sft, base=settings.base)
+    rule, chosen = RankRule.parse(settings.rank), _chosen(lineage, settings.where)
     if not rule.needs_spectrum:
         for projection in chosen:  # before hours of work, not after them
             resolve_rank(rule, projection)
-    options = Options(rank=str(rule), full=full, masks=masks, spectra=spectra, heads=heads, seed=seed, device=device)
-    settings = {k: v for k, v in asdict(options).items() if k != "device"} | {"where": where}
-    files = [FILE, *([HEADS] if heads else []), *([SPECTRA] if spectra else [])]
+    parts = {part: getattr(settings, part) for part in ("full", "masks", "spectra", "heads", "seed", "device")}
+    options = Options(rank=str(rule), **parts)
+    recorded = {k: v for k, v in asdict(options).items() if k != "device"} | {"where": settings.where}
+    files = [FILE, *([HEADS] if settings.heads else []), *([SPECTRA] if settings.spectra else [])]
 
     def compute() -> Geometry:
-        partial = None if out is None else Path(out) / _PARTIAL
-        key = "" if out is None else sha256_json([settings, lineage.fingerprints])
+        partial = None if settings.out is None else Path(settings.out) / _PARTIAL
+        key = "" if settings.out is None else sha256_json([recorded, lineage.fingerprints])
         with Ledger(partial, key) as ledger:
-            measured = _measure_all(lineage, chosen, options, ledger, workers=workers, progress=progress)
-        return _assembled(measured, lineage, settings, options)
+            measured = _measure_all(
+                lineage, chosen, options, ledger, workers=settings.workers, progress=settings.progress
+            )
+        return _assembled(measured, lineage, recorded, options)
 
     def write(result: Geometry, folder: Path) -> None:
         for file, table in ((FILE, result.table), (HEADS, result.heads), (SPECTRA, result.spectra)):
@@ -143,21 +115,22 @@ def geometry(
     def read(folder: Path) -> Geometry:
         return Geometry(
             pd.read_parquet(folder / FILE),
-            settings,
-            pd.read_parquet(folder / HEADS) if heads else None,
-            pd.read_parquet(folder / SPECTRA) if spectra else None,
+            recorded,
+            pd.read_parquet(folder / HEADS) if settings.heads else None,
+            pd.read_parquet(folder / SPECTRA) if settings.spectra else None,
         )
 
-    if out is None:
+    if settings.out is None:
         return compute()
     return remembered(
-        out,
+        settings.out,
         "geometry",
         outputs=files,
         lineage=lineage.fingerprints,
-        settings=settings,
-        device=device,
-        overwrite=overwrite,
+        settings=recorded,
+        command=settings,
+        device=settings.device,
+        overwrite=settings.overwrite,
         compute=compute,
         write=write,
         read=read,

@@ -14,16 +14,13 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from mastlens.analysis.increments.nulls import Null, intersection_null
+from mastlens.analysis.increments.settings import TOLERANCE, VIEWS
 from mastlens.errors import MastlensError, unknown
 
 PRINCIPAL_RANK = 64
 """Rank of the reconstruction behind the principal mask (the default of arXiv:2606.07082)."""
 ALPHA = 0.5
 """Share of the entries in the principal and in the low-magnitude mask (arXiv:2511.08567, arXiv:2606.07082)."""
-TOLERANCE = 1e-3
-"""Relative tolerance eta of the bfloat16 view; anything below 2^-9 is equality in bfloat16."""
-
-VIEWS = ("bf16", "native")
 _BINADES = 256
 
 

@@ -1,7 +1,6 @@
 """Trajectories: how one run moves through the weights, how much of it is one direction, and where it would go."""
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,12 @@ from mastlens.analysis.increments.subspaces import check_rank
 from mastlens.analysis.trajectories.development import measure_run
 from mastlens.analysis.trajectories.predictions import extrapolated, matrix_rank1, reconstructed
 from mastlens.analysis.trajectories.relex import Rank1, fit_rank1
-from mastlens.analysis.trajectories.steps import Source, Steps, open_steps
+from mastlens.analysis.trajectories.settings import TrajectorySettings
+from mastlens.analysis.trajectories.steps import Steps, open_steps
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.export import export, exported_files
 from mastlens.errors import MastlensError
+from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.stages import read_record, remembered, stage
 
@@ -63,20 +64,8 @@ class Trajectory:
         return plot_trajectory_geometry(self.steps)
 
 
-def trajectory(
-    *paths: Source,
-    start: Source | None = None,
-    steps: Sequence[int] | None = None,
-    base: Source | None = None,
-    window: int | float | None = None,
-    rank: int = 16,
-    extrapolate: int | None = None,
-    reconstruct: int | None = None,
-    matrix_rank_1: bool = False,
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Trajectory:
+@takes(TrajectorySettings)
+def trajectory(settings: TrajectorySettings) -> Trajectory:
     """Analyse a run by its saved steps: temporal rank 1 (RELEX), matrix rank 1 (AlphaRL), and its geometry.
 
     Every floating tensor is analysed, so that a whole checkpoint can be predicted. Columns of the table: ``name``,
@@ -102,57 +91,44 @@ def trajectory(
 
     Sources: RELEX arXiv:2605.21468, AlphaRL arXiv:2510.00553.
 
-    Args:
-        paths: theta_0, then the checkpoints along the run; a folder of ``step_N`` folders stands for these.
-        start: theta_0, where it is not the first path.
-        steps: Step numbers of the checkpoints after theta_0; by default read from their names.
-        base: Whose principal subspaces the geometry is held against; by default theta_0.
-        window: How much of the run the fits look at: a number of checkpoints, or a fraction of them.
-        rank: k of the principal subspaces.
-        extrapolate: Write the checkpoint that the lines give at this step, to ``extrapolated-N`` in ``out``. Inside
-            of the window this is RELEX's ``fit_reconstruct``.
-        reconstruct: Write this observed step projected on the directions, to ``reconstructed-N``.
-        matrix_rank_1: Write theta_0 with each matrix's update replaced by its first singular triple at the full
-            update's norm, to ``matrix-rank-1``.
-        out: Folder for the tables and checkpoints; None to write nothing.
-        overwrite: Replace what was made from other inputs.
-        progress: Show a progress bar.
-
     Raises:
         MastlensError: If the checkpoints are not one run, have no step numbers, or there is nowhere to write to.
     """
-    run = open_steps(paths, start=start, numbers=steps, window=window)
-    held = Checkpoint(base) if base is not None else run.start
+    run = open_steps(tuple(settings.paths), start=settings.start, numbers=settings.steps, window=settings.window)
+    rank, extrapolate, reconstruct = settings.rank, settings.extrapolate, settings.reconstruct
+    held = Checkpoint(settings.base) if settings.base is not None else run.start
     for projection in run.last.projections:
         check_rank(rank, (projection.rows, projection.cols))
-    if out is None and (extrapolate is not None or reconstruct is not None or matrix_rank_1):
+    if settings.out is None and (extrapolate is not None or reconstruct is not None or settings.matrix_rank_1):
         raise MastlensError("A predicted checkpoint needs a folder to go to: give --out DIR.")
     if reconstruct is not None and reconstruct not in run.numbers:
         raise MastlensError(f"The run has no step {reconstruct}; it has {', '.join(map(str, run.numbers))}.")
-    settings = {"steps": list(run.numbers), "start": run.start_number, "fitted": run.fitted, "rank": rank}
-    lineage = {} if out is None else run.fingerprints | ({} if base is None else {"base": held.fingerprint})
+    recorded = {"steps": list(run.numbers), "start": run.start_number, "fitted": run.fitted, "rank": rank}
+    against = {} if settings.base is None or settings.out is None else {"base": held.fingerprint}
+    lineage = {} if settings.out is None else run.fingerprints | against
     grams: dict[str, np.ndarray] = {}
 
     def compute() -> Trajectory:
-        table, developing = measure_run(run, held, rank=rank, progress=progress, grams=grams)
-        return Trajectory(table, developing, settings)
+        table, developing = measure_run(run, held, rank=rank, progress=settings.progress, grams=grams)
+        return Trajectory(table, developing, recorded)
 
     def write(result: Trajectory, folder: Path) -> None:
         write_table(folder / FILE, result.table)
         write_table(folder / STEPS, result.steps)
 
     result = remembered(
-        out,
+        settings.out,
         "trajectory",
         outputs=[FILE, STEPS],
         lineage=lineage,
-        settings=settings,
-        overwrite=overwrite,
+        settings=recorded,
+        command=settings,
+        overwrite=settings.overwrite,
         compute=compute,
         write=write,
-        read=lambda folder: Trajectory(pd.read_parquet(folder / FILE), pd.read_parquet(folder / STEPS), settings),
+        read=lambda folder: Trajectory(pd.read_parquet(folder / FILE), pd.read_parquet(folder / STEPS), recorded),
     )
-    if out is None:
+    if settings.out is None:
         return result
 
     def models() -> dict[str, Rank1]:
@@ -165,11 +141,11 @@ def trajectory(
         makers[f"extrapolated-{extrapolate}"] = lambda: extrapolated(run, models(), extrapolate)
     if reconstruct is not None:
         makers[f"reconstructed-{reconstruct}"] = lambda: reconstructed(run, models(), reconstruct)
-    if matrix_rank_1:
+    if settings.matrix_rank_1:
         makers["matrix-rank-1"] = lambda: matrix_rank1(run)
-    asked = {"lineage": lineage, "settings": settings, "overwrite": overwrite}
+    asked = {"lineage": lineage, "settings": recorded, "command": settings, "overwrite": settings.overwrite}
     for kind, make in makers.items():
-        result.checkpoints[kind] = _predict(run, Path(out), kind, make, **asked)
+        result.checkpoints[kind] = _predict(run, Path(settings.out), kind, make, **asked)
     return result
 
 

@@ -1,0 +1,64 @@
+"""Every command: where its settings are declared, and what shows its result on a terminal."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from mastlens.cli.outcome import Outcome, check_device
+from mastlens.cli.reading import settings_from
+from mastlens.runs.settings import Settings
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the command line.
+
+    Attributes:
+        declaration: ``module:class`` of its settings; the rest of what is said of it stands there.
+        shown: ``module:function`` that takes the result and the settings and returns an ``Outcome``.
+    """
+
+    declaration: str
+    shown: str
+
+    @property
+    def settings(self) -> type[Settings]:
+        """Its settings."""
+        return named(self.declaration)
+
+
+COMMANDS = (
+    Command("mastlens.checkpoints.settings:InspectSettings", "mastlens.cli.weights:inspect"),
+    Command("mastlens.analysis.increments.settings:GeometrySettings", "mastlens.cli.weights:geometry"),
+    Command("mastlens.analysis.increments.settings:MaskAgreementSettings", "mastlens.cli.weights:mask_agreement"),
+    Command("mastlens.analysis.trajectories.settings:TrajectorySettings", "mastlens.cli.weights:trajectory"),
+)
+"""Every command, in the order of the help."""
+
+NOUNS = {
+    "edit": "show, apply, revert, scale or compose edits",
+    "benchmarks": "public benchmarks as problem files",
+    "organism": "the shipped, really trained lineages",
+}
+"""First words of the commands that have two, with what they are about."""
+
+
+def named(place: str) -> Any:
+    """Return what ``module:name`` names."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def handler(command: Command) -> Callable[[argparse.Namespace], Outcome]:
+    """Return what runs a command on what was typed."""
+    return partial(_run, command)
+
+
+def _run(command: Command, arguments: argparse.Namespace) -> Outcome:
+    settings = settings_from(command.settings, arguments)
+    check_device(settings.device)
+    result = named(settings.function)(settings)
+    return named(command.shown)(result, settings)

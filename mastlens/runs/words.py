@@ -1,0 +1,79 @@
+"""Settings as a command line: what to type to get them again."""
+
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import Field, fields, replace
+from typing import Any
+
+from mastlens.errors import MastlensError
+from mastlens.runs.settings import Declared, Settings, at_default, declared, flag_of
+
+
+def typed(settings: Settings, *, out: str | None = None) -> str:
+    """Return the command line that gives these settings: what is not at its default.
+
+    Args:
+        settings: The settings.
+        out: Where it should write instead.
+    """
+    return shlex.join(["mastlens", *settings.command.split(), *words(settings, out=out)])
+
+
+def words(settings: Settings, *, out: str | None = None) -> list[str]:
+    """Return the words behind the command's name.
+
+    Raises:
+        MastlensError: If something was given that only Python takes.
+    """
+    if out is not None:
+        settings = replace(settings, out=out)
+    first: list[str] = []
+    last: list[str] = []
+    for item in fields(settings):
+        said, value = declared(item), getattr(settings, item.name)
+        if at_default(settings, item) or item.name == "progress":
+            continue
+        if said.python_only:
+            raise MastlensError(f"{item.name} cannot be typed: {settings.command} was called from Python with it.")
+        if said.positional:
+            last += [str(part) for part in (value if isinstance(value, list | tuple) else [value])]
+        else:
+            first += _option_words(item, said, value)
+    # Values without an option come first: behind an option that takes several they would be taken for its own.
+    return [*last, *first]
+
+
+def _option_words(item: Field[Any], said: Declared, value: Any) -> list[str]:
+    flag = flag_of(item)
+    if said.options is not None:
+        found = [flag] if said.switch else []
+        if value is True:
+            return found
+        for inner in fields(value):
+            if inner.name in said.options and not at_default(value, inner):
+                found += _value_words(said.options[inner.name], getattr(value, inner.name), declared(inner))
+        return found
+    return _value_words(flag, value, said)
+
+
+def _value_words(flag: str, value: Any, said: Declared) -> list[str]:
+    if value is True or (value is False and flag.startswith("--no-")):
+        return [flag]
+    if value is False:
+        return [flag] if said.flag else [flag.replace("--", "--no-", 1)]
+    if isinstance(value, Mapping):
+        return [flag, *(f"{key}={_shown(part)}" for key, part in value.items())]
+    if isinstance(value, list | tuple):
+        if said.repeated:
+            return [word for part in value for word in (flag, _shown(part))]
+        if said.separator:
+            return [flag, said.separator.join(map(_shown, value))]
+        return [flag, *map(_shown, value)]
+    return [flag, _shown(value)]
+
+
+def _shown(value: Any) -> str:
+    if hasattr(value, "fingerprint"):  # an open checkpoint
+        return str(value.spec)
+    return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
