@@ -112,7 +112,7 @@ class Registry(Mapping[str, P], Generic[P]):
         return self._read["installed"]
 
     def _from_file(self, path: Path, name: str) -> P:
-        module = _run(path)
+        module = run_file(path)
         there = {key: value for key, value in vars(module).items() if self._accepts(value)}
         if name not in there:
             if hasattr(module, name):
@@ -151,8 +151,13 @@ def code_digest(plugin: type) -> str | None:
     return hashlib.sha256(text).hexdigest()
 
 
-def _run(path: Path) -> Any:
-    """Return the module in a file, run anew."""
+def run_file(path: str | Path) -> Any:
+    """Return the module in a file, run anew.
+
+    Raises:
+        MastlensError: If there is no such file, or it cannot be run.
+    """
+    path = Path(path)
     if not path.is_file():
         raise MastlensError(f"There is no file {path}.")
     name = f"_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from mastlens.decoding.graders.choice import LETTERS
 from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import MastlensError, unknown
 from mastlens.models.likelihood import sequence_logprobs
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 FILE = "choices.parquet"
 SUMMARY = "choices.json"
 ASK = ("letter", "option", "text")
-LETTERS = "ABCDEFGHIJ"
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,16 @@
 """Right is what a Python function says: for checks that no other grader makes.
 
-The file runs with all the rights of the user. So it is run only where somebody writes its path; nothing that is read
+Its file runs with all the rights of the user. So it is run only where somebody writes its path; nothing that is read
 from a folder, a study or a record asks for one.
 """
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from mastlens.decoding.graders.grader import Grade, Grader
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import MastlensError
 from mastlens.runs.files import sha256_file
 
 
@@ -21,26 +18,24 @@ from mastlens.runs.files import sha256_file
 class Function(Grader):
     """A function ``(response, gold)`` in a Python file, given as ``path/to/file.py:function``.
 
-    It returns a ``Grade``, or true or false. It gets what was said behind any thinking. In place of a function the
-    file may hold a grader of its own, under its class's name or as an object.
-
     Attributes:
         path: The file.
-        function: Its name there.
+        function: The function's name there.
+        called: The function: of what was said behind any thinking, and the gold answer. It returns true or false, or
+            a ``Grade``.
+        digest: SHA-256 of the file.
     """
 
     name: ClassVar[str] = "path/to/file.py:function"
-    summary: ClassVar[str] = "a Python function of response and gold answer says so; the file runs with your rights"
+    summary: ClassVar[str] = "a Python function of response and gold answer says so; its file runs with your rights"
 
     path: str
     function: str
+    called: Callable[[str, str], object] = field(compare=False, repr=False)
     digest: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not Path(self.path).is_file():
-            raise MastlensError(f"There is no file {self.path} to take the grader {self.function!r} from.")
         object.__setattr__(self, "digest", sha256_file(Path(self.path)))
-        _ = self.called  # a mistake in the file is told now, not after hours of generation
 
     @property
     def spelled(self) -> str:
@@ -49,12 +44,7 @@ class Function(Grader):
 
     def record(self) -> dict[str, Any]:
         """Return what decides its grades: the file's content, wherever it lies."""
-        return {"name": "function", "function": self.function, "sha256": self.digest}
-
-    @cached_property
-    def called(self) -> Callable[[str, str], "Grade | bool"]:
-        """The function."""
-        return load_function(self.path, self.function)
+        return {"name": "function", "function": self.function, "code": self.digest}
 
     def judge(self, said: str, gold: str) -> Grade:
         """Ask the function."""
@@ -67,35 +57,8 @@ class Function(Grader):
             ) from error
         if isinstance(found, Grade):
             return found
-        if found is True or found is False:
-            strict = said.split() == gold.split()
-            return Grade(found, found and strict, None, f"{self.function} says so")
+        if isinstance(found, bool):
+            return Grade(found, found and said.split() == gold.split(), None, f"{self.function} says so")
         raise MastlensError(
             f"The grader {self.spelled} returned {found!r}. It must return True or False, or a mastlens Grade."
         )
-
-
-def load_function(path: str, name: str) -> Callable[[str, str], "Grade | bool"]:
-    """Run a Python file and return a function, or a grader's judgement, out of it.
-
-    Raises:
-        MastlensError: If it cannot be run, or has no such name.
-    """
-    spec = importlib.util.spec_from_file_location(f"mastlens_grader_{Path(path).stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise MastlensError(f"{path} does not run: {type(error).__name__}: {error}.") from error
-    found = getattr(module, name, None)
-    if isinstance(found, type) and issubclass(found, Grader):
-        found = found.of(None)
-    if isinstance(found, Grader):
-        return found.judge
-    if not callable(found):
-        mine = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise unknown(f"function in {path}", name, mine)
-    return cast("Callable[[str, str], Grade | bool]", found)

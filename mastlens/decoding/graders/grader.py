@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from mastlens.errors import MastlensError
 from mastlens.problems.thinking import CLOSER
+from mastlens.registry import code_digest
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Grade:
     correct: bool
     strict: bool
     answer: str | None
-    reason: str
+    reason: str = ""
 
 
 def argument(*, default: Any = None, help: str, parse: Callable[[str], Any] = str) -> Any:
@@ -82,7 +83,9 @@ class Grader(ABC):
 
     def record(self) -> dict[str, Any]:
         """Return what decides its grades, for run records."""
-        return {"name": self.name} | {each.name: getattr(self, each.name) for each in fields(self)}
+        code = code_digest(type(self))
+        record = {"name": self.name} | {each.name: getattr(self, each.name) for each in fields(self)}
+        return record if code is None else record | {"code": code}
 
     @classmethod
     def of(cls, text: str | None) -> "Grader":
