@@ -33,6 +33,7 @@ def add_mechanism(command) -> None:
         "--parameter", nargs="+", action="extend", default=[], metavar="NAME=X", help="a parameter of the rule"
     )
     order.add_argument("--candidates", metavar="PATH", help=path_help("what mlp-matched draws from"))
+    order.add_argument("--anyway", action="store_true", help="rank also where all increments lie below the floor")
     order.add_argument("--out", metavar="OUT", help="folder for ranking.parquet (default DIR)")
     add_overwrite(order)
 
@@ -134,6 +135,7 @@ def rank(arguments: argparse.Namespace) -> Outcome:
         seed=arguments.seed,
         parameters=_numbers(arguments.parameter),
         candidates=arguments.candidates,
+        anyway=arguments.anyway,
         out=arguments.out,
         overwrite=arguments.overwrite,
     )

@@ -25,14 +25,18 @@ def inspect(result: "Inspection", settings: "InspectSettings") -> Outcome:
 
 def geometry(result: "Geometry", settings: "GeometrySettings") -> Outcome:
     """Tell the geometry of the increments."""
+    from mastlens.analysis.increments.precision import BELOW, floor_sentence
+
     columns = ["increment", "layer", "projection", "delta_norm", "relative_norm", "note"]
     columns += ["off_principal", "off_principal_null", "off_principal_z", "spectral_shift", "spectral_shift_null"]
     columns += ["stable_rank", "stable_rank_null", "principal_lift", "principal_overlap_z"]
     groups = result.table.groupby("increment", sort=False)
     means = groups[["delta_norm", "off_principal", "off_principal_null", "off_principal_distinguishable"]].mean()
+    below = int((result.table["note"] == BELOW).sum())
+    said = floor_sentence(result.table)
     return Outcome(
-        show(result.table, columns, rows=80),
-        {"rows": len(result.table), "mean": means.to_dict("index"), "out": str(settings.out)},
+        f"{said}\n\n" * bool(said) + show(result.table, columns, rows=80),
+        {"rows": len(result.table), "below_floor": below, "mean": means.to_dict("index"), "out": str(settings.out)},
     )
 
 

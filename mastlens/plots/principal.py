@@ -60,7 +60,10 @@ def _with_null(part: pd.DataFrame, level: float) -> pd.DataFrame:
         drawn["off_principal_null_low"], drawn["off_principal_null_high"] = 1 - high, 1 - low
     low, high = (numbers(drawn, f"off_principal_null_{end}") for end in ("low", "high"))
     share = numbers(drawn, "off_principal")
-    drawn["within_null"] = moved & (low <= share) & (share <= high)
+    within = (low <= share) & (share <= high)
+    if "off_principal_distinguishable" in drawn.columns:  # the table has judged by more than a band can show
+        within |= ~flags(drawn, "off_principal_distinguishable")
+    drawn["within_null"] = moved & within
     return drawn
 
 
@@ -94,7 +97,12 @@ def plot_off_principal(
     once_per_cell(part, figure)
     extra = [
         column
-        for column in ("stable_rank", "off_principal_null_low", "off_principal_null_high")
+        for column in (
+            "stable_rank",
+            "off_principal_null_low",
+            "off_principal_null_high",
+            "off_principal_distinguishable",
+        )
         if column in part.columns
     ]
     drawn = _with_null(take(part, [*_COLUMNS, *extra]), level)
@@ -223,7 +231,8 @@ def _title(drawn: pd.DataFrame, increment: str) -> str:
     name = _LABELS.get(increment, increment)
     moved = where(drawn, np.isfinite(numbers(drawn, "lift")))
     inside = int(flags(moved, "within_null").sum())
-    outside = int((numbers(moved, "off_principal") > numbers(moved, "off_principal_null_high")).sum())
+    told = ~flags(moved, "within_null")
+    outside = int((told & (numbers(moved, "off_principal") > numbers(moved, "off_principal_null"))).sum())
     leaning = len(moved) - inside - outside
     if not len(moved):
         return f"There is no {name} increment: no attention projection changed"

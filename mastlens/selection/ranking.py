@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from mastlens.analysis.increments.precision import BELOW, ZERO, floor_sentence
 from mastlens.errors import MastlensError
 from mastlens.runs.files import write_table
 from mastlens.runs.stages import hash_inputs, read_record, remembered
@@ -74,6 +75,7 @@ def rank(
     seed: int = 0,
     parameters: Mapping[str, float] | None = None,
     candidates: "str | os.PathLike[str] | Checkpoint | None" = None,
+    anyway: bool = False,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> Ranking:
@@ -89,6 +91,7 @@ def rank(
         seed: Of random controls.
         parameters: Parameters of the rule, or of ``match``, that are not to have their default.
         candidates: Of ``mlp-matched``: the checkpoint whose matrices it draws from, any of the lineage.
+        anyway: Rank by the increment even where every increment lies below what the stored precision can hold.
         out: Folder for ``ranking.parquet``; by default ``folder``.
         overwrite: Replace a ranking made with other settings.
 
@@ -109,6 +112,9 @@ def rank(
     for name in paths:
         lineage |= stages.get(SOURCES[name].stage, {}).get("lineage", {})
     elsewhere = None if candidates is None else _matrices_of(candidates, lineage)
+    tables = {name: pd.read_parquet(path) for name, path in paths.items()}
+    if scoring is not None and scoring.of_increment and not anyway:
+        _above_the_floor(tables, scoring.name)
     return remembered(
         folder if out is None else out,
         "rank",
@@ -118,7 +124,7 @@ def rank(
         settings=settings,
         overwrite=overwrite,
         compute=lambda: select(
-            {name: pd.read_parquet(path) for name, path in paths.items()},
+            tables,
             top=top,
             rule=rule,
             match=match,
@@ -129,6 +135,16 @@ def rank(
         write=lambda result, to: write_table(to / FILE, result.table),
         read=lambda to: Ranking(pd.read_parquet(to / FILE), settings),
     )
+
+
+def _above_the_floor(tables: Mapping[str, pd.DataFrame], rule: str) -> None:
+    """Refuse to rank rounding: increments of which every one lies below the precision floor."""
+    for name, table in tables.items():
+        part = SOURCES[name].rows(table)
+        if "note" in part and len(part) and part["note"].isin([BELOW, ZERO]).all() and (part["note"] == BELOW).any():
+            raise MastlensError(
+                f"{floor_sentence(part)} '{rule}' would put rounding in order. To see that order: --anyway."
+            )
 
 
 def select(

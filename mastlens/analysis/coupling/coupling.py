@@ -255,7 +255,8 @@ def _couple(
 ) -> Coupling:
     rows, head_rows, spectrum = [], [], []
     for projection in tqdm(chosen, desc="coupling", unit="tensor", disable=not progress):
-        before, after = (matrix.float() for matrix in paired(*lineage.increments["rlvr"], projection))
+        stored = paired(*lineage.increments["rlvr"], projection)
+        before, after = (matrix.float() for matrix in stored)
         matrices = {"delta": (after - before).double(), "weight": after.double()}
         for kind, tensors in found.items():
             # A padded vocabulary has more rows in one checkpoint: those that both have are compared.

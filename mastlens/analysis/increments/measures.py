@@ -24,7 +24,7 @@ from mastlens.analysis.increments.energy import (
 )
 from mastlens.analysis.increments.krylov import leading_singular_value
 from mastlens.analysis.increments.nulls import READINGS, Null
-from mastlens.analysis.increments.precision import neighbour_fraction, precision_floor, rounding_variance
+from mastlens.analysis.increments.precision import BELOW, ZERO, neighbour_fraction, precision_floor, rounding_variance
 from mastlens.analysis.increments.ranks import RankRule
 from mastlens.analysis.increments.singular_values import (
     SHIFT_TOLERANCE,
@@ -263,9 +263,13 @@ class _Pair:
     def zero(self) -> bool:
         return self.readings.norm == 0.0
 
+    @property
+    def note(self) -> str:
+        """Why nothing can be told of this increment: it is zero, or not larger than rounding; else empty."""
+        return ZERO if self.zero else BELOW if self.floor.below(self.readings.norm) else ""
+
     def row(self) -> dict[str, Any]:
         norm = self.readings.norm
-        note = "zero increment" if self.zero else "below the precision floor" if self.floor.below(norm) else ""
         row: dict[str, Any] = {
             "rows": self.rows,
             "cols": self.cols,
@@ -273,7 +277,7 @@ class _Pair:
             "delta_rms": norm / (self.rows * self.cols) ** 0.5,
             "relative_norm": norm / self.weight_norm if self.weight_norm else float("inf"),
             "precision_floor": self.floor.norm,
-            "note": note,
+            "note": self.note,
             **self._energy(),
         }
         if self.options.full:
@@ -300,12 +304,12 @@ class _Pair:
         }
 
     def _beside(self, column: str, value: float, null: Null) -> dict[str, Any]:
-        """Return a value beside its null; of a zero increment nothing can be said."""
+        """Return a value beside its null; of a zero increment, and of one below the floor, nothing can be told."""
         return {
             column: value,
             f"{column}_null": null.mean,
             f"{column}_z": float("nan") if self.zero else null.z(value),
-            f"{column}_distinguishable": not self.zero and null.distinguishable(value),
+            f"{column}_distinguishable": not self.note and null.distinguishable(value),
         }
 
     def _shift(self) -> dict[str, Any]:
@@ -322,7 +326,7 @@ class _Pair:
             "spectral_shift_error": error,
             "spectral_shift_null": norm * expected.mean**0.5 / scale if scale else float("nan"),
             "spectral_shift_z": float("nan") if self.zero else expected.z(squared),
-            "spectral_shift_distinguishable": not self.zero and expected.distinguishable(squared),
+            "spectral_shift_distinguishable": not self.note and expected.distinguishable(squared),
             "spectral_shift_floor": self.floor.spectral_shift / scale if scale else float("nan"),
             "fixed_spectrum_distance": distance,
             "isotropic_ratio": isotropic_ratio(distance, norm, self.rows, self.cols),

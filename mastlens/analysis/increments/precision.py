@@ -10,11 +10,17 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mastlens.errors import MastlensError
+
+BELOW = "below the precision floor"
+"""What a table's ``note`` says of an increment that is not larger than what rounding alone gives."""
+ZERO = "zero increment"
+"""What a table's ``note`` says of an increment that is zero."""
 
 _BLOCK = 1 << 16
 
@@ -61,6 +67,22 @@ def precision_floor(variance: float, rows: int, cols: int) -> PrecisionFloor:
         norm=norm,
         largest=norm / math.sqrt(rows * cols) * (math.sqrt(rows) + math.sqrt(cols)),
         spectral_shift=norm / math.sqrt(max(rows, cols)),
+    )
+
+
+def floor_sentence(table: pd.DataFrame) -> str:
+    """Return what to say first of a table of increments where some lie below the floor, or nothing.
+
+    Args:
+        table: Has ``note``, one row an increment of a tensor.
+    """
+    below = int((table["note"] == BELOW).sum()) if "note" in table else 0
+    if not below:
+        return ""
+    whole = "Nothing about them" if below < len(table) else "Nothing about any of them"
+    return (
+        f"{below:,} of {len(table):,} increments lie below what the stored precision can hold. {whole} can be told "
+        "from rounding. Float32 checkpoints, a longer run, or the increment over several checkpoints would say more."
     )
 
 

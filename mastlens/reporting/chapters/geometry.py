@@ -3,6 +3,7 @@
 import pandas as pd
 
 from mastlens import plots
+from mastlens.analysis.increments.precision import floor_sentence
 from mastlens.plots.page import Section
 from mastlens.reporting.folder import RunFolder, Told
 from mastlens.reporting.wording import beside_null, out_of, plain
@@ -76,7 +77,9 @@ def _finding(table: pd.DataFrame) -> str:
     if moved.empty:
         return "The RLVR increment is zero in every projection that was measured."
     value, null = moved["off_principal"], moved["off_principal_null"]
-    said = (
+    floor = floor_sentence(moved)
+    said = f"{floor} " * bool(floor)
+    said += (
         f"{plain(value.median(), 3)} of the RLVR increment's energy lies outside the principal subspaces (median over "
         f"{len(moved)} projections, {plain(value.min(), 3)} to {plain(value.max(), 3)}), where a random increment puts "
         f"{plain(null.median(), 3)}"
