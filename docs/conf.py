@@ -127,8 +127,8 @@ def _signature(app: Sphinx, what: str, name: str, found: object, options: object
 
 
 def setup(app: Sphinx) -> None:
-    """Write the reference from the code before Sphinx looks for pages."""
-    app.connect("builder-inited", lambda app: generate.write_reference(HERE / "reference"))
+    """Write what is generated before Sphinx looks for pages."""
+    app.connect("builder-inited", lambda app: generate.write_pages(HERE))
     app.connect("autodoc-process-docstring", _docstring)
     app.connect("autodoc-process-signature", _signature)
     app.connect("missing-reference", _resolve)

@@ -5,6 +5,7 @@ python docs/generate.py [FOLDER]        # docs/reference by default; `make docs`
 
 import argparse
 import inspect
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import mastlens
 
-NOTE = "<!-- Written from the code by docs/generate.py: change the code, not this page. -->\n\n"
+ROOT = Path(__file__).resolve().parents[1]
+OWNED = ("reference", "notebooks", "results/tables", "results/cards")
+"""Folders that hold nothing but what is written here."""
+NOTE = "<!-- Written by docs/generate.py: change what it reads, not this page. -->\n\n"
 
 ROOMS = {
     "checkpoints": "Checkpoints and lineages",
@@ -204,7 +208,7 @@ def python_api() -> Iterator[tuple[str, str]]:
         f"- [{ROOMS[room]}]({room}.md): {', '.join(_link(name) for name in rooms[room])}\n" for room in pages
     )
     yield (
-        "api/index.md",
+        "reference/api/index.md",
         "# Python API\n\nEverything public is a name of `mastlens` itself and is imported when it is first used.\n\n"
         f"{lines}\n```{{toctree}}\n:hidden:\n\n" + "\n".join(entries) + "\n```\n",
     )
@@ -215,7 +219,7 @@ def python_api() -> Iterator[tuple[str, str]]:
             members = "   :members:\n" if kind == "class" else ""
             shown = "   :show-inheritance:\n" if room == "errors" else ""
             body.append(f"```{{eval-rst}}\n.. auto{kind}:: mastlens.{name}\n{members}{shown}```\n")
-        yield f"api/{room}.md", "\n".join(body)
+        yield f"reference/api/{room}.md", "\n".join(body)
 
 
 def _link(name: str) -> str:
@@ -231,33 +235,63 @@ def index() -> str:
     )
 
 
+def notebook(text: str) -> str:
+    """Return a notebook's plain-text twin (jupytext's percent format) as a page, without outputs."""
+    parts = []
+    for piece in re.split(r"(?m)^# %%", text)[1:]:
+        kind, _, body = piece.partition("\n")
+        if "[markdown]" in kind:
+            parts.append(re.sub(r"(?m)^# ?", "", body).strip())
+        else:
+            parts.append(f"```python\n{body.strip()}\n```")
+    return re.sub(r"\((\w+)\.ipynb\)", r"(\1.md)", "\n\n".join(parts)) + "\n"
+
+
+def figures(captions: str) -> str:
+    """Return the captions of ``figures/`` with each figure under its heading."""
+    shown = re.sub(r"(?m)^## (.+)$", r"## \1\n\n![\1](../../figures/\1.svg)", captions)
+    return re.sub(r"\(([\w-]+\.csv)\)", r"(../../figures/\1)", shown).replace("# Captions", "# Figures", 1)
+
+
+def collected() -> Iterator[tuple[str, str]]:
+    """Yield file and text of each page that stands elsewhere in the repository."""
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.py")):
+        yield f"notebooks/{path.stem}.md", notebook(path.read_text(encoding="utf-8"))
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.md")):
+        yield f"results/tables/{path.name}", path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "mastlens" / "organisms" / "lineages").glob("*/README.md")):
+        yield f"results/cards/{path.parent.name}.md", path.read_text(encoding="utf-8")
+    yield "results/figures.md", figures((ROOT / "figures" / "captions.md").read_text(encoding="utf-8"))
+
+
 def pages() -> dict[str, str]:
-    """Return file to text of every page of the reference."""
+    """Return file to text of every page that nobody writes by hand."""
     written = {
-        "index.md": index(),
-        "command-line.md": command_line(),
-        "columns.md": "# Columns\n",
-        "architectures.md": architectures(),
-        "rules.md": rules(),
-        "objectives.md": objectives(),
-        "attacks.md": attacks(),
+        "reference/index.md": index(),
+        "reference/command-line.md": command_line(),
+        "reference/columns.md": "# Columns\n",
+        "reference/architectures.md": architectures(),
+        "reference/rules.md": rules(),
+        "reference/objectives.md": objectives(),
+        "reference/attacks.md": attacks(),
         **dict(python_api()),
+        **dict(collected()),
     }
     return {name: NOTE + text for name, text in written.items()}
 
 
-def write_reference(folder: Path) -> None:
+def write_pages(folder: Path) -> None:
     """Write the pages; one that has not changed is not touched, one that is no longer made goes."""
-    written = pages()
-    for path in folder.rglob("*.md") if folder.is_dir() else ():
-        if path.relative_to(folder).as_posix() not in written:
-            path.unlink()
-    for name, text in written.items():
-        path = folder / name
+    written = {folder / name: text for name, text in pages().items()}
+    for place in OWNED:
+        for path in (folder / place).rglob("*.md"):
+            if path not in written:
+                path.unlink()
+    for path, text in written.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    write_reference(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "reference")
+    write_pages(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)

@@ -351,7 +351,7 @@ def _describe(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, str]
 
 
 def architecture_table() -> str:
-    """Render the tested architectures as a Markdown table; README holds it."""
+    """Render the tested architectures as a Markdown table, for the documentation."""
     lines = ["| `model_type` | models | stored tensor: what it holds | notes |", "|---|---|---|---|"]
     first = {str(dict(SEPARATE)): "q, k, v and o apart"}
     for model_type, architecture in ARCHITECTURES.items():

@@ -91,5 +91,5 @@ def _closing(run: RunFolder, told: list[tuple[Chapter, Told]]) -> list[Section]:
     tables = [("What was run", stages)] if len(stages) else []
     if len(data):
         tables.append(("Tables in this folder", data))
-    text = "Parquet files; pandas.read_parquet reads them. README says what the columns mean."
+    text = "Parquet files; pandas.read_parquet reads them. The reference (make docs) says what the columns mean."
     return [*sections, Section("Data", text, tables=tuple(tables))]

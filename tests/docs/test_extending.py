@@ -5,8 +5,9 @@ import json
 import pandas as pd
 import pytest
 
+from mastlens.architectures import catalogue
 from mastlens.errors import MastlensError
-from tests.docs.pages import run_page
+from tests.docs.pages import DOCS, read_blocks, run_page
 
 
 def test_a_figure(tmp_path, monkeypatch):
@@ -23,3 +24,14 @@ def test_a_figure(tmp_path, monkeypatch):
         MastlensError, match=r"needs the column 'precision_floor'.*mastlens geometry writes such a table"
     ):
         made["plot_above_rounding"](geometry.drop(columns="precision_floor"))
+
+
+def test_an_architecture(tmp_path, monkeypatch):
+    monkeypatch.setattr(catalogue, "_registered", {})
+    made = run_page("extending/architecture", tmp_path, monkeypatch)
+    assert "bloom" not in catalogue.ARCHITECTURES
+    check = read_blocks(DOCS / "extending" / "architecture.md")[-1].code
+    confused = check.replace("matrix[projection]", "matrix[dict(q='k', k='q', v='v')[projection]]")
+    exec(check, dict(made))
+    with pytest.raises(AssertionError):  # q and k have one shape: nothing but this check tells them apart
+        exec(confused, dict(made))

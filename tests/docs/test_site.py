@@ -96,3 +96,12 @@ def test_a_pages_error_names_its_line(tmp_path, monkeypatch):
     with pytest.raises(AssertionError) as caught:
         run_page("page", tmp_path / "work", monkeypatch)
     assert (caught.traceback[-1].path, caught.traceback[-1].lineno + 1) == (page, 5)
+
+
+def test_readme_is_short_and_its_links_lead_somewhere():
+    readme = DOCS.parent / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert len(links) > 10
+    assert [link for link in links if not (readme.parent / link).exists()] == []
