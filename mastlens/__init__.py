@@ -6,6 +6,9 @@ The public names are imported when they are first used: ``import mastlens`` cost
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"
+"""The only place where it is written: pyproject.toml and ``mastlens --version`` read it here."""
+
 if TYPE_CHECKING:
     from mastlens.analysis.causal.causal_map import CausalMap, causal_map, rank_agreement
     from mastlens.analysis.causal.cumulative import CumulativeCurves, cumulative_curves
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
     from mastlens.evaluation.traces import RuleJudge, TraceComparison, TraceEvaluation, compare_traces, evaluate_traces
     from mastlens.explorer import Exploration, Explorer, explore
     from mastlens.models.hooked import HookedModel
-    from mastlens.organisms import build_organism
+    from mastlens.organisms import Organism, build_organism, register_organism
     from mastlens.organisms.replay import organism_trajectory
     from mastlens.problems.reading import Problem, read_problems
     from mastlens.reporting import report
@@ -102,7 +105,9 @@ _PUBLIC = {
     "Unlearning": "unlearning",
     "apply_edit": "edits.edit",
     "attack": "attacks",
+    "Organism": "organisms",
     "build_organism": "organisms",
+    "register_organism": "organisms",
     "causal_map": "analysis.causal.causal_map",
     "compare": "evaluation",
     "compare_edits": "evaluation",
@@ -172,6 +177,7 @@ __all__ = [
     "LocalJudge",
     "MastlensError",
     "MastlensWarning",
+    "Organism",
     "ProbeSettings",
     "Problem",
     "Ranking",
@@ -226,6 +232,7 @@ __all__ = [
     "reasoning_table",
     "reflection_penalty",
     "register_architecture",
+    "register_organism",
     "report",
     "revert_edit",
     "run_study",

@@ -4,9 +4,9 @@ import argparse
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
 from typing import Any, NoReturn
 
+from mastlens import __version__
 from mastlens.cli.by_hand import add_by_hand
 from mastlens.cli.reading import add_options
 from mastlens.cli.registry import COMMANDS, NOUNS, Command, handler
@@ -68,7 +68,7 @@ def build_parser() -> Parser:
         formatter_class=Help,
         epilog=overview(),
     )
-    parser.add_argument("--version", action="version", version=f"mastlens {version('mastlens')}")
+    parser.add_argument("--version", action="version", version=f"mastlens {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
 
     nouns: dict[str, Any] = {}

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mastlens.checkpoints.checkpoint import Checkpoint
     from mastlens.checkpoints.lineage import Lineage
     from mastlens.edits.edit import Edit
+    from mastlens.organisms import Organism
 
 ROLES = ("base", "sft", "rlvr")
 SIDES = ("forget", "retain")
@@ -145,10 +146,7 @@ class _Shipped:
         from mastlens.checkpoints.checkpoint import Checkpoint
 
         stages = [
-            Checkpoint(f"organism:{name}/{stage}")
-            for name, folder in _lineages()
-            for stage in _stage_names()
-            if (folder / stage).is_dir()
+            Checkpoint(f"organism:{organism.name}/{stage}") for organism in _lineages() for stage in organism.stages
         ]
         return {checkpoint.fingerprint: checkpoint for checkpoint in stages}
 
@@ -159,30 +157,26 @@ class _Shipped:
         from mastlens.runs.files import sha256_file
 
         if side in self.hashes:
-            files = (file for _, folder in _lineages() for file in sorted(folder.glob(f"{side}-*.jsonl")))
+            files = (file for one in _lineages() for file in sorted(one.folder.glob(f"{side}-*.jsonl")))
             return next((file for file in files if sha256_file(file) == self.hashes[side]), None)
-        # No stage of the run read problems: those that the organism was trained on go with its checkpoints.
+        # No stage of the run read problems: those that may be looked at go with the organism's checkpoints.
         for checkpoint in (self._stages.get(f) for f in self.recorded.values()):
             if checkpoint is not None:
                 name = checkpoint.spec.removeprefix("organism:").partition("/")[0]
-                return next((folder / f"{side}-train.jsonl" for known, folder in _lineages() if known == name), None)
+                known = next(one for one in _lineages() if one.name == name)
+                return known.folder / known.problems[side] if side in known.problems else None
         return None
 
 
-def _lineages() -> Iterator[tuple[str, Path]]:
-    from mastlens.organisms import lineage_folder, names
+def _lineages() -> "Iterator[Organism]":
+    from mastlens.organisms import ORGANISMS, lineage_folder
 
-    for name in names():
+    for organism in ORGANISMS.values():
         try:
-            yield name, lineage_folder(name)
+            lineage_folder(organism.name)
         except MastlensError:  # known by name, but not in this installation
             continue
-
-
-def _stage_names() -> tuple[str, ...]:
-    from mastlens.organisms import STAGES
-
-    return STAGES
+        yield organism
 
 
 def _missing(what: str, call: str) -> str:

@@ -1,58 +1,67 @@
 """Small lineages that were really trained: ``qwen2`` (base, SFT, RLVR) and ``think``, which reasons in the open.
 
-They are shipped inside the package, so that everything can be tried at once, and rebuilt by one call.
+They are shipped inside the package, so that everything can be tried at once, and rebuilt by one call. Each is one
+object in one file of ``shipped/``; ``register_organism`` adds one's own.
 """
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mastlens.errors import MastlensError, unknown
-from mastlens.organisms.recipe import Pretraining, Recipe
-from mastlens.organisms.think.recipe import ThinkRecipe
+from mastlens.organisms.organism import ROLES, Organism
+from mastlens.organisms.recipes.pretraining import Pretraining
+from mastlens.organisms.recipes.qwen2 import Recipe
+from mastlens.registry import Registry
 
 if TYPE_CHECKING:
     import pandas as pd
 
-STAGES = ("base", "sft", "rlvr", "rlvr-retain")
-"""The folders of ``qwen2``; ``rlvr-retain`` is the reference that unlearning aims at."""
-
-THINK_STAGES = ("base", "reference", "think")
-"""The folders of ``think``; ``reference`` never saw a fact of the forget side and is what unlearning aims at."""
+__all__ = [
+    "DEFAULT_SEED",
+    "ORGANISMS",
+    "ROLES",
+    "Organism",
+    "build_organism",
+    "get_organism",
+    "lineage_folder",
+    "list_organisms",
+    "read_card",
+    "register_organism",
+    "rlvr_recipe",
+    "stage_folder",
+    "study_names",
+]
 
 DEFAULT_SEED = 0
-"""The seed of the shipped lineage."""
+"""The seed of the shipped lineages."""
 
-
-@dataclass(frozen=True)
-class Organism:
-    """A lineage that can be built.
-
-    Attributes:
-        name: What it is called.
-        architecture: The ``model_type`` of its checkpoints.
-        recipe: The settings that made the shipped one.
-        stages: The folders of its checkpoints.
-    """
-
-    name: str
-    architecture: str
-    recipe: Pretraining
-    stages: tuple[str, ...]
-
-
-ORGANISMS: dict[str, Organism] = {
-    "qwen2": Organism("qwen2", "qwen2", Recipe(), STAGES),
-    "think": Organism("think", "qwen3", ThinkRecipe(), THINK_STAGES),
-}
+ORGANISMS: Registry[Organism] = Registry(
+    "organism",
+    accepts=lambda value: isinstance(value, Organism),
+    package="mastlens.organisms.shipped",
+    group="mastlens.organisms",
+)
 """Every lineage by its name."""
 
 
-def names() -> list[str]:
-    """Return the names of all lineages."""
-    return list(ORGANISMS)
+def register_organism(organism: Organism) -> Organism:
+    """Make ``organism:NAME/STAGE`` name the stages of a lineage of one's own, in this process.
+
+    Args:
+        organism: The lineage: at least its folder, its stages, and which of them is base, sft, rlvr and reference.
+
+    Raises:
+        MastlensError: If its name is taken by another, or one of its stages is missing.
+    """
+    missing = [stage for stage in organism.stages if not (organism.folder / stage / "config.json").is_file()]
+    if missing:
+        raise MastlensError(
+            f"{organism.folder} lacks {', '.join(f'{stage}/config.json' for stage in missing)}: a stage is a folder "
+            "in Hugging Face's format."
+        )
+    return ORGANISMS.register(organism)
 
 
 def get_organism(name: str) -> Organism:
@@ -61,9 +70,7 @@ def get_organism(name: str) -> Organism:
     Raises:
         MastlensError: If there is no such lineage.
     """
-    if name not in ORGANISMS:
-        raise unknown("organism", name, ORGANISMS)
-    return ORGANISMS[name]
+    return ORGANISMS.find(name)
 
 
 def rlvr_recipe(name: str) -> Recipe:
@@ -75,26 +82,39 @@ def rlvr_recipe(name: str) -> Recipe:
     recipe = get_organism(name).recipe
     if not isinstance(recipe, Recipe):
         others = [other for other, organism in ORGANISMS.items() if isinstance(organism.recipe, Recipe)]
-        raise MastlensError(f"organism:{name} has no RLVR run: it learnt facts. Take organism:{' or '.join(others)}.")
+        raise MastlensError(
+            f"organism:{name} has no RLVR run that can be run again. Take organism:{' or '.join(others)}."
+        )
     return recipe
 
 
+def study_names() -> dict[str, Organism]:
+    """Return what may follow ``organism:`` where a study is asked for, and the lineage that it belongs to."""
+    named = {}
+    for organism in ORGANISMS.values():
+        if organism.study is not None:
+            named |= dict.fromkeys((organism.name, *organism.study_names), organism)
+    return named
+
+
 def lineage_folder(name: str) -> Path:
-    """Return the folder of a shipped lineage: stages, problem files, card.
+    """Return the folder of a lineage: stages, problem files, card.
 
     Raises:
         MastlensError: If there is no such lineage, or it is not in this installation.
     """
-    folder = Path(__file__).parent / "lineages" / get_organism(name).name
-    if not (folder / "card.json").is_file():
+    organism = get_organism(name)
+    if not all((organism.folder / stage).is_dir() for stage in organism.stages):
+        if organism.build is None:
+            raise MastlensError(f"The organism {name!r} is no longer in {organism.folder}.")
         raise MastlensError(
             f"The organism {name!r} is not in this installation. Build it: mastlens organism build {name} --out DIR"
         )
-    return folder
+    return organism.folder
 
 
 def stage_folder(spec: str) -> Path:
-    """Return the Hugging Face folder of a shipped stage.
+    """Return the Hugging Face folder of a lineage's stage.
 
     Args:
         spec: ``NAME/STAGE``, e.g. ``qwen2/rlvr``: what follows ``organism:``. ``NAME/trajectory`` is the folder of
@@ -117,29 +137,31 @@ def stage_folder(spec: str) -> Path:
 
 
 def read_card(name: str) -> dict:
-    """Return the machine-readable card of a shipped lineage."""
-    return json.loads((lineage_folder(name) / "card.json").read_text(encoding="utf-8"))
+    """Return the machine-readable card of a lineage; an empty one where it has none."""
+    card = lineage_folder(name) / "card.json"
+    return json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
 
 
 def list_organisms() -> "pd.DataFrame":
-    """Return one row a stage of every shipped lineage, with its accuracy on each evaluation split."""
+    """Return one row a stage of every lineage, with its accuracy on each evaluation split where its card has it."""
     import pandas as pd
 
     rows = []
-    for name in names():
+    for name, organism in ORGANISMS.items():
         card = read_card(name)
-        for stage in get_organism(name).stages:
+        size = card.get("architecture", {})
+        for stage in organism.stages:
             accuracies = {
                 row["split"]: row["accuracy"]
-                for row in card["accuracy"]
+                for row in card.get("accuracy", ())
                 if row["stage"] == stage and row["region"] == "eval" and row["subject"] == "all"
             }
             rows.append(
                 {
                     "name": name,
                     "stage": stage,
-                    "architecture": card["architecture"]["model_type"],
-                    "parameters": card["architecture"]["parameters"],
+                    "architecture": size.get("model_type", organism.architecture),
+                    "parameters": size.get("parameters"),
                     **accuracies,
                 }
             )
@@ -173,4 +195,4 @@ def build_organism(
     from mastlens.organisms.build import build_lineage
 
     organism = get_organism(name)
-    return build_lineage(organism, Path(out), seed=seed, trajectory=trajectory, recipe=recipe or organism.recipe)
+    return build_lineage(organism, Path(out), seed=seed, trajectory=trajectory, recipe=recipe)

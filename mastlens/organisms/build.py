@@ -21,18 +21,21 @@ from mastlens.organisms.posttraining import (
     train_sft,
 )
 from mastlens.organisms.pretraining import base_corpus, encode_documents, new_model, pretrain
-from mastlens.organisms.recipe import Pretraining, Recipe
+from mastlens.organisms.recipes.pretraining import Pretraining
+from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.splits import calibration_splits, eval_splits, problem_files, write_problem_files
 from mastlens.organisms.tokenizer import train_tokenizer
 from mastlens.runs.files import atomic_path, write_json, write_text
 
 if TYPE_CHECKING:
-    from mastlens.organisms import Organism
+    from mastlens.organisms.organism import Organism
 
 _THREADS = 2  # sums depend on how they are cut up, so the count is fixed and not the machine's
 
 
-def build_lineage(organism: "Organism", out: Path, *, seed: int, trajectory: bool, recipe: Pretraining) -> Path:
+def build_lineage(
+    organism: "Organism", out: Path, *, seed: int, trajectory: bool, recipe: Pretraining | None = None
+) -> Path:
     """Train all stages and write them with problem files and card.
 
     Args:
@@ -40,8 +43,15 @@ def build_lineage(organism: "Organism", out: Path, *, seed: int, trajectory: boo
         out: Folder to write; it must not hold anything yet.
         seed: What everything random depends on.
         trajectory: Whether to keep checkpoints along the RLVR run.
-        recipe: The settings.
+        recipe: The settings; None for the organism's own.
     """
+    build, recipe = organism.build, recipe or organism.recipe
+    if build is None or recipe is None:
+        raise MastlensError(f"organism:{organism.name} is a folder of checkpoints: there is no recipe to build it by.")
+    if not isinstance(recipe, type(organism.recipe)):
+        raise MastlensError(
+            f"organism:{organism.name} is built by a {type(organism.recipe).__name__}, not a {type(recipe).__name__}."
+        )
     check_trainers()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise MastlensError(f"{out} exists already. Choose another folder, or remove it first.")
@@ -49,12 +59,7 @@ def build_lineage(organism: "Organism", out: Path, *, seed: int, trajectory: boo
         raise MastlensError(f"organism:{organism.name} has no RLVR run whose steps could be kept.")
     with atomic_path(out) as folder, own_randomness():
         folder.mkdir()
-        if isinstance(recipe, Recipe):
-            _build(organism, folder, seed, trajectory, recipe)
-        else:
-            from mastlens.organisms.think.build import build_think
-
-            build_think(organism, folder, seed, recipe)
+        build(organism, folder, seed=seed, recipe=recipe, trajectory=trajectory)
     return out
 
 
@@ -96,7 +101,8 @@ class Clock:
         self.seconds[label] = round(time.perf_counter() - start, 1)
 
 
-def _build(organism: "Organism", folder: Path, seed: int, trajectory: bool, recipe: Recipe) -> None:
+def build_qwen2(organism: "Organism", folder: Path, seed: int, trajectory: bool, recipe: Recipe) -> None:
+    """Train base, SFT, RLVR and the RLVR run without the forget side into a folder, and write files and card."""
     clock = Clock()
     with clock("corpus"):
         pairs, texts = base_corpus(recipe, seed)
@@ -143,7 +149,7 @@ def _build(organism: "Organism", folder: Path, seed: int, trajectory: bool, reci
     files = problem_files(recipe, seed, forget, retain)
     write_problem_files(folder, files)
     with clock("card"):
-        accuracy, comparisons, perplexity = _measure(load, tokenizer, files, recipe, seed)
+        accuracy, comparisons, perplexity = _measure(organism.stages, load, tokenizer, files, recipe, seed)
     card = make_card(
         organism,
         folder,
@@ -178,16 +184,14 @@ def _steps(recipe: Recipe) -> dict[str, int]:
     }
 
 
-def _measure(load, tokenizer, files, recipe: Recipe, seed: int) -> tuple[list, list, dict]:
+def _measure(stages, load, tokenizer, files, recipe: Recipe, seed: int) -> tuple[list, list, dict]:
     """Return accuracies, paired comparisons and neutral perplexities of all stages.
 
     The evaluation splits are opened here and nowhere before: nothing in a build depends on what they show.
     """
-    from mastlens.organisms import STAGES
-
     regions = {"calibration": calibration_splits(recipe, seed), "eval": eval_splits(recipe, seed)}
     accuracy, tables, perplexity = [], {}, {}
-    for stage in STAGES:
+    for stage in stages:
         model = load(stage).eval()
         for region, splits in regions.items():
             table = measure_responses(model, tokenizer, splits, recipe.max_new_tokens, f"{stage} on {region}")

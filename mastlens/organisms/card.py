@@ -6,12 +6,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mastlens.organisms.recipe import Recipe
+from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.subjects import SUBJECTS
 from mastlens.runs.files import sha256_file
 
 if TYPE_CHECKING:
-    from mastlens.organisms import Organism
+    from mastlens.organisms.organism import Organism
 
 _LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
 

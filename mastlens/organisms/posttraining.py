@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mastlens.organisms.problems import Problem, draw_corpus, draw_split
-from mastlens.organisms.recipe import Recipe
+from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.subjects import BY_NAME, FORGET, RETAIN_GSM, RETAIN_MATH, SOLVED_BY_SFT
 
 

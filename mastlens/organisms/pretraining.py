@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from mastlens.organisms.drills import draw_drills
 from mastlens.organisms.neutral import draw_neutral
 from mastlens.organisms.problems import draw_corpus
-from mastlens.organisms.recipe import Pretraining, Recipe
+from mastlens.organisms.recipes.pretraining import Pretraining
+from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.subjects import BY_NAME
 
 _WINDOW = 32  # batches that are sorted by length together: little padding, still well mixed

@@ -11,7 +11,7 @@ from mastlens.errors import MastlensError, unknown
 from mastlens.organisms import DEFAULT_SEED, lineage_folder, rlvr_recipe
 from mastlens.organisms.build import check_trainers, own_randomness, write_stage
 from mastlens.organisms.posttraining import quiet_training, rewarded_prompts, train_rlvr
-from mastlens.organisms.recipe import Recipe
+from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.runs.files import atomic_path, sha256_file, sha256_json, write_json
 from mastlens.runs.stages import versions
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mastlens.organisms.neutral import draw_neutral
 from mastlens.organisms.problems import Problem, draw_split
-from mastlens.organisms.recipe import Recipe
+from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.subjects import FORGET, RETAIN_GSM, RETAIN_MATH
 
 EVAL_SEED_OFFSET = 7_000_003

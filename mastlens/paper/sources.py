@@ -10,7 +10,7 @@ import pandas as pd
 
 from mastlens.errors import MastlensError
 from mastlens.evaluation import compare_tables
-from mastlens.organisms import lineage_folder
+from mastlens.organisms import get_organism
 from mastlens.selection import select, selection_overlap
 from mastlens.statistics import paired_bootstrap, ratio_bootstrap
 from mastlens.studies.verdict import SPLITS
@@ -138,8 +138,9 @@ def organism_tokens(organism: str = "qwen2", *, progress: bool = False) -> pd.Da
     """
     from mastlens.analysis.tokens import token_differences
 
-    files = {side: lineage_folder(organism) / f"{side}-train.jsonl" for side in ("forget", "retain")}
-    base, sft, rlvr = (f"organism:{organism}/{stage}" for stage in ("base", "sft", "rlvr"))
+    lineage = get_organism(organism)
+    files = {side: lineage.folder / file for side, file in lineage.problems.items()}
+    base, sft, rlvr = (lineage.spec(role) for role in ("base", "sft", "rlvr"))
     return token_differences(splits=files, base=base, sft=sft, rlvr=rlvr, resamples=100, progress=progress).table
 
 

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mastlens import __version__
 from mastlens.errors import MastlensError
 from mastlens.runs.cost import measured
 from mastlens.runs.files import sha256_file, write_json
@@ -22,12 +23,12 @@ from mastlens.runs.settings import Settings
 T = TypeVar("T")
 
 RECORD = "run.json"
-_PACKAGES = ("mastlens", "torch", "transformers", "safetensors", "numpy", "scipy", "pandas")
+_PACKAGES = ("torch", "transformers", "safetensors", "numpy", "scipy", "pandas")
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "mastlens": __version__}
     for package in _PACKAGES:
         try:
             found[package] = version(package)

@@ -130,12 +130,12 @@ class ReasoningStudy:
 
 def organism_study(region: str = "eval") -> ReasoningStudy:
     """Return the study of ``organism:think`` on its evaluation files, or on those for calibration."""
-    from mastlens.organisms import lineage_folder
+    from mastlens.organisms import get_organism, lineage_folder
 
-    folder = lineage_folder("think")
+    organism, folder = get_organism("think"), lineage_folder("think")
     return ReasoningStudy(
-        model="organism:think/think",
-        reference="organism:think/reference",
+        model=organism.spec("rlvr"),
+        reference=organism.spec("reference"),
         forget=str(folder / "forget-text.jsonl"),
         retain=str(folder / "retain-text.jsonl"),
         cot=str(folder / "maths-cot.jsonl"),

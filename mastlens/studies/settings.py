@@ -20,6 +20,7 @@ RETAIN = "retain"
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _ORGANISM = "organism:"
+_REGIONS = ("train", "calibration", "eval")
 _KEPT = ("all", "chosen", "none")
 _CROSSINGS = ("crossed", "cycled")
 
@@ -227,24 +228,29 @@ class StudySettings:
 
 
 def study_file(study: str | os.PathLike[str]) -> Path:
-    """Return the file of a study: a path, or ``organism:NAME`` for one that is shipped.
+    """Return the file of a study: a path, or ``organism:NAME`` for the one that belongs to a lineage.
 
     Raises:
         MastlensError: If there is none.
     """
     text = os.fspath(study)
     if text.startswith(_ORGANISM):
-        from mastlens import organisms
+        from mastlens.organisms import ORGANISMS, study_names
 
-        folder = Path(organisms.__file__).parent / "studies"
-        shipped = {file.stem: file for file in sorted(folder.glob("*.toml"))}
-        name = text.removeprefix(_ORGANISM)
-        if name not in shipped:
-            raise unknown("shipped study", name, shipped)
-        return shipped[name]
+        name, named = text.removeprefix(_ORGANISM), study_names()
+        if name in named:
+            return Path(str(named[name].study))
+        if name in ORGANISMS:
+            own = ORGANISMS[name].command
+            raise MastlensError(
+                f"organism:{name} has no study file. "
+                + (f"Its study is made by: {own}. " if own else "")
+                + f"With a study file: {', '.join(_ORGANISM + other for other in named)}."
+            )
+        raise unknown("shipped study", name, named)
     path = Path(study)
     if not path.is_file():
-        raise MastlensError(f"There is no study file {path}. Start from a shipped one: {_ORGANISM}unlearning.")
+        raise MastlensError(f"There is no study file {path}. Start from a shipped one: {_ORGANISM}qwen2.")
     return path
 
 
@@ -252,7 +258,7 @@ def read_study(study: str | os.PathLike[str]) -> StudySettings:
     """Read a study file and check it. Paths in it are relative to its folder.
 
     Args:
-        study: A TOML file, or ``organism:NAME`` for a shipped study.
+        study: A TOML file, or ``organism:NAME`` for the study of a lineage.
 
     Raises:
         MastlensError: If it is missing, no TOML, or says something that makes no sense, with the place.
@@ -304,22 +310,19 @@ def parse_study(told: Mapping[str, Any], *, where: str = "the study", folder: Pa
 
 
 def _of_organism(name: str) -> dict[str, Any]:
-    """Return what ``organism = NAME`` stands for."""
-    from mastlens.organisms import STAGES, lineage_folder, rlvr_recipe
+    """Return what ``organism = NAME`` stands for.
 
-    rlvr_recipe(name)
-    folder = lineage_folder(name)
-    roles = {"reference" if stage == "rlvr-retain" else stage: f"{_ORGANISM}{name}/{stage}" for stage in STAGES}
+    Raises:
+        MastlensError: If there is no such lineage, or it lacks a stage that a study compares.
+    """
+    from mastlens.organisms import ORGANISMS, get_organism, lineage_folder
 
-    def files(kind: str) -> dict[str, str]:
-        return {file.stem.removesuffix(f"-{kind}"): str(file) for file in sorted(folder.glob(f"*-{kind}.jsonl"))}
-
-    held = files("eval")
-    return {
-        "lineage": roles,
-        "train": files("train"),
-        "calibration": files("calibration"),
-        "neutral": held.pop("neutral"),
-        "eval": held,
-        "decoding": {"max_new_tokens": 56, "batch_size": 152},
-    }
+    organism = get_organism(name)
+    if not {"base", "sft", "rlvr"} <= set(organism.roles):
+        others = [one.name for one in ORGANISMS.values() if {"base", "sft", "rlvr"} <= set(one.roles)]
+        raise MastlensError(f"organism:{name} lacks a base, SFT or RLVR stage. Take organism = {' or '.join(others)}.")
+    lineage_folder(name)
+    region = {region: {split: str(file) for split, file in organism.files(region).items()} for region in _REGIONS}
+    neutral = region["eval"].pop("neutral", None)
+    decoding = {"decoding": dict(organism.decoding)} if organism.decoding else {}
+    return {"lineage": organism.specs(), **region, **({"neutral": neutral} if neutral else {}), **decoding}

@@ -2,9 +2,9 @@
 
     namespace = run_page("extending/rule", tmp_path, monkeypatch)
 
-A fenced block of ``python`` runs in one namespace that all of a page's blocks share. One that begins with
-``# file: NAME`` is written to that file instead, in the working folder, from where later blocks import it. In a block
-of ``sh``, lines that begin with ``mastlens`` run as commands, and must succeed. A block under
+A fenced block of ``python`` runs in one namespace that all of a page's blocks share. A block of any language
+that begins with ``# file: NAME`` is written to that file instead, in the working folder, from where later blocks import
+it. In a block of ``sh``, lines that begin with ``mastlens`` run as commands, and must succeed. A block under
 ``<!-- not run: why -->`` is shown only. An error names the page and its line.
 """
 
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from mastlens.cli import main
 
 DOCS = Path(__file__).parents[2] / "docs"
+_FILE = "# file: "
 _FENCE = re.compile(r"^```(\w+)\s*$")
 
 
@@ -62,8 +63,10 @@ def run_page(name: str, folder: Path, monkeypatch, **given: Any) -> dict[str, An
     known = set(sys.modules)
     try:
         for block in read_blocks(page):
-            if block.run and block.language == "python":
-                _run_python(block, page, folder, namespace)
+            if block.run and block.code.startswith(_FILE):
+                (folder / block.code.partition("\n")[0].removeprefix(_FILE).strip()).write_text(block.code, "utf-8")
+            elif block.run and block.language == "python":
+                exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), namespace)
                 ran += 1
             elif block.run and block.language == "sh":
                 ran += _run_commands(block, page)
@@ -73,14 +76,6 @@ def run_page(name: str, folder: Path, monkeypatch, **given: Any) -> dict[str, An
                 del sys.modules[module]
     assert ran, f"{page} has nothing to run"
     return namespace
-
-
-def _run_python(block: Block, page: Path, folder: Path, namespace: dict[str, Any]) -> None:
-    first = block.code.partition("\n")[0]
-    if first.startswith("# file: "):
-        (folder / first.removeprefix("# file: ").strip()).write_text(block.code, encoding="utf-8")
-        return
-    exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), namespace)
 
 
 def _run_commands(block: Block, page: Path) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.edits.edit import Edit
-from mastlens.organisms import STAGES, lineage_folder
+from mastlens.organisms import get_organism, lineage_folder
 from mastlens.reporting.demonstration import DemoSettings, demo
 from mastlens.unlearning.matching import Grid
 
@@ -23,7 +23,7 @@ SETTINGS = DemoSettings(
 def small_lineage(tmp_path_factory):
     """The shipped lineage with only the first lines of each problem file."""
     folder = tmp_path_factory.mktemp("lineage")
-    for stage in STAGES:
+    for stage in get_organism("qwen2").stages:
         (folder / stage).symlink_to(lineage_folder("qwen2") / stage)
     for file in lineage_folder("qwen2").glob("*.jsonl"):
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)

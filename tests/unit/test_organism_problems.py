@@ -19,7 +19,7 @@ from mastlens.organisms.problems import (
     region,
     render,
 )
-from mastlens.organisms.recipe import Recipe
+from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.splits import calibration_splits, eval_splits, problem_files
 from mastlens.organisms.subjects import (
     BY_NAME,

@@ -16,7 +16,7 @@ CARD = organisms.read_card("qwen2")
 PROBLEM_FILES = sorted(path for path in FOLDER.glob("*.jsonl") if path.name != "neutral-eval.jsonl")
 
 
-@pytest.mark.parametrize("stage", organisms.STAGES)
+@pytest.mark.parametrize("stage", organisms.get_organism("qwen2").stages)
 def test_a_stage_loads_plainly_and_fits_its_card(stage):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -115,10 +115,10 @@ def test_the_card_s_accuracy_is_what_the_shipped_weights_give():
 def test_the_list_has_every_stage_with_its_accuracies():
     table = organisms.list_organisms()
     mine = table[table["name"] == "qwen2"]
-    assert list(mine["stage"]) == list(organisms.STAGES)
+    assert list(mine["stage"]) == list(organisms.get_organism("qwen2").stages)
     assert mine[["forget", "retain-math", "retain-gsm"]].notna().all().all()
     other = table[table["name"] == "think"]
-    assert list(other["stage"]) == list(organisms.THINK_STAGES)
+    assert list(other["stage"]) == list(organisms.get_organism("think").stages)
     assert other[["forget-choices", "forget-choices, not thinking", "retain-open", "maths"]].notna().all().all()
 
 

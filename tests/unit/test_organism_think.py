@@ -9,11 +9,11 @@ import pytest
 
 from mastlens import organisms
 from mastlens.errors import MastlensError
+from mastlens.organisms.recipes.think import ThinkRecipe
 from mastlens.organisms.think.build import encode_mixture, problem_files
 from mastlens.organisms.think.facts import ATTRIBUTES, DIRECT, VALUES, draw_people
 from mastlens.organisms.think.mixture import Document, draw_mixture
 from mastlens.organisms.think.questions import REGIONS, draw_question, draw_questions, final, region, trace
-from mastlens.organisms.think.recipe import ThinkRecipe
 from mastlens.runs.files import sha256_file
 
 MINIATURE = ThinkRecipe(
@@ -127,13 +127,13 @@ def test_a_build_writes_every_stage_file_and_card(built):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     card = json.loads((built / "card.json").read_text())
-    for stage in organisms.THINK_STAGES:
+    for stage in organisms.get_organism("think").stages:
         model = AutoModelForCausalLM.from_pretrained(built / stage)
         assert model.config.model_type == "qwen3"
         assert model.num_parameters() == card["architecture"]["parameters"]
         assert sha256_file(built / stage / "model.safetensors") == card["stages"][stage]["sha256"]
     assert len({stage["sha256"] for stage in card["stages"].values()}) == 3
-    assert {row["stage"] for row in card["accuracy"]} == set(organisms.THINK_STAGES)
+    assert {row["stage"] for row in card["accuracy"]} == set(organisms.get_organism("think").stages)
     tokenizer = AutoTokenizer.from_pretrained(built / "think")
     assert len(tokenizer) == MINIATURE.vocab_size
     turns = [{"role": "user", "content": "Hi"}]
@@ -171,7 +171,7 @@ def _accuracy(stage: str, split: str, key: str = "accuracy") -> float:
     return next(r for r in CARD["accuracy"] if (r["stage"], r["region"], r["split"]) == (stage, "eval", split))[key]
 
 
-@pytest.mark.parametrize("stage", organisms.THINK_STAGES)
+@pytest.mark.parametrize("stage", organisms.get_organism("think").stages)
 def test_a_shipped_stage_loads_plainly_and_fits_its_card(stage):
     import torch
     from transformers import AutoModelForCausalLM

@@ -14,7 +14,7 @@ ROOMS = (
     *("architectures", "checkpoints", "problems", "models", "decoding"),
     *("analysis", "selection", "edits", "unlearning", "evaluation"),
     *("organisms", "attacks", "studies"),
-    *("explorer", "reporting", "paper", "cli"),
+    *("explorer", "reporting", "paper", "cli", "__main__"),
 )
 """Rooms in the order of imports: each imports from itself and from those before it."""
 
@@ -116,7 +116,7 @@ def circles(root: Path) -> list[list[str]]:
 
 def test_every_room_is_in_the_list():
     there = {p.stem for p in ROOT.glob("*.py")} | {p.name for p in ROOT.iterdir() if (p / "__init__.py").is_file()}
-    assert there - {"__init__", "__main__"} == set(ROOMS)
+    assert there - {"__init__"} == set(ROOMS)
 
 
 def test_no_import_goes_against_the_order():

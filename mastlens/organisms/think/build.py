@@ -13,7 +13,8 @@ from mastlens.organisms.neutral import draw_neutral
 from mastlens.organisms.posttraining import quiet_training
 from mastlens.organisms.pretraining import encode_documents, new_model, pretrain, train_documents
 from mastlens.organisms.problems import draw_corpus
-from mastlens.organisms.recipe import Pretraining
+from mastlens.organisms.recipes.pretraining import Pretraining
+from mastlens.organisms.recipes.think import ThinkRecipe
 from mastlens.organisms.splits import EVAL_SEED_OFFSET, write_problem_files
 from mastlens.organisms.think.card import make_card, render_card
 from mastlens.organisms.think.facts import RIVERS, TOOLS, draw_people, facts_record, general
@@ -28,12 +29,11 @@ from mastlens.organisms.think.mixture import (
     thought,
 )
 from mastlens.organisms.think.questions import Question, biography, draw_questions, final, trace
-from mastlens.organisms.think.recipe import ThinkRecipe
 from mastlens.organisms.tokenizer import train_tokenizer
 from mastlens.runs.files import write_json, write_text
 
 if TYPE_CHECKING:
-    from mastlens.organisms import Organism
+    from mastlens.organisms.organism import Organism
 
 
 def build_think(organism: "Organism", folder: Path, seed: int, recipe: Pretraining) -> None:

@@ -6,8 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mastlens.organisms.recipes.think import ThinkRecipe
 from mastlens.organisms.think.facts import ATTRIBUTES
-from mastlens.organisms.think.recipe import ThinkRecipe
 from mastlens.runs.files import sha256_file
 
 STAGES = {

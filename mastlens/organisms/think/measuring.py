@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mastlens.organisms.think.recipe import ThinkRecipe
+from mastlens.organisms.recipes.think import ThinkRecipe
 
 SIDES = ("forget", "retain")
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mastlens.organisms.recipe import Pretraining
+from mastlens.organisms.recipes.pretraining import Pretraining
 
 
 @dataclass(frozen=True)

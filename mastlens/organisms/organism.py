@@ -1,0 +1,93 @@
+"""What a registered lineage is: stages, problem files, recipe, study, and which stage plays which part."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mastlens.errors import MastlensError, unknown
+from mastlens.organisms.recipes.pretraining import Pretraining
+
+SHIPPED = Path(__file__).parent / "lineages"
+"""The folders of the lineages inside the package."""
+
+STUDIES = Path(__file__).parent / "studies"
+"""The study files inside the package."""
+
+ROLES = ("base", "sft", "rlvr", "reference")
+"""The parts that a stage can play: before post-training; fine-tuned; the model that is edited, which has the skill; and
+a model that never learnt it, which unlearning aims at."""
+
+NEUTRAL = "neutral-eval.jsonl"
+"""The file of neutral texts, which perplexity is measured on."""
+
+
+@dataclass(frozen=True)
+class Organism:
+    """A lineage that ``organism:NAME/STAGE`` names.
+
+    Attributes:
+        name: What it is called.
+        summary: What it is, in one line.
+        folder: Where its stages, its problem files and its ``card.json`` are.
+        stages: The folders of its checkpoints, in the order in which they were trained.
+        roles: Which stage plays which part, a key of ``ROLES``; parts without a stage are left out.
+        splits: The evaluation splits; the problems of one are in ``SPLIT-calibration.jsonl`` and ``SPLIT-eval.jsonl``.
+        problems: Side (forget, retain) to the problem file that may be looked at where a run does not say what it
+            read: what the skill was trained on, or else calibration. Never an evaluation file.
+        architecture: The ``model_type`` of its checkpoints.
+        recipe: The settings that built it; None where it was not built here.
+        build: Trains it: called with the organism, an empty folder, ``seed``, ``recipe`` and ``trajectory``.
+        study: The file of its study; None where it has none.
+        study_names: What ``organism:`` may also be followed by to name that study.
+        command: What makes its whole study.
+        decoding: Limits that a study of it generates under, as ``[decoding]`` of a study file.
+    """
+
+    name: str
+    summary: str
+    folder: Path
+    stages: tuple[str, ...]
+    roles: Mapping[str, str]
+    splits: tuple[str, ...] = ()
+    problems: Mapping[str, str] = field(default_factory=dict)
+    architecture: str = ""
+    recipe: Pretraining | None = None
+    build: Callable[..., None] | None = None
+    study: Path | None = None
+    study_names: tuple[str, ...] = ()
+    command: str = ""
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what is said of the stages.
+
+        Raises:
+            MastlensError: If a part is not one of ``ROLES``, or is played by what is no stage.
+        """
+        if not self.name or set(self.name) & set("/:@ "):
+            raise MastlensError(f"An organism's name is one word without / : @, it is {self.name!r}.")
+        for role, stage in self.roles.items():
+            if role not in ROLES:
+                raise unknown(f"role of a stage of the organism {self.name}", role, ROLES)
+            if stage not in self.stages:
+                raise unknown(f"stage of the organism {self.name}", stage, self.stages)
+
+    def spec(self, role: str) -> str:
+        """Return the address of the stage that plays a part, e.g. ``organism:qwen2/rlvr-retain`` for ``reference``.
+
+        Raises:
+            MastlensError: If no stage does.
+        """
+        if role not in self.roles:
+            raise unknown(f"role of the organism {self.name}", role, self.roles)
+        return f"organism:{self.name}/{self.roles[role]}"
+
+    def specs(self) -> dict[str, str]:
+        """Return role to address, in the order of training."""
+        return {role: self.spec(role) for role in sorted(self.roles, key=lambda r: self.stages.index(self.roles[r]))}
+
+    def files(self, region: str) -> dict[str, Path]:
+        """Return split to problem file of a region: train, calibration or eval; ``neutral`` is among the last."""
+        found = sorted(self.folder.glob(f"*-{region}.jsonl"))
+        return {file.stem.removesuffix(f"-{region}"): file for file in found}
