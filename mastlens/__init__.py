@@ -3,8 +3,9 @@
 The public names are imported when they are first used: ``import mastlens`` costs milliseconds, not torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mastlens.lazy import attach
 
 __version__ = "0.1.0"
 """The only place where it is written: pyproject.toml and ``mastlens --version`` read it here."""
@@ -246,11 +247,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(import_module(f"mastlens.{_PUBLIC[name]}"), name)
-    raise AttributeError(f"module 'mastlens' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attach("mastlens", _PUBLIC)

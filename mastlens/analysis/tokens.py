@@ -1,6 +1,5 @@
 """Token view: what each increment did to the log-probability of every token of fixed texts, teacher-forced."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from mastlens.analysis.settings import TokenDifferencesSettings
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import MastlensError
 from mastlens.models.likelihood import solution_tokens
 from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems
 from mastlens.problems.reading import read_problems
+from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import Interval
@@ -62,22 +63,8 @@ class TokenDifferences:
         return token_text_html(self.table, increment=increment, split=split, items=items)
 
 
-def token_differences(
-    *,
-    rlvr: "str | os.PathLike[str] | Checkpoint",
-    splits: Mapping[str, str | os.PathLike[str]],
-    sft: "str | os.PathLike[str] | Checkpoint | None" = None,
-    base: "str | os.PathLike[str] | Checkpoint | None" = None,
-    quantiles: int = 5,
-    batch_size: int = 32,
-    resamples: int = 10_000,
-    seed: int = 0,
-    chat_template: bool = True,
-    device: str = "cpu",
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> TokenDifferences:
+@takes(TokenDifferencesSettings)
+def token_differences(settings: TokenDifferencesSettings) -> TokenDifferences:
     """Measure log p_after(token) - log p_before(token) on every solution token (MAST; signs as arXiv:2603.22117).
 
     All checkpoints read the same token ids, made with the RLVR checkpoint's tokenizer; natural logarithms, softmax in
@@ -92,64 +79,66 @@ def token_differences(
     items, whose tokens are not independent; NaN for one item), ``median``, ``fraction_above``, ``fraction_zero``
     (|difference| <= 1e-6), ``fraction_below``.
 
-    Args:
-        rlvr: The checkpoint after RLVR.
-        splits: Name to file of problems, whose solutions are the texts.
-        sft: The checkpoint that RLVR started from; without it, RLVR is taken to start from the base.
-        base: The pre-trained checkpoint; without it there is the ``rlvr`` increment alone.
-        quantiles: Number of entropy classes; 5 makes the top one the "forking tokens".
-        batch_size: Problems a forward pass; it does not change the result beyond rounding.
-        resamples: Number of bootstrap samples.
-        seed: Of the bootstrap.
-        chat_template: Whether to use the tokenizer's chat template, where it has one.
-        device: Where to compute.
-        out: Folder for ``tokens.parquet`` and ``token_summary.parquet``; None to write nothing.
-        overwrite: Replace tables made from other inputs.
-        progress: Show progress bars.
-
     Raises:
         MastlensError: If the checkpoints are not one lineage, there is nothing before RLVR, or a file does not fit.
     """
-    if quantiles < 1 or resamples < 1:
-        raise MastlensError(f"{quantiles} quantiles and {resamples} resamples make no sense; each is at least 1.")
-    if not splits:
+    if settings.quantiles < 1 or settings.resamples < 1:
+        raise MastlensError(
+            f"{settings.quantiles} quantiles and {settings.resamples} resamples make no sense; each is at least 1."
+        )
+    if not settings.splits:
         raise MastlensError("There are no texts to look at. Give at least one split, e.g. forget=forget-train.jsonl.")
-    lineage = Lineage.open(rlvr, sft=sft, base=base)
+    lineage = Lineage.open(settings.rlvr, sft=settings.sft, base=settings.base)
     if not lineage.increments:
         raise MastlensError("There is nothing before RLVR to compare with. Give sft, base, or both.")
-    settings = {"quantiles": quantiles, "resamples": resamples, "seed": seed, "chat_template": chat_template}
+    recorded = {
+        "quantiles": settings.quantiles,
+        "resamples": settings.resamples,
+        "seed": settings.seed,
+        "chat_template": settings.chat_template,
+    }
 
     def compute() -> TokenDifferences:
         tokenizer = lineage.rlvr.load_tokenizer()
         encoded = {}
-        for split, path in splits.items():
+        for split, path in settings.splits.items():
             problems = read_problems(path)
             check_tokenizer(tokenizer, problems, lineage.rlvr.spec)
-            encoded[split] = encode_problems(problems, tokenizer, chat_template=chat_template, source=str(path))
+            encoded[split] = encode_problems(
+                problems, tokenizer, chat_template=settings.chat_template, source=str(path)
+            )
         scores = {
-            role: _score(checkpoint, role, encoded, batch_size=batch_size, device=device, progress=progress)
+            role: _score(
+                checkpoint,
+                role,
+                encoded,
+                batch_size=settings.batch_size,
+                device=settings.device,
+                progress=settings.progress,
+            )
             for role, checkpoint in lineage.stages.items()
         }
-        table = _table(lineage, encoded, scores, tokenizer, quantiles)
-        return TokenDifferences(table, _summary(table, resamples=resamples, seed=seed), settings)
+        table = _table(lineage, encoded, scores, tokenizer, settings.quantiles)
+        return TokenDifferences(table, _summary(table, resamples=settings.resamples, seed=settings.seed), recorded)
 
     def write(result: TokenDifferences, folder: Path) -> None:
         write_table(folder / FILE, result.table)
         write_table(folder / SUMMARY, result.summary)
 
     return remembered(
-        out,
+        settings.out,
         "tokens",
         outputs=[FILE, SUMMARY],
         lineage=lineage.fingerprints,
-        inputs=hash_inputs(splits),
-        settings=settings,
-        device=device,
-        overwrite=overwrite,
+        inputs=hash_inputs(settings.splits),
+        settings=recorded,
+        command=settings,
+        device=settings.device,
+        overwrite=settings.overwrite,
         compute=compute,
         write=write,
         read=lambda folder: TokenDifferences(
-            pd.read_parquet(folder / FILE), pd.read_parquet(folder / SUMMARY), settings
+            pd.read_parquet(folder / FILE), pd.read_parquet(folder / SUMMARY), recorded
         ),
     )
 

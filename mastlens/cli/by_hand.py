@@ -9,7 +9,6 @@ from mastlens.cli.edits import add_edits
 from mastlens.cli.evaluate import add_evaluate
 from mastlens.cli.evaluations import add_evaluations
 from mastlens.cli.figures import add_figures
-from mastlens.cli.mechanism import add_mechanism
 from mastlens.cli.options import add_out
 from mastlens.cli.studies import add_studies
 from mastlens.cli.traces import add_traces
@@ -32,7 +31,6 @@ def add_by_hand(subparsers: Any) -> None:
         return added
 
     _demo(command)
-    add_mechanism(command)
     add_traces(command)
     add_unlearning(command)
     add_edits(command)

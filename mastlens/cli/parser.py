@@ -69,7 +69,9 @@ def build_parser() -> Parser:
         epilog=overview(),
     )
     parser.add_argument("--version", action="version", version=f"mastlens {__version__}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    subparsers = parser.add_subparsers(
+        dest="command", prog="mastlens", required=True, metavar="COMMAND", help=argparse.SUPPRESS
+    )
 
     nouns: dict[str, Any] = {}
     for entry in COMMANDS:

@@ -35,6 +35,11 @@ COMMANDS = (
     Command("mastlens.analysis.increments.settings:GeometrySettings", "mastlens.cli.weights:geometry"),
     Command("mastlens.analysis.increments.settings:MaskAgreementSettings", "mastlens.cli.weights:mask_agreement"),
     Command("mastlens.analysis.trajectories.settings:TrajectorySettings", "mastlens.cli.weights:trajectory"),
+    Command("mastlens.analysis.settings:TokenDifferencesSettings", "mastlens.cli.mechanism:token_differences"),
+    Command("mastlens.analysis.coupling.settings:CoupleSettings", "mastlens.cli.mechanism:couple"),
+    Command("mastlens.selection.settings:RankSettings", "mastlens.cli.mechanism:rank"),
+    Command("mastlens.analysis.causal.settings:CausalMapSettings", "mastlens.cli.mechanism:causal_map"),
+    Command("mastlens.analysis.causal.settings:CumulativeCurvesSettings", "mastlens.cli.mechanism:cumulative_curves"),
 )
 """Every command, in the order of the help."""
 

@@ -1,10 +1,15 @@
 """Which tensors to edit: rankings by rule, one file a rule, and the controls they are held against."""
 
-from mastlens.selection.catalogue import RULES, describe_rules, rule_table
-from mastlens.selection.overlap import selection_overlap
-from mastlens.selection.ranking import Ranking, rank, read_selection, select, weight_table
-from mastlens.selection.rule import Control, Rule
-from mastlens.selection.uniform import random_matched
+from typing import TYPE_CHECKING
+
+from mastlens.lazy import attach
+
+if TYPE_CHECKING:
+    from mastlens.selection.catalogue import RULES, describe_rules, rule_table
+    from mastlens.selection.overlap import selection_overlap
+    from mastlens.selection.ranking import Ranking, rank, read_selection, select, weight_table
+    from mastlens.selection.rule import Control, Rule
+    from mastlens.selection.uniform import random_matched
 
 __all__ = [
     "RULES",
@@ -20,3 +25,20 @@ __all__ = [
     "selection_overlap",
     "weight_table",
 ]
+
+_PUBLIC = {
+    "RULES": "catalogue",
+    "Control": "rule",
+    "Ranking": "ranking",
+    "Rule": "rule",
+    "describe_rules": "catalogue",
+    "random_matched": "uniform",
+    "rank": "ranking",
+    "read_selection": "ranking",
+    "rule_table": "catalogue",
+    "select": "ranking",
+    "selection_overlap": "overlap",
+    "weight_table": "ranking",
+}
+
+__getattr__, __dir__ = attach("mastlens.selection", _PUBLIC)

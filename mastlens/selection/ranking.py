@@ -10,11 +10,13 @@ import pandas as pd
 
 from mastlens.analysis.increments.precision import BELOW, ZERO, floor_sentence
 from mastlens.errors import MastlensError
+from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.stages import hash_inputs, read_record, remembered
 from mastlens.selection.catalogue import RULES
 from mastlens.selection.rule import Control
 from mastlens.selection.scoring import controlled, scored, scoring_rule, settings_of
+from mastlens.selection.settings import RankSettings
 from mastlens.selection.tables import KEYS, SOURCES, tables_for
 
 if TYPE_CHECKING:
@@ -66,42 +68,26 @@ class Ranking:
         return plot_score_decomposition(self.table)
 
 
-def rank(
-    folder: str | os.PathLike[str],
-    *,
-    top: int | None = None,
-    rule: str = "mast",
-    match: str = "mast",
-    seed: int = 0,
-    parameters: Mapping[str, float] | None = None,
-    candidates: "str | os.PathLike[str] | Checkpoint | None" = None,
-    anyway: bool = False,
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-) -> Ranking:
+@takes(RankSettings)
+def rank(settings: RankSettings) -> Ranking:
     """Rank tensors from the tables in ``folder``, and select.
 
     Ties are broken by layer, then q < k < v < o. A rule about the increment puts zero increments last.
 
-    Args:
-        folder: The run's output folder.
-        top: How many to select. Only rules with a cut of their own (``memflex``, ``all-attention``) do without.
-        rule: Name of the rule or control; see ``RULES`` and ``describe_rules``.
-        match: Of a matched control: the rule whose ``top`` it is matched to.
-        seed: Of random controls.
-        parameters: Parameters of the rule, or of ``match``, that are not to have their default.
-        candidates: Of ``mlp-matched``: the checkpoint whose matrices it draws from, any of the lineage.
-        anyway: Rank by the increment even where every increment lies below what the stored precision can hold.
-        out: Folder for ``ranking.parquet``; by default ``folder``.
-        overwrite: Replace a ranking made with other settings.
-
     Raises:
         MastlensError: If a table or column is missing, the rule is unknown, or ``top`` does not fit.
     """
-    folder = Path(folder)
-    settings = settings_of(rule, top, match, seed, parameters, given=candidates is not None)
+    folder = Path(settings.folder)
+    recorded = settings_of(
+        settings.rule,
+        settings.top,
+        settings.match,
+        settings.seed,
+        settings.parameters,
+        given=settings.candidates is not None,
+    )
     present = {name: folder / source.file for name, source in SOURCES.items() if (folder / source.file).is_file()}
-    scoring = scoring_rule(rule, match)
+    scoring = scoring_rule(settings.rule, settings.match)
     needed = tables_for([] if scoring is None else scoring.needs, present)
     paths = {name: folder / SOURCES[name].file for name in needed}
     for name, path in paths.items():
@@ -111,29 +97,30 @@ def rank(
     lineage: dict[str, str] = {}
     for name in paths:
         lineage |= stages.get(SOURCES[name].stage, {}).get("lineage", {})
-    elsewhere = None if candidates is None else _matrices_of(candidates, lineage)
+    elsewhere = None if settings.candidates is None else _matrices_of(settings.candidates, lineage)
     tables = {name: pd.read_parquet(path) for name, path in paths.items()}
-    if scoring is not None and scoring.of_increment and not anyway:
+    if scoring is not None and scoring.of_increment and not settings.anyway:
         _above_the_floor(tables, scoring.name)
     return remembered(
-        folder if out is None else out,
+        folder if settings.out is None else settings.out,
         "rank",
         outputs=[FILE],
         lineage=lineage,
         inputs=hash_inputs(paths),
-        settings=settings,
-        overwrite=overwrite,
+        settings=recorded,
+        command=settings,
+        overwrite=settings.overwrite,
         compute=lambda: select(
             tables,
-            top=top,
-            rule=rule,
-            match=match,
-            seed=seed,
-            parameters=parameters,
+            top=settings.top,
+            rule=settings.rule,
+            match=settings.match,
+            seed=settings.seed,
+            parameters=settings.parameters,
             candidates=elsewhere,
         ),
         write=lambda result, to: write_table(to / FILE, result.table),
-        read=lambda to: Ranking(pd.read_parquet(to / FILE), settings),
+        read=lambda to: Ranking(pd.read_parquet(to / FILE), recorded),
     )
 
 

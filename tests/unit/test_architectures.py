@@ -3,7 +3,6 @@
 import importlib
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch

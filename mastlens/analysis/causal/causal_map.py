@@ -28,12 +28,14 @@ from mastlens.analysis.causal.patching import (
     read_sides,
     stored_tensors,
 )
+from mastlens.analysis.causal.settings import DIRECTIONS, CausalMapSettings
 from mastlens.architectures.catalogue import locate_parameters
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import MastlensError, unknown
 from mastlens.models.gradients import mean_gradients
 from mastlens.models.weights import swapped
+from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.stages import hash_inputs, remembered
 
@@ -43,8 +45,6 @@ if TYPE_CHECKING:
 
 FILE = "causal_map.parquet"
 GROUPS = "causal_groups.parquet"
-DIRECTIONS = ("restore", "insert")
-"""``restore``: SFT weights put into the RLVR model; ``insert``: RLVR weights put into the SFT model."""
 
 
 @dataclass(frozen=True)
@@ -108,26 +108,8 @@ class CausalMap:
         return plot_first_order(self.table, direction=direction)
 
 
-def causal_map(
-    *,
-    sft: "str | os.PathLike[str] | Checkpoint",
-    rlvr: "str | os.PathLike[str] | Checkpoint",
-    forget: str | os.PathLike[str],
-    retain: str | os.PathLike[str] | None = None,
-    heads: bool = False,
-    both_directions: bool = True,
-    accuracy: bool = False,
-    max_new_tokens: int = 256,
-    limit: int | None = None,
-    resamples: int = 10_000,
-    seed: int = 0,
-    batch_size: int = 32,
-    chat_template: bool = True,
-    device: str = "cpu",
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> CausalMap:
+@takes(CausalMapSettings)
+def causal_map(settings: CausalMapSettings) -> CausalMap:
     """Put each projection's weights of one checkpoint into the other, one at a time, and measure what changes.
 
     Layers below the patched one are not run again. Columns: ``direction`` (``restore``: the SFT weights in the RLVR
@@ -151,85 +133,66 @@ def causal_map(
     A map of attention says nothing of what lies outside it. So ``groups`` has the same columns, as far as they apply,
     for whole groups of parameters put in together: ``group`` is ``projections`` (the matrices of the map),
     ``attention`` (these with biases and norms of heads), ``mlp``, ``embeddings``, ``norms``, or ``all``.
-
-    Args:
-        sft: The checkpoint before; any relative of the same shapes will do, e.g. one that was rewarded on other
-            problems.
-        rlvr: The checkpoint after.
-        forget: File of the problems to forget.
-        retain: File of the problems to keep.
-        heads: Also patch each head alone.
-        both_directions: Also put the RLVR weights into the SFT model.
-        accuracy: Also generate and grade.
-        max_new_tokens: Where a response is cut off.
-        limit: Use only the first so many problems of each file.
-        resamples: Bootstrap samples of each interval.
-        seed: Of the bootstrap.
-        batch_size: Problems a forward pass; it does not change the result beyond rounding.
-        chat_template: Whether to use the tokenizer's chat template, where it has one.
-        device: Where to compute.
-        out: Folder for ``causal_map.parquet`` and ``causal_groups.parquet``; None to write nothing.
-        overwrite: Replace a table made from other inputs.
-        progress: Show progress bars.
     """
-    lineage = Lineage.open(rlvr, sft=sft)
+    lineage = Lineage.open(settings.rlvr, sft=settings.sft)
     before, after = lineage.increments["rlvr"]
-    settings = {
-        "heads": heads,
-        "both_directions": both_directions,
-        "accuracy": accuracy,
-        "limit": limit,
-        "resamples": resamples,
-        "seed": seed,
-        "chat_template": chat_template,
-        **({"max_new_tokens": max_new_tokens} if accuracy else {}),
+    recorded = {
+        "heads": settings.heads,
+        "both_directions": settings.both_directions,
+        "accuracy": settings.accuracy,
+        "limit": settings.limit,
+        "resamples": settings.resamples,
+        "seed": settings.seed,
+        "chat_template": settings.chat_template,
+        **({"max_new_tokens": settings.max_new_tokens} if settings.accuracy else {}),
     }
 
     def compute() -> CausalMap:
         found = {
             direction: _measure(
                 *pair,
-                files={"forget": forget, "retain": retain},
-                patches=patches_of(after.projections, heads=heads) if direction in wanted else [],
-                accuracy=accuracy and direction in wanted,
-                max_new_tokens=max_new_tokens,
-                limit=limit,
-                batch_size=batch_size,
-                chat_template=chat_template,
-                device=device,
-                progress=direction if progress else None,
+                files={"forget": settings.forget, "retain": settings.retain},
+                patches=patches_of(after.projections, heads=settings.heads) if direction in wanted else [],
+                accuracy=settings.accuracy and direction in wanted,
+                max_new_tokens=settings.max_new_tokens,
+                limit=settings.limit,
+                batch_size=settings.batch_size,
+                chat_template=settings.chat_template,
+                device=settings.device,
+                progress=direction if settings.progress else None,
             )
             for direction, pair in {"restore": (after, before), "insert": (before, after)}.items()
         }
         tables = [
-            _table(direction, found[direction], opposite, resamples=resamples, seed=seed)
+            _table(direction, found[direction], opposite, resamples=settings.resamples, seed=settings.seed)
             for direction, opposite in (("restore", found["insert"]), ("insert", found["restore"]))
             if direction in wanted
         ]
         groups = [
-            _groups(direction, found[direction], opposite, resamples=resamples, seed=seed)
+            _groups(direction, found[direction], opposite, resamples=settings.resamples, seed=settings.seed)
             for direction, opposite in (("restore", found["insert"]), ("insert", found["restore"]))
             if direction in wanted
         ]
-        return CausalMap(pd.concat(tables, ignore_index=True), pd.concat(groups, ignore_index=True), settings)
+        return CausalMap(pd.concat(tables, ignore_index=True), pd.concat(groups, ignore_index=True), recorded)
 
     def write(result: CausalMap, folder: Path) -> None:
         write_table(folder / FILE, result.table)
         write_table(folder / GROUPS, result.groups)
 
-    wanted = DIRECTIONS if both_directions else DIRECTIONS[:1]
+    wanted = DIRECTIONS if settings.both_directions else DIRECTIONS[:1]
     return remembered(
-        out,
+        settings.out,
         "causal-map",
         outputs=[FILE, GROUPS],
         lineage=lineage.fingerprints,
-        inputs=hash_inputs({"forget": forget, "retain": retain}),
-        settings=settings,
-        device=device,
-        overwrite=overwrite,
+        inputs=hash_inputs({"forget": settings.forget, "retain": settings.retain}),
+        settings=recorded,
+        command=settings,
+        device=settings.device,
+        overwrite=settings.overwrite,
         compute=compute,
         write=write,
-        read=lambda folder: CausalMap(pd.read_parquet(folder / FILE), pd.read_parquet(folder / GROUPS), settings),
+        read=lambda folder: CausalMap(pd.read_parquet(folder / FILE), pd.read_parquet(folder / GROUPS), recorded),
     )
 
 

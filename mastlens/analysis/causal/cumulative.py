@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mastlens.analysis.causal.causal_map import DIRECTIONS
 from mastlens.analysis.causal.patching import Patch, Readings, ratio_intervals, read_patched, read_sides, stored_tensors
+from mastlens.analysis.causal.settings import CumulativeCurvesSettings
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import MastlensError, unknown
 from mastlens.models.likelihood import sequence_logprobs
+from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.stages import hash_inputs, remembered
 
@@ -46,26 +47,8 @@ class CumulativeCurves:
         return plot_cumulative(self.table, self.areas)
 
 
-def cumulative_curves(
-    *,
-    sft: "str | os.PathLike[str] | Checkpoint",
-    rlvr: "str | os.PathLike[str] | Checkpoint",
-    forget: str | os.PathLike[str],
-    retain: str | os.PathLike[str] | None = None,
-    ranking: "str | os.PathLike[str] | pd.DataFrame | Sequence[str]",
-    direction: str = "restore",
-    draws: int = 20,
-    points: int = 16,
-    limit: int | None = None,
-    resamples: int = 10_000,
-    seed: int = 0,
-    batch_size: int = 32,
-    chat_template: bool = True,
-    device: str = "cpu",
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> CumulativeCurves:
+@takes(CumulativeCurvesSettings)
+def cumulative_curves(settings: CumulativeCurvesSettings) -> CumulativeCurves:
     """Put the first k projections of a ranking over into the other model, for growing k; against other orders.
 
     Columns of ``table``: ``order`` (``ranking``, ``reverse``, ``random``), ``draw`` (of random orders, from 0; else
@@ -85,56 +68,42 @@ def cumulative_curves(
     - ``p_value``: share of the orders, draws and ranking together, whose area lies at least as far from their mean as
       the ranking's; ``draws``. With 20 draws it is at least 1 / 21.
 
-    Args:
-        sft: The checkpoint before.
-        rlvr: The checkpoint after.
-        forget: File of the problems to forget.
-        retain: File of the problems to keep.
-        ranking: A ``ranking.parquet``, its table, or projection names, best first; all projections.
-        direction: ``restore`` (SFT weights into the RLVR model) or ``insert`` (the other way).
-        draws: Number of random orders.
-        points: At most so many values of k above 0, evenly spaced; the last is all projections.
-        limit: Use only the first so many problems of each file.
-        resamples: Bootstrap samples of each interval.
-        seed: Of the random orders and the bootstrap.
-        batch_size: Problems a forward pass; it does not change the result beyond rounding.
-        chat_template: Whether to use the tokenizer's chat template, where it has one.
-        device: Where to compute.
-        out: Folder for ``cumulative.parquet`` and ``cumulative_areas.parquet``; None to write nothing.
-        overwrite: Replace tables made from other inputs.
-        progress: Show progress bars.
-
     Raises:
         MastlensError: If the ranking is not one of this model's projections, or a number makes no sense.
     """
-    if direction not in DIRECTIONS:
-        raise unknown("direction", direction, DIRECTIONS)
-    if draws < 1 or points < 1:
-        raise MastlensError(f"At least one random order and one point are needed, not {draws} and {points}.")
-    lineage = Lineage.open(rlvr, sft=sft)
+    if settings.draws < 1 or settings.points < 1:
+        raise MastlensError(
+            f"At least one random order and one point are needed, not {settings.draws} and {settings.points}."
+        )
+    lineage = Lineage.open(settings.rlvr, sft=settings.sft)
     own, other = lineage.increments["rlvr"]
-    if direction == "restore":
+    if settings.direction == "restore":
         own, other = other, own
-    order = _order(ranking, own)
-    settings = {
+    order = _order(settings.ranking, own)
+    recorded = {
         "ranking": order,
-        "direction": direction,
-        "draws": draws,
-        "points": points,
-        "limit": limit,
-        "resamples": resamples,
-        "seed": seed,
-        "chat_template": chat_template,
+        "direction": settings.direction,
+        "draws": settings.draws,
+        "points": settings.points,
+        "limit": settings.limit,
+        "resamples": settings.resamples,
+        "seed": settings.seed,
+        "chat_template": settings.chat_template,
     }
 
     def compute() -> CumulativeCurves:
-        model, tokenizer = own.load_model(device=device), own.load_tokenizer()
+        model, tokenizer = own.load_model(device=settings.device), own.load_tokenizer()
         taken = stored_tensors(other, model)
         sides = read_sides(
-            own, model, tokenizer, {"forget": forget, "retain": retain}, limit=limit, chat_template=chat_template
+            own,
+            model,
+            tokenizer,
+            {"forget": settings.forget, "retain": settings.retain},
+            limit=settings.limit,
+            chat_template=settings.chat_template,
         )
         projections = {projection.name: projection for projection in own.projections}
-        curves = _curves(len(order), draws=draws, points=points, seed=seed)
+        curves = _curves(len(order), draws=settings.draws, points=settings.points, seed=settings.seed)
         sets = list(dict.fromkeys(chosen for _, _, orders in curves for chosen in orders))
         readings = {
             side: read_patched(
@@ -142,39 +111,43 @@ def cumulative_curves(
                 problems.encoded,
                 [[Patch(projections[order[i]]) for i in sorted(chosen)] for chosen in sets],
                 taken,
-                batch_size=batch_size,
-                progress=f"{direction}: {side}, {len(sets)} sets" if progress else None,
+                batch_size=settings.batch_size,
+                progress=f"{settings.direction}: {side}, {len(sets)} sets" if settings.progress else None,
             )
             for side, problems in sides.items()
         }
-        opposite = other.load_model(device=device)
+        opposite = other.load_model(device=settings.device)
         totals = {
-            side: float(sequence_logprobs(opposite, problems.encoded, batch_size=batch_size)[0].sum())
+            side: float(sequence_logprobs(opposite, problems.encoded, batch_size=settings.batch_size)[0].sum())
             for side, problems in sides.items()
         }
         places = {chosen: row for row, chosen in enumerate(sets)}
         rows = [(name, draw, [places[chosen] for chosen in orders]) for name, draw, orders in curves]
         ks = np.array([0, *(len(chosen) for chosen in curves[0][2])])
         table = pd.concat([_side_columns(rows, ks, side, readings[side], totals[side]) for side in sides], axis=1)
-        areas = [_areas(rows, ks, side, readings[side], totals[side], resamples=resamples, seed=seed) for side in sides]
-        return CumulativeCurves(table.loc[:, ~table.columns.duplicated()], pd.DataFrame(areas), settings)
+        areas = [
+            _areas(rows, ks, side, readings[side], totals[side], resamples=settings.resamples, seed=settings.seed)
+            for side in sides
+        ]
+        return CumulativeCurves(table.loc[:, ~table.columns.duplicated()], pd.DataFrame(areas), recorded)
 
     def write(result: CumulativeCurves, folder: Path) -> None:
         write_table(folder / FILE, result.table)
         write_table(folder / AREAS, result.areas)
 
     return remembered(
-        out,
+        settings.out,
         "cumulative",
         outputs=[FILE, AREAS],
         lineage=lineage.fingerprints,
-        inputs=hash_inputs({"forget": forget, "retain": retain}),
-        settings=settings,
-        device=device,
-        overwrite=overwrite,
+        inputs=hash_inputs({"forget": settings.forget, "retain": settings.retain}),
+        settings=recorded,
+        command=settings,
+        device=settings.device,
+        overwrite=settings.overwrite,
         compute=compute,
         write=write,
-        read=lambda folder: CumulativeCurves(pd.read_parquet(folder / FILE), pd.read_parquet(folder / AREAS), settings),
+        read=lambda folder: CumulativeCurves(pd.read_parquet(folder / FILE), pd.read_parquet(folder / AREAS), recorded),
     )
 
 

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from mastlens.analysis.coupling.alignment import above_chance
 from mastlens.analysis.coupling.contractions import contract, with_chance
+from mastlens.analysis.coupling.settings import CoupleSettings
 from mastlens.analysis.coupling.spectral import coupling_by_direction
 from mastlens.architectures.catalogue import locate_parameters
 from mastlens.architectures.matrices import find_matrices
@@ -23,6 +24,7 @@ from mastlens.errors import MastlensError, unknown
 from mastlens.models.gradients import Gradients, measure_gradients
 from mastlens.problems.encoding import check_tokenizer, context_length, encode_problems
 from mastlens.problems.reading import read_problems
+from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.stages import hash_inputs, remembered
 
@@ -77,24 +79,8 @@ class Coupling:
         return plot_coupling_spectrum(self.spectrum, side=side)
 
 
-def couple(
-    *,
-    sft: "str | os.PathLike[str] | Checkpoint",
-    rlvr: "str | os.PathLike[str] | Checkpoint",
-    forget: str | os.PathLike[str],
-    retain: str | os.PathLike[str] | None = None,
-    batch_size: int = 8,
-    autocast: bool = False,
-    fisher: bool = False,
-    spectrum: bool = True,
-    directions: int = 64,
-    where: str | None = None,
-    chat_template: bool = True,
-    device: str = "cpu",
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Coupling:
+@takes(CoupleSettings)
+def couple(settings: CoupleSettings) -> Coupling:
     """Measure how the loss gradient at the RLVR weights couples to the increment, per attention projection.
 
     The loss is the negative log-likelihood of the solution tokens at the RLVR weights in evaluation mode, summed
@@ -121,54 +107,37 @@ def couple(
       sum over entries of |(W - G_retain / mu) G_forget| with mu = 1e-6 (WAGLE, arXiv:2410.17509, as its code has it:
       with so small a mu the retain gradient decides, and the weights hardly count).
 
-    Args:
-        sft: The checkpoint that RLVR started from.
-        rlvr: The checkpoint after RLVR.
-        forget: File of the problems to forget.
-        retain: File of the problems to keep.
-        batch_size: Problems a backward pass; it does not change the result beyond rounding.
-        autocast: Compute products in bfloat16; sums stay float32. Faster where the device has such units.
-        fisher: Also the Fisher information: one problem a backward pass, whatever ``batch_size`` says, and one more
-            float32 buffer a matrix.
-        spectrum: Also the coupling spectrum; a float64 decomposition a projection (seconds at 1,536 x 1,536).
-        directions: How many singular directions of each increment stand alone in the spectrum.
-        where: Regular expression over names: couple these weight matrices instead of the attention projections.
-        chat_template: Whether to use the tokenizer's chat template, where it has one.
-        device: Where to compute.
-        out: Folder for ``coupling.parquet``, ``coupling_heads.parquet`` and, with ``spectrum``,
-            ``coupling_spectrum.parquet``; None to write nothing.
-        overwrite: Replace tables made from other inputs.
-        progress: Show progress bars.
-
     Raises:
         MastlensError: If the checkpoints are not one lineage, or a file or setting does not fit.
     """
-    if directions < 1:
-        raise MastlensError(f"{directions} singular directions make no spectrum; take at least 1, or spectrum=False.")
-    lineage = Lineage.open(rlvr, sft=sft)
-    chosen = _chosen(lineage.rlvr, where)
-    settings = {
-        "chat_template": chat_template,
-        "autocast": autocast,
-        "fisher": fisher,
-        "directions": directions if spectrum else 0,
-        "where": where,
+    if settings.directions < 1:
+        raise MastlensError(
+            f"{settings.directions} singular directions make no spectrum; take at least 1, or spectrum=False."
+        )
+    lineage = Lineage.open(settings.rlvr, sft=settings.sft)
+    chosen = _chosen(lineage.rlvr, settings.where)
+    recorded = {
+        "chat_template": settings.chat_template,
+        "autocast": settings.autocast,
+        "fisher": settings.fisher,
+        "directions": settings.directions if settings.spectrum else 0,
+        "where": settings.where,
     }
 
     def compute() -> Coupling:
-        files = {"forget": forget, "retain": retain}
+        files = {"forget": settings.forget, "retain": settings.retain}
         found = _gradients(
             lineage.rlvr,
             chosen,
             files,
-            fisher=fisher,
-            batch_size=batch_size,
-            autocast=autocast,
-            chat_template=chat_template,
-            device=device,
-            progress=progress,
+            fisher=settings.fisher,
+            batch_size=settings.batch_size,
+            autocast=settings.autocast,
+            chat_template=settings.chat_template,
+            device=settings.device,
+            progress=settings.progress,
         )
-        return _couple(lineage, chosen, found, settings, progress)
+        return _couple(lineage, chosen, found, recorded, settings.progress)
 
     def write(result: Coupling, folder: Path) -> None:
         write_table(folder / FILE, result.table)
@@ -178,17 +147,18 @@ def couple(
 
     def read(folder: Path) -> Coupling:
         table, heads = (pd.read_parquet(folder / file) for file in (FILE, HEADS))
-        return Coupling(table, heads, pd.read_parquet(folder / SPECTRUM) if spectrum else None, settings)
+        return Coupling(table, heads, pd.read_parquet(folder / SPECTRUM) if settings.spectrum else None, recorded)
 
     return remembered(
-        out,
+        settings.out,
         "couple",
-        outputs=[FILE, HEADS, *([SPECTRUM] if spectrum else [])],
+        outputs=[FILE, HEADS, *([SPECTRUM] if settings.spectrum else [])],
         lineage=lineage.fingerprints,
-        inputs=hash_inputs({"forget": forget, "retain": retain}),
-        settings=settings,
-        device=device,
-        overwrite=overwrite,
+        inputs=hash_inputs({"forget": settings.forget, "retain": settings.retain}),
+        settings=recorded,
+        command=settings,
+        device=settings.device,
+        overwrite=settings.overwrite,
         compute=compute,
         write=write,
         read=read,
