@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from mastlens.checkpoints.lineage import Lineage
     from mastlens.decoding.reflection import TokenPenalty, reflection_penalty
     from mastlens.decoding.sampling import Sampling
-    from mastlens.edits.edit import Edit, apply_edit, revert_edit
+    from mastlens.edits.applying import apply_edit, compose_edit, revert_edit, scale_edit, show_edit
+    from mastlens.edits.edit import Edit
     from mastlens.edits.negation import negate_increment
     from mastlens.errors import MastlensError, MastlensWarning
     from mastlens.evaluation import (
@@ -104,7 +105,7 @@ _PUBLIC = {
     "Traces": "unlearning.traces",
     "Trajectory": "analysis.trajectories.trajectory",
     "Unlearning": "unlearning",
-    "apply_edit": "edits.edit",
+    "apply_edit": "edits.applying",
     "attack": "attacks",
     "Organism": "organisms",
     "build_organism": "organisms",
@@ -113,6 +114,7 @@ _PUBLIC = {
     "compare": "evaluation",
     "compare_edits": "evaluation",
     "compare_traces": "evaluation.traces",
+    "compose_edit": "edits.applying",
     "couple": "analysis.coupling.coupling",
     "cumulative_curves": "analysis.causal.cumulative",
     "demo": "reporting.demonstration",
@@ -143,11 +145,13 @@ _PUBLIC = {
     "reflection_penalty": "decoding.reflection",
     "register_architecture": "architectures.catalogue",
     "report": "reporting",
-    "revert_edit": "edits.edit",
+    "revert_edit": "edits.applying",
     "run_study": "studies.runner",
+    "scale_edit": "edits.applying",
     "score_choices": "evaluation.choices",
     "select": "selection",
     "selection_overlap": "selection",
+    "show_edit": "edits.applying",
     "token_differences": "analysis.tokens",
     "trajectory": "analysis.trajectories.trajectory",
     "unlearn": "unlearning",
@@ -204,6 +208,7 @@ __all__ = [
     "compare",
     "compare_edits",
     "compare_traces",
+    "compose_edit",
     "couple",
     "cumulative_curves",
     "demo",
@@ -237,9 +242,11 @@ __all__ = [
     "report",
     "revert_edit",
     "run_study",
+    "scale_edit",
     "score_choices",
     "select",
     "selection_overlap",
+    "show_edit",
     "token_differences",
     "trajectory",
     "unlearn",

@@ -4,47 +4,22 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mastlens.cli.options import add_out, add_overwrite, path_help
+from mastlens.cli.options import add_out, path_help
 from mastlens.cli.outcome import Outcome, device_of, show
-from mastlens.errors import MastlensError
 
 if TYPE_CHECKING:
     from mastlens.edits.edit import Edit
+    from mastlens.edits.settings import (
+        ApplyEditSettings,
+        ComposeEditSettings,
+        RevertEditSettings,
+        ScaleEditSettings,
+        ShowEditSettings,
+    )
 
 
 def add_edits(command) -> None:
-    """Add edit (show, apply, revert, scale, compose) and negate."""
-    edit = command("edit", None, "show, apply, revert, scale or compose edits", parents=False)
-    actions = edit.add_subparsers(dest="action", required=True, metavar="ACTION")
-    shown = command("show", edit_show, "what an edit changes", under=actions)
-    shown.add_argument("edit", metavar="EDIT", help="an edit.safetensors")
-
-    apply = command("apply", edit_apply, "write the checkpoint with the edit in it, and a model card", under=actions)
-    apply.add_argument("edit", metavar="EDIT", help="an edit.safetensors")
-    apply.add_argument("--to", required=True, metavar="PATH", help=path_help("the checkpoint it was made for"))
-    apply.add_argument("--out", required=True, metavar="NEW", help="folder for the complete checkpoint")
-    add_overwrite(apply)
-
-    revert = command("revert", edit_revert, "write the checkpoint with the edit taken out", under=actions)
-    revert.add_argument("edit", metavar="EDIT", help="an edit.safetensors")
-    revert.add_argument("--from", dest="source", required=True, metavar="PATH", help=path_help("the edited one"))
-    revert.add_argument("--out", required=True, metavar="NEW", help="folder for the complete checkpoint")
-    add_overwrite(revert)
-
-    scale = command("scale", edit_scale, "an edit that goes S times as far", under=actions)
-    scale.add_argument("edit", metavar="EDIT", help="an edit.safetensors")
-    scale.add_argument("--by", type=float, required=True, metavar="S", help="before + S * (after - before)")
-    scale.add_argument("--out", required=True, metavar="FILE", help="the new edit.safetensors")
-    add_overwrite(scale)
-
-    compose = command("compose", edit_compose, "one edit that does what two do", under=actions)
-    compose.add_argument("first", metavar="EDIT", help="the edit that was made first")
-    compose.add_argument(
-        "following", metavar="NEXT", help="an edit of what it gives, or of other tensors of its source"
-    )
-    compose.add_argument("--out", required=True, metavar="FILE", help="the new edit.safetensors")
-    add_overwrite(compose)
-
+    """Add negate."""
     negate = command("negate", negate_increment, "take the RLVR increment back, whole or in part, without gradients")
     negate.add_argument("--sft", required=True, metavar="PATH", help=path_help("what RLVR started from"))
     negate.add_argument("--rlvr", required=True, metavar="PATH", help=path_help("the checkpoint to edit"))
@@ -62,48 +37,27 @@ def add_edits(command) -> None:
     add_out(negate)
 
 
-def edit_show(arguments: argparse.Namespace) -> Outcome:
-    """Show an edit."""
-    from mastlens.edits.edit import Edit
+def edit_show(result: "Edit", settings: "ShowEditSettings") -> Outcome:
+    """Tell what an edit changes."""
     from mastlens.edits.model_card import shortened
 
-    edit = Edit.load(arguments.edit)
-    settings = shortened(dict(edit.settings))
-    lines = ["", *(f"{key:>16}  {value}" for key, value in settings.items())] if settings else []
+    made = shortened(dict(result.settings))
+    lines = ["", *(f"{key:>16}  {value}" for key, value in made.items())] if made else []
     return Outcome(
-        _described(edit) + "\n".join(lines) + "\n\n" + show(edit.table, rows=200),
-        {**_summary(edit), "settings": dict(edit.settings), "tensors": edit.table.to_dict("records")},
+        _described(result) + "\n".join(lines) + "\n\n" + show(result.table, rows=200),
+        {**_summary(result), "settings": dict(result.settings), "tensors": result.table.to_dict("records")},
     )
 
 
-def edit_apply(arguments: argparse.Namespace) -> Outcome:
-    """Write the edited checkpoint."""
-    from mastlens.edits.edit import apply_edit
-
-    out = apply_edit(arguments.edit, to=arguments.to, out=arguments.out, overwrite=arguments.overwrite)
-    return Outcome(f"Wrote {out}", {"out": str(out)})
+def edit_folder(result: Path, settings: "ApplyEditSettings | RevertEditSettings") -> Outcome:
+    """Tell which folder was written."""
+    return Outcome(f"Wrote {result}", {"out": str(result)})
 
 
-def edit_revert(arguments: argparse.Namespace) -> Outcome:
-    """Write the checkpoint with the edit taken out."""
-    from mastlens.edits.edit import revert_edit
-
-    out = revert_edit(arguments.edit, source=arguments.source, out=arguments.out, overwrite=arguments.overwrite)
-    return Outcome(f"Wrote {out}", {"out": str(out)})
-
-
-def edit_scale(arguments: argparse.Namespace) -> Outcome:
-    """Write an edit that goes further, or less far."""
-    from mastlens.edits.edit import Edit
-
-    return _saved(Edit.load(arguments.edit).scale(arguments.by), arguments)
-
-
-def edit_compose(arguments: argparse.Namespace) -> Outcome:
-    """Write one edit that does what two do."""
-    from mastlens.edits.edit import Edit
-
-    return _saved(Edit.load(arguments.first).compose(Edit.load(arguments.following)), arguments)
+def edit_file(result: "Edit", settings: "ScaleEditSettings | ComposeEditSettings") -> Outcome:
+    """Tell what the new edit is."""
+    out = str(settings.out)
+    return Outcome(f"{_described(result)}\nWrote {out}", {**_summary(result), "out": out})
 
 
 def negate_increment(arguments: argparse.Namespace) -> Outcome:
@@ -127,16 +81,6 @@ def negate_increment(arguments: argparse.Namespace) -> Outcome:
         overwrite=arguments.overwrite,
     )
     return Outcome(_described(edit), {**_summary(edit), "out": arguments.out})
-
-
-def _saved(edit: "Edit", arguments: argparse.Namespace) -> Outcome:
-    out = Path(arguments.out)
-    if out.is_dir():
-        raise MastlensError(f"{out} is a folder; --out names the file to write, e.g. {out / 'edit.safetensors'}.")
-    if out.exists() and not arguments.overwrite:
-        raise MastlensError(f"{out} exists. Choose another --out, or pass --overwrite.")
-    edit.save(out)
-    return Outcome(f"{_described(edit)}\nWrote {out}", {**_summary(edit), "out": str(out)})
 
 
 def _described(edit: "Edit") -> str:

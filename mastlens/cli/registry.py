@@ -40,6 +40,11 @@ COMMANDS = (
     Command("mastlens.selection.settings:RankSettings", "mastlens.cli.mechanism:rank"),
     Command("mastlens.analysis.causal.settings:CausalMapSettings", "mastlens.cli.mechanism:causal_map"),
     Command("mastlens.analysis.causal.settings:CumulativeCurvesSettings", "mastlens.cli.mechanism:cumulative_curves"),
+    Command("mastlens.edits.settings:ShowEditSettings", "mastlens.cli.edits:edit_show"),
+    Command("mastlens.edits.settings:ApplyEditSettings", "mastlens.cli.edits:edit_folder"),
+    Command("mastlens.edits.settings:RevertEditSettings", "mastlens.cli.edits:edit_folder"),
+    Command("mastlens.edits.settings:ScaleEditSettings", "mastlens.cli.edits:edit_file"),
+    Command("mastlens.edits.settings:ComposeEditSettings", "mastlens.cli.edits:edit_file"),
 )
 """Every command, in the order of the help."""
 

@@ -14,17 +14,9 @@ from torch import Tensor
 
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.digests import fingerprint_of, tensor_digest
-from mastlens.checkpoints.export import export, shelve_cards, unshelve_cards
 from mastlens.errors import MastlensError
 from mastlens.models.weights import same_bits
 from mastlens.runs.files import sha256_json, sha256_tensor, write_tensors
-
-__all__ = [
-    "FILE",
-    "Edit",
-    "apply_edit",
-    "revert_edit",
-]
 
 FILE = "edit.safetensors"
 FORMAT = 1
@@ -240,55 +232,3 @@ def listed(names: Iterable[str]) -> str:
 
 def _agree(digests: Mapping[str, str], source: str, before: Mapping[str, Tensor]) -> bool:
     return fingerprint_of(digests) == source and all(digests.get(n) == tensor_digest(t) for n, t in before.items())
-
-
-def apply_edit(
-    edit: "Edit | str | os.PathLike[str]",
-    *,
-    to: "str | os.PathLike[str] | Checkpoint",
-    out: str | os.PathLike[str],
-    overwrite: bool = False,
-) -> Path:
-    """Write a complete Hugging Face folder: the checkpoint with the edit in it, and a model card that says so.
-
-    A ``README.md`` of the source is kept as ``README.source.md``.
-
-    Raises:
-        MastlensError: If the checkpoint is not the one that the edit was made for, or ``out`` exists.
-    """
-    from mastlens.edits.model_card import write_card
-
-    edit, checkpoint = _as_edit(edit), Checkpoint(to)
-    edit.check_source(checkpoint)
-    return export(
-        checkpoint,
-        edit.after,
-        out,
-        card=write_card(edit, checkpoint),
-        companions=shelve_cards(checkpoint.companions),
-        overwrite=overwrite,
-    )
-
-
-def revert_edit(
-    edit: "Edit | str | os.PathLike[str]",
-    *,
-    source: "str | os.PathLike[str] | Checkpoint",
-    out: str | os.PathLike[str],
-    overwrite: bool = False,
-) -> Path:
-    """Write a complete Hugging Face folder: the edited checkpoint ``source`` with the edit taken out.
-
-    The edit's model card goes, and the ``README.md`` that stood there before is back.
-
-    Raises:
-        MastlensError: If the checkpoint does not hold the edit, or ``out`` exists.
-    """
-    edit, checkpoint = _as_edit(edit), Checkpoint(source)
-    edit.check_edited(checkpoint)
-    companions = unshelve_cards(checkpoint.companions, made_for=edit.sha256)
-    return export(checkpoint, edit.before, out, companions=companions, overwrite=overwrite)
-
-
-def _as_edit(edit: "Edit | str | os.PathLike[str]") -> Edit:
-    return edit if isinstance(edit, Edit) else Edit.load(edit)

@@ -128,7 +128,7 @@ def test_equal_runs_are_equal_bytes_and_a_run_is_remembered(tiny, files, tmp_pat
 
 
 def test_an_edited_folder_with_its_source_is_the_edit(tiny, files, tmp_path):
-    from mastlens.edits.edit import apply_edit
+    from mastlens.edits.applying import apply_edit
 
     apply_edit(files[0], to=tiny.rlvr, out=tmp_path / "edited")
     one = run("quantise", tiny, files, control=None)

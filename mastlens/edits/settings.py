@@ -1,0 +1,77 @@
+"""Settings of the commands that handle edits."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mastlens.runs.settings import EDIT, CheckpointPath, FilePath, Settings, path_to, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowEditSettings(Settings):
+    """Settings of ``edit show``."""
+
+    command, group = "edit show", EDIT
+    summary = "what an edit changes"
+    example = "edit show run/edit.safetensors"
+    function = "mastlens.edits.applying:show_edit"
+
+    edit: FilePath | Any = setting("an edit.safetensors", positional=True, metavar="EDIT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Making(ShowEditSettings):
+    out: FilePath = setting("folder for the complete checkpoint", metavar="NEW")
+    overwrite: bool = setting("replace what is there", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyEditSettings(_Making):
+    """Settings of ``edit apply``."""
+
+    command, group = "edit apply", EDIT
+    summary = "write the checkpoint with the edit in it, and a model card"
+    example = "edit apply run/edit.safetensors --to organism:qwen2/rlvr --out edited-model"
+    function = "mastlens.edits.applying:apply_edit"
+
+    to: CheckpointPath = setting(path_to("the checkpoint it was made for"), metavar="PATH")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevertEditSettings(_Making):
+    """Settings of ``edit revert``."""
+
+    command, group = "edit revert", EDIT
+    summary = "write the checkpoint with the edit taken out"
+    example = "edit revert run/edit.safetensors --from edited-model --out restored-model"
+    function = "mastlens.edits.applying:revert_edit"
+
+    source: CheckpointPath = setting(path_to("the edited one"), flag="--from", metavar="PATH")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleEditSettings(_Making):
+    """Settings of ``edit scale``."""
+
+    command, group = "edit scale", EDIT
+    summary = "an edit that goes S times as far"
+    example = "edit scale run/edit.safetensors --by 0.5 --out half.safetensors"
+    function = "mastlens.edits.applying:scale_edit"
+
+    by: float = setting("before + S * (after - before)", metavar="S")
+    out: FilePath = setting("the new edit.safetensors", metavar="FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposeEditSettings(_Making):
+    """Settings of ``edit compose``."""
+
+    command, group = "edit compose", EDIT
+    summary = "one edit that does what two do"
+    example = "edit compose first.safetensors second.safetensors --out both.safetensors"
+    function = "mastlens.edits.applying:compose_edit"
+
+    edit: FilePath | Any = setting("the edit that was made first", positional=True, metavar="EDIT")
+    following: FilePath | Any = setting(
+        "an edit of what it gives, or of other tensors of its source", positional=True, metavar="NEXT"
+    )
+    out: FilePath = setting("the new edit.safetensors", metavar="FILE")
