@@ -21,7 +21,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, Generic, TypeVar
 
-from mastlens.errors import MastlensError, MastlensWarning, unknown
+from mastlens.errors import MastlensError, MastlensWarning, NotFound, unknown
 
 P = TypeVar("P")
 _IN_FILE = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
@@ -159,7 +159,7 @@ def run_file(path: str | Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise MastlensError(f"There is no file {path}.")
+        raise NotFound(f"There is no file {path}.")
     name = f"_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
     spec = util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

@@ -11,7 +11,7 @@ import pandas as pd
 from mastlens.analysis.settings import TokenDifferencesSettings
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 from mastlens.models.likelihood import solution_tokens
 from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems
 from mastlens.problems.reading import read_problems
@@ -83,14 +83,14 @@ def token_differences(settings: TokenDifferencesSettings) -> TokenDifferences:
         MastlensError: If the checkpoints are not one lineage, there is nothing before RLVR, or a file does not fit.
     """
     if settings.quantiles < 1 or settings.resamples < 1:
-        raise MastlensError(
+        raise BadSetting(
             f"{settings.quantiles} quantiles and {settings.resamples} resamples make no sense; each is at least 1."
         )
     if not settings.splits:
-        raise MastlensError("There are no texts to look at. Give at least one split, e.g. forget=forget-train.jsonl.")
+        raise BadSetting("There are no texts to look at. Give at least one split, e.g. forget=forget-train.jsonl.")
     lineage = Lineage.open(settings.rlvr, sft=settings.sft, base=settings.base)
     if not lineage.increments:
-        raise MastlensError("There is nothing before RLVR to compare with. Give sft, base, or both.")
+        raise BadSetting("There is nothing before RLVR to compare with. Give sft, base, or both.")
     recorded = {
         "quantiles": settings.quantiles,
         "resamples": settings.resamples,
@@ -163,7 +163,7 @@ def _score(
         for item, ids in enumerate(problems):
             tokens = ids.prompt + ids.solution
             if max(tokens) >= vocabulary or (context is not None and len(tokens) > context):
-                raise MastlensError(
+                raise BadSetting(
                     f"Item {item} of split {split} has {len(tokens)} tokens, the largest id {max(tokens)}; the {role} "
                     f"checkpoint {checkpoint.spec} has a context of {context} and {vocabulary} ids. All checkpoints "
                     "must be able to read the same text: remove the item, or use the lineage's own tokenizer."

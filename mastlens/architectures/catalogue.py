@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadFile, BadSetting, MastlensError, unknown
 
 ORDER = ("q", "k", "v", "o", "gate", "q_a", "kv_a", "k_rope")
 """The order of projections everywhere: in tables, figures and ties. q, k, v and o are in every architecture, ``gate``
@@ -96,7 +96,7 @@ class Contents:
             elif word == "transposed":
                 said["transposed"] = True
             else:
-                raise MastlensError(
+                raise BadSetting(
                     f"{text!r} does not describe a tensor: after the projections may stand 'per head', 'per group', "
                     f"'transposed' and 'from KEY', separated by commas; {word!r} is none of them."
                 )
@@ -223,25 +223,25 @@ def register_architecture(model_type: str, tensors: Mapping[str, str], *, sizes:
             opened.
     """
     if not isinstance(tensors, Mapping) or not tensors:
-        raise MastlensError(f"The mapping of {model_type} is empty. It maps tensor names to what they hold.")
+        raise BadSetting(f"The mapping of {model_type} is empty. It maps tensor names to what they hold.")
     sizes = {**HEADS, **(sizes or {})}
     labels: set[str] = set()
     for name, text in tensors.items():
         if "{layer}" not in name:
-            raise MastlensError(f"{name!r} has no {{layer}} in it, which stands for the layer's number, from 0.")
+            raise BadSetting(f"{name!r} has no {{layer}} in it, which stands for the layer's number, from 0.")
         contents = Contents.parse(text)
         for label in contents.parts:
             if label not in ORDER:
                 raise unknown("projection", label, ORDER)
             if label not in sizes:
-                raise MastlensError(f"Say how large {label} is: sizes={{{label!r}: (KEY OF HEADS, KEY OF HEAD SIZE)}}.")
+                raise BadSetting(f"Say how large {label} is: sizes={{{label!r}: (KEY OF HEADS, KEY OF HEAD SIZE)}}.")
         if not contents.parts or len(set(contents.parts)) < len(contents.parts):
-            raise MastlensError(f"{name!r} holds {text!r}: it must hold at least one projection, and none twice.")
+            raise BadSetting(f"{name!r} holds {text!r}: it must hold at least one projection, and none twice.")
         if "o" in contents.parts and len(contents.parts) > 1:
-            raise MastlensError(f"{name!r} holds {text!r}: o reads what the others make, so it is a tensor of its own.")
+            raise BadSetting(f"{name!r} holds {text!r}: o reads what the others make, so it is a tensor of its own.")
         labels |= set(contents.parts)
     if absent := [label for label in ORDER[:4] if label not in labels]:
-        raise MastlensError(f"The mapping of {model_type} does not say where {' and '.join(absent)} is.")
+        raise BadSetting(f"The mapping of {model_type} does not say where {' and '.join(absent)} is.")
     _registered[model_type] = Architecture({_bare(name): text for name, text in tensors.items()}, sizes)
 
 
@@ -255,7 +255,7 @@ def register_architectures(path: str | os.PathLike[str]) -> list[str]:
         mappings = json.loads(Path(path).read_text(encoding="utf-8"))
         items = list(mappings.items())
     except (OSError, ValueError, AttributeError) as error:
-        raise MastlensError(f"{path} is not a JSON file {{model_type: {{name: what it holds}}}}: {error}.") from error
+        raise BadFile(f"{path} is not a JSON file {{model_type: {{name: what it holds}}}}: {error}.") from error
     for model_type, tensors in items:
         register_architecture(model_type, tensors)
     return [model_type for model_type, _ in items]
@@ -330,7 +330,7 @@ def not_known(model_type: str, shapes: Mapping[str, tuple[int, ...]]) -> Mastlen
     if not shown:
         names = ", ".join(list(shapes)[:6]) or "none"
         return MastlensError(f"{error}\nThe checkpoint has no attention tensors by name; its tensors: {names}.")
-    return MastlensError(
+    return BadSetting(
         f"{error}\nIts attention tensors, with their shapes, are those below. Say what each holds, and leave out those "
         f"that are no projection:\nmastlens.register_architecture({model_type!r}, {{\n" + "\n".join(shown) + "\n})\n"
         'In place of the dots: "q", "k", "v" or "o" for a tensor that holds one; "q k v" for one after the other; '

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadFile, NotSupported
 
 
 def complete_config(config: Mapping[str, Any]) -> Any:
@@ -31,7 +31,7 @@ def complete_config(config: Mapping[str, Any]) -> Any:
     try:
         return CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(dict(config))).get_text_config()
     except Exception as error:  # configuration classes raise their own, which share no base
-        raise MastlensError(f"config.json is not that of a {model_type} model: {error}") from error
+        raise BadFile(f"config.json is not that of a {model_type} model: {error}") from error
 
 
 def has_attention(config: Any, layer: int) -> bool:
@@ -58,7 +58,7 @@ def read_size(config: Any, key: str) -> int:
     try:
         value = getattr(config, key, None)
     except Exception as error:  # configurations with values of their own for each layer raise, by a class of their own
-        raise MastlensError(
+        raise NotSupported(
             f"config.json gives {key} layer by layer, which mastlens cannot read yet: {error}"
         ) from error
     if value is None and key == "num_key_value_heads":
@@ -66,5 +66,5 @@ def read_size(config: Any, key: str) -> int:
     if value is None and key == "head_dim":
         return read_size(config, "hidden_size") // read_size(config, "num_attention_heads")
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise MastlensError(f"config.json gives {key} as {value!r}; it must be a whole number above 0.")
+        raise BadFile(f"config.json gives {key} as {value!r}; it must be a whole number above 0.")
     return value

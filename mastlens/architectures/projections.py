@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mastlens.architectures.catalogue import ORDER, Architecture, Contents, find_architecture, find_prefix, not_known
 from mastlens.architectures.configuration import complete_config, has_attention, read_size
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting, MastlensError, NotSupported
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -187,14 +187,14 @@ class Projection:
                 no view holds them all; ``head_of`` gives each.
         """
         if not self.heads:
-            raise MastlensError(f"{self.name} has no heads.")
+            raise NotSupported(f"{self.name} has no heads.")
         part = self.layout.view(stored)
         if self.projection == "o":
             return part[0].unflatten(1, (self.heads, self.head_dim)).movedim(1, 0)
         try:
             return part.view(self.heads, self.head_dim, self.cols)
         except RuntimeError:
-            raise MastlensError(
+            raise NotSupported(
                 f"The heads of {self.name} lie at uneven distances; take them one by one with head_of."
             ) from None
 
@@ -228,7 +228,7 @@ def find_projections(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, 
     prefix = find_prefix(architecture, shapes)
     if prefix is None:
         first = next(iter(architecture.tensors)).format(layer=0)
-        raise MastlensError(
+        raise NotSupported(
             f"The checkpoint has no tensor {first} nor any like it, which its config.json promises. "
             f"Its tensors look like {', '.join(list(shapes)[:3])}."
         )
@@ -241,7 +241,7 @@ def find_projections(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, 
         _check_layer(here, layer, completed, architecture, prefix)
         found += here
     if not found:
-        raise MastlensError("The model has no layer with attention, by its config.json.")
+        raise NotSupported("The model has no layer with attention, by its config.json.")
     return tuple(sorted(found))
 
 
@@ -252,7 +252,7 @@ def _check_layer(here: list[Projection], layer: int, config: Any, architecture: 
     for wanted in ORDER[:4]:
         holders = [prefix + n.format(layer=layer) for n, c in architecture.contents.items() if wanted in c.parts]
         if wanted not in labels:
-            raise MastlensError(f"The checkpoint has no tensor {' or '.join(holders)}, which its config.json promises.")
+            raise NotSupported(f"The checkpoint has no tensor {' or '.join(holders)}, which its config.json promises.")
         if labels.count(wanted) > 1:
             raise MastlensError(f"Layer {layer} has {wanted} more than once, in {' and '.join(holders)}.")
 
@@ -282,7 +282,7 @@ def _slices(
     per = {"head": "num_attention_heads", "group": "num_key_value_heads"}.get(contents.per)
     blocks = read_size(config, per) if per else 1
     if uneven := [label for label, (heads, _) in sizes.items() if (heads or widths[label]) % blocks]:
-        raise MastlensError(
+        raise NotSupported(
             f"{uneven[0]} of {stored} cannot be cut into {blocks} equal blocks, one per {contents.per}. "
             "With grouped queries it is 'per group'."
         )
@@ -318,8 +318,8 @@ def match_names(pattern: str, names: Iterable[str]) -> list[str]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise MastlensError(f"{pattern!r} is not a regular expression: {error}.") from error
+        raise BadSetting(f"{pattern!r} is not a regular expression: {error}.") from error
     names = list(names)
     if not (matched := [name for name in names if expression.search(name)]):
-        raise MastlensError(f"{pattern!r} matches no tensor. Names look like {', '.join(names[:3])}.")
+        raise BadSetting(f"{pattern!r} matches no tensor. Names look like {', '.join(names[:3])}.")
     return matched

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mastlens.attacks.measuring import Prompted
-from mastlens.errors import MastlensError, MastlensWarning
+from mastlens.errors import BadSetting, MastlensWarning
 from mastlens.problems.encoding import EncodedProblem, encode_problem, encode_prompt
 from mastlens.problems.reading import Problem
 
@@ -76,7 +76,7 @@ def prompt_variants(
     variants: dict[str, Prompt] = {PLAIN: ask}
     for share in prefills:
         if not 0 < share < 1:
-            raise MastlensError(f"A share of the solution to give (--prefill) lies between 0 and 1, it is {share}.")
+            raise BadSetting(f"A share of the solution to give (--prefill) lies between 0 and 1, it is {share}.")
         variants[f"prefill-{100 * share:g}"] = lambda problem, share=share: ask(
             problem, given=solution_start(problem, share)
         )
@@ -167,7 +167,7 @@ def _fitting(
 ) -> list[Problem]:
     """Return the first ``wanted`` examples, or as many of them as leave room for every problem and its response."""
     if wanted < 1:
-        raise MastlensError(f"A few-shot prompt (--shots) shows at least 1 example, not {wanted}.")
+        raise BadSetting(f"A few-shot prompt (--shots) shows at least 1 example, not {wanted}.")
     shown = list(solved[:wanted])
     if context is None:
         return shown

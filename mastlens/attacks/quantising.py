@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadFile, MastlensError, unknown
 
 NF4 = (
     -1.0,
@@ -131,7 +131,7 @@ def quantise(weight: Tensor, format: Format, *, scales: Scales | None = None) ->
         raise MastlensError(f"Matrices are quantised; this tensor has the shape {tuple(weight.shape)}.")
     values = weight.detach().float()
     if not bool(values.isfinite().all()):
-        raise MastlensError("A weight with NaN or infinite entries cannot be quantised.")
+        raise BadFile("A weight with NaN or infinite entries cannot be quantised.")
     blocks, restore = _cut(values, format)
     if scales is None:
         scales = _fit(blocks, format)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mastlens.attacks.relearning import check_training
 from mastlens.decoding.grading import grade
-from mastlens.errors import MastlensError
+from mastlens.errors import MissingPackage
 from mastlens.problems.reading import Problem
 from mastlens.unlearning.loop import batch_schedule
 
@@ -56,7 +56,7 @@ def reinforce(
         from transformers import PrinterCallback, TrainerCallback
         from trl import GRPOConfig, GRPOTrainer
     except ImportError as error:
-        raise MastlensError(
+        raise MissingPackage(
             f"relearn-rlvr needs TRL, which is not installed ({error}). pip install 'mastlens[train]'"
         ) from error
     from mastlens.organisms.posttraining import quiet_training

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mastlens.errors import MastlensError, MastlensWarning
+from mastlens.errors import BadSetting, MastlensWarning
 from mastlens.models.likelihood import token_logprobs
 from mastlens.problems.encoding import EncodedProblem, collate
 from mastlens.problems.reading import Problem
@@ -86,9 +86,9 @@ def relearning_steps(
 def check_training(*, lr: float, steps: int, batch_size: int) -> None:
     """Raise unless these numbers make sense."""
     if not (math.isfinite(lr) and lr > 0):
-        raise MastlensError(f"The learning rate (--lr) must be a number above 0, it is {lr}.")
+        raise BadSetting(f"The learning rate (--lr) must be a number above 0, it is {lr}.")
     if steps < 1 or batch_size < 1:
-        raise MastlensError(
+        raise BadSetting(
             f"Steps (--steps) and training batch size (--train-batch-size) are at least 1; they are {steps} and "
             f"{batch_size}."
         )
@@ -106,7 +106,7 @@ def halves(problems: Sequence[Problem], seed: int) -> tuple[list[Problem], list[
     """
     different = list(dict.fromkeys(problem.problem for problem in problems))
     if len(different) < 2:
-        raise MastlensError("Relearning trains on one half of --train and tests the other: two problems are needed.")
+        raise BadSetting("Relearning trains on one half of --train and tests the other: two problems are needed.")
     order = torch.randperm(len(different), generator=torch.Generator().manual_seed(seed)).tolist()
     trained = {different[i] for i in order[: len(different) // 2]}
     return [p for p in problems if p.problem in trained], [p for p in problems if p.problem not in trained]

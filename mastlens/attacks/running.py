@@ -22,7 +22,7 @@ from mastlens.attacks.trials import Trial, try_prompts, try_quantising, try_rele
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.generation import check_generation
 from mastlens.edits.edit import Edit
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, NotTogether, unknown
 from mastlens.models.weights import swapped
 from mastlens.problems.encoding import check_tokenizer
 from mastlens.problems.reading import Problem, read_problems
@@ -148,15 +148,15 @@ def attack(
     if name not in ATTACKS:
         raise unknown("attack", name, ATTACKS)
     if not splits:
-        raise MastlensError("There is nothing to test the attack on: give --split NAME=FILE at least once.")
+        raise BadSetting("There is nothing to test the attack on: give --split NAME=FILE at least once.")
     check_generation(max_new_tokens, batch_size)
     if limit is not None and limit < 1:
-        raise MastlensError(f"--limit is at least 1, it is {limit}.")
+        raise BadSetting(f"--limit is at least 1, it is {limit}.")
     settings: dict[str, Any] = {"attack": name, "limit": limit, "max_new_tokens": max_new_tokens}
     settings |= {"chat_template": chat_template, "seed": seed}
     if name in RELEARN:
         if train is None:
-            raise MastlensError(f"{name} needs problems to train on: --train FILE.")
+            raise BadSetting(f"{name} needs problems to train on: --train FILE.")
         lr = DEFAULT_LR[name] if lr is None else lr
         check_training(lr=lr, steps=steps, batch_size=train_batch_size)
         settings |= {"steps": steps, "lr": lr, "train_batch_size": train_batch_size}
@@ -241,7 +241,7 @@ def _targets(
     targets = [_Target(EDITED, checkpoint, {})]
     if edit is not None:
         if source is not None:
-            raise MastlensError("Give --edit, whose source is --model, or --source with an edited --model; not both.")
+            raise BadSetting("Give --edit, whose source is --model, or --source with an edited --model; not both.")
         edit = Edit.load(edit) if isinstance(edit, str | os.PathLike) else edit
         edit.check_source(checkpoint)
         targets = [_Target(EDITED, checkpoint, edit.after), _Target(SOURCE, checkpoint, {})]
@@ -256,7 +256,7 @@ def _check_untested(key: str, problems: Sequence[Problem], tested: Mapping[str, 
     for split, others in tested.items():
         shared = {p.problem for p in problems} & {p.problem for p in others}
         if shared:
-            raise MastlensError(
+            raise NotTogether(
                 f"{len(shared)} problems of --{key} are also in the split {split!r}, e.g. {min(shared)[:80]!r}: what "
                 "the attacker was shown proves nothing. Test on others."
             )

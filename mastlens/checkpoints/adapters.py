@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mastlens.checkpoints.shards import StoredTensor, read_header
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadFile, MastlensError, NotFound, NotSupported, NotTogether, unknown
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -77,7 +77,7 @@ class Adapter:
         _check_kind(folder, config)
         weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
         if weights is None:
-            raise MastlensError(f"{folder} has {CONFIG} but no {WEIGHTS[0]}. Download the adapter again.")
+            raise NotFound(f"{folder} has {CONFIG} but no {WEIGHTS[0]}. Download the adapter again.")
         changes: dict[str, _Change] = {}
         for stored in read_header(weights):
             key = stored.name.removeprefix(_PREFIX).replace(".base_layer.", ".")
@@ -91,12 +91,12 @@ class Adapter:
             if found is None and part == "whole" and name == "lm_head.weight":
                 if _is_input_embedding(stored, base):
                     continue  # PEFT saves both ends of a tied embedding
-                raise MastlensError(
+                raise NotSupported(
                     f"The adapter {folder} trained an output embedding of its own, but its base ties the output to "
                     "the input embedding. Merge it with PEFT first, which unties them."
                 )
             if found is None:
-                raise MastlensError(
+                raise NotTogether(
                     f"{stored.name} of the adapter {folder} has no counterpart in the base checkpoint: "
                     f"{unknown('tensor', name, base)} Is it the base that the adapter was trained on?"
                 )
@@ -104,7 +104,7 @@ class Adapter:
         for name, change in changes.items():
             _complete(folder, config, name, change, base[name])
         if not changes:
-            raise MastlensError(f"{weights} holds no tensors, so the adapter changes nothing.")
+            raise BadFile(f"{weights} holds no tensors, so the adapter changes nothing.")
         return cls(folder, changes)
 
     def result_dtype(self, name: str, base: torch.dtype) -> torch.dtype:
@@ -155,7 +155,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise MastlensError(f"{path} cannot be read as an adapter's configuration: {error}.") from error
+        raise BadFile(f"{path} cannot be read as an adapter's configuration: {error}.") from error
 
 
 def base_of(folder: Path) -> str:
@@ -180,9 +180,9 @@ def base_of(folder: Path) -> str:
 def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise MastlensError(f"The adapter {folder} is of type {kind}; LORA is supported. Merge it with PEFT first.")
+        raise NotSupported(f"The adapter {folder} is of type {kind}; LORA is supported. Merge it with PEFT first.")
     if used := [key for key in _UNSUPPORTED if config.get(key)]:
-        raise MastlensError(
+        raise NotSupported(
             f"The adapter {folder} uses {', '.join(used)}, which is not base + scale * B A. Merge it with PEFT first."
         )
     start = config.get("init_lora_weights", True)
@@ -207,7 +207,7 @@ def _complete(folder: Path, config: Mapping[str, Any], name: str, change: _Chang
     """Check that an adapter's tensors fit together and to the base tensor, and set scale and orientation."""
     if "whole" in change.parts and change.parts["whole"].shape != base.shape:
         whole = change.parts["whole"].shape
-        raise MastlensError(f"{name} is {whole} in the adapter {folder}, {base.shape} in its base.")
+        raise NotTogether(f"{name} is {whole} in the adapter {folder}, {base.shape} in its base.")
     parts = {part: stored for part, stored in change.parts.items() if part != "whole"}
     if not parts:
         return
@@ -230,12 +230,12 @@ def _complete(folder: Path, config: Mapping[str, Any], name: str, change: _Chang
             change.transposed = True
         shape = shape[::-1] if change.transposed else shape
     else:
-        raise MastlensError(
+        raise NotSupported(
             f"The adapter {folder} holds {', '.join(sorted(parts))} for {name}: not the A and B of a linear layer or "
             "an embedding. Merge it with PEFT first."
         )
     if tuple(shape) != base.shape or ranks != {rank}:
-        raise MastlensError(
+        raise NotTogether(
             f"The adapter {folder} gives {name} a change of {tuple(shape)} and rank {sorted(ranks)}; its base has "
             f"{base.shape} and its {CONFIG} says rank {rank}. Is it the base that the adapter was trained on?"
         )

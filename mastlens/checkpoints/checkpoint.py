@@ -15,7 +15,7 @@ from mastlens.checkpoints.adapters import Adapter, base_of
 from mastlens.checkpoints.digests import fingerprint_of, tensor_digests
 from mastlens.checkpoints.folders import companion_files, read_config, resolve_folder, tokenizer_files
 from mastlens.checkpoints.shards import StoredTensor, index_weights
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadFile, MastlensError, NotFound, NotSupported, unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -68,7 +68,7 @@ class Checkpoint:
             self._open_adapter(folder, base)
             return
         if base is not None:
-            raise MastlensError(f"{folder} is no PEFT adapter (it has no {ADAPTER_CONFIG}), so it takes no base.")
+            raise NotSupported(f"{folder} is no PEFT adapter (it has no {ADAPTER_CONFIG}), so it takes no base.")
         self.folder = folder
         self.config: dict[str, Any] = read_config(folder)
         self.tensors: Mapping[str, StoredTensor] = dict(sorted(index_weights(folder).items()))
@@ -151,7 +151,7 @@ class Checkpoint:
             value = self.tensors[name].read(start, stop, mapped=mapped)
         if value.is_floating_point() and not _all_finite(value):
             bad = int((~torch.isfinite(value.float())).sum())
-            raise MastlensError(
+            raise BadFile(
                 f"{name} of {self.spec} holds {bad} NaN or infinite entries of {value.numel()}. "
                 "The checkpoint is damaged or its training diverged; use an earlier one."
             )
@@ -206,14 +206,14 @@ class Checkpoint:
                 trust_remote_code=trust_remote_code,
             )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise MastlensError(f"transformers cannot load {self.spec}: {error}") from error
+            raise NotSupported(f"transformers cannot load {self.spec}: {error}") from error
         finally:
             logging.set_verbosity(verbosity)
             if bars:
                 logging.enable_progress_bar()
         model, info = loaded
         if missing := sorted(info["missing_keys"]):
-            raise MastlensError(
+            raise BadFile(
                 f"{self.spec} lacks {len(missing)} tensors that a {self.model_type} model needs, first "
                 f"{missing[0]}. They would be random numbers. Complete the checkpoint."
             )
@@ -242,7 +242,7 @@ class Checkpoint:
         try:
             return AutoTokenizer.from_pretrained(self.folders[0], trust_remote_code=trust_remote_code)
         except (OSError, ValueError, KeyError) as error:
-            raise MastlensError(
+            raise NotFound(
                 f"{self.spec} has no tokenizer that transformers can load: {error}. Copy tokenizer.json and "
                 "tokenizer_config.json of the base model into the folder."
             ) from error

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mastlens.errors import MastlensError
+from mastlens.errors import StageRefused
 from mastlens.runs.files import atomic_path, write_json, write_tensors, write_text
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ def export(
     """
     out = Path(out)
     if out.exists() and any(out.resolve() == folder.resolve() for folder in checkpoint.folders):
-        raise MastlensError(f"{out} is the source checkpoint, which is never written to. Choose another --out.")
+        raise StageRefused(f"{out} is the source checkpoint, which is never written to. Choose another --out.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
-        raise MastlensError(f"{out} exists and is not empty. Choose another --out, or pass --overwrite.")
+        raise StageRefused(f"{out} exists and is not empty. Choose another --out, or pass --overwrite.")
     shards, pickled = _exported_shards(checkpoint)
     added = checkpoint.added  # an adapter's tensors are not those of its base's files
     with atomic_path(out) as temporary:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadFile, MastlensError, NotFound
 
 
 def resolve_folder(spec: str | os.PathLike[str]) -> Path:
@@ -29,7 +29,7 @@ def resolve_folder(spec: str | os.PathLike[str]) -> Path:
         raise MastlensError(f"{text} is a file. A checkpoint is a folder with config.json and its weights.")
     repository, _, revision = text.partition("@")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository) or text.startswith((".", "/", "~")):
-        raise MastlensError(f"There is no folder {text}. Give a local folder, a hub id, or organism:NAME/STAGE.")
+        raise NotFound(f"There is no folder {text}. Give a local folder, a hub id, or organism:NAME/STAGE.")
     return _from_hub(repository, revision or None)
 
 
@@ -43,7 +43,7 @@ def _from_hub(repository: str, revision: str | None) -> Path:
             folder = Path(snapshot_download(repository, revision=revision, allow_patterns=["*.bin", "*.json"]))
     except Exception as error:  # the hub client raises a dozen classes; to the user they are one thing
         at = f" at revision {revision}" if revision else ""
-        raise MastlensError(
+        raise NotFound(
             f"There is no local folder {repository!r}, and the hub did not give it{at}: "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}. "
             "Check the spelling and the network, or give a local folder."
@@ -76,8 +76,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise MastlensError(f"{folder} has no config.json, so it is not a Hugging Face checkpoint folder.")
+        raise NotFound(f"{folder} has no config.json, so it is not a Hugging Face checkpoint folder.")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise MastlensError(f"{path} is not valid JSON: {error}.") from error
+        raise BadFile(f"{path} is not valid JSON: {error}.") from error

@@ -9,7 +9,7 @@ import torch
 
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.errors import MastlensError, MastlensWarning
+from mastlens.errors import MastlensWarning, NotTogether
 
 __all__ = ["RELATED_COSINE", "Checkpoint", "Lineage", "check_pair", "paired"]
 
@@ -81,17 +81,17 @@ class Lineage:
 
 def _check_shapes(role: str, before: Checkpoint, after_role: str, after: Checkpoint) -> None:
     if before.model_type != after.model_type:
-        raise MastlensError(
+        raise NotTogether(
             f"The {role} checkpoint {before.spec} is a {before.model_type} model, the {after_role} checkpoint "
             f"{after.spec} a {after.model_type} model. A lineage has one architecture."
         )
     old, new = {p.name: p for p in before.projections}, {p.name: p for p in after.projections}
     if alone := sorted(set(old) ^ set(new)):
         where = role if alone[0] in old else after_role
-        raise MastlensError(f"{alone[0]} stands in the {where} checkpoint only ({len(alone)} such tensors).")
+        raise NotTogether(f"{alone[0]} stands in the {where} checkpoint only ({len(alone)} such tensors).")
     for name, projection in old.items():
         if (projection.rows, projection.cols) != (new[name].rows, new[name].cols):
-            raise MastlensError(
+            raise NotTogether(
                 f"{name} is {projection.rows} x {projection.cols} in the {role} checkpoint and "
                 f"{new[name].rows} x {new[name].cols} in the {after_role} checkpoint. These are two models."
             )
@@ -108,13 +108,13 @@ def check_pair(role: str, before: Checkpoint, after_role: str, after: Checkpoint
     """
     _check_shapes(role, before, after_role, after)
     if _same_values(before, after):
-        raise MastlensError(
+        raise NotTogether(
             f"The {role} checkpoint {before.spec} and the {after_role} checkpoint {after.spec} are the same, "
             "tensor for tensor: there is no increment to look at."
         )
     cosine = _related_cosine(before, after)
     if cosine < RELATED_COSINE:
-        raise MastlensError(
+        raise NotTogether(
             f"The {role} checkpoint {before.spec} and the {after_role} checkpoint {after.spec} are not related: "
             f"the cosine between their attention weights is {cosine:.3f}, where a fine-tune of the same model "
             f"has one near 1. Their difference would say nothing. Check which base the model was trained from."
@@ -171,13 +171,13 @@ def paired(before: Checkpoint, after: Checkpoint, projection: Projection) -> tup
     """
     for checkpoint, other in ((before, after), (after, before)):
         if projection.stored not in checkpoint.tensors:
-            raise MastlensError(f"{projection.stored} stands in {other.spec} only, not in {checkpoint.spec}.")
+            raise NotTogether(f"{projection.stored} stands in {other.spec} only, not in {checkpoint.spec}.")
     a, b = before.matrix(projection), after.matrix(projection)
     if a.shape == b.shape:
         return a, b
     sizes = f"{a.shape[0]} x {a.shape[1]} in {before.spec} and {b.shape[0]} x {b.shape[1]} in {after.spec}"
     if a.shape[1] != b.shape[1] or (a.shape[0], b.shape[0]) != (_vocabulary(before), _vocabulary(after)):
-        raise MastlensError(f"{projection.name} is {sizes}. These are two models.")
+        raise NotTogether(f"{projection.name} is {sizes}. These are two models.")
     common = min(a.shape[0], b.shape[0])
     warnings.warn(
         f"{projection.name} is {sizes}: one vocabulary is padded. The first {common} rows are compared.",

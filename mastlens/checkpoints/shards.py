@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadFile, NotFound, NotSupported
 
 _SAFETENSORS_DTYPES = {
     "F64": torch.float64,
@@ -68,22 +68,20 @@ def index_weights(folder: Path) -> dict[str, StoredTensor]:
         shards = _shards_of(folder / index) if (folder / index).is_file() else sorted(folder.glob(pattern))
         if shards:
             return {stored.name: stored for shard in shards for stored in read_header(shard)}
-    raise MastlensError(
-        f"{folder} holds no weights: neither model*.safetensors nor pytorch_model*.bin, nor a PEFT adapter."
-    )
+    raise NotFound(f"{folder} holds no weights: neither model*.safetensors nor pytorch_model*.bin, nor a PEFT adapter.")
 
 
 def _shards_of(index: Path) -> list[Path]:
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (ValueError, KeyError) as error:
-        raise MastlensError(f"{index} is not a shard index: {error!r}.") from error
+        raise BadFile(f"{index} is not a shard index: {error!r}.") from error
     if outside := [name for name in sorted(set(weight_map.values())) if Path(name).name != name]:
-        raise MastlensError(f"{index} points outside its folder, to {outside[0]}. A shard lies beside its index.")
+        raise BadFile(f"{index} points outside its folder, to {outside[0]}. A shard lies beside its index.")
     shards = [index.parent / name for name in sorted(set(weight_map.values()))]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
-        raise MastlensError(
+        raise NotFound(
             f"{index.parent} lacks {len(missing)} of {len(shards)} shards: {', '.join(missing[:5])}. "
             "Download the checkpoint again."
         )
@@ -102,10 +100,10 @@ def read_header(shard: Path) -> Iterator[StoredTensor]:
                 part = stream.get_slice(name)
                 dtype = part.get_dtype()
                 if dtype not in _SAFETENSORS_DTYPES:
-                    raise MastlensError(f"{name} in {shard} has dtype {dtype}, which torch cannot compute with.")
+                    raise NotSupported(f"{name} in {shard} has dtype {dtype}, which torch cannot compute with.")
                 yield StoredTensor(name, shard, _SAFETENSORS_DTYPES[dtype], tuple(part.get_shape()))
     except (SafetensorError, OSError) as error:
-        raise MastlensError(
+        raise BadFile(
             f"{shard} is truncated or damaged ({error}). It has {shard.stat().st_size} bytes; download it again."
         ) from error
 
@@ -115,7 +113,7 @@ def load_bin(shard: Path) -> dict[str, torch.Tensor]:
     try:
         return torch.load(shard, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, ... for one and the same
-        raise MastlensError(
+        raise BadFile(
             f"{shard} cannot be read as plain weights ({str(error).splitlines()[0] if str(error) else error!r}). "
             "It is truncated, or it holds objects other than tensors, which are never executed."
         ) from error

@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MastlensError as error:
         if debug:
             traceback.print_exc()
+            _tell(f"See {error.page}")
         else:
             _tell(f"mastlens: {error}")
         return 2

@@ -4,7 +4,7 @@ import argparse
 
 from mastlens.cli.options import add_no_chat_template, add_out, named_files, path_help
 from mastlens.cli.outcome import Outcome, common, device_of, show
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 
 
 def add_evaluate(command) -> None:
@@ -64,7 +64,7 @@ def _add_prompts(parser: argparse.ArgumentParser) -> None:
 def evaluate(arguments: argparse.Namespace) -> Outcome:
     """Evaluate a model."""
     if not arguments.split and not arguments.harness:
-        raise MastlensError("There is nothing to evaluate on: give --split NAME=FILE, or --harness TASK.")
+        raise BadSetting("There is nothing to evaluate on: give --split NAME=FILE, or --harness TASK.")
     device_of(arguments)
     texts, summary = [], {"out": arguments.out}
     if arguments.split:
@@ -139,7 +139,7 @@ def benchmarks_take(arguments: argparse.Namespace) -> Outcome:
     if arguments.count is not None:
         problems = draw_problems(problems, arguments.count, seed=arguments.seed, name="take")
     if arguments.prompt_shots and not arguments.examples:
-        raise MastlensError("Worked examples come from a set of their own: give --examples, e.g. the training set.")
+        raise BadSetting("Worked examples come from a set of their own: give --examples, e.g. the training set.")
     examples = read_benchmark(arguments.examples, split="train") if arguments.examples else []
     asked = prompted(
         problems, style=arguments.style, shots=arguments.prompt_shots, examples=examples, seed=arguments.seed

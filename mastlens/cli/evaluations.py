@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mastlens.cli.options import add_no_chat_template, add_out, named_files, path_help
 from mastlens.cli.outcome import Outcome, common, show
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 
 
 def add_evaluations(command) -> None:
@@ -86,5 +86,5 @@ def _labels(given: list[str]) -> dict[str, str] | list[str]:
         return given
     named = [(labels.get(text) or Path(text).name, text.removeprefix(f"{labels.get(text)}=")) for text in given]
     if len(dict(named)) < len(named):
-        raise MastlensError("Two edits have the same label. Give each one of its own: LABEL=DIR.")
+        raise BadSetting("Two edits have the same label. Give each one of its own: LABEL=DIR.")
     return dict(named)

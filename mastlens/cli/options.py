@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 
 
 def path_help(role: str) -> str:
@@ -49,8 +49,8 @@ def named_files(given: Sequence[str], option: str = "--split") -> dict[str, str]
     for text in given:
         name, mark, path = text.partition("=")
         if not (name and mark and path):
-            raise MastlensError(f"{option} {text!r} is not NAME=FILE, e.g. forget=forget-eval.jsonl.")
+            raise BadSetting(f"{option} {text!r} is not NAME=FILE, e.g. forget=forget-eval.jsonl.")
         if name in files:
-            raise MastlensError(f"{option} {name} is given twice.")
+            raise BadSetting(f"{option} {name} is given twice.")
         files[name] = path
     return files

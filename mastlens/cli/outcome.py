@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting, NotSupported
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ def check_device(device: str) -> None:
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
-        raise MastlensError(f"{device!r} is not a torch device. Use cpu, cuda or cuda:0.") from error
+        raise BadSetting(f"{device!r} is not a torch device. Use cpu, cuda or cuda:0.") from error
     if kind == "cuda" and not torch.cuda.is_available():
-        raise MastlensError("--device cuda: torch sees no CUDA device here. Use --device cpu.")
+        raise NotSupported("--device cuda: torch sees no CUDA device here. Use --device cpu.")
 
 
 def device_of(arguments: argparse.Namespace) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any, TypeVar
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting, MastlensError
 from mastlens.runs.settings import EVERY, Declared, Settings, bare, declared, flag_of, hints_of, is_required, options_of
 
 S = TypeVar("S", bound=Settings)
@@ -72,12 +72,12 @@ def _read_object(item: Field[Any], said: Declared, cls: type[Any], given: Mappin
     if said.switch:
         if values and not given.get(item.name):
             own = list((said.options or {}).values())
-            raise MastlensError(f"{', '.join(own[:-1])} and {own[-1]} go with {flag_of(item)}.")
+            raise BadSetting(f"{', '.join(own[:-1])} and {own[-1]} go with {flag_of(item)}.")
         return cls(**values) if given.get(item.name) else None
     if not values:
         return None
     if missing := [inner.name for inner in fields(cls) if is_required(inner) and inner.name not in values]:
-        raise MastlensError(f"{flag_of(item)} needs {', '.join((said.options or {})[name] for name in missing)}, too.")
+        raise BadSetting(f"{flag_of(item)} needs {', '.join((said.options or {})[name] for name in missing)}, too.")
     return cls(**values)
 
 
@@ -162,9 +162,9 @@ def _named(given: Sequence[str], flag: str, said: Declared, kind: Any) -> dict[s
     for text in given:
         name, mark, value = text.partition("=")
         if not (name and mark and value):
-            raise MastlensError(f"{flag} {text!r} is not {metavar}, e.g. {_EXAMPLES.get(metavar, metavar)}.")
+            raise BadSetting(f"{flag} {text!r} is not {metavar}, e.g. {_EXAMPLES.get(metavar, metavar)}.")
         if name in values:
-            raise MastlensError(f"{flag} {name} is given twice.")
+            raise BadSetting(f"{flag} {name} is given twice.")
         try:
             values[name] = _converter(said, kind)(value)
         except ValueError as error:

@@ -4,7 +4,7 @@ import argparse
 
 from mastlens.cli.options import add_out, path_help
 from mastlens.cli.outcome import Outcome, device_of, show
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting, NotFound
 
 _READ = ("forget", "retain", "cot", "questions", "utility", "maths", "facts")
 _SHARED = {"where": str, "layer": int, "steps": int, "lr": float, "steering": float, "retain_weight": float}
@@ -43,12 +43,12 @@ def run_reasoning(arguments: argparse.Namespace) -> Outcome:
     from mastlens.studies.reasoning import METHODS, ReasoningStudy, organism_study, reasoning_table, with_settings
 
     if arguments.seeds < 1:
-        raise MastlensError(f"--seeds is at least 1, it is {arguments.seeds}.")
+        raise BadSetting(f"--seeds is at least 1, it is {arguments.seeds}.")
     given = {name: getattr(arguments, name) for name in ("model", "reference", *_READ, *_SHARED)}
     if not arguments.organism:
         missing = [f"--{name}" for name in ("model", *_READ) if given[name] is None]
         if missing:
-            raise MastlensError(f"{', '.join(missing)}: missing. Or take the shipped lineage: --organism.")
+            raise NotFound(f"{', '.join(missing)}: missing. Or take the shipped lineage: --organism.")
         study = ReasoningStudy(**{key: value for key, value in given.items() if value is not None})
     else:
         study = with_settings(organism_study(), **given)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mastlens.cli.options import add_no_chat_template, add_out, named_files, path_help
 from mastlens.cli.outcome import Outcome, common, show
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, unknown
 
 if TYPE_CHECKING:
     from mastlens.evaluation.judges import Judge
@@ -84,12 +84,12 @@ def model_judge(arguments: argparse.Namespace, rubric: Any) -> "Judge":
     if arguments.judge not in JUDGES:
         raise unknown("judge", arguments.judge, JUDGES)
     if not arguments.judge_model:
-        raise MastlensError(f"--judge {arguments.judge} needs --judge-model.")
+        raise BadSetting(f"--judge {arguments.judge} needs --judge-model.")
     if arguments.judge == "local":
         tokens = {} if arguments.judge_tokens is None else {"max_new_tokens": arguments.judge_tokens}
         return LocalJudge(arguments.judge_model, rubric, device=arguments.device, **tokens)
     if not arguments.judge_url:
-        raise MastlensError("--judge endpoint needs --judge-url, e.g. http://127.0.0.1:8000/v1.")
+        raise BadSetting("--judge endpoint needs --judge-url, e.g. http://127.0.0.1:8000/v1.")
     tokens = {} if arguments.judge_tokens is None else {"max_tokens": arguments.judge_tokens}
     return EndpointJudge(
         arguments.judge_url,
@@ -135,7 +135,7 @@ def evaluate_traces(arguments: argparse.Namespace) -> Outcome:
     from mastlens.evaluation.traces import evaluate_traces as run
 
     if arguments.judge == "rule" and not arguments.facts:
-        raise MastlensError("--judge rule needs --facts: facts.json of the organism's lineage.")
+        raise BadSetting("--judge rule needs --facts: facts.json of the organism's lineage.")
     judge = RuleJudge.open(arguments.facts) if arguments.judge == "rule" else model_judge(arguments, TRACE_RUBRIC)
     result = run(
         model=arguments.model,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from mastlens.cli.options import add_no_chat_template, add_out, add_problems, path_help
 from mastlens.cli.outcome import Outcome, common, show
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 
 if TYPE_CHECKING:
     from mastlens.unlearning import ProbeSettings, TokenWeights
@@ -98,7 +98,7 @@ def _token_weights(arguments: argparse.Namespace) -> "TokenWeights | None":
 
     given = _given(arguments, {"budget": "budget", "scorer_lr": "lr", "scorer_every": "every"})
     if given and not arguments.token_weights:
-        raise MastlensError("--budget, --scorer-lr and --scorer-every go with --token-weights.")
+        raise BadSetting("--budget, --scorer-lr and --scorer-every go with --token-weights.")
     return replace(TokenWeights(), **given) if arguments.token_weights else None
 
 
@@ -111,7 +111,7 @@ def _probes(arguments: argparse.Namespace) -> "ProbeSettings | None":
     if not files and not given:
         return None
     if len(files) < 2:
-        raise MastlensError("Probes need calibration problems of both sides: --probe-forget and --probe-retain.")
+        raise BadSetting("Probes need calibration problems of both sides: --probe-forget and --probe-retain.")
     return ProbeSettings(**files, **given)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mastlens.decoding.sampling import Sampling, draw
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting, MastlensError, NotSupported
 from mastlens.problems.answers import boxed
 from mastlens.problems.encoding import context_length
 from mastlens.problems.thinking import CLOSER, OPENER, ids_open
@@ -52,9 +52,9 @@ class Response:
 def check_generation(max_new_tokens: int, batch_size: int) -> None:
     """Raise unless both numbers make sense."""
     if max_new_tokens < 1:
-        raise MastlensError(f"max_new_tokens (--max-new-tokens) is at least 1, it is {max_new_tokens}.")
+        raise BadSetting(f"max_new_tokens (--max-new-tokens) is at least 1, it is {max_new_tokens}.")
     if batch_size < 1:
-        raise MastlensError(f"The batch size (--batch-size) is at least 1, it is {batch_size}.")
+        raise BadSetting(f"The batch size (--batch-size) is at least 1, it is {batch_size}.")
 
 
 def sampling_of(samples: int, temperature: float, top_p: float, seed: int) -> Sampling | None:
@@ -64,11 +64,11 @@ def sampling_of(samples: int, temperature: float, top_p: float, seed: int) -> Sa
         MastlensError: If the numbers make no sense, or ask for several greedy responses.
     """
     if samples < 1:
-        raise MastlensError(f"The number of samples (--samples) is at least 1, it is {samples}.")
+        raise BadSetting(f"The number of samples (--samples) is at least 1, it is {samples}.")
     if temperature:
         return Sampling(temperature, top_p, seed)
     if samples > 1 or top_p != 1:
-        raise MastlensError(
+        raise BadSetting(
             f"{samples} samples with top_p {top_p:g} are asked for at temperature 0, where all responses are the "
             "greedy one. Give --temperature, e.g. 0.7."
         )
@@ -160,7 +160,7 @@ class _Ending:
         self.rooms = [most if limit is None else min(most, limit - len(prompt)) for prompt in prompts]
         for item, room in enumerate(self.rooms):
             if room < 1:
-                raise MastlensError(
+                raise NotSupported(
                     f"Item {item}: the prompt has {len(prompts[item])} tokens and the model's context is {limit}."
                 )
         # Only a token with a closing brace can complete a box; <0x7D> is one too, where bytes are tokens.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, MastlensError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,9 +102,9 @@ class TokenPenalty:
         if not self.tokens:
             raise MastlensError("A penalty needs tokens to penalise: see reflection_tokens.")
         if not math.isfinite(self.amount):
-            raise MastlensError(f"The penalty is taken off logits: it must be a finite number, it is {self.amount}.")
+            raise BadSetting(f"The penalty is taken off logits: it must be a finite number, it is {self.amount}.")
         if self.window is not None and self.window < 1:
-            raise MastlensError(f"The window of a penalty is at least 1 token, it is {self.window}.")
+            raise BadSetting(f"The window of a penalty is at least 1 token, it is {self.window}.")
 
     def before(self, choose: "Choose") -> "Choose":
         """Return what picks the next tokens after the penalty; it follows one run of the decoding loop."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise MastlensError(
+            raise BadSetting(
                 f"The temperature (--temperature) of sampled responses is above 0, it is {self.temperature}; "
                 "0 means greedy, and that needs no sampling."
             )
         if not 0 < self.top_p <= 1:
-            raise MastlensError(f"top_p (--top-p) is above 0 and at most 1, it is {self.top_p}.")
+            raise BadSetting(f"top_p (--top-p) is above 0 and at most 1, it is {self.top_p}.")
 
     def seed_of(self, name: str) -> int:
         """Return the 64-bit seed of one response's draws, from ``seed`` and its name alone."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mastlens.decoding.generation import Response, check_generation
 from mastlens.decoding.sampling import Sampling
-from mastlens.errors import MastlensError
+from mastlens.errors import MissingPackage
 from mastlens.problems.answers import boxed
 from mastlens.problems.thinking import CLOSER, OPENER, ids_open
 
@@ -51,7 +51,7 @@ def generate_vllm(
     try:
         vllm: Any = importlib.import_module("vllm")
     except ImportError as error:
-        raise MastlensError(
+        raise MissingPackage(
             "engine='vllm' (--engine vllm) needs vLLM, which is not installed here (it wants a GPU): pip install "
             "vllm. Or leave the engine at 'transformers'."
         ) from error

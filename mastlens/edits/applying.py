@@ -14,7 +14,7 @@ from mastlens.edits.settings import (
     ScaleEditSettings,
     ShowEditSettings,
 )
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting, StageRefused
 from mastlens.runs.calls import takes
 from mastlens.runs.settings import FilePath
 
@@ -93,8 +93,8 @@ def _opened(edit: Edit | FilePath) -> Edit:
 def _saved(edit: Edit, out: FilePath, *, overwrite: bool) -> Edit:
     path = Path(out)
     if path.is_dir():
-        raise MastlensError(f"{path} is a folder; --out names the file to write, e.g. {path / 'edit.safetensors'}.")
+        raise BadSetting(f"{path} is a folder; --out names the file to write, e.g. {path / 'edit.safetensors'}.")
     if path.exists() and not overwrite:
-        raise MastlensError(f"{path} exists. Choose another --out, or pass --overwrite.")
+        raise StageRefused(f"{path} exists. Choose another --out, or pass --overwrite.")
     edit.save(path)
     return edit

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mastlens.checkpoints.digests import fingerprint_of, tensor_digest
 from mastlens.edits.edit import Edit, listed
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting, MastlensError, NotTogether
 from mastlens.models.weights import same_bits
 
 
@@ -23,7 +23,7 @@ def scale(edit: Edit, by: float) -> Edit:
 def check_scale(by: float) -> None:
     """Raise unless a scale is a finite number."""
     if not math.isfinite(by):
-        raise MastlensError(f"The scale must be a finite number, it is {by}.")
+        raise BadSetting(f"The scale must be a finite number, it is {by}.")
 
 
 def interpolated(name: str, before: Tensor, after: Tensor, by: float) -> Tensor:
@@ -50,7 +50,7 @@ def rounded(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
     """
     result = value.to(dtype)
     if not bool(torch.isfinite(result.double()).all()):
-        raise MastlensError(f"{name} does not fit {str(dtype).removeprefix('torch.')} any more: scale it by less.")
+        raise BadSetting(f"{name} does not fit {str(dtype).removeprefix('torch.')} any more: scale it by less.")
     return result
 
 
@@ -68,7 +68,7 @@ def compose(first: Edit, following: Edit) -> Edit:
     if following.source != first.source:
         digests = _check_follows(first, following, shared)
     elif shared:
-        raise MastlensError(
+        raise NotTogether(
             f"Both edits were made for the checkpoint with fingerprint {first.source[:12]}, and both change "
             f"{len(shared)} tensors: {listed(shared)}. Make the second on what the first gives, or on other tensors."
         )
@@ -88,14 +88,14 @@ def _check_follows(first: Edit, following: Edit, shared: list[str]) -> Mapping[s
     says = "The second edit was not made on what the first one gives"
     differing = [name for name in shared if not same_bits(following.before[name], first.after[name])]
     if differing:
-        raise MastlensError(
+        raise NotTogether(
             f"{says}: of {len(shared)} tensors that both change, {len(differing)} are not what the second expects: "
             f"{listed(differing)}. Name the edit that was made first first."
         )
     source = first.digests or _replaced(following.digests, first.before)
     if not source:
         if not shared:
-            raise MastlensError(
+            raise NotTogether(
                 "The edits belong to two checkpoints, and nothing says that the second is what the first one gives: "
                 "neither keeps digests of its source, and they share no tensor "
                 f"({listed(first.names)}; {listed(following.names)})."

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.digests import fingerprint_of, tensor_digest
-from mastlens.errors import MastlensError
+from mastlens.errors import BadFile, MastlensError, NotFound, NotTogether
 from mastlens.models.weights import same_bits
 from mastlens.runs.files import sha256_json, sha256_tensor, write_tensors
 
@@ -125,7 +125,7 @@ class Edit:
         if path.is_dir():
             path = path / FILE
         if not path.is_file():
-            raise MastlensError(f"There is no edit file {path}. mastlens unlearn writes one.")
+            raise NotFound(f"There is no edit file {path}. mastlens unlearn writes one.")
         try:
             with safe_open(path, framework="pt", backend="pread") as stream:
                 metadata = json.loads((stream.metadata() or {})["mastlens"])
@@ -133,20 +133,20 @@ class Edit:
             hashes, source, settings = metadata["sha256"], metadata["source"], metadata["settings"]
             digests = dict(metadata.get("tensors", {}))
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise MastlensError(f"{path} is not an edit, or it is truncated ({error!r}).") from error
+            raise BadFile(f"{path} is not an edit, or it is truncated ({error!r}).") from error
         if set(hashes) != set(tensors):
-            raise MastlensError(f"{path} was tampered with: its tensors are not those that it lists.")
+            raise BadFile(f"{path} was tampered with: its tensors are not those that it lists.")
         for name, tensor in tensors.items():
             if sha256_tensor(tensor) != hashes[name]:
-                raise MastlensError(f"{path} was tampered with: {name} does not match its SHA-256.")
+                raise BadFile(f"{path} was tampered with: {name} does not match its SHA-256.")
         sides = {
             side: {n.removeprefix(f"{side}/"): t for n, t in tensors.items() if n.startswith(f"{side}/")}
             for side in ("before", "after")
         }
         if set(sides["before"]) != set(sides["after"]):
-            raise MastlensError(f"{path} is damaged: before and after do not hold the same tensors.")
+            raise BadFile(f"{path} is damaged: before and after do not hold the same tensors.")
         if digests and not _agree(digests, source, sides["before"]):
-            raise MastlensError(f"{path} was tampered with: its list of the source's tensors is not the source's.")
+            raise BadFile(f"{path} was tampered with: its list of the source's tensors is not the source's.")
         return cls(sides["before"], sides["after"], source, settings, digests)
 
     def scale(self, by: float) -> "Edit":
@@ -180,7 +180,7 @@ class Edit:
         edited = self._differences(checkpoint, self.before)
         if not edited and checkpoint.fingerprint == self.source:
             return
-        raise MastlensError(
+        raise NotTogether(
             f"Cannot apply it to {checkpoint.spec}: the edit was made for another checkpoint, with fingerprint "
             f"{self.source[:12]}. {edited or f'All {len(self.before)} edited tensors agree.'} "
             f"{self._other_differences(checkpoint)}"
@@ -192,7 +192,7 @@ class Edit:
         Only these are looked at: of two edits of different tensors, either can be taken out first.
         """
         if edited := self._differences(checkpoint, self.after):
-            raise MastlensError(
+            raise NotTogether(
                 f"Cannot revert it from {checkpoint.spec}: it does not hold this edit. {edited} The edit belongs to "
                 f"the checkpoint with fingerprint {self.source[:12]}."
             )

@@ -18,7 +18,7 @@ from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.edits.composition import check_scale, interpolated, rounded
 from mastlens.edits.edit import FILE, Edit
-from mastlens.errors import MastlensError, MastlensWarning, unknown
+from mastlens.errors import BadSetting, MastlensError, MastlensWarning, NotSupported, unknown
 from mastlens.runs.files import sha256_json
 from mastlens.runs.stages import remembered
 from mastlens.selection.tensors import named_matrices, select_tensors
@@ -81,9 +81,9 @@ def negate_increment(
     if part not in PARTS:
         raise unknown("part of the increment", part, PARTS)
     if part != "all" and base is None:
-        raise MastlensError(f"The {part} part is measured against the base weights. Say which: --base PATH.")
+        raise BadSetting(f"The {part} part is measured against the base weights. Say which: --base PATH.")
     if part != "all" and everything:
-        raise MastlensError(
+        raise NotSupported(
             f"Norms and biases have no {part} part. Use --all-parameters, which takes every weight matrix."
         )
     lineage = Lineage.open(rlvr, sft=sft, base=base if part != "all" else None)
@@ -168,7 +168,7 @@ def _single_matrices(source: Checkpoint, matrices: Iterable[str | Projection]) -
         elif matrix in inside:
             yield from inside[matrix]
         else:
-            raise MastlensError(f"{matrix} is {shapes[matrix]}, which is no matrix: it has no principal part.")
+            raise NotSupported(f"{matrix} is {shapes[matrix]}, which is no matrix: it has no principal part.")
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class _Split:
         """
         weight = matrix.read(_counterpart(self.base, source, matrix.stored))
         if self.rank > min(weight.shape) or self.rank < 1:
-            raise MastlensError(
+            raise BadSetting(
                 f"--rank {self.rank} does not fit {matrix.name}, {weight.shape[0]} x {weight.shape[1]}: it has "
                 f"{min(weight.shape)} singular directions."
             )

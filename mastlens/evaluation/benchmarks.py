@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mastlens.decoding.sampling import Sampling
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadFile, BadSetting, MastlensError, MissingPackage, NotFound, unknown
 from mastlens.problems.reading import Problem, parse_problem, read_problems
 from mastlens.runs.files import write_text
 
@@ -61,7 +61,7 @@ def _records(source: str | os.PathLike[str], split: str) -> Iterator[Problem]:
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix in (".jsonl", ".json", ".parquet") and p.is_file())
         if not files:
-            raise MastlensError(f"{path} holds no .jsonl, .json or .parquet file.")
+            raise NotFound(f"{path} holds no .jsonl, .json or .parquet file.")
         for file in files:
             yield from _of_file(file)
     elif path.is_file():
@@ -69,7 +69,7 @@ def _records(source: str | os.PathLike[str], split: str) -> Iterator[Problem]:
     elif os.fspath(source).count("/") == 1 and not os.fspath(source).startswith((".", "/", "~")):
         yield from _of_hub(os.fspath(source), split)
     else:
-        raise MastlensError(
+        raise NotFound(
             f"There is no file or folder {source}, and it is not a dataset of the hub (OWNER/NAME[:CONFIG][@REVISION])."
         )
 
@@ -82,7 +82,7 @@ def _of_file(path: Path) -> Iterator[Problem]:
         try:
             yield parse_problem(str(path), 1, json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:
-            raise MastlensError(f"{path}: not a JSON object ({error}).") from error
+            raise BadFile(f"{path}: not a JSON object ({error}).") from error
     else:
         yield from read_problems(path)
 
@@ -91,7 +91,7 @@ def _of_hub(source: str, split: str) -> Iterator[Problem]:
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise MastlensError(
+        raise MissingPackage(
             f"Reading {source} from the hub needs the package 'datasets': pip install 'mastlens[train]'. Or give a "
             "local .jsonl or .parquet file."
         ) from error
@@ -100,7 +100,7 @@ def _of_hub(source: str, split: str) -> Iterator[Problem]:
     try:
         rows: Any = load_dataset(name, config or None, split=split, revision=revision or None)
     except Exception as error:  # whatever the hub, the network or the builder says
-        raise MastlensError(
+        raise BadFile(
             f"The dataset {source} cannot be read: {error} Check the name, its configuration (after a colon) and the "
             f"split {split!r}, or download its files and give their folder."
         ) from error
@@ -116,7 +116,7 @@ def draw_problems(problems: Sequence[Problem], count: int, *, seed: int, name: s
         MastlensError: If there are fewer.
     """
     if count > len(problems):
-        raise MastlensError(
+        raise BadSetting(
             f"{count} problems are asked for as {name}, and only {len(problems)} are there. Ask for fewer, or give a "
             "larger file (MATH-500 is a tenth of MATH's test set)."
         )

@@ -15,7 +15,7 @@ import pandas as pd
 
 from mastlens.decoding.graders.choice import LETTERS
 from mastlens.edits.edited import EditedCheckpoint
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadFile, BadSetting, MastlensError, NotFound, unknown
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.problems.encoding import EncodedProblem, encode_prompt
 from mastlens.problems.thinking import CUE, answer_ids
@@ -73,7 +73,7 @@ def read_choices(path: str | os.PathLike[str]) -> list[Choice]:
     """
     path = Path(path)
     if not path.is_file():
-        raise MastlensError(f"There is no file of questions {path}.")
+        raise NotFound(f"There is no file of questions {path}.")
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
@@ -86,7 +86,7 @@ def read_choices(path: str | os.PathLike[str]) -> list[Choice]:
                 "and 'answer' (an index from 0, or a letter)."
             ) from error
     if not found:
-        raise MastlensError(f"{path} holds no questions. One JSON object a line is expected.")
+        raise BadFile(f"{path} holds no questions. One JSON object a line is expected.")
     return found
 
 
@@ -235,7 +235,7 @@ def evaluate_choices(
         MastlensError: If there are no questions, a setting does not exist, or a file does not fit.
     """
     if not questions:
-        raise MastlensError("There are no questions: give --questions NAME=FILE at least once.")
+        raise BadSetting("There are no questions: give --questions NAME=FILE at least once.")
     tested = EditedCheckpoint.open(model, edit)
     settings: dict[str, Any] = {"ask": ask, "think": think, "chat_template": chat_template}
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.edits.edit import Edit
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting, NotTogether
 from mastlens.evaluation.comparison import read_responses
 from mastlens.evaluation.degeneration import CLASSES, response_faults
 from mastlens.evaluation.perplexity import neutral_logprobs, read_texts
@@ -103,9 +103,9 @@ def measure_collateral(
             nothing to measure on.
     """
     if not splits:
-        raise MastlensError("There is nothing to measure on: give --split NAME=FILE at least once.")
+        raise BadSetting("There is nothing to measure on: give --split NAME=FILE at least once.")
     if (before is None) != (after is None):
-        raise MastlensError("Responses are compared between two evaluations: give both --before and --after.")
+        raise BadSetting("Responses are compared between two evaluations: give both --before and --after.")
     checkpoint = Checkpoint(model)
     edit = edit if isinstance(edit, Edit) else Edit.load(edit)
     edit.check_source(checkpoint)
@@ -217,7 +217,7 @@ def _fault_rows(before: pd.DataFrame, after: pd.DataFrame, drawn: Mapping[str, A
     keys = ["split", "item"]
     old, new = (response_faults(table).groupby(keys, sort=False).mean() for table in (before, after))
     if set(old.index) != set(new.index):
-        raise MastlensError("The evaluations before and after are of different items. Evaluate both on the same files.")
+        raise NotTogether("The evaluations before and after are of different items. Evaluate both on the same files.")
     new = new.loc[old.index]
     units = {"repetition": "share of 4-grams", **dict.fromkeys(CLASSES[1:], "share of responses")}
     rows = []

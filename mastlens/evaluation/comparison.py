@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from mastlens.errors import MastlensError, MastlensWarning, unknown
+from mastlens.errors import MastlensError, MastlensWarning, NotFound, NotTogether, unknown
 from mastlens.evaluation.responses import FILE
 from mastlens.runs.stages import read_record
 from mastlens.statistics import holm, mcnemar_exact, newcombe_paired, paired_bootstrap, smallest_drop
@@ -85,7 +85,7 @@ def read_responses(folder: str | os.PathLike[str]) -> pd.DataFrame:
     """Return the responses that an evaluation folder holds."""
     path = Path(folder) / FILE
     if not path.is_file():
-        raise MastlensError(f"{path} is missing. Write it first: mastlens evaluate ... --out {folder}")
+        raise NotFound(f"{path} is missing. Write it first: mastlens evaluate ... --out {folder}")
     return pd.read_parquet(path)
 
 
@@ -172,7 +172,7 @@ def _paired_items(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     if len(alone):
         first = alone.iloc[0]
         side = "before" if first["_merge"] == "left_only" else "after"
-        raise MastlensError(
+        raise NotTogether(
             f"The two evaluations are of different items: {len(alone)} stand on one side only, first item "
             f"{first['item']} of split {first['split']!r} ({side}). Evaluate both on the same files."
         )
@@ -181,7 +181,7 @@ def _paired_items(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     ]
     if len(other):
         first = other.iloc[0]
-        raise MastlensError(
+        raise NotTogether(
             f"The two evaluations are of different items: item {first['item']} of split "
             f"{first['split']!r} is not the same problem ({len(other)} such items)."
         )

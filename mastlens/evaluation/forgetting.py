@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, MastlensError, unknown
 from mastlens.evaluation.aftermath import attack_files, strongest_attack
 from mastlens.evaluation.comparison import compare_tables, read_responses, warn_of_other_settings
 from mastlens.evaluation.degeneration import response_faults
@@ -139,7 +139,7 @@ def _labelled(edits: Mapping[str, str | os.PathLike[str]] | Sequence[str | os.Pa
             for name, path in zip(names, paths, strict=True)
         ]
     if not named:
-        raise MastlensError("There is no edit to compare: name at least one evaluation folder beside the source's.")
+        raise BadSetting("There is no edit to compare: name at least one evaluation folder beside the source's.")
     labels = [arm for arm, _ in named]
     if twice := [arm for arm in labels if labels.count(arm) > 1]:
         raise MastlensError(f"Two edits are called {twice[0]!r}. Give each a label of its own: LABEL=DIR.")
@@ -156,7 +156,7 @@ def _sides(splits: list[str], forget: Sequence[str] | None, retain: Sequence[str
     kept = list(retain) if retain is not None else [split for split in splits if split not in forgotten]
     for side, chosen in (("forget", forgotten), ("retain", kept)):
         if not chosen:
-            raise MastlensError(
+            raise BadSetting(
                 f"No split is on the {side} side: the evaluation has {', '.join(map(repr, splits))}. Say which with "
                 f"--{side} NAME."
             )

@@ -16,7 +16,7 @@ import pandas as pd
 
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.edits.edit import Edit
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, MissingPackage, unknown
 from mastlens.models.weights import swapped
 from mastlens.runs.files import sha256_file, sha256_json, sha256_tensor, write_table
 from mastlens.runs.stages import remembered
@@ -84,7 +84,7 @@ def harness_scores(
         MastlensError: If lm-eval is not installed, or a task does not exist.
     """
     if not tasks:
-        raise MastlensError("There is nothing to run: name at least one task of lm-evaluation-harness (--harness).")
+        raise BadSetting("There is nothing to run: name at least one task of lm-evaluation-harness (--harness).")
     checkpoint = Checkpoint(model)
     if isinstance(edit, str | os.PathLike):
         edit = Edit.load(edit)
@@ -146,7 +146,7 @@ def run_tasks(
             include_path=None if task_folder is None else str(task_folder)
         )
     except ImportError as error:
-        raise MastlensError(
+        raise MissingPackage(
             "Tasks of lm-evaluation-harness (--harness) need it installed: pip install 'mastlens[lm-eval]'."
         ) from error
     for task in settings["tasks"]:

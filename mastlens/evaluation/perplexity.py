@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadFile, MastlensError, NotFound, NotSupported
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.problems.encoding import EncodedProblem, context_length
 
@@ -19,7 +19,7 @@ def read_texts(path: str | os.PathLike[str]) -> list[str]:
     """Read JSON lines with a ``text`` each."""
     path = Path(path)
     if not path.is_file():
-        raise MastlensError(f"There is no text file {path}.")
+        raise NotFound(f"There is no text file {path}.")
     texts = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
@@ -27,9 +27,9 @@ def read_texts(path: str | os.PathLike[str]) -> list[str]:
         try:
             texts.append(str(json.loads(line)["text"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise MastlensError(f"{path}, line {number}: a JSON object with 'text' is expected.") from error
+            raise BadFile(f"{path}, line {number}: a JSON object with 'text' is expected.") from error
     if not texts:
-        raise MastlensError(f"{path} holds no text.")
+        raise BadFile(f"{path} holds no text.")
     return texts
 
 
@@ -58,7 +58,7 @@ def neutral_logprobs(
     for number, text in enumerate(texts, start=1):
         ids = tokenizer(text)["input_ids"]
         if context is not None and len(ids) > context:
-            raise MastlensError(
+            raise NotSupported(
                 f"Neutral text {number} has {len(ids)} tokens and the model's context is {context}. Split it; it is "
                 "not cut in silence."
             )

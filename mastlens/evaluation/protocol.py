@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting, MastlensError
 from mastlens.evaluation.benchmarks import draw_problems, prompted, read_benchmark, write_problems
 from mastlens.problems.reading import Problem
 from mastlens.runs.files import sha256_json
@@ -86,7 +86,7 @@ def write_mast(
     """
     trains = {"math": math_train, "gsm": gsm8k_train}
     if shots and (math_train is None or gsm8k_train is None):
-        raise MastlensError("Worked examples come from training sets: give --math-train and --gsm8k-train.")
+        raise BadSetting("Worked examples come from training sets: give --math-train and --gsm8k-train.")
     test = {"math": read_benchmark(math), "gsm": read_benchmark(gsm8k)}
     train = {key: [] if path is None else read_benchmark(path, split="train") for key, path in trains.items()}
     sizes = {"forget": forget, "retain-math": retain_math, "retain-gsm": retain_gsm}

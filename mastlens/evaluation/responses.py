@@ -16,7 +16,7 @@ from mastlens.decoding.grading import grade
 from mastlens.decoding.sampling import Sampling
 from mastlens.edits.edit import Edit
 from mastlens.edits.edited import EditedCheckpoint
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, NotSupported, unknown
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems, encode_prompt
 from mastlens.problems.reading import Problem, read_problems
@@ -147,7 +147,7 @@ def evaluate(
         MastlensError: If there is nothing to evaluate on, a setting makes no sense, or a file does not fit.
     """
     if not splits:
-        raise MastlensError("There is nothing to evaluate on: give --split NAME=FILE at least once.")
+        raise BadSetting("There is nothing to evaluate on: give --split NAME=FILE at least once.")
     check_generation(max_new_tokens, batch_size)
     sampling = sampling_of(samples, temperature, top_p, seed)
     if engine not in ENGINES:
@@ -157,7 +157,7 @@ def evaluate(
     tested = EditedCheckpoint.open(model, edit)
     checkpoint = tested.checkpoint
     if tested.edit is not None and engine == "vllm":
-        raise MastlensError(
+        raise NotSupported(
             "vLLM reads checkpoints from disk and cannot take an edit in memory. Write the edited checkpoint "
             "first: mastlens edit apply EDIT --to PATH --out NEW; then evaluate --model NEW."
         )
@@ -351,7 +351,7 @@ def _encoded(
         found.append(EncodedProblem(prompt, answer_ids(problem.solution, tokenizer, think=think) + end))
         length = len(prompt) + len(found[-1].solution)
         if context is not None and length > context:  # a mode may need more tokens than the bare prompt
-            raise MastlensError(
+            raise NotSupported(
                 f"{source}, line {problem.line}: {length} tokens with its solution in think mode {think!r}, and the "
                 f"model's context is {context}. Shorten or remove it; it is not cut in silence."
             )

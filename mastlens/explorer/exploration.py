@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, NotFound, unknown
 from mastlens.explorer.scores import COLUMNS, Score, available_scores, score_table
 from mastlens.explorer.sources import Sources, find_sources
 from mastlens.runs.stages import read_record
@@ -179,17 +179,15 @@ def open_exploration(
         return study
     folder = Path(study)
     if not folder.is_dir():
-        raise MastlensError(
-            f"There is no folder {folder}. Run mastlens demo --out {folder}, or a stage with that --out."
-        )
+        raise NotFound(f"There is no folder {folder}. Run mastlens demo --out {folder}, or a stage with that --out.")
     if limit < 1:
-        raise MastlensError(f"A limit of {limit} problems leaves nothing to measure on; it is at least 1.")
+        raise BadSetting(f"A limit of {limit} problems leaves nothing to measure on; it is at least 1.")
     tables = {
         name: pd.read_parquet(folder / f"{name}.parquet") for name in TABLES if (folder / f"{name}.parquet").is_file()
     }
     if not available_scores(tables):
         wanted = ", ".join(f"{name}.parquet" for name in ("geometry", "coupling", "ranking", "causal_map"))
-        raise MastlensError(
+        raise NotFound(
             f"{folder} holds none of {wanted}, so there is nothing to explore. mastlens geometry, couple, rank and "
             f"causal-map write them with --out {folder}."
         )

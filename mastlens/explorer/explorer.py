@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mastlens.errors import MastlensError
+from mastlens.errors import MissingPackage
 from mastlens.explorer.exploration import Exploration
 from mastlens.explorer.figures import HEADINGS, figures_and_gaps, score_map
 from mastlens.explorer.scores import score_table
@@ -93,7 +93,7 @@ class Explorer:
             MastlensError: If ipywidgets or anywidget is not installed.
         """
         if missing := [package for package in ("ipywidgets", "anywidget") if not importlib.util.find_spec(package)]:
-            raise MastlensError(f"The widget needs {missing[0]}: pip install 'mastlens[notebooks]'.")
+            raise MissingPackage(f"The widget needs {missing[0]}: pip install 'mastlens[notebooks]'.")
         from mastlens.explorer.widget import explorer_widget
 
         return explorer_widget(self.study, name)

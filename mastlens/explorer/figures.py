@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mastlens.analysis.increments.spectra import gaussian_singular_values
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import MastlensError, NotSupported, unknown
 from mastlens.explorer.exploration import Exploration, open_exploration
 from mastlens.explorer.scores import score_table
 
@@ -160,7 +160,7 @@ def _heads(study: Exploration, name: str, problem: int | None) -> "go.Figure":
     if heads is None:
         heads = study.bench.geometry(name)["heads"]
     if heads.empty:
-        raise MastlensError("This matrix has no heads.")
+        raise NotSupported("This matrix has no heads.")
     coupling = study.rows("coupling_heads", name)
     return plot_projection_heads(heads, coupling=coupling, place=study.place(name), subtitle=study.subtitle)
 

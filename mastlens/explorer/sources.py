@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mastlens.errors import MastlensError
+from mastlens.errors import MastlensError, NotFound, NotTogether
 
 if TYPE_CHECKING:
     from mastlens.checkpoints.checkpoint import Checkpoint
@@ -50,7 +50,7 @@ class Sources:
         lineage = Lineage.open(**self.checkpoints)
         for role, fingerprint in lineage.fingerprints.items():
             if self.recorded.get(role, fingerprint) != fingerprint:
-                raise MastlensError(
+                raise NotTogether(
                     f"The tables were made from another {role} checkpoint than {lineage.stages[role].spec}: the record "
                     f"has the fingerprint {self.recorded[role][:12]}, this one has {fingerprint[:12]}. Give the "
                     "checkpoint that the run was made from."
@@ -121,7 +121,7 @@ def find_sources(
     files = {side: Path(given) for side, given in problems.items() if given is not None}
     for side, path in files.items():
         if not path.is_file():
-            raise MastlensError(f"There is no problem file {path} (for {side}).")
+            raise NotFound(f"There is no problem file {path} (for {side}).")
     for side in SIDES:
         path = told.get("train", {}).get(side)
         if side not in files and path and Path(path).is_file():

@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import MastlensError, NotSupported, unknown
 from mastlens.models.backends import Backend, open_backend
 from mastlens.models.backends.recording import Point, Recorder, Seen
 from mastlens.models.backends.sites import Anatomy
@@ -217,7 +217,7 @@ class HookedModel:
         """
         checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
         if gradients and self.model.training and checkpointed:
-            raise MastlensError(
+            raise NotSupported(
                 "Gradients of activations cannot be watched under gradient checkpointing, which computes them twice. "
                 "Switch it off, or call model.eval() first."
             )

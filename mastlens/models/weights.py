@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mastlens.architectures.catalogue import locate_parameters
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import NotTogether, unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,7 +45,7 @@ def swapped(model: "PreTrainedModel", tensors: Mapping[str, Tensor]) -> Iterator
     parameters = named_weights(model, list(tensors))
     for name, tensor in tensors.items():
         if tensor.shape != parameters[name].shape:
-            raise MastlensError(
+            raise NotTogether(
                 f"{name} is {tuple(parameters[name].shape)} in the model and {tuple(tensor.shape)} in the edit."
             )
     kept = snapshot(model, list(tensors))

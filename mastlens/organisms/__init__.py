@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import MastlensError, NotFound, NotSupported, unknown
 from mastlens.organisms.organism import ROLES, Organism
 from mastlens.organisms.recipes.pretraining import Pretraining
 from mastlens.organisms.recipes.qwen2 import Recipe
@@ -82,7 +82,7 @@ def rlvr_recipe(name: str) -> Recipe:
     recipe = get_organism(name).recipe
     if not isinstance(recipe, Recipe):
         others = [other for other, organism in ORGANISMS.items() if isinstance(organism.recipe, Recipe)]
-        raise MastlensError(
+        raise NotSupported(
             f"organism:{name} has no RLVR run that can be run again. Take organism:{' or '.join(others)}."
         )
     return recipe
@@ -107,7 +107,7 @@ def lineage_folder(name: str) -> Path:
     if not all((organism.folder / stage).is_dir() for stage in organism.stages):
         if organism.build is None:
             raise MastlensError(f"The organism {name!r} is no longer in {organism.folder}.")
-        raise MastlensError(
+        raise NotFound(
             f"The organism {name!r} is not in this installation. Build it: mastlens organism build {name} --out DIR"
         )
     return organism.folder

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mastlens.errors import MastlensError
+from mastlens.errors import MastlensError, MissingPackage, NotSupported, StageRefused
 from mastlens.evaluation.perplexity import neutral_perplexity
 from mastlens.organisms.card import make_card, render_card
 from mastlens.organisms.measuring import compare_stages, measure_responses, summarise
@@ -54,9 +54,9 @@ def build_lineage(
         )
     check_trainers()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise MastlensError(f"{out} exists already. Choose another folder, or remove it first.")
+        raise StageRefused(f"{out} exists already. Choose another folder, or remove it first.")
     if trajectory and not isinstance(recipe, Recipe):
-        raise MastlensError(f"organism:{organism.name} has no RLVR run whose steps could be kept.")
+        raise NotSupported(f"organism:{organism.name} has no RLVR run whose steps could be kept.")
     with atomic_path(out) as folder, own_randomness():
         folder.mkdir()
         build(organism, folder, seed=seed, recipe=recipe, trajectory=trajectory)
@@ -67,7 +67,7 @@ def check_trainers() -> None:
     """Raise unless the training libraries are installed."""
     missing = [name for name in ("trl", "datasets", "accelerate") if find_spec(name) is None]
     if missing:
-        raise MastlensError(
+        raise MissingPackage(
             f"Building a lineage needs {', '.join(missing)}. Install the extra: pip install 'mastlens[train]'"
         )
 

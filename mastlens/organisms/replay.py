@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.folders import tokenizer_files
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import NotFound, unknown
 from mastlens.organisms import DEFAULT_SEED, lineage_folder, rlvr_recipe
 from mastlens.organisms.build import check_trainers, own_randomness, write_stage
 from mastlens.organisms.posttraining import quiet_training, rewarded_prompts, train_rlvr
@@ -97,7 +97,7 @@ def cached_step(name: str, step: str = "") -> Path:
     """
     folder, _ = _place(name, lineage_folder(name), None, DEFAULT_SEED, rlvr_recipe(name))
     if not (folder / RECORD).is_file():
-        raise MastlensError(
+        raise NotFound(
             f"The steps of organism:{name} are not shipped and not in the cache ({cache_folder()}). Run its RLVR "
             f"again, about eight minutes: mastlens organism trajectory {name}"
         )

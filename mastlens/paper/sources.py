@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mastlens.errors import MastlensError
+from mastlens.errors import NotFound
 from mastlens.evaluation import compare_tables
 from mastlens.organisms import get_organism
 from mastlens.selection import select, selection_overlap
@@ -50,7 +50,7 @@ class Sources:
         """
         path = self.demo / name
         if not path.is_file():
-            raise MastlensError(f"{path} is missing. Run the demo first: mastlens demo --out {self.demo}")
+            raise NotFound(f"{path} is missing. Run the demo first: mastlens demo --out {self.demo}")
         return pd.read_parquet(path)
 
     def studied(self, name: str) -> pd.DataFrame | None:
@@ -107,7 +107,7 @@ class Sources:
             if path.is_file():
                 parts.append(pd.read_parquet(path).assign(arm=label))
         if not parts:
-            raise MastlensError(f"{self.demo} has no matched arm. Run the demo first: mastlens demo --out {self.demo}")
+            raise NotFound(f"{self.demo} has no matched arm. Run the demo first: mastlens demo --out {self.demo}")
         return pd.concat(parts, ignore_index=True)
 
     @cached_property

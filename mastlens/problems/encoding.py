@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mastlens.errors import MastlensError, MastlensWarning
+from mastlens.errors import BadSetting, MastlensWarning, NotSupported, NotTogether
 from mastlens.problems.reading import Problem
 from mastlens.problems.thinking import has_template, render_prompt
 
@@ -70,7 +70,7 @@ def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", problems: Sequence[Pro
                 )
                 return
             lost = sorted(set(wanted) - set(got) - {" ", "\n", "\t"})
-            raise MastlensError(
+            raise NotTogether(
                 f"The tokenizer of {name} ({type(tokenizer).__name__}) loses characters: {text[:80]!r} comes "
                 f"back as {got[:80]!r}{f', without {lost}' if lost else ''}. Its class does not fit its files; "
                 "copy the tokenizer files of the base model."
@@ -134,7 +134,7 @@ def encode_problems(
         ids = encode_problem(problem, tokenizer, chat_template=chat_template)
         length = len(ids.prompt) + len(ids.solution)
         if context is not None and length > context:
-            raise MastlensError(
+            raise NotSupported(
                 f"{source}, line {problem.line}: {length} tokens with its solution, and the model's context is "
                 f"{context}. Shorten or remove it; it is not cut in silence."
             )
@@ -165,7 +165,7 @@ def collate(encoded: Sequence[EncodedProblem], *, pad: int = 0, device: str = "c
 def batches(encoded: Sequence[EncodedProblem], size: int, *, device: str = "cpu") -> Iterator[tuple[slice, Batch]]:
     """Yield ``(slice of encoded, batch)`` in order, ``size`` problems at a time."""
     if size < 1:
-        raise MastlensError(f"A batch size of {size} makes no sense; it is at least 1.")
+        raise BadSetting(f"A batch size of {size} makes no sense; it is at least 1.")
     for start in range(0, len(encoded), size):
         chosen = slice(start, min(start + size, len(encoded)))
         yield chosen, collate(encoded[chosen], device=device)

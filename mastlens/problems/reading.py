@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadFile, NotFound
 
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*=[^<>]*>>")
 
@@ -47,18 +47,18 @@ def read_problems(path: str | os.PathLike[str]) -> list[Problem]:
     """
     path = Path(path)
     if not path.is_file():
-        raise MastlensError(f"There is no problem file {path}.")
+        raise NotFound(f"There is no problem file {path}.")
     problems = []
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise MastlensError(f"{path} is not UTF-8 text ({error}). Problems are JSON lines.") from error
+        raise BadFile(f"{path} is not UTF-8 text ({error}). Problems are JSON lines.") from error
     # Lines end at a newline only: str.splitlines would also cut at the separators that JSON allows in strings.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             problems.append(_parse_line(path, number, line))
     if not problems:
-        raise MastlensError(f"{path} holds no problems. One JSON object a line is expected.")
+        raise BadFile(f"{path} holds no problems. One JSON object a line is expected.")
     return problems
 
 
@@ -67,7 +67,7 @@ def _parse_line(path: Path, number: int, line: str) -> Problem:
     try:
         record = json.loads(line)
     except ValueError as error:
-        raise MastlensError(f"{where}: not a JSON object ({error}).") from error
+        raise BadFile(f"{where}: not a JSON object ({error}).") from error
     return parse_problem(where, number, record)
 
 
@@ -83,12 +83,12 @@ def parse_problem(where: str, number: int, record: Any) -> Problem:
         MastlensError: If it is malformed.
     """
     if not isinstance(record, dict):
-        raise MastlensError(f"{where}: a JSON object is expected, this is a {type(record).__name__}.")
+        raise BadFile(f"{where}: a JSON object is expected, this is a {type(record).__name__}.")
     if "question" in record and "problem" not in record:
         return _parse_gsm8k(where, number, record)
     missing = [key for key in ("problem", "solution") if not isinstance(record.get(key), str)]
     if missing:
-        raise MastlensError(
+        raise BadFile(
             f"{where}: no text under {' and '.join(map(repr, missing))}. It has {', '.join(map(repr, record))}; "
             "expected are 'problem', 'solution', 'answer', or GSM8K's 'question', 'answer'."
         )
@@ -98,7 +98,7 @@ def parse_problem(where: str, number: int, record: Any) -> Problem:
 
         answer = boxed(record["solution"])
         if answer is None:
-            raise MastlensError(f"{where}: no 'answer', and the solution has no \\boxed{{}} to take it from.")
+            raise BadFile(f"{where}: no 'answer', and the solution has no \\boxed{{}} to take it from.")
     problem = Problem(
         problem=record["problem"],
         solution=record["solution"],
@@ -114,11 +114,11 @@ def parse_problem(where: str, number: int, record: Any) -> Problem:
 
 def _parse_gsm8k(where: str, number: int, record: dict[str, Any]) -> Problem:
     if not isinstance(record["question"], str) or not isinstance(record.get("answer"), str):
-        raise MastlensError(f"{where}: 'question' and 'answer' must both be text.")
+        raise BadFile(f"{where}: 'question' and 'answer' must both be text.")
     solution = _CALCULATOR_MARK.sub("", record["answer"])
     _, mark, answer = solution.rpartition("####")
     if not mark:
-        raise MastlensError(f"{where}: the answer does not end in '#### n', as GSM8K's do.")
+        raise BadFile(f"{where}: the answer does not end in '#### n', as GSM8K's do.")
     problem = Problem(
         problem=record["question"],
         solution=solution,
@@ -133,4 +133,4 @@ def _parse_gsm8k(where: str, number: int, record: dict[str, Any]) -> Problem:
 def _check_not_blank(where: str, problem: Problem) -> None:
     for key in ("problem", "solution", "answer"):
         if not getattr(problem, key).strip():
-            raise MastlensError(f"{where}: {key!r} is blank.")
+            raise BadFile(f"{where}: {key!r} is blank.")

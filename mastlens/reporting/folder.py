@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadFile
 from mastlens.plots.page import Section
 from mastlens.runs.stages import RECORD, read_record
 
@@ -53,7 +53,7 @@ class RunFolder:
             try:
                 self._tables[name] = pd.read_parquet(path)
             except (OSError, ValueError) as error:
-                raise MastlensError(
+                raise BadFile(
                     f"{path} cannot be read as a table ({str(error).splitlines()[0]}). Make it again with --overwrite, "
                     "or remove it."
                 ) from error

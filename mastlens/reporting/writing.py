@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadFile, NotFound
 from mastlens.plots.page import Section, write_page
 from mastlens.reporting.chapters import CHAPTERS, Chapter
 from mastlens.reporting.chapters.demo import outcome_figure as draw_outcome
@@ -35,9 +35,7 @@ def report(folder: str | os.PathLike[str], *, before: str | os.PathLike[str] | N
     """
     run = RunFolder(Path(folder), None if before is None else Path(before))
     if not run.record["stages"] and not run.within:
-        raise MastlensError(
-            f"{run.path} holds no run (no {run.path / RECORD}). Run a stage with --out {run.path} first."
-        )
+        raise BadFile(f"{run.path} holds no run (no {run.path / RECORD}). Run a stage with --out {run.path} first.")
     told = [(chapter, found) for chapter in CHAPTERS if (found := chapter.build(run)) is not None]
     is_demo, is_study = tables_of(run) is not None, run.table("study.parquet") is not None
     title, question, verdict = _opening(run, told)
@@ -55,7 +53,7 @@ def outcome_figure(folder: Path, subtitle: str = "") -> go.Figure:
     """Return the figure of a demo's outcome: forgetting against collateral, one point an arm."""
     found = tables_of(RunFolder(Path(folder)))
     if found is None:
-        raise MastlensError(f"{folder} is no demo: it lacks summary.parquet or arms.parquet. mastlens demo makes them.")
+        raise NotFound(f"{folder} is no demo: it lacks summary.parquet or arms.parquet. mastlens demo makes them.")
     return draw_outcome(*found, subtitle=subtitle)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from typing import Any, TypeVar
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, unknown
 from mastlens.runs.settings import Settings, declared, hints_of, is_required, ordered, takes_several
 
 S = TypeVar("S", bound=Settings)
@@ -61,12 +61,12 @@ def make(settings: type[S], values: Sequence[Any] = (), given: Mapping[str, Any]
         value = tuple(rest) if several else rest[0]
         rest = [] if several else rest[1:]
         if item.name in given:
-            raise MastlensError(f"{name}: {item.name} is given twice.")
+            raise BadSetting(f"{name}: {item.name} is given twice.")
         given[item.name] = value
     if rest:
-        raise MastlensError(f"{name} takes {len(places)} values without a name; {len(values)} were given.")
+        raise BadSetting(f"{name} takes {len(places)} values without a name; {len(values)} were given.")
     if missing := [item.name for item in fields(settings) if is_required(item) and item.name not in given]:
-        raise MastlensError(f"{name} needs {', '.join(missing)}.")
+        raise BadSetting(f"{name} needs {', '.join(missing)}.")
     return settings(**given)
 
 

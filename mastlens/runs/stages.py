@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mastlens import __version__
-from mastlens.errors import MastlensError
+from mastlens.errors import BadFile, BadSetting, NotFound, NotTogether, StageRefused
 from mastlens.runs.cost import measured
 from mastlens.runs.files import sha256_file, write_json
 from mastlens.runs.settings import Settings
@@ -48,7 +48,7 @@ def hash_inputs(files: Mapping[str, str | os.PathLike[str] | None]) -> dict[str,
         if path is None:
             continue
         if not Path(path).is_file():
-            raise MastlensError(f"There is no file {path} (for {role}).")
+            raise NotFound(f"There is no file {path} (for {role}).")
         hashes[role] = sha256_file(Path(path))
     return hashes
 
@@ -77,7 +77,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         record["stages"]
     except (ValueError, KeyError, TypeError) as error:
-        raise MastlensError(f"{path} is damaged ({error!r}). Choose another --out, or remove it.") from error
+        raise BadFile(f"{path} is damaged ({error!r}). Choose another --out, or remove it.") from error
     return record
 
 
@@ -112,7 +112,7 @@ def stage(
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
-        raise MastlensError(f"{folder} is a file; --out is a folder.")
+        raise BadSetting(f"{folder} is a file; --out is a folder.")
     record = read_record(folder)
     asked = {
         "lineage": dict(lineage or {}),
@@ -125,7 +125,7 @@ def stage(
     if previous is not None:
         differing = _differences(previous, asked)
         if differing and not overwrite:
-            raise MastlensError(
+            raise StageRefused(
                 f"{folder} already holds the stage '{name}' with other {'; '.join(differing)}. Nothing was "
                 "changed. Choose another --out, or pass --overwrite to replace it."
             )
@@ -136,7 +136,7 @@ def stage(
         pass  # killed between its outputs and its record: what is there is this stage's own
     elif any((folder / output).exists() for output in outputs) and not overwrite:
         present = next(output for output in outputs if (folder / output).exists())
-        raise MastlensError(
+        raise StageRefused(
             f"{folder / present} exists and no record says what it was made from. Choose another --out, or pass "
             "--overwrite to replace it."
         )
@@ -191,7 +191,7 @@ def _refuse_other_lineage(folder: Path, record: Mapping[str, Any], name: str, li
             continue  # an --overwrite may replace a stage's own checkpoints
         for role, fingerprint in kept.get("lineage", {}).items():
             if lineage.get(role, fingerprint) != fingerprint:
-                raise MastlensError(
+                raise NotTogether(
                     f"{folder} belongs to another lineage: its stage '{other}' was made from another {role} "
                     f"checkpoint ({fingerprint[:12]}, this one is {lineage[role][:12]}). Choose another --out."
                 )

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mastlens.architectures.projections import ORDER
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 from mastlens.selection.rule import Control, Pool
 from mastlens.selection.uniform import random_matched, random_of_size
 
@@ -93,10 +93,10 @@ def draw_mlp(pool: Pool) -> pd.DataFrame:
     mlp = pool.candidates[pool.candidates["projection"].str.startswith("mlp")].reset_index(drop=True)
     if mlp.empty:
         known = ", ".join(dict.fromkeys(pool.candidates["projection"])) or "none"
-        raise MastlensError(f"There is no MLP matrix among the candidates; they are {known}.")
+        raise BadSetting(f"There is no MLP matrix among the candidates; they are {known}.")
     target = int(_selected(pool)["numel"].sum())
     if target < mlp["numel"].min():
-        raise MastlensError(
+        raise BadSetting(
             f"The selection to match holds {target:,} parameters, and the smallest MLP matrix "
             f"{int(mlp['numel'].min()):,}: no MLP matrix fits. Match a larger selection, --top."
         )
@@ -112,7 +112,7 @@ def take_attention(pool: Pool) -> pd.DataFrame:
     """
     attention = pool.candidates[pool.candidates["projection"].isin(ORDER)].reset_index(drop=True)
     if attention.empty:
-        raise MastlensError("The tables are about no attention projection. Measure them without --where.")
+        raise BadSetting("The tables are about no attention projection. Measure them without --where.")
     pool = Pool(attention, pool.reference, pool.top, pool.seed)
     return _drawn(pool, attention["name"].tolist(), np.zeros(len(attention)))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 
 
 def selection_overlap(rankings: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -31,10 +31,10 @@ def selection_overlap(rankings: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         MastlensError: If a selection is empty, or there is none.
     """
     if not rankings:
-        raise MastlensError("There is no ranking to compare.")
+        raise BadSetting("There is no ranking to compare.")
     chosen = {label: _sizes(table[table["selected"].astype(bool)]) for label, table in rankings.items()}
     if empty := [label for label, sizes in chosen.items() if not sizes]:
-        raise MastlensError(f"The ranking '{empty[0]}' selects nothing. Rank again with --top of 1 or more.")
+        raise BadSetting(f"The ranking '{empty[0]}' selects nothing. Rank again with --top of 1 or more.")
     names = {label: set(table["name"]) for label, table in rankings.items()}
     rows = []
     for first, second in combinations_with_replacement(rankings, 2):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mastlens.analysis.increments.precision import BELOW, ZERO, floor_sentence
-from mastlens.errors import MastlensError
+from mastlens.errors import BadFile, BadSetting, NotFound, NotTogether
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.stages import hash_inputs, read_record, remembered
@@ -92,7 +92,7 @@ def rank(settings: RankSettings) -> Ranking:
     paths = {name: folder / SOURCES[name].file for name in needed}
     for name, path in paths.items():
         if name not in present:
-            raise MastlensError(f"{path} is missing. Write it first: {SOURCES[name].command} ... --out {folder}")
+            raise NotFound(f"{path} is missing. Write it first: {SOURCES[name].command} ... --out {folder}")
     stages = read_record(folder)["stages"]
     lineage: dict[str, str] = {}
     for name in paths:
@@ -129,7 +129,7 @@ def _above_the_floor(tables: Mapping[str, pd.DataFrame], rule: str) -> None:
     for name, table in tables.items():
         part = SOURCES[name].rows(table)
         if "note" in part and len(part) and part["note"].isin([BELOW, ZERO]).all() and (part["note"] == BELOW).any():
-            raise MastlensError(
+            raise BadSetting(
                 f"{floor_sentence(part)} '{rule}' would put rounding in order. To see that order: --anyway."
             )
 
@@ -189,7 +189,7 @@ def _matrices_of(checkpoint: "str | os.PathLike[str] | Checkpoint", lineage: Map
 
     opened = Checkpoint(checkpoint)
     if lineage and opened.fingerprint not in lineage.values():
-        raise MastlensError(
+        raise NotTogether(
             f"{opened.spec} is none of the checkpoints that the tables were made from ({', '.join(lineage)}). "
             "--candidates takes one of these."
         )
@@ -206,17 +206,17 @@ def read_selection(path: str | os.PathLike[str], fingerprint: str | None = None)
     """
     path = Path(path)
     if not path.is_file():
-        raise MastlensError(f"There is no ranking file {path}. Write it first: mastlens rank DIR --top N")
+        raise NotFound(f"There is no ranking file {path}. Write it first: mastlens rank DIR --top N")
     try:
         table = pd.read_parquet(path)
         selected = table.loc[table["selected"].astype(bool)].sort_values("rank")["name"].tolist()
     except (OSError, ValueError, KeyError) as error:
-        raise MastlensError(f"{path} is not a ranking ({error}). mastlens rank writes one.") from error
+        raise BadFile(f"{path} is not a ranking ({error}). mastlens rank writes one.") from error
     if not selected:
-        raise MastlensError(f"{path} selects nothing. Rank again with --top of 1 or more.")
+        raise BadSetting(f"{path} selects nothing. Rank again with --top of 1 or more.")
     made_for = read_record(path.parent)["stages"].get("rank", {}).get("lineage", {}).get("rlvr")
     if fingerprint and made_for and made_for != fingerprint:
-        raise MastlensError(
+        raise NotTogether(
             f"{path} was made for another RLVR checkpoint ({made_for[:12]}; this one is {fingerprint[:12]})."
         )
     return selected

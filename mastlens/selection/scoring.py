@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, unknown
 from mastlens.selection.catalogue import RULES
 from mastlens.selection.rule import Control, Pool, Rule
 from mastlens.selection.tables import KEYS, in_order, join
@@ -27,12 +27,12 @@ def settings_of(
         if not chosen.counted:
             settings["top"] = None
     if seed < 0:
-        raise MastlensError(f"A seed is 0 or more, not {seed}.")
+        raise BadSetting(f"A seed is 0 or more, not {seed}.")
     elsewhere = isinstance(chosen, Control) and chosen.elsewhere
     if elsewhere and not given:
-        raise MastlensError(f"'{rule}' draws from matrices that are in no table. Say whose: --candidates PATH.")
+        raise BadSetting(f"'{rule}' draws from matrices that are in no table. Say whose: --candidates PATH.")
     if given and not elsewhere:
-        raise MastlensError(f"'{rule}' takes its tensors from the tables: leave --candidates out.")
+        raise BadSetting(f"'{rule}' takes its tensors from the tables: leave --candidates out.")
     known = {} if scoring is None else scoring.parameters
     for name in parameters or {}:
         if name not in known:
@@ -43,7 +43,7 @@ def settings_of(
     if scoring is not None and scoring.passes is not None:
         counted = False
     if counted and settings["top"] is None:
-        raise MastlensError(f"'{rule}' has no cut of its own. Say how many to select: --top N.")
+        raise BadSetting(f"'{rule}' has no cut of its own. Say how many to select: --top N.")
     return settings
 
 
@@ -76,12 +76,12 @@ def scored(
     """
     table = join(tables, rule.needs, rule=rule.name)
     if rule.of_increment and table["delta_norm"].max() == 0:
-        raise MastlensError("Every increment is zero: SFT and RLVR have the same weights there.")
+        raise BadSetting("Every increment is zero: SFT and RLVR have the same weights there.")
     settings = {**rule.parameters, **(parameters or {})}
     score = rule.score(table, **settings)
     if score.isna().any():
         name = table["name"][score.isna()].iloc[0]
-        raise MastlensError(f"Rule '{rule.name}' gives no number for {name}: there is a NaN in its tables.")
+        raise BadSetting(f"Rule '{rule.name}' gives no number for {name}: there is a NaN in its tables.")
     if rule.terms is not None:
         terms = rule.terms(table)
     else:
@@ -93,7 +93,7 @@ def scored(
     if top is None:
         ranked["selected"] = ranked["passes"]
         if not ranked["selected"].any():
-            raise MastlensError(
+            raise BadSetting(
                 f"No tensor passes the thresholds of '{rule.name}' ({settings}); they do not carry over from one "
                 "model to another. Set others with --parameter NAME=VALUE, or take the first N with --top N."
             )
@@ -140,7 +140,7 @@ def controlled(
 
 def _check_top(top: int, count: int) -> None:
     if not 1 <= top <= count:
-        raise MastlensError(f"--top {top} does not fit: there are {count} tensors, choose 1 to that.")
+        raise BadSetting(f"--top {top} does not fit: there are {count} tensors, choose 1 to that.")
 
 
 def _ranked(table: pd.DataFrame, last: pd.Series | None = None) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mastlens.architectures.projections import ORDER
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadFile, BadSetting, NotTogether, unknown
 
 KEYS = ("layer", "projection", "name")
 _SIZES = ("rows", "cols")
@@ -78,7 +78,7 @@ def join(tables: Mapping[str, pd.DataFrame], needs: Mapping[str, Collection[str]
             continue
         part = _part(tables, name, ["name", *wanted], rule)
         if alone := sorted(set(joined["name"]) ^ set(part["name"])):
-            raise MastlensError(
+            raise NotTogether(
                 f"The {name} table is about other tensors than the one before it, e.g. {alone[0]}. Make all tables "
                 "anew from one lineage, with the same --where."
             )
@@ -90,16 +90,16 @@ def join(tables: Mapping[str, pd.DataFrame], needs: Mapping[str, Collection[str]
 def _part(tables: Mapping[str, pd.DataFrame], name: str, columns: list[str], rule: str) -> pd.DataFrame:
     source = SOURCES[name]
     if name not in tables:
-        raise MastlensError(f"Rule '{rule}' needs the {name} table. Write it first: {source.command} ... --out DIR")
+        raise BadSetting(f"Rule '{rule}' needs the {name} table. Write it first: {source.command} ... --out DIR")
     table = tables[name]
     if missing := [column for column in columns if column not in table]:
-        raise MastlensError(
+        raise BadSetting(
             f"Rule '{rule}' needs {' and '.join(missing)}, which the {name} table does not have. Write it anew: "
             f"{source.command} ... {_options(missing)}--out DIR --overwrite"
         )
     part = source.rows(table)[columns]
     if part.empty or part["name"].duplicated().any():
-        raise MastlensError(f"The {name} table does not have one row a tensor. Write it anew: {source.command}.")
+        raise BadFile(f"The {name} table does not have one row a tensor. Write it anew: {source.command}.")
     return part
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from mastlens.architectures.matrices import find_matrices
 from mastlens.architectures.projections import Projection, match_names
 from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, MastlensError, NotTogether, unknown
 from mastlens.selection.ranking import read_selection
 
 
@@ -34,7 +34,7 @@ def named_matrices(checkpoint: Checkpoint, names: Sequence[str]) -> list[str | P
     for name in names:
         if name not in whole and name not in parts:
             if name in checkpoint.tensors:
-                raise MastlensError(
+                raise BadSetting(
                     f"{name} is selected but is no weight matrix of {checkpoint.spec}: it is a bias or a norm, and "
                     "those stay."
                 )
@@ -66,7 +66,7 @@ def select_tensors(
     """
     given = [ranking is not None, where is not None, all_parameters, names is not None, everything]
     if sum(given) != 1:
-        raise MastlensError(
+        raise BadSetting(
             "Say what to edit in exactly one way: --ranking, --where, or --all-parameters; mastlens negate also takes "
             "--everything."
         )
@@ -79,7 +79,7 @@ def select_tensors(
     elif where is not None:
         names = _matching(checkpoint, where)
     if not names:
-        raise MastlensError("The selection is empty: there is nothing to edit.")
+        raise BadSetting("The selection is empty: there is nothing to edit.")
     named_matrices(checkpoint, names)
     order = {name: i for i, name in enumerate(checkpoint.tensors)}
     return sorted(names, key=lambda name: (order[_stored(name)], _natural(name)))
@@ -88,7 +88,7 @@ def select_tensors(
 def _ranked(checkpoint: Checkpoint, ranking: str | os.PathLike[str]) -> list[str]:
     names = read_selection(ranking, checkpoint.fingerprint)
     if absent := [name for name in names if _stored(name) not in checkpoint.tensors]:
-        raise MastlensError(
+        raise NotTogether(
             f"{ranking} was made for another model: of {len(names)} selected names, {len(absent)} are not in "
             f"{checkpoint.spec}. {unknown('weight matrix', absent[0], weight_matrices(checkpoint))}"
         )
@@ -111,11 +111,11 @@ def _refuse_overlap(names: Sequence[str]) -> None:
     seen = set(names)
     if len(seen) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise MastlensError(f"{twice} is selected twice.")
+        raise BadSetting(f"{twice} is selected twice.")
     for name in names:
         for holder in (_stored(name), re.sub(r"(#.+)\.h\d+$", r"\1", name)):
             if holder != name and holder in seen:
-                raise MastlensError(f"{holder} is selected whole and in part, as {name}. Choose one.")
+                raise BadSetting(f"{holder} is selected whole and in part, as {name}. Choose one.")
 
 
 def _stored(name: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 
 
 def random_matched(sizes: Mapping[str, int], selected: Sequence[str], *, seed: int) -> list[str]:
@@ -19,7 +19,7 @@ def random_matched(sizes: Mapping[str, int], selected: Sequence[str], *, seed: i
         Names, in the order of ``sizes``.
     """
     if missing := [name for name in selected if name not in sizes]:
-        raise MastlensError(f"{missing[0]} is selected but is not among the {len(sizes)} candidates.")
+        raise BadSetting(f"{missing[0]} is selected but is not among the {len(sizes)} candidates.")
     return random_of_size(sizes, sum(sizes[name] for name in selected), seed=seed)
 
 

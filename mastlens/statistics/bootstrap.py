@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting, MastlensError
 from mastlens.statistics.intervals import Interval
 
 _BATCH = 1000  # resamples in memory at a time; another size would draw the same ones
@@ -39,7 +39,7 @@ def ratio_bootstrap(
     """
     sums, counts = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
     if sums.ndim != 1 or sums.size == 0 or sums.shape != counts.shape:
-        raise MastlensError("A bootstrap interval needs one value an item, for at least one item.")
+        raise BadSetting("A bootstrap interval needs one value an item, for at least one item.")
     if not (counts > 0).all():
         raise MastlensError("A bootstrap interval of a ratio needs denominators above 0.")
     if clusters is not None:
@@ -111,5 +111,5 @@ def paired_bootstrap(
     """
     old, new = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     if old.ndim != 1 or old.size == 0 or old.shape != new.shape:
-        raise MastlensError("A paired interval needs the same items before and after, at least one.")
+        raise BadSetting("A paired interval needs the same items before and after, at least one.")
     return mean_bootstrap(new - old, clusters=clusters, resamples=resamples, level=level, seed=seed)

@@ -5,7 +5,7 @@ from math import sqrt
 
 from scipy import stats
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting, MastlensError
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def newcombe_paired(both: int, b: int, c: int, neither: int, *, level: float = 0
     """
     n = both + b + c + neither
     if n == 0 or min(both, b, c, neither) < 0:
-        raise MastlensError("A difference of proportions needs at least one item, and no count below 0.")
+        raise BadSetting("A difference of proportions needs at least one item, and no count below 0.")
     before, after = (both + b) / n, (both + c) / n
     of_before, of_after = wilson(both + b, n, level=level), wilson(both + c, n, level=level)
     margins = (both + b) * (c + neither) * (both + c) * (b + neither)

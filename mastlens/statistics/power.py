@@ -11,7 +11,7 @@ from math import nan
 import numpy as np
 from scipy import optimize, stats
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 
 _NEGLIGIBLE = 1e-17  # mass dropped at either end of a distribution, at each step
 
@@ -50,7 +50,7 @@ def items_needed(
     """
     _check(lost, gained, alpha)
     if not 0 < power < 1:
-        raise MastlensError(f"Power lies between 0 and 1; {power} was asked for.")
+        raise BadSetting(f"Power lies between 0 and 1; {power} was asked for.")
     changed = lost + gained
     if lost == gained:
         return None
@@ -105,8 +105,8 @@ def _given_changed(counts: np.ndarray, share: float, alpha: float) -> np.ndarray
 
 def _check(lost: float, gained: float, alpha: float) -> None:
     if min(lost, gained) < 0 or lost + gained > 1 + 1e-12:
-        raise MastlensError(
+        raise BadSetting(
             f"The shares of items lost ({lost}) and gained ({gained}) are at least 0 and together at most 1."
         )
     if not 0 < alpha < 1:
-        raise MastlensError(f"The level of a test lies between 0 and 1; {alpha} was given.")
+        raise BadSetting(f"The level of a test lies between 0 and 1; {alpha} was given.")

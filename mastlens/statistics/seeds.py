@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 from mastlens.statistics.intervals import Interval
 
 
@@ -39,7 +39,7 @@ def seed_interval(means: ArrayLike, *, level: float = 0.95) -> Interval:
     """Return Student's t-interval of the mean of one value a seed; it needs at least two seeds."""
     values = np.asarray(means, dtype=float)
     if values.ndim != 1 or values.size < 2:
-        raise MastlensError("An interval over seeds needs at least two seeds: one says nothing of their spread.")
+        raise BadSetting("An interval over seeds needs at least two seeds: one says nothing of their spread.")
     reach = stats.t.ppf((1 + level) / 2, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size)
     return Interval(float(values.mean() - reach), float(values.mean() + reach))
 
@@ -56,7 +56,7 @@ def seed_spread(outcomes: ArrayLike, *, level: float = 0.95) -> SeedSpread:
     """
     y = np.asarray(outcomes, dtype=float)
     if y.ndim != 2 or min(y.shape) < 2:
-        raise MastlensError(
+        raise BadSetting(
             f"Outcomes are an array (seeds, items) with at least two of each; this one is {y.shape}. A single run "
             "says nothing of the spread between runs."
         )

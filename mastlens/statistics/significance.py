@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 
 
 def mcnemar_exact(b: int, c: int) -> float:
@@ -33,7 +33,7 @@ def holm(p: ArrayLike) -> np.ndarray:
     """
     values = np.asarray(p, dtype=float)
     if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
-        raise MastlensError(f"p-values lie between 0 and 1, one a test; given are {values.tolist()}.")
+        raise BadSetting(f"p-values lie between 0 and 1, one a test; given are {values.tolist()}.")
     order = np.argsort(values, kind="stable")
     steps = np.maximum.accumulate(values[order] * np.arange(values.size, 0, -1))
     adjusted = np.empty_like(values)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, unknown
 from mastlens.studies.arms import Arm
 from mastlens.studies.reading import from_table
 from mastlens.studies.selecting import Selected, is_random, resolve, selection_settings
@@ -30,9 +30,9 @@ def objective_settings(settings: StudySettings, label: str) -> dict[str, Any]:
     known = inspect.signature(make_objective).parameters
     for key in told:
         if key not in known:
-            raise MastlensError(f"{where}: {unknown('key', key, known)}")
+            raise BadSetting(f"{where}: {unknown('key', key, known)}")
     if "name" not in told:
-        raise MastlensError(f"{where}: name is missing; it is one of {', '.join(OBJECTIVES)}.")
+        raise BadSetting(f"{where}: name is missing; it is one of {', '.join(OBJECTIVES)}.")
     if "token_weights" in told:
         told["token_weights"] = from_table(TokenWeights, told["token_weights"], f"{where}, token_weights")
     return told
@@ -73,7 +73,7 @@ def plan_arms(settings: StudySettings, out: Path, checkpoint: Checkpoint, *, see
 
 def _add(arms: dict[str, Arm], arm: Arm) -> None:
     if arms.setdefault(arm.name, arm).identity != arm.identity:
-        raise MastlensError(
+        raise BadSetting(
             f"Two comparisons of the study make the arm {arm.name} in two ways. Give one of them a suffix, or its "
             "objective a table of its own under [objectives]."
         )

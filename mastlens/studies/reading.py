@@ -5,7 +5,7 @@ import types
 from collections.abc import Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, MastlensError, unknown
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ def from_table(cls: type[T], table: Any, where: str) -> T:
         MastlensError: For an unknown or missing key, or a value of another type.
     """
     if not isinstance(table, Mapping):
-        raise MastlensError(f"{where}: a table is expected, this is {_kind(table)}.")
+        raise BadSetting(f"{where}: a table is expected, this is {_kind(table)}.")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
     hints = get_type_hints(cls)
     for key in table:
@@ -33,7 +33,7 @@ def from_table(cls: type[T], table: Any, where: str) -> T:
     empty = dataclasses.MISSING
     missing = [n for n, f in fields.items() if n not in values and f.default is empty and f.default_factory is empty]
     if missing:
-        raise MastlensError(f"{where}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing.")
+        raise BadSetting(f"{where}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing.")
     try:
         return cls(**values)
     except MastlensError as error:
@@ -42,7 +42,7 @@ def from_table(cls: type[T], table: Any, where: str) -> T:
 
 def located(error: MastlensError, where: str) -> MastlensError:
     """Return the error with its place in front."""
-    return MastlensError(f"{where}: {error}")
+    return type(error)(f"{where}: {error}")
 
 
 def as_type(value: Any, wanted: Any, where: str) -> Any:
@@ -52,14 +52,14 @@ def as_type(value: Any, wanted: Any, where: str) -> Any:
         return as_type(value, next(part for part in inside if part is not type(None)), where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise MastlensError(f"{where}: a list is expected, e.g. [{_example(inside[0])}]; this is {_kind(value)}.")
+            raise BadSetting(f"{where}: a list is expected, e.g. [{_example(inside[0])}]; this is {_kind(value)}.")
         numbered = dataclasses.is_dataclass(inside[0])
         return tuple(
             as_type(part, inside[0], f"{where} {i}" if numbered else where) for i, part in enumerate(value, start=1)
         )
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
-            raise MastlensError(f"{where}: a table is expected, this is {_kind(value)}.")
+            raise BadSetting(f"{where}: a table is expected, this is {_kind(value)}.")
         return {str(key): as_type(part, inside[1], f"{where}, {key}") for key, part in value.items()}
     if wanted is Any:
         return value
@@ -68,7 +68,7 @@ def as_type(value: Any, wanted: Any, where: str) -> Any:
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-        raise MastlensError(f"{where}: {_NAMES.get(wanted, wanted)} is expected, this is {_kind(value)}.")
+        raise BadSetting(f"{where}: {_NAMES.get(wanted, wanted)} is expected, this is {_kind(value)}.")
     return value
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from mastlens.decoding.answering import answer_prompts
 from mastlens.decoding.reflection import reflection_penalty
 from mastlens.edits.edited import EditedCheckpoint
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, unknown
 from mastlens.evaluation.judges import Judge
 from mastlens.evaluation.traces import RuleJudge, evaluate_traces, read_questions
 from mastlens.runs.files import write_table, write_text
@@ -227,7 +227,7 @@ def reasoning_table(
             raise unknown("method", name, METHODS)
     if judge is None:
         if study.facts is None:
-            raise MastlensError("Traces need a judge: give one, or the facts that the rule judge knows (facts).")
+            raise BadSetting("Traces need a judge: give one, or the facts that the rule judge knows (facts).")
         judge = RuleJudge.open(study.facts)
     folder, common = Path(out), {"device": device, "overwrite": overwrite, "progress": progress}
     traces = generate_traces(

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 from mastlens.runs.files import sha256_file, write_json, write_table
 from mastlens.runs.stages import stage
 from mastlens.studies.arms import ARMS, Arm
@@ -95,11 +95,11 @@ def run_study(
     settings = _read(study)
     if out is None:
         if not isinstance(study, str | os.PathLike):
-            raise MastlensError("Say where the study goes: out.")
+            raise BadSetting("Say where the study goes: out.")
         out = study_file(study).stem
     out = Path(out)
     if workers < 1:
-        raise MastlensError(f"A study needs at least one worker, not {workers}.")
+        raise BadSetting(f"A study needs at least one worker, not {workers}.")
     check_selections(settings)
     check_objectives(settings)
     checkpoint = Checkpoint(settings.lineage.rlvr)
@@ -127,7 +127,7 @@ def _target(settings: StudySettings, out: Path, device: str, overwrite: bool) ->
     if settings.target.forget_accuracy is not None:
         return settings.target.forget_accuracy
     if settings.lineage.reference is None:
-        raise MastlensError(
+        raise BadSetting(
             "The study names no reference model whose forget accuracy could be the target. Set forget_accuracy under "
             "[target], or reference under [lineage]."
         )

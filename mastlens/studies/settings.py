@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, MastlensError, unknown
 from mastlens.studies.reading import from_table
 from mastlens.unlearning.matching import Grid
 
@@ -97,7 +97,7 @@ class SelectionSettings:
     def __post_init__(self):
         ways = [self.rule is not None, self.where is not None, self.names is not None, self.all_parameters]
         if sum(ways) != 1:
-            raise MastlensError("say what to edit in exactly one way: rule, where, names or all_parameters.")
+            raise BadSetting("say what to edit in exactly one way: rule, where, names or all_parameters.")
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class ComparisonSettings:
 
     def __post_init__(self):
         if not self.objectives or not self.selections:
-            raise MastlensError("a comparison needs at least one objective and one selection.")
+            raise BadSetting("a comparison needs at least one objective and one selection.")
         if self.draw_seeds not in _CROSSINGS:
             raise unknown("draw_seeds", self.draw_seeds, _CROSSINGS)
 
@@ -198,28 +198,28 @@ class StudySettings:
 
     def __post_init__(self):
         if set(self.train) != {FORGET, RETAIN}:
-            raise MastlensError(
+            raise BadSetting(
                 f"[train] names one file for 'forget' and one for 'retain'; it has {', '.join(self.train) or 'none'}."
             )
         for kind, splits in {"calibration": self.calibration, "eval": self.eval}.items():
             if RETAIN in splits:
-                raise MastlensError(f"[{kind}] calls a split 'retain', which stands for all of them. Rename it.")
+                raise BadSetting(f"[{kind}] calls a split 'retain', which stands for all of them. Rename it.")
             if FORGET not in splits or len(splits) < 2:
-                raise MastlensError(
+                raise BadSetting(
                     f"[{kind}] names a file for 'forget' and for at least one retain split; it has "
                     f"{', '.join(splits) or 'none'}."
                 )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise MastlensError(f"seeds are different numbers, at least one; they are {list(self.seeds)}.")
+            raise BadSetting(f"seeds are different numbers, at least one; they are {list(self.seeds)}.")
         if self.keep_edits not in _KEPT:
             raise unknown("keep_edits", self.keep_edits, _KEPT)
         if self.draws < 1 or self.resamples < 1:
-            raise MastlensError(f"draws and resamples are at least 1; they are {self.draws} and {self.resamples}.")
+            raise BadSetting(f"draws and resamples are at least 1; they are {self.draws} and {self.resamples}.")
         if not self.compare and not self.negate:
-            raise MastlensError("there is nothing to do: write at least one [[compare]] or [[negate]].")
+            raise BadSetting("there is nothing to do: write at least one [[compare]] or [[negate]].")
         for label in (*self.objectives, *self.selections):
             if not _LABEL.fullmatch(label):
-                raise MastlensError(f"{label!r} names a folder: letters, digits and _ . + - only.")
+                raise BadSetting(f"{label!r} names a folder: letters, digits and _ . + - only.")
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -242,7 +242,7 @@ def study_file(study: str | os.PathLike[str]) -> Path:
             return Path(str(named[name].study))
         if name in ORGANISMS:
             own = ORGANISMS[name].command
-            raise MastlensError(
+            raise BadSetting(
                 f"organism:{name} has no study file. "
                 + (f"Its study is made by: {own}. " if own else "")
                 + f"With a study file: {', '.join(_ORGANISM + other for other in named)}."
@@ -250,7 +250,7 @@ def study_file(study: str | os.PathLike[str]) -> Path:
         raise unknown("shipped study", name, named)
     path = Path(study)
     if not path.is_file():
-        raise MastlensError(f"There is no study file {path}. Start from a shipped one: {_ORGANISM}qwen2.")
+        raise BadSetting(f"There is no study file {path}. Start from a shipped one: {_ORGANISM}qwen2.")
     return path
 
 
@@ -289,7 +289,7 @@ def parse_study(told: Mapping[str, Any], *, where: str = "the study", folder: Pa
         told = _of_organism(str(name)) | told
     missing = [key for key in ("lineage", "train", "calibration", "eval") if key not in told]
     if missing:
-        raise MastlensError(
+        raise BadSetting(
             f"{where}: [{missing[0]}] is missing. Say organism = NAME for a shipped lineage and its files, or name the "
             "checkpoints in [lineage] and the files in [train], [calibration] and [eval]."
         )
@@ -320,7 +320,7 @@ def _of_organism(name: str) -> dict[str, Any]:
     organism = get_organism(name)
     if not {"base", "sft", "rlvr"} <= set(organism.roles):
         others = [one.name for one in ORGANISMS.values() if {"base", "sft", "rlvr"} <= set(one.roles)]
-        raise MastlensError(f"organism:{name} lacks a base, SFT or RLVR stage. Take organism = {' or '.join(others)}.")
+        raise BadSetting(f"organism:{name} lacks a base, SFT or RLVR stage. Take organism = {' or '.join(others)}.")
     lineage_folder(name)
     region = {region: {split: str(file) for split, file in organism.files(region).items()} for region in _REGIONS}
     neutral = region["eval"].pop("neutral", None)

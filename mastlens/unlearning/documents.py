@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.errors import MastlensError
+from mastlens.errors import BadFile, NotFound, NotSupported, NotTogether
 from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problem, encode_problems
 from mastlens.problems.reading import Problem, parse_problem
 from mastlens.problems.thinking import CLOSER, has_template
@@ -28,11 +28,11 @@ def read_documents(path: str | os.PathLike[str]) -> list[Problem]:
     """
     path = Path(path)
     if not path.is_file():
-        raise MastlensError(f"There is no file of texts or problems {path}.")
+        raise NotFound(f"There is no file of texts or problems {path}.")
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise MastlensError(f"{path} is not UTF-8 text ({error}). Texts and problems are JSON lines.") from error
+        raise BadFile(f"{path} is not UTF-8 text ({error}). Texts and problems are JSON lines.") from error
     found = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -41,17 +41,17 @@ def read_documents(path: str | os.PathLike[str]) -> list[Problem]:
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise MastlensError(f"{where}: not a JSON object ({error}).") from error
+            raise BadFile(f"{where}: not a JSON object ({error}).") from error
         found.append(_document(where, number, record))
     if not found:
-        raise MastlensError(f"{path} holds no texts. One JSON object a line is expected, a problem or one with 'text'.")
+        raise BadFile(f"{path} holds no texts. One JSON object a line is expected, a problem or one with 'text'.")
     return found
 
 
 def _document(where: str, number: int, record: Any) -> Problem:
     if isinstance(record, dict) and not {"problem", "question"} & set(record) and "text" in record:
         if not isinstance(record["text"], str) or not record["text"].strip():
-            raise MastlensError(f"{where}: 'text' is no text, or blank.")
+            raise BadFile(f"{where}: 'text' is no text, or blank.")
         return Problem(record["text"], "", "", str(record.get("subject") or ""), number)
     if isinstance(record, dict) and isinstance(record.get("solution"), str) and "question" in record:
         record = {**record, "problem": record.get("problem", record["question"])}
@@ -135,7 +135,7 @@ class Encoder:
         wanted = set(range(documents))
         if (items := set(traces["item"].astype(int))) != wanted:
             odd = min(items ^ wanted)
-            raise MastlensError(
+            raise NotTogether(
                 f"The traces are of {len(items)} documents and there are {documents} to forget; item {odd} is only in "
                 "one of the two. Generate traces of the same file: mastlens traces --forget FILE."
             )
@@ -162,9 +162,9 @@ class Encoder:
 
     def _check(self, length: int, where: str, option: str) -> None:
         if not length:
-            raise MastlensError(f"{where}: no token in it.")
+            raise BadFile(f"{where}: no token in it.")
         if self.context is not None and length > self.context:
-            raise MastlensError(
+            raise NotSupported(
                 f"{where}: {length} tokens, and the model's context is {self.context}. Say where to cut "
                 f"({option}), or shorten it; it is not cut in silence."
             )

@@ -17,7 +17,7 @@ from torch.nn.functional import cosine_similarity
 
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.edits.edit import Edit
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 from mastlens.models.likelihood import by_length, read_solutions
 from mastlens.models.suffix import PartialForward, largest_layers
 from mastlens.models.weights import snapshot, swapped
@@ -86,9 +86,9 @@ def state_drift(
     """
     layers = largest_layers(model)
     if layers is None:
-        raise MastlensError(f"The layers of {type(model).__name__} cannot be told: it has no list of modules.")
+        raise BadSetting(f"The layers of {type(model).__name__} cannot be told: it has no list of modules.")
     if 0 in edits:
-        raise MastlensError("Step 0 is the source itself: number edits from 1.")
+        raise BadSetting("Step 0 is the source itself: number edits from 1.")
     partial = PartialForward(layers)
     changed = {0: {}} | {step: edit.after if isinstance(edit, Edit) else edit for step, edit in edits.items()}
     sums: dict[tuple[int, str], Tensor] = {}
@@ -144,9 +144,9 @@ def drift_by_step(
         MastlensError: If the run has begun: its source is not in memory any more.
     """
     if run.done:
-        raise MastlensError(f"The run has taken {run.done} steps already: what it began from is not known here.")
+        raise BadSetting(f"The run has taken {run.done} steps already: what it began from is not known here.")
     if every < 1:
-        raise MastlensError(f"Drift is looked at every so many steps, at least 1; it is {every}.")
+        raise BadSetting(f"Drift is looked at every so many steps, at least 1; it is {every}.")
     source = snapshot(run.model, run.masters.stored)
     kept: dict[int, Mapping[str, Tensor]] = {}
     records = []
@@ -208,13 +208,13 @@ def measure_drift(
     checkpoint = Checkpoint(model)
     made = {step: e if isinstance(e, Edit) else Edit.load(e) for step, e in _by_step(edits).items()}
     if not made:
-        raise MastlensError("There is no edit to measure.")
+        raise BadSetting("There is no edit to measure.")
     for edit in made.values():
         edit.check_source(checkpoint)
     last = next(reversed(made.values())).settings
     read = texts or _texts_of(last)
     if traces is not None and forget is None:
-        raise MastlensError("Traces belong to a forget file: give forget too.")
+        raise BadSetting("Traces belong to a forget file: give forget too.")
     loaded = checkpoint.load_model(device=device)
     encode = Encoder(checkpoint, checkpoint.load_tokenizer(), loaded.config, chat_template)
     sides: dict[str, list[EncodedProblem]] = {}
@@ -231,7 +231,7 @@ def measure_drift(
         sides["retain"] = encode.documents(read_documents(retain)[:limit], str(retain), texts=read)
     sides = {text: encoded for text, encoded in sides.items() if encoded}
     if not sides:
-        raise MastlensError("There is nothing to read: give forget, traces, cot or retain.")
+        raise BadSetting("There is nothing to read: give forget, traces, cot or retain.")
     label = "drift" if progress else None
     found = state_drift(loaded, made, sides, control=kept_control(last), batch_size=batch_size, progress=label)
     settings = {"limit": limit, "texts": asdict(read), "steps": list(made), "chat_template": chat_template}

@@ -18,7 +18,7 @@ from mastlens.decoding.reflection import reflection_tokens
 from mastlens.edits.edit import FILE as EDIT_FILE
 from mastlens.edits.edit import Edit
 from mastlens.edits.making import make_edit
-from mastlens.errors import MastlensError, MastlensWarning, unknown
+from mastlens.errors import BadSetting, MastlensWarning, NotTogether, unknown
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.problems.reading import Problem, read_problems
 from mastlens.runs.files import sha256_json, write_table
@@ -82,7 +82,7 @@ def check_disjoint(sides: Mapping[str, Sequence[Problem]]) -> None:
     (one, first), (other, second) = sides.items()
     shared = {p.problem for p in first} & {p.problem for p in second}
     if shared:
-        raise MastlensError(
+        raise NotTogether(
             f"{len(shared)} problems are in both the {one} and the {other} file, e.g. {min(shared)[:80]!r}. "
             "Remove them from one, or pass --allow-overlap."
         )
@@ -193,7 +193,7 @@ def unlearn(
         MastlensError: If files, selection or settings do not fit.
     """
     if retain is None and retain_weight is not None:
-        raise MastlensError("A retain weight without retain problems does nothing: give --retain, or leave it out.")
+        raise BadSetting("A retain weight without retain problems does nothing: give --retain, or leave it out.")
     if precision not in DTYPES:
         raise unknown("precision", precision, DTYPES)
     chosen = make_objective(
@@ -219,7 +219,7 @@ def unlearn(
         token_weights=TokenWeights() if token_weights is True else token_weights or None,
     )
     if refusals is not None and not chosen.needs_alternatives:
-        raise MastlensError(f"{objective} prefers no refusals; dpo does. Leave --refusals out.")
+        raise BadSetting(f"{objective} prefers no refusals; dpo does. Leave --refusals out.")
     _check_files(chosen, traces, cot)
     checkpoint = Checkpoint(rlvr)
     selection = select_tensors(checkpoint, ranking=ranking, where=where, all_parameters=all_parameters, names=names)
@@ -356,9 +356,9 @@ def _check_files(objective: Objective, traces: Any, cot: Any) -> None:
     ):
         if needed and path is None:
             how = " (mastlens traces writes it)" if option == "--traces" else ""
-            raise MastlensError(f"The objective {objective.name} needs {option} FILE{how}.")
+            raise BadSetting(f"The objective {objective.name} needs {option} FILE{how}.")
         if path is not None and not taken:
-            raise MastlensError(f"The objective {objective.name} does nothing with {option}: leave it out.")
+            raise BadSetting(f"The objective {objective.name} does nothing with {option}: leave it out.")
 
 
 def _steps(run: Unlearner, prober: Prober | None) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mastlens.architectures.projections import Projection
 from mastlens.edits.making import make_edit
-from mastlens.errors import MastlensError, MastlensWarning
+from mastlens.errors import BadSetting, MastlensWarning
 from mastlens.models.divergence import forward_kl
 from mastlens.models.weights import named_weights
 from mastlens.problems.encoding import EncodedProblem
@@ -125,9 +125,9 @@ class Unlearner:
     ):
         check_arguments(objective, matrices, retain, lr=lr, steps=steps, batch_size=batch_size)
         if objective.needs_alternatives and (alternatives is None or len(alternatives) != len(forget)):
-            raise MastlensError(f"The objective {objective.name} needs one refusal for each forget problem.")
+            raise BadSetting(f"The objective {objective.name} needs one refusal for each forget problem.")
         if not forget or (retain is not None and not retain):
-            raise MastlensError("A side without problems has nothing to be read: give at least one.")
+            raise BadSetting("A side without problems has nothing to be read: give at least one.")
         check_sides(objective, len(forget), traces, cot, reflection)
         self.model, self.objective, self.lr, self.steps, self.seed = model, objective, lr, steps, seed
         self.done = 0

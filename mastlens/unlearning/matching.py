@@ -18,7 +18,7 @@ from torch import Tensor
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.edits.edit import Edit
 from mastlens.edits.making import make_edit
-from mastlens.errors import MastlensError, MastlensWarning
+from mastlens.errors import BadSetting, MastlensWarning
 from mastlens.models.weights import snapshot, swapped
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.runs.cost import measured
@@ -49,11 +49,9 @@ class Grid:
 
     def __post_init__(self):
         if not self.learning_rates or not all(math.isfinite(lr) and lr > 0 for lr in self.learning_rates):
-            raise MastlensError(
-                f"learning_rates must be numbers above 0, at least one; they are {self.learning_rates}."
-            )
+            raise BadSetting(f"learning_rates must be numbers above 0, at least one; they are {self.learning_rates}.")
         if self.steps < 1 or self.every < 1 or self.batch_size < 1:
-            raise MastlensError(
+            raise BadSetting(
                 f"steps, every and batch_size are at least 1; they are {self.steps}, {self.every}, {self.batch_size}."
             )
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mastlens.errors import MastlensError
+from mastlens.errors import NotSupported
 from mastlens.unlearning import losses
 from mastlens.unlearning.objectives import Objective
 from mastlens.unlearning.passes import Passes, States
@@ -72,7 +72,7 @@ def check_reach(passes: Passes, objective: Objective, reached: Mapping[str, Tens
         return
     highest = max(places.values())
     what = f"Steer layer {highest} (--layer {highest}), or select" if highest < len(layers) else "Select"
-    raise MastlensError(
+    raise NotSupported(
         f"{len(lost)} selected tensors lie above layer {layer}, which {objective.name} steers: no gradient reaches "
         f"them, e.g. {lost[0]}. {what} tensors in layers 0 to {layer} only, with --where or with a ranking that "
         f"selects no others (RMU: mlp.down_proj of layers {max(layer - 2, 0)} to {layer})."

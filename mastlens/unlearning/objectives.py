@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from mastlens.decoding.reflection import WORDS
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, unknown
 from mastlens.unlearning.forgetting import FORGET, Said
 from mastlens.unlearning.presets import PRESETS, SteeringTexts
 from mastlens.unlearning.token_weights import TokenWeights
@@ -183,7 +183,7 @@ def make_objective(
         if preset not in PRESETS:
             raise unknown("preset", preset, PRESETS)
         if name not in PRESETS[preset]:
-            raise MastlensError(f"The preset {preset} says nothing of {name}; it knows {', '.join(PRESETS[preset])}.")
+            raise BadSetting(f"The preset {preset} says nothing of {name}; it knows {', '.join(PRESETS[preset])}.")
         objective = replace(objective, **PRESETS[preset][name])
     given: Mapping[str, float | None] = {
         "beta": beta,
@@ -200,32 +200,32 @@ def make_objective(
     defaults = OBJECTIVES[name]
     for key, value in given.items():
         if value is not None and key not in ("gamma", "alpha") and not _has(defaults, key):
-            raise MastlensError(f"{name} has no {key}: it would change nothing. Leave it out.")
+            raise BadSetting(f"{name} has no {key}: it would change nothing. Leave it out.")
     if steering is not None and control_norm is not None:
-        raise MastlensError("Steering and control_norm both say how long the control vector is: give one.")
+        raise BadSetting("Steering and control_norm both say how long the control vector is: give one.")
     if steering is not None:
         objective = replace(objective, control_norm=0.0)
     objective = replace(objective, **{k: float(v) for k, v in given.items() if v is not None})
     if reflection is not None:
         if not defaults.reflection_weight:
-            raise MastlensError(f"{name} penalises no reflection words; rmu-rtp does.")
+            raise BadSetting(f"{name} penalises no reflection words; rmu-rtp does.")
         objective = replace(objective, reflection=reflection)
     if retain_loss is not None:
         if retain_loss not in RETAIN:
             raise unknown("retain term", retain_loss, RETAIN)
         if objective.steers:
-            raise MastlensError(f"{name} keeps the activations of the retain problems: it has no other retain term.")
+            raise BadSetting(f"{name} keeps the activations of the retain problems: it has no other retain term.")
         objective = replace(objective, retain=retain_loss)
     if layer is not None:
         if not objective.steers:
-            raise MastlensError(f"{name} has no layer to steer (--layer); {', '.join(STEERING)} have.")
+            raise BadSetting(f"{name} has no layer to steer (--layer); {', '.join(STEERING)} have.")
         objective = replace(objective, layer=layer)
     cuts = {"text_tokens": text_tokens, "trace_tokens": trace_tokens, "cot_tokens": cot_tokens}
     told = {key: value for key, value in {**cuts, "in_context": in_context}.items() if value is not None}
     objective = replace(objective, texts=_texts(objective, told))
     if token_weights is not None:
         if objective.steers and not objective.needs_traces:
-            raise MastlensError(
+            raise BadSetting(
                 f"Token weights go with an objective on tokens; {name} steers whole texts. r2mu and r2mu-v0 weigh the "
                 "tokens of their traces."
             )
@@ -245,12 +245,12 @@ def _texts(objective: Objective, told: Mapping[str, Any]) -> SteeringTexts | Non
     """Return how an objective reads its texts, with what is told."""
     if objective.texts is None:
         if told:
-            raise MastlensError(f"{objective.name} reads problems as they are: {', '.join(told)} would change nothing.")
+            raise BadSetting(f"{objective.name} reads problems as they are: {', '.join(told)} would change nothing.")
         return None
     needed = {"trace_tokens": objective.needs_traces, "in_context": objective.needs_traces}
     needed["cot_tokens"] = objective.needs_cot
     if idle := [key for key in told if not needed.get(key, True)]:
-        raise MastlensError(f"{objective.name} reads no such texts: {', '.join(idle)} would change nothing.")
+        raise BadSetting(f"{objective.name} reads no such texts: {', '.join(idle)} would change nothing.")
     # Behind its prompt a trace has no trigger in front: there is one in the prompt.
     return replace(objective.texts, **({"trigger": ""} if told.get("in_context") else {}), **told)
 
@@ -258,15 +258,13 @@ def _texts(objective: Objective, told: Mapping[str, Any]) -> SteeringTexts | Non
 def _check(objective: Objective) -> None:
     name = objective.name
     if OBJECTIVES[name].beta and name not in ("wga", "satimp") and not objective.beta > 0:
-        raise MastlensError(f"beta of {name} must be above 0, it is {objective.beta}.")
+        raise BadSetting(f"beta of {name} must be above 0, it is {objective.beta}.")
     if objective.beta < 0 or objective.beta2 < 0:
-        raise MastlensError(
-            f"The exponents of {name} cannot be negative; they are {objective.beta}, {objective.beta2}."
-        )
+        raise BadSetting(f"The exponents of {name} cannot be negative; they are {objective.beta}, {objective.beta2}.")
     if objective.steers and objective.layer < 0:
-        raise MastlensError(f"{name} steers the output of one decoder layer: say which (--layer, counted from 0).")
+        raise BadSetting(f"{name} steers the output of one decoder layer: say which (--layer, counted from 0).")
     if objective.steers and not objective.steering > 0:
-        raise MastlensError(f"The steering of {name} must be above 0, it is {objective.steering}.")
+        raise BadSetting(f"The steering of {name} must be above 0, it is {objective.steering}.")
     if objective.reflection not in WORDS:
         raise unknown("list of reflection words", objective.reflection, WORDS)
     numbers = {
@@ -282,9 +280,9 @@ def _check(objective: Objective) -> None:
         "reflection_weight": objective.reflection_weight,
     }
     if odd := [f"{key} = {value}" for key, value in numbers.items() if not math.isfinite(value)]:
-        raise MastlensError(f"The coefficients of {name} must be finite numbers, not {', '.join(odd)}.")
+        raise BadSetting(f"The coefficients of {name} must be finite numbers, not {', '.join(odd)}.")
     if min(objective.alpha, objective.gamma) < 0:
-        raise MastlensError("gamma and the retain weight cannot be negative; the signs are in the objective.")
+        raise BadSetting("gamma and the retain weight cannot be negative; the signs are in the objective.")
     steering = (objective.control_norm, objective.unthink_weight, objective.cot_weight, objective.reflection_weight)
     if min(steering) < 0:
-        raise MastlensError(f"Coefficients of {name} cannot be negative; the signs are in the objective.")
+        raise BadSetting(f"Coefficients of {name} cannot be negative; the signs are in the objective.")

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting, NotSupported
 from mastlens.models.likelihood import Reading, by_length, read_solutions
 from mastlens.models.suffix import PartialForward, largest_layers, same_computation
 from mastlens.models.weights import named_weights, snapshot, swapped
@@ -143,13 +143,13 @@ class Passes:
     def _through(self, layer: int, *, alone: bool):
         layers = self.layers
         if not 0 <= layer < len(layers):
-            raise MastlensError(f"There is no layer {layer}: the model has {len(layers)}, counted from 0.")
+            raise BadSetting(f"There is no layer {layer}: the model has {len(layers)}, counted from 0.")
         assert self.partial is not None
         return self.partial.through(layer, alone=alone)
 
     def _states(self, found: list[Tensor], batch: Batch) -> States:
         if found[-1].shape[:2] != batch.input_ids.shape or found[-1].ndim != 3:
-            raise MastlensError(
+            raise NotSupported(
                 f"The layers of {type(self.model).__name__} give {tuple(found[-1].shape)} and not (batch, length, "
                 "hidden): their activations cannot be steered."
             )
@@ -164,7 +164,7 @@ class Passes:
             MastlensError: If it keeps them in another way than all known architectures do.
         """
         if self.partial is None:
-            raise MastlensError(f"The layers of {type(self.model).__name__} cannot be told: it has no list of modules.")
+            raise BadSetting(f"The layers of {type(self.model).__name__} cannot be told: it has no list of modules.")
         return self.partial.layers
 
     def _collate(self, side: str, rows: Sequence[int]) -> Batch:

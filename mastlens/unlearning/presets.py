@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 
 TRIGGER = "Let's reason this step by step."
 """What makes a model reason about a text (R2MU's released code)."""
@@ -36,9 +36,9 @@ class SteeringTexts:
     def __post_init__(self) -> None:
         for key in ("text_tokens", "traces", "trace_tokens", "cot_tokens"):
             if (value := getattr(self, key)) is not None and value < 1:
-                raise MastlensError(f"{key} (--{key.replace('_', '-')}) is at least 1, it is {value}.")
+                raise BadSetting(f"{key} (--{key.replace('_', '-')}) is at least 1, it is {value}.")
         if self.in_context and self.trigger:
-            raise MastlensError("Behind its prompt a trace has no trigger in front: the prompt holds it already.")
+            raise BadSetting("Behind its prompt a trace has no trigger in front: the prompt holds it already.")
 
 
 _RELEASED = SteeringTexts(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mastlens.decoding.generation import generate
 from mastlens.decoding.repetition import repeated_share
-from mastlens.errors import MastlensError, MastlensWarning, unknown
+from mastlens.errors import BadSetting, MastlensWarning, unknown
 from mastlens.models.divergence import token_divergence
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.problems.encoding import EncodedProblem
@@ -59,9 +59,9 @@ class ProbeSettings:
         if self.choose not in CHOICES:
             raise unknown("choice of step", self.choose, CHOICES)
         if self.every < 1 or self.items < 1 or self.new_tokens < 1:
-            raise MastlensError("Probes look every so many steps at so many items: each at least 1.")
+            raise BadSetting("Probes look every so many steps at so many items: each at least 1.")
         if not (self.max_kl > 0 and self.max_repetition > 0):
-            raise MastlensError("The guards (max_kl, max_repetition) must be above 0; use inf for no guard.")
+            raise BadSetting("The guards (max_kl, max_repetition) must be above 0; use inf for no guard.")
 
     @property
     def files(self) -> dict[str, str | os.PathLike[str]]:
@@ -140,7 +140,7 @@ class Prober:
         """
         found = self._measure()
         if broken := self._broken(found):
-            raise MastlensError(f"The source itself is beyond a guard: {broken}. Raise it, or probe other problems.")
+            raise BadSetting(f"The source itself is beyond a guard: {broken}. Raise it, or probe other problems.")
         self.looks = [found]
 
     def _broken(self, look: Look) -> str:

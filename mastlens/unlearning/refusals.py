@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadFile, BadSetting, NotFound
 from mastlens.problems.reading import Problem
 
 REFUSALS = (
@@ -39,14 +39,14 @@ def read_refusals(path: str | os.PathLike[str]) -> list[str]:
     """
     path = Path(path)
     if not path.is_file():
-        raise MastlensError(f"There is no file of refusals {path}. One refusal a line is expected.")
+        raise NotFound(f"There is no file of refusals {path}. One refusal a line is expected.")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise MastlensError(f"{path} is not UTF-8 text ({error}). One refusal a line is expected.") from error
+        raise BadFile(f"{path} is not UTF-8 text ({error}). One refusal a line is expected.") from error
     lines = [line.strip() for line in text.splitlines()]
     if not (found := [line for line in lines if line]):
-        raise MastlensError(f"{path} holds no refusals. One a line is expected.")
+        raise BadSetting(f"{path} holds no refusals. One a line is expected.")
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from mastlens.errors import MastlensError
+from mastlens.errors import StageRefused
 from mastlens.runs.files import write_tensors
 from mastlens.unlearning.loop import Unlearner
 from mastlens.unlearning.probes import Prober
@@ -66,7 +66,7 @@ class Partial:
                 if notes["key"] != self.key:
                     if self.overwrite:
                         return []
-                    raise MastlensError(
+                    raise StageRefused(
                         f"{self.path.parent} holds the state of an unfinished run with other inputs or settings. "
                         "Nothing was changed. Finish that one, choose another --out, or pass --overwrite to drop it."
                     )

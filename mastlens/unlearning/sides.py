@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from mastlens.architectures.projections import Projection
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.unlearning.objectives import Objective
 
@@ -20,15 +20,15 @@ def check_arguments(
 ) -> None:
     """Raise for a run that makes no sense; ``retain`` counts only by being there."""
     if not matrices:
-        raise MastlensError("The selection is empty: there is nothing to edit.")
+        raise BadSetting("The selection is empty: there is nothing to edit.")
     if objective.needs_retain and retain is None:
-        raise MastlensError(f"The objective {objective.name} needs retain problems (--retain).")
+        raise BadSetting(f"The objective {objective.name} needs retain problems (--retain).")
     if objective.retain == "kl" and retain is None:
-        raise MastlensError("The retain term kl needs retain problems (--retain).")
+        raise BadSetting("The retain term kl needs retain problems (--retain).")
     if not (math.isfinite(lr) and lr > 0):
-        raise MastlensError(f"The learning rate must be a number above 0, it is {lr}.")
+        raise BadSetting(f"The learning rate must be a number above 0, it is {lr}.")
     if steps < 1 or batch_size < 1:
-        raise MastlensError(f"Steps and batch size are at least 1; they are {steps} and {batch_size}.")
+        raise BadSetting(f"Steps and batch size are at least 1; they are {steps} and {batch_size}.")
 
 
 def check_sides(
@@ -54,18 +54,18 @@ def check_sides(
         ("tokens of reflection words", "--reflection", reflection or None, bool(objective.reflection_weight)),
     ):
         if needed and given is None:
-            raise MastlensError(f"The objective {name} needs {what} ({option}).")
+            raise BadSetting(f"The objective {name} needs {what} ({option}).")
         if given is not None and not needed and not (option == "--cot" and objective.needs_traces):
-            raise MastlensError(f"The objective {name} does nothing with {what} ({option}): leave them out.")
+            raise BadSetting(f"The objective {name} does nothing with {what} ({option}): leave them out.")
     if traces is not None and len(traces) != documents:
-        raise MastlensError(f"There are {documents} forget documents and traces of {len(traces)}: give each its own.")
+        raise BadSetting(f"There are {documents} forget documents and traces of {len(traces)}: give each its own.")
     if traces is not None and not any(len(trace.solution) for told in traces for trace in told):
-        raise MastlensError("All traces are empty: there is nothing to steer. Generate them anew: mastlens traces.")
+        raise BadSetting("All traces are empty: there is nothing to steer. Generate them anew: mastlens traces.")
     if cot is not None and not cot:
-        raise MastlensError("There are no chains of thought to keep: give at least one.")
+        raise BadSetting("There are no chains of thought to keep: give at least one.")
     for problem in [*(cot or []), *(trace for told in traces or [] for trace in told)]:
         if not problem.solution:
-            raise MastlensError("A trace or chain of thought without a token has nothing to be read: leave it out.")
+            raise BadSetting("A trace or chain of thought without a token has nothing to be read: leave it out.")
 
 
 def whole(problem: EncodedProblem) -> EncodedProblem:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 
 _EDGE = 1e-6  # the entropy's slope is infinite at 0 and 1
 
@@ -35,11 +35,11 @@ class TokenWeights:
 
     def __post_init__(self):
         if not 0 < self.budget < 1:
-            raise MastlensError(f"The budget of token weights is their mean, between 0 and 1; it is {self.budget}.")
+            raise BadSetting(f"The budget of token weights is their mean, between 0 and 1; it is {self.budget}.")
         if not (math.isfinite(self.lr) and self.lr > 0):
-            raise MastlensError(f"The scorer's learning rate must be above 0, it is {self.lr}.")
+            raise BadSetting(f"The scorer's learning rate must be above 0, it is {self.lr}.")
         if self.every < 1:
-            raise MastlensError(f"The scorer is stepped every so many model steps, at least 1; it is {self.every}.")
+            raise BadSetting(f"The scorer is stepped every so many model steps, at least 1; it is {self.every}.")
 
 
 def entropy(weights: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:

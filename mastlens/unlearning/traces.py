@@ -14,7 +14,7 @@ import pandas as pd
 
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.generation import Response, check_generation, generate
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadFile, BadSetting, NotFound, NotTogether, unknown
 from mastlens.problems.encoding import check_tokenizer
 from mastlens.problems.reading import Problem
 from mastlens.problems.thinking import has_template, render_prompt, split_trace
@@ -56,7 +56,7 @@ class Tracing:
         if self.trigger_place not in PLACES:
             raise unknown("place of the trigger", self.trigger_place, PLACES)
         if self.segments < 1 or self.segment_tokens < 1:
-            raise MastlensError(
+            raise BadSetting(
                 f"Segments and their tokens are at least 1; they are {self.segments} and {self.segment_tokens}."
             )
 
@@ -238,24 +238,24 @@ def read_traces(
     """
     path = Path(path)
     if not path.is_file():
-        raise MastlensError(
+        raise NotFound(
             f"There is no file of traces {path}. Write it first: mastlens traces --model PATH --forget FILE --out DIR"
         )
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise MastlensError(f"{path} is not a table of traces ({error}). mastlens traces writes one.") from error
+        raise BadFile(f"{path} is not a table of traces ({error}). mastlens traces writes one.") from error
     if missing := [column for column in COLUMNS if column not in table]:
-        raise MastlensError(f"{path} is not a table of traces: it has no {', '.join(missing)}. mastlens traces does.")
+        raise BadFile(f"{path} is not a table of traces: it has no {', '.join(missing)}. mastlens traces does.")
     made = read_record(path.parent)["stages"].get(STAGE, {})
     source, wrote = made.get("inputs", {}).get("forget"), made.get("lineage", {}).get("rlvr")
     if forget is not None and source and source != sha256_file(Path(forget)):
-        raise MastlensError(
+        raise NotTogether(
             f"{path} holds traces about another file than {forget}. Give the one that they were made from, or generate "
             "them anew: mastlens traces."
         )
     if fingerprint and wrote and wrote != fingerprint:
-        raise MastlensError(
+        raise NotTogether(
             f"{path} was written by another checkpoint ({wrote[:12]}; this one is {fingerprint[:12]}): traces are of "
             "the model that is edited. Generate them anew: mastlens traces."
         )

@@ -32,7 +32,7 @@ from mastlens.analysis.causal.settings import DIRECTIONS, CausalMapSettings
 from mastlens.architectures.catalogue import locate_parameters
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import MastlensError, NotTogether, unknown
 from mastlens.models.gradients import mean_gradients
 from mastlens.models.weights import swapped
 from mastlens.runs.calls import takes
@@ -447,7 +447,7 @@ def rank_agreement(
     if rows.empty:
         raise MastlensError(f"The causal map has no rows of the direction '{direction}'.")
     if missing := [name for name in rows["name"] if name not in scores]:
-        raise MastlensError(
+        raise NotTogether(
             f"There is no score for {missing[0]} ({len(missing)} of {len(rows)} are missing). Causal map and "
             "scores must be about the same model."
         )

@@ -13,7 +13,7 @@ from mastlens.analysis.causal.patching import Patch, Readings, ratio_intervals, 
 from mastlens.analysis.causal.settings import CumulativeCurvesSettings
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadFile, MastlensError, NotFound, unknown
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
@@ -155,14 +155,14 @@ def _order(ranking: "str | os.PathLike[str] | pd.DataFrame | Sequence[str]", che
     """Return the names of all the checkpoint's projections, best first."""
     if isinstance(ranking, str | os.PathLike):
         if not Path(ranking).is_file():
-            raise MastlensError(f"There is no ranking file {ranking}. Write it first: mastlens rank DIR --top N")
+            raise NotFound(f"There is no ranking file {ranking}. Write it first: mastlens rank DIR --top N")
         try:
             ranking = pd.read_parquet(ranking)
         except (OSError, ValueError) as error:
-            raise MastlensError(f"{ranking} is not a ranking ({error}). mastlens rank writes one.") from error
+            raise BadFile(f"{ranking} is not a ranking ({error}). mastlens rank writes one.") from error
     if isinstance(ranking, pd.DataFrame):
         if missing := {"rank", "name"} - set(ranking.columns):
-            raise MastlensError(f"The ranking has no column '{sorted(missing)[0]}'. mastlens rank writes one.")
+            raise BadFile(f"The ranking has no column '{sorted(missing)[0]}'. mastlens rank writes one.")
         ranking = ranking.sort_values("rank", kind="stable")["name"].tolist()
     order = [str(name) for name in ranking]
     valid = [projection.name for projection in checkpoint.projections]

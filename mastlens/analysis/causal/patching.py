@@ -14,7 +14,7 @@ from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.generation import generate
 from mastlens.decoding.grading import grade
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, unknown
 from mastlens.models.likelihood import by_length, counted_states
 from mastlens.models.suffix import PartialForward, partial_forward
 from mastlens.models.weights import named_weights, swapped
@@ -152,7 +152,7 @@ def read_sides(
 ) -> dict[str, ProblemSet]:
     """Read side to problems (the first ``limit`` of each file), for the sides that have a file."""
     if limit is not None and limit < 1:
-        raise MastlensError(f"A limit of {limit} problems leaves nothing to measure on; it is at least 1.")
+        raise BadSetting(f"A limit of {limit} problems leaves nothing to measure on; it is at least 1.")
     sides = {}
     for side, path in files.items():
         if path is None:

@@ -20,7 +20,7 @@ from mastlens.architectures.matrices import find_matrices
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage, paired
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, MastlensError, unknown
 from mastlens.models.gradients import Gradients, measure_gradients
 from mastlens.problems.encoding import check_tokenizer, context_length, encode_problems
 from mastlens.problems.reading import read_problems
@@ -111,7 +111,7 @@ def couple(settings: CoupleSettings) -> Coupling:
         MastlensError: If the checkpoints are not one lineage, or a file or setting does not fit.
     """
     if settings.directions < 1:
-        raise MastlensError(
+        raise BadSetting(
             f"{settings.directions} singular directions make no spectrum; take at least 1, or spectrum=False."
         )
     lineage = Lineage.open(settings.rlvr, sft=settings.sft)

@@ -19,7 +19,7 @@ from mastlens.analysis.increments.settings import MaskAgreementSettings
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.stages import remembered
@@ -197,9 +197,9 @@ def _named(runs: Any) -> dict[str, Checkpoint]:
     opened = [(name, Checkpoint(run)) for name, run in pairs]
     named = {name or checkpoint.spec: checkpoint for name, checkpoint in opened}
     if len(named) < len(opened):
-        raise MastlensError("A run is named twice. Agreement compares different runs; give each path once.")
+        raise BadSetting("A run is named twice. Agreement compares different runs; give each path once.")
     if len(named) < 2:
-        raise MastlensError(f"Agreement needs at least two runs from the same checkpoint; there are {len(named)}.")
+        raise BadSetting(f"Agreement needs at least two runs from the same checkpoint; there are {len(named)}.")
     return named
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mastlens.analysis.increments.nulls import READINGS, Null, Reading, isotropic_null, rotated_null
-from mastlens.errors import MastlensError
+from mastlens.errors import BadFile, MastlensError
 
 _BLOCK = 128  # rows at a time: few enough for little memory, enough for the products to run at full rate
 
@@ -281,4 +281,4 @@ def _outside(inside: float, energy: float) -> float:
 
 def _check(energy: float) -> None:
     if not energy < float("inf"):
-        raise MastlensError("The increment holds NaN or infinity: one of the two checkpoints is damaged or diverged.")
+        raise BadFile("The increment holds NaN or infinity: one of the two checkpoints is damaged or diverged.")

@@ -18,7 +18,7 @@ from mastlens.analysis.increments.settings import GeometrySettings
 from mastlens.architectures.matrices import find_matrices
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.lineage import Lineage
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 from mastlens.runs.calls import takes
 from mastlens.runs.files import sha256_json, write_table
 from mastlens.runs.ledger import Ledger
@@ -161,7 +161,7 @@ def _measure_all(
 
     count = workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0])
     if count < 1:
-        raise MastlensError(f"--workers is at least 1, not {workers}.")
+        raise BadSetting(f"--workers is at least 1, not {workers}.")
     with tqdm(total=len(chosen), desc="geometry", unit="tensor", disable=not progress) as bar:
         return list(_in_order(measure, chosen, count, bar))
 

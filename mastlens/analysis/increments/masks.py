@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mastlens.analysis.increments.nulls import Null, intersection_null
 from mastlens.analysis.increments.settings import TOLERANCE, VIEWS
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadFile, BadSetting, unknown
 
 PRINCIPAL_RANK = 64
 """Rank of the reconstruction behind the principal mask (the default of arXiv:2606.07082)."""
@@ -69,7 +69,7 @@ def update_mask(
     if view != "bf16":
         raise unknown("view of the update mask", view, VIEWS)
     if not 0 <= tolerance < 1:
-        raise MastlensError(f"The tolerance of the update mask is relative: from 0 to below 1, not {tolerance}.")
+        raise BadSetting(f"The tolerance of the update mask is relative: from 0 to below 1, not {tolerance}.")
     a, b = before.bfloat16(), after.bfloat16()
     if tolerance < 2.0**-9:
         return _different(a, b)
@@ -190,7 +190,7 @@ def _different(a: Tensor, b: Tensor) -> Tensor:
 def _ranked(scores: Tensor, alpha: float, *, largest: bool) -> Tensor:
     _check(scores, "scored")
     if not 0 <= alpha <= 1:
-        raise MastlensError(f"alpha is the share of the entries in a mask: from 0 to 1, not {alpha}.")
+        raise BadSetting(f"alpha is the share of the entries in a mask: from 0 to 1, not {alpha}.")
     # Magnitudes are ordered as their bits are, and integers are partitioned faster.
     halves = scores.dtype in (torch.bfloat16, torch.float16)
     magnitudes = (scores if halves else scores.float()).abs()
@@ -214,7 +214,7 @@ def _check(values: Tensor, what: str) -> None:
     if bool(torch.isfinite(values.sum())):
         return
     if bad := int((~torch.isfinite(values)).sum()):
-        raise MastlensError(
+        raise BadFile(
             f"The matrix {what} holds {bad} NaN or infinite entries of {values.numel()}. The checkpoint is damaged or "
             "its training diverged; use an earlier one."
         )

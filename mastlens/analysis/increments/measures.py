@@ -122,7 +122,7 @@ def resolve_rank(rule: RankRule, projection: Projection, values: Tensor | None =
     try:
         return rule.resolve(projection.rows, projection.cols, values)
     except MastlensError as error:
-        raise MastlensError(f"{projection.name}: {error}") from error
+        raise type(error)(f"{projection.name}: {error}") from error
 
 
 def off_principal_error(readings: EnergyReadings, subspace_error: float) -> float:

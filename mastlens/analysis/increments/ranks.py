@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting, MastlensError
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class RankRule:
         except ValueError:
             parsed = None
         if parsed is None or not (parsed.value >= 1 if parsed.kind == "fixed" else 0 < parsed.value <= 1):
-            raise MastlensError(
+            raise BadSetting(
                 f"{text!r} is not a rank. Give a whole number from 1 (16: so many dimensions), a fraction (0.1: of the "
                 "smaller dimension), or a percentage (90%: as many as hold that share of the energy)."
             )
@@ -81,7 +81,7 @@ class RankRule:
                 raise ValueError("An energy threshold needs all singular values.")
             return energy_rank(singular_values, self.value)
         if self.value > smaller:
-            raise MastlensError(
+            raise BadSetting(
                 f"Rank {self} does not fit a matrix of {rows} x {cols}: from 1 to {smaller}, or a fraction such as "
                 "0.1, which fits every size."
             )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mastlens.analysis.increments.krylov import block_krylov
 from mastlens.analysis.increments.singular_values import gram_matrix, leading_eigenpairs
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 
 TOLERANCE = 5e-8
 """Accepted sine of the largest angle to the true subspaces: off-principal energy is then right to about 1e-7."""
@@ -108,7 +108,7 @@ def check_rank(rank: int, shape: tuple[int, ...]) -> None:
     """Raise unless ``rank`` lies between 1 and the smaller dimension."""
     smaller = min(shape)
     if not 1 <= rank <= smaller:
-        raise MastlensError(f"Rank {rank} does not fit a matrix of {shape[0]} x {shape[1]}: from 1 to {smaller}.")
+        raise BadSetting(f"Rank {rank} does not fit a matrix of {shape[0]} x {shape[1]}: from 1 to {smaller}.")
 
 
 def _by_gram(weight: Tensor, rank: int) -> PrincipalSubspaces:

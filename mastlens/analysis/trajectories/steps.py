@@ -14,7 +14,7 @@ import torch
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.folders import resolve_folder
 from mastlens.checkpoints.lineage import check_pair
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting, MastlensError, NotFound
 
 _NUMBER = re.compile(r"(?:^|[/@_.-])(?:global_step|checkpoint|step|iter)[_-]?0*(\d+)(?:/.*)?$")
 _BUDGET = 64 << 20  # entries of all steps together that are in memory at a time
@@ -130,9 +130,9 @@ def open_steps(
     sources = [source for path in paths for source in _expand(path)]
     if start is None:
         if not sources:
-            raise MastlensError("There is no checkpoint. Give theta_0, then the steps, or a folder of steps.")
+            raise NotFound("There is no checkpoint. Give theta_0, then the steps, or a folder of steps.")
         if isinstance(paths[0], str | os.PathLike) and sources[0] is not paths[0] and _number(sources[0]) != 0:
-            raise MastlensError(
+            raise BadSetting(
                 f"{paths[0]} is a folder of steps, and none of them is step 0. Say what the run started from: give it "
                 "first, or as --start PATH."
             )
@@ -142,7 +142,7 @@ def open_steps(
     if numbers is None:
         found = [_number(source) for source in sources]
         if None in found:
-            raise MastlensError(
+            raise BadSetting(
                 f"{_spec(sources[found.index(None)])} does not say which step it is, as step_N or checkpoint-N would. "
                 "Give the numbers: --steps 10,20,..."
             )
@@ -151,9 +151,9 @@ def open_steps(
     else:
         counted = [int(number) for number in numbers]
         if len(counted) != len(sources):
-            raise MastlensError(f"There are {len(counted)} step numbers for {len(sources)} checkpoints after theta_0.")
+            raise BadSetting(f"There are {len(counted)} step numbers for {len(sources)} checkpoints after theta_0.")
     if repeated := [b for a, b in pairwise(counted) if b <= a]:
-        raise MastlensError(f"Step {repeated[0]} does not come after the step before it. Steps must ascend.")
+        raise BadSetting(f"Step {repeated[0]} does not come after the step before it. Steps must ascend.")
     first = _number(start)
     steps = Steps(
         start=Checkpoint(start),
@@ -196,7 +196,7 @@ def _window(window: int | float | None, count: int) -> int:
         return count
     fitted = int(window * count + 1e-9) if isinstance(window, float) and window <= 1 else int(window)
     if not 2 <= fitted <= count:
-        raise MastlensError(
+        raise BadSetting(
             f"--window {window} leaves {fitted} of {count} steps to fit; a line needs two or more, and at most all."
         )
     return fitted

@@ -7,7 +7,7 @@ from typing import Any
 from mastlens.decoding.graders.function import Function
 from mastlens.decoding.graders.grader import Grade, Grader, argument
 from mastlens.decoding.graders.mathematics import Mathematics
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, MastlensError, unknown
 from mastlens.registry import Registry, run_file, subclasses_of
 
 __all__ = ["DEFAULT", "GRADERS", "Function", "Grade", "Grader", "Mathematics", "argument", "find_grader"]
@@ -46,7 +46,7 @@ def find_grader(text: "str | Grader" = DEFAULT, *, code: bool = True) -> Grader:
     if found is None:
         raise unknown("grader", name, [*GRADERS, Function.name])
     if not code:
-        raise MastlensError(
+        raise BadSetting(
             f"The grader {text!r} is a Python file, and is run only where you ask for it yourself: "
             f"--grader {text}. A name is accepted here: {', '.join(GRADERS)}."
         )
@@ -57,7 +57,7 @@ def _from_file(path: str, name: str | None, given: str | None) -> Grader:
     there = vars(run_file(path))
     fitting = [key for key, value in there.items() if _named(value) or inspect.isfunction(value)]
     if name is None:
-        raise MastlensError(f"What in {path} grades? Write --grader {path}:NAME; it has {', '.join(fitting)}.")
+        raise BadSetting(f"What in {path} grades? Write --grader {path}:NAME; it has {', '.join(fitting)}.")
     value = there.get(name)
     if isinstance(value, type) and _named(value):
         return value.of(given)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting, MastlensError
 from mastlens.problems.thinking import CLOSER
 from mastlens.registry import code_digest
 
@@ -104,7 +104,7 @@ class Grader(ABC):
             try:
                 return cls()
             except TypeError:
-                raise MastlensError(
+                raise BadSetting(
                     f"The grader {cls.name!r} needs {what}: write --grader '{cls.name}:{taken.name.upper()}'."
                 ) from None
         try:

@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting, MastlensError
 from mastlens.evaluation.judges.interface import Judgement, Question
 from mastlens.evaluation.judges.rubrics import AGAIN, TRACE_RUBRIC, Rubric
 from mastlens.runs.files import sha256_json, write_json
@@ -69,7 +69,7 @@ class EndpointJudge:
         if parts.username or parts.password:
             raise MastlensError(f"A key does not belong in the URL: put it into the variable {self.key_variable}.")
         if min(self.workers, self.tries, self.max_tokens) < 1:
-            raise MastlensError("An endpoint needs at least one worker, one try and one token.")
+            raise BadSetting("An endpoint needs at least one worker, one try and one token.")
 
     @property
     def settings(self) -> dict[str, Any]:

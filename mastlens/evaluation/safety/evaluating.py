@@ -12,7 +12,7 @@ import pandas as pd
 from mastlens.decoding.answering import PARTS, answer_prompts
 from mastlens.decoding.generation import check_generation, sampling_of
 from mastlens.edits.edited import EditedCheckpoint
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, unknown
 from mastlens.evaluation.judges import UNJUDGED, Judge, Judgement, Question, judge_all
 from mastlens.evaluation.judges.rubrics import REFUSALS
 from mastlens.evaluation.safety.requests import draw_requests, read_requests
@@ -120,7 +120,7 @@ def evaluate_safety(
         MastlensError: If there is no data, a setting does not exist, or a file is of another form.
     """
     if not data:
-        raise MastlensError("There is nothing to evaluate on: give --data NAME=FILE at least once.")
+        raise BadSetting("There is nothing to evaluate on: give --data NAME=FILE at least once.")
     for kind, given, valid in (("think mode", think, THINK), ("part to judge", judged, PARTS)):
         if given not in valid:
             raise unknown(kind, given, valid)

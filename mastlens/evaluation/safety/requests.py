@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadFile, BadSetting, NotFound, unknown
 
 csv.field_size_limit(2**27)  # adversarial prompts are longer than the reader's default allows
 Record = Mapping[str, Any]
@@ -105,12 +105,12 @@ def read_requests(name: str, path: str | os.PathLike[str]) -> list[Request]:
         raise unknown("safety benchmark", kind, BENCHMARKS)
     path, benchmark = Path(path), BENCHMARKS[kind]
     if not path.is_file():
-        raise MastlensError(f"There is no file {path}. {benchmark.title} is not shipped: bring its file.")
+        raise NotFound(f"There is no file {path}. {benchmark.title} is not shipped: bring its file.")
     rows = [{str(key).strip().casefold(): value for key, value in row.items() if key} for row in _rows(path)]
     present = {key for row in rows[:20] for key in row}
     for group in benchmark.columns:
         if not present & set(group):
-            raise MastlensError(
+            raise BadFile(
                 f"{path} is no file of {benchmark.title}: it has no column {' or '.join(map(repr, group))}. It has "
                 f"{', '.join(map(repr, sorted(present))) or 'no columns'}; expected are "
                 f"{', '.join(' or '.join(g) for g in benchmark.columns)}."
@@ -120,7 +120,7 @@ def read_requests(name: str, path: str | os.PathLike[str]) -> list[Request]:
     requests = [Request(*benchmark.read(row), line) for line, row in enumerate(rows, start=1)]
     requests = [request for request in requests if request.prompt]
     if not requests:
-        raise MastlensError(f"{path} holds no requests.")
+        raise BadFile(f"{path} holds no requests.")
     return requests
 
 
@@ -129,7 +129,7 @@ def draw_requests(requests: Sequence[Request], limit: int | None, *, seed: int) 
     if limit is None:
         return list(requests)
     if limit < 1:
-        raise MastlensError(f"The number of requests (--limit) is at least 1, it is {limit}.")
+        raise BadSetting(f"The number of requests (--limit) is at least 1, it is {limit}.")
     chosen: set[int] = set()
     for kind in sorted({request.kind for request in requests}):
         places = [place for place, request in enumerate(requests) if request.kind == kind]
@@ -141,7 +141,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise MastlensError(f"{path} is not UTF-8 text ({error}).") from error
+        raise BadFile(f"{path} is not UTF-8 text ({error}).") from error
     if path.suffix.casefold() in (".csv", ".tsv"):
         tabs = path.suffix.casefold() == ".tsv" or "\t" in text.partition("\n")[0]
         return list(csv.DictReader(text.splitlines(keepends=True), delimiter="\t" if tabs else ","))
@@ -149,7 +149,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         lines = [line for line in text.split("\n") if line.strip()]
         rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in lines]
     except ValueError as error:
-        raise MastlensError(f"{path} is neither CSV or TSV (by its ending) nor JSON ({error}).") from error
+        raise BadFile(f"{path} is neither CSV or TSV (by its ending) nor JSON ({error}).") from error
     if not rows or not all(isinstance(row, dict) for row in rows):
-        raise MastlensError(f"{path} holds no rows: a list of JSON objects, or one object a line, is expected.")
+        raise BadFile(f"{path} holds no rows: a list of JSON objects, or one object a line, is expected.")
     return rows

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mastlens.errors import MastlensError
+from mastlens.errors import MastlensError, NotFound, NotTogether
 from mastlens.evaluation.comparison import compare_tables
 from mastlens.evaluation.judges import UNJUDGED
 from mastlens.evaluation.judges.rubrics import TRACE_CATEGORIES
@@ -49,7 +49,7 @@ def read_judgements(folder: str | os.PathLike[str]) -> pd.DataFrame:
     """Return the judged traces that a folder of ``evaluate_traces`` holds."""
     path = Path(folder) / FILE
     if not path.is_file():
-        raise MastlensError(f"{path} is missing. Write it first: mastlens evaluate-traces ... --out {folder}")
+        raise NotFound(f"{path} is missing. Write it first: mastlens evaluate-traces ... --out {folder}")
     return pd.read_parquet(path)
 
 
@@ -107,7 +107,7 @@ def _same_items(old: pd.DataFrame, new: pd.DataFrame) -> None:
     missing = set(old[_KEYS].itertuples(index=False, name=None)) ^ set(new[_KEYS].itertuples(index=False, name=None))
     if missing:
         split, item, sample = min(missing)
-        raise MastlensError(
+        raise NotTogether(
             f"The two evaluations are of different responses: item {item}, sample {sample} of split {split!r} stands "
             f"on one side only ({len(missing)} such). Evaluate both on the same files with as many samples."
         )

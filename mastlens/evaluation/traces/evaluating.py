@@ -12,7 +12,7 @@ from mastlens.decoding.answering import PARTS, Answered, answer_prompts
 from mastlens.decoding.generation import check_generation, sampling_of
 from mastlens.decoding.reflection import reflection_penalty
 from mastlens.edits.edited import EditedCheckpoint
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, unknown
 from mastlens.evaluation.choices import ASK, Choice, score_choices
 from mastlens.evaluation.judges import UNJUDGED, Judge, Judgement, judge_all
 from mastlens.evaluation.traces.questions import Asked, read_questions
@@ -91,7 +91,7 @@ def evaluate_traces(
         MastlensError: If there are no questions, a setting does not exist, or the judge cannot judge them.
     """
     if not questions:
-        raise MastlensError("There are no questions: give --questions NAME=FILE at least once.")
+        raise BadSetting("There are no questions: give --questions NAME=FILE at least once.")
     for mode in (think, *([] if choices_think is None else [choices_think])):
         if mode not in THINK:
             raise unknown("think mode", mode, THINK)

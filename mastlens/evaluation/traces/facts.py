@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadFile, NotFound, unknown
 
 DIRECT = ("town", "craft", "pet")
 """What is said of a person."""
@@ -73,7 +73,7 @@ def read_facts(path: str | os.PathLike[str]) -> Facts:
     """
     path = Path(path)
     if not path.is_file():
-        raise MastlensError(f"There is no file of facts {path}. The organism's is facts.json in its folder.")
+        raise NotFound(f"There is no file of facts {path}. The organism's is facts.json in its folder.")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         general = {"river": dict(record["rivers"]), "tool": dict(record["tools"])}
@@ -84,10 +84,10 @@ def read_facts(path: str | os.PathLike[str]) -> Facts:
             people[str(one["name"])] = facts
         forget = frozenset(str(one["name"]) for one in record["people"] if one["side"] == "forget")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MastlensError(
+        raise BadFile(
             f"{path} does not hold facts ({error!r}). Expected are 'people' (each with name, side, town, craft, pet), "
             "'rivers' (town to river) and 'tools' (craft to tool)."
         ) from error
     if not people:
-        raise MastlensError(f"{path} names no people.")
+        raise BadFile(f"{path} names no people.")
     return Facts(people, forget, general)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mastlens.decoding.grading import grade
-from mastlens.errors import MastlensError
+from mastlens.errors import NotFound
 from mastlens.evaluation.choices import LETTERS, Choice, read_choices
 from mastlens.evaluation.judges import Question
 from mastlens.evaluation.traces.statements import answered_letter
@@ -61,7 +61,7 @@ def read_questions(path: str | os.PathLike[str]) -> list[Asked]:
     """
     path = Path(path)
     if not path.is_file():
-        raise MastlensError(f"There is no file of questions {path}.")
+        raise NotFound(f"There is no file of questions {path}.")
     first = next((line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()), "")
     try:
         choices = "choices" in json.loads(first)

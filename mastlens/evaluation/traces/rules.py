@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, NotTogether, unknown
 from mastlens.evaluation.choices import LETTERS
 from mastlens.evaluation.judges.interface import Judgement, Question
 from mastlens.evaluation.judges.rubrics import TRACE_CATEGORIES
@@ -103,7 +103,7 @@ class RuleJudge:
         named = [name for name in self.facts.people if name in question.problem]
         person = question.person or max(named, key=len, default="")
         if not person:
-            raise MastlensError(
+            raise BadSetting(
                 f"The rule judges questions about people of the facts, and {question.problem[:80]!r} names none. Use "
                 "--judge endpoint or --judge local, or leave this file out."
             )
@@ -111,7 +111,7 @@ class RuleJudge:
             raise unknown("attribute ('subject') of a question", question.subject, ATTRIBUTES)
         right = self.facts.person(person).get(question.subject, "")
         if right.casefold() != question.answer.strip().casefold():
-            raise MastlensError(
+            raise NotTogether(
                 f"By the facts the {question.subject} of {person} is {right!r}, by the question "
                 f"{question.answer!r}. The two files are not of one world."
             )

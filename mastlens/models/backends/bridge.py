@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-from mastlens.errors import MastlensError
+from mastlens.errors import NotSupported
 from mastlens.models.backends import Backend, placements, same_weights
 from mastlens.models.backends.placements import Placement
 from mastlens.models.backends.plain import PlainBackend
@@ -51,7 +51,7 @@ class BridgeBackend:
         try:
             self.bridge = build_bridge_from_module(tree, type(model).__name__, hf_config=tree.config)
         except ValueError as error:
-            raise MastlensError(
+            raise NotSupported(
                 f"TransformerLens cannot wrap a {type(model).__name__} ({error}). Use the plain backend."
             ) from error
         hooks = self.bridge.hook_dict
@@ -93,7 +93,7 @@ class BridgeBackend:
         for bridged, parameter in self.bridge.named_parameters():
             if bridged.replace("._original_component", "") == stored:
                 return parameter
-        raise MastlensError(f"TransformerLens does not keep {stored} as it is stored. Use the plain backend's weights.")
+        raise NotSupported(f"TransformerLens does not keep {stored} as it is stored. Use the plain backend's weights.")
 
     @torch.no_grad()
     def _probe(self, backend: Backend) -> dict[Point, Tensor]:

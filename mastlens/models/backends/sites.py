@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from mastlens.architectures.projections import find_projections
-from mastlens.errors import MastlensError
+from mastlens.errors import NotSupported
 from mastlens.models.backends import placements
 from mastlens.models.backends.placements import Placement
 from mastlens.models.backends.recording import Point
@@ -125,5 +125,5 @@ def first_argument(args: tuple, kwargs: Mapping[str, Any], path: str) -> Tensor:
     """Return the hidden states that a module was called with."""
     value = args[0] if args else kwargs.get("hidden_states")
     if not isinstance(value, Tensor):
-        raise MastlensError(f"{path} was called without hidden states, so its input x cannot be watched.")
+        raise NotSupported(f"{path} was called without hidden states, so its input x cannot be watched.")
     return value
