@@ -1,11 +1,11 @@
 """How to get a folder's numbers again: commands, checkpoints, files, settings, seeds, versions, hashes."""
 
+import shlex
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mastlens.reporting.commands import COMMANDS, typed
 from mastlens.reporting.folder import RunFolder
 
 
@@ -44,10 +44,17 @@ def _command(run: RunFolder, is_demo: bool, study: bool) -> str | list[str]:
         return f"mastlens demo --out {run.path.name}"
     if study:
         return f"mastlens run STUDY.toml --out {run.path.name}"
-    lines = [typed(name, stage, run.path.name) for name, stage in run.record["stages"].items()]
-    if any(name in COMMANDS for name in run.record["stages"]):
-        lines.append("names in capitals stand for the checkpoints and files whose hashes follow")
-    return lines
+    return [_line(name, stage, run.path.name) for name, stage in run.record["stages"].items()]
+
+
+def _line(name: str, stage: dict[str, Any], folder: str) -> str:
+    """Return what to type to make a stage again, with the paths as they were given."""
+    command = stage.get("command") or {}
+    if not command:
+        return f"{name}: settings and inputs below"
+    if not command["line"]:
+        return f"{name}: called from Python, mastlens {command['name']} with the settings below"
+    return f"{command['line']} --out {shlex.quote(folder)}" if command["out"] else str(command["line"])
 
 
 def _seed(stage: dict[str, Any]) -> Any:

@@ -21,7 +21,7 @@ import os
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar, TypeAlias, Union
 
 from mastlens.errors import unknown
@@ -163,18 +163,6 @@ class Settings:
                 kind = declared(item).kind or item.name.replace("_", " ")
                 raise unknown(kind, str(value), map(str, valid))
 
-    def record(self) -> dict[str, Any]:
-        """Return the command and what it was given, as it goes into ``run.json``: nothing that is at its default.
-
-        Where it wrote to is left out: a folder may be moved.
-        """
-        given = {
-            item.name: _plain(getattr(self, item.name))
-            for item in fields(self)
-            if item.name not in ("out", "overwrite", "progress") and not at_default(self, item)
-        }
-        return {"name": self.command, "settings": given}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Writing(Settings):
@@ -221,21 +209,6 @@ def flag_of(item: Field[Any]) -> str:
 def takes_several(settings: type[Any], item: Field[Any]) -> bool:
     """Return whether a field holds several values."""
     return typing.get_origin(bare(hints_of(settings)[item.name])) in (tuple, list, Sequence)
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it."""
-    if hasattr(value, "fingerprint"):  # an open checkpoint
-        return str(value.spec)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def is_required(item: Field[Any]) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from mastlens import __version__
 from mastlens.errors import BadFile, BadSetting, NotFound, NotTogether, StageRefused
+from mastlens.runs import words
 from mastlens.runs.cost import measured
 from mastlens.runs.files import sha256_file, write_json
 from mastlens.runs.settings import Settings
@@ -159,7 +160,7 @@ def stage(
     record = read_record(folder)  # another stage may have been recorded meanwhile
     record["stages"][name] = {
         **asked,
-        **({} if command is None else {"command": command.record()}),
+        **({} if command is None else {"command": words.record(command)}),
         "outputs": {output: sha256_file(folder / output) for output in outputs},
         "notes": current.notes,
         "versions": versions(),

@@ -1,13 +1,37 @@
-"""Settings as a command line: what to type to get them again."""
+"""Settings as a command line, and as a record: what to type to get them again."""
 
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import Field, fields, replace
+from dataclasses import Field, fields, is_dataclass, replace
 from typing import Any
 
 from mastlens.errors import MastlensError
 from mastlens.runs.settings import Declared, Settings, at_default, declared, flag_of
+
+_PLACE = ("out", "overwrite", "progress")  # where a result went, and how: a folder may be moved
+
+
+def record(settings: Settings) -> dict[str, Any]:
+    """Return what ``run.json`` keeps of a command.
+
+    Returns:
+        ``name``; ``settings``: what was given and is not at its default, paths as they were given; ``line``: what to
+        type, without the output folder; None where Python alone can give what was given; ``out``: whether the line
+        wants an output folder.
+    """
+    given = {
+        item.name: _plain(getattr(settings, item.name))
+        for item in fields(settings)
+        if item.name not in _PLACE and not at_default(settings, item)
+    }
+    writes = getattr(settings, "out", None) is not None
+    bare = replace(settings, out=None) if writes else settings
+    try:
+        line = typed(replace(bare, overwrite=False) if hasattr(bare, "overwrite") else bare)
+    except MastlensError:
+        line = None
+    return {"name": settings.command, "settings": given, "line": line, "out": writes}
 
 
 def typed(settings: Settings, *, out: str | None = None) -> str:
@@ -77,3 +101,18 @@ def _shown(value: Any) -> str:
     if hasattr(value, "fingerprint"):  # an open checkpoint
         return str(value.spec)
     return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it."""
+    if hasattr(value, "fingerprint"):  # an open checkpoint
+        return str(value.spec)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -3,17 +3,22 @@
 import html
 import json
 import re
+import shlex
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from mastlens.analysis.causal.settings import CumulativeCurvesSettings
+from mastlens.analysis.increments.settings import GeometrySettings
 from mastlens.cli.parser import build_parser
+from mastlens.cli.reading import settings_from
 from mastlens.errors import MastlensError
 from mastlens.reporting import report
 from mastlens.reporting.chapters import CHAPTERS
-from mastlens.reporting.commands import COMMANDS, typed
 from mastlens.reporting.wording import beside_null, listed, out_of, p_value, points, share, signed
+from mastlens.runs import words
 
 EVIL = "</pre><script>alert(1)</script>"
 
@@ -131,7 +136,6 @@ def test_verdict_of_geometry_says_whether_it_is_chance(tmp_path, told, said, nev
     assert said in verdict
     assert never not in verdict
     assert headings(path) == ["Where the increment lies", "Limits", "Data", "Reproduce"]
-    assert "mastlens geometry --rlvr RLVR --rank 8 --seed 0 --out" in text_of(path)
     assert "a" * 64 in text_of(path)  # the checkpoint's hash
 
 
@@ -272,26 +276,18 @@ def test_a_folder_with_an_edit_alone_says_what_was_run(tmp_path):
     assert "c" * 64 in text_of(path)
 
 
-def test_every_command_that_is_written_can_be_typed():
-    parser = build_parser()
-    for name, command in COMMANDS.items():
-        inputs = {role: "0" for role in command.paths if role not in ("base", "sft", "rlvr", "model")}
-        lineage = {role: "0" for role in command.paths if role in ("base", "sft", "rlvr", "model")}
-        if command.splits:
-            inputs["retain-math"] = "0"
-        on = dict.fromkeys(command.settings, 3)
-        on |= dict.fromkeys(set(on) & {"full", "masks", "spectra", "heads", "autocast", "fisher", "accuracy"}, True)
-        on |= {"stop_at_answer": True} if "stop_at_answer" in on else {}
-        on |= dict.fromkeys(command.unset, False)
-        on |= {"objective": {"name": "npo", "beta": 0.1, "alpha": 1.0, "layer": -1}} if name == "unlearn" else {}
-        line = typed(name, {"settings": on, "lineage": lineage, "inputs": inputs}, "out").split()
-        assert line[0] == "mastlens"
-        parsed = vars(parser.parse_args(line[1:]))
-        assert (parsed.get("out") or parsed.get("folder")) == "out"
-        for role, option in command.paths.items():
-            assert parsed[option.strip("-").replace("-", "_")] == role.upper()
-        for option in (*command.settings.values(), *command.unset.values()):
-            assert option in line
+def test_the_commands_of_the_record_can_be_typed_again(tmp_path):
+    asked = GeometrySettings(base="b", sft="s", rlvr="a model", full=True, out=tmp_path / "elsewhere", overwrite=True)
+    curves = CumulativeCurvesSettings(sft="s", rlvr="r", forget="f.jsonl", ranking="k", resamples=10)
+    stages = {"geometry": words.record(asked), "cumulative": words.record(curves)}
+    record(tmp_path / "run", **{name: {"command": command} for name, command in stages.items()}, old={})
+    text = text_of(report(tmp_path / "run"))
+    line = "mastlens geometry --base b --sft s --rlvr 'a model' --full --out run"
+    assert line in text
+    parsed = settings_from(GeometrySettings, build_parser().parse_args(shlex.split(line)[1:]))
+    assert parsed == replace(asked, out="run", overwrite=False)
+    assert "cumulative: called from Python, mastlens cumulative-curves with the settings below" in text
+    assert "old: settings and inputs below" in text
 
 
 def test_every_chapter_has_a_question_or_belongs_to_one_that_has():

@@ -15,7 +15,7 @@ from mastlens.cli.registry import COMMANDS, named
 from mastlens.errors import MastlensError
 from mastlens.runs.calls import make, takes
 from mastlens.runs.settings import GROUPS, Settings, Writing, bare, declared, hints_of, is_required, setting
-from mastlens.runs.words import typed
+from mastlens.runs.words import record, typed
 
 ALL = [pytest.param(command.settings, id=command.settings.command) for command in COMMANDS]
 DERIVED = {"progress"}  # follows from --json
@@ -186,10 +186,14 @@ def test_a_value_too_many_and_one_given_twice_are_told():
 
 
 def test_the_record_holds_what_was_given_and_not_where_it_went():
-    assert CountSettings(path="x", out="here", nested=Nested(every=3)).record() == {
+    asked = CountSettings(path="x", out="here", overwrite=True, nested=Nested(every=3))
+    assert record(asked) == {
         "name": "count",
         "settings": {"path": "x", "nested": {"every": 3}},
+        "line": "mastlens count x --look-every 3",
+        "out": True,
     }
+    assert record(CountSettings(path="x", names=("a",)))["line"] is None
 
 
 def test_what_only_python_takes_cannot_be_typed():
