@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 from mastlens.errors import MastlensError, MastlensWarning
@@ -123,8 +123,66 @@ def _verify(gold: str, candidate: str) -> bool:
             parsing_timeout=None,  # pyright: ignore[reportArgumentType] - documented to take None
         )
 
-    # verify is not symmetric: gold first. A solution set may be said as an interval or as an inequality.
-    return bool(verify(read(rf"\boxed{{{gold}}}"), read(candidate), timeout_seconds=None, allow_set_relation_comp=True))
+    one, other = read(rf"\boxed{{{gold}}}"), read(candidate)
+
+    def equal(digits: int) -> bool:
+        # verify is not symmetric: gold first. A solution set may be said as an interval or as an inequality.
+        return verify(
+            one,
+            other,
+            float_rounding=6 + digits,
+            numeric_precision=15 + digits,
+            timeout_seconds=None,
+            allow_set_relation_comp=True,
+        )
+
+    if not equal(0):
+        return False
+    try:
+        zeros = _leading_zeros([*one, *other])
+        return (not zeros or equal(zeros)) and not any(_exactly_different(a, b) for a in one for b in other)
+    except Exception:  # what cannot be evaluated is left as math-verify has it
+        return True
+
+
+def _leading_zeros(expressions: Iterable[Any]) -> int:
+    """Return how many zeros follow the point in the smallest number of some expressions.
+
+    math-verify rounds to six decimals, and takes a difference below 10^-15 for none; for 10^-6, or 1/30!, that is to
+    say nothing. With so many decimals more, six digits count, however small a number is.
+    """
+    import sympy
+
+    zeros = 0
+    for number in _numbers(expressions):
+        size = abs(number.evalf(5))
+        if size.is_Float and size != 0:
+            zeros = max(zeros, -int(sympy.ceiling(sympy.log(size, 10).evalf(8))))
+    return min(zeros, 400)
+
+
+def _numbers(expressions: Iterable[Any]) -> Iterator[Any]:
+    """Yield the numbers in expressions: elements, ends of intervals, coefficients; not what a number is made of."""
+    import sympy
+
+    for expression in expressions:
+        if isinstance(expression, sympy.Expr) and expression.is_number:
+            yield expression
+        elif isinstance(expression, sympy.Basic):
+            yield from _numbers(expression.args)
+        elif isinstance(expression, sympy.MatrixBase):
+            yield from _numbers(expression.flat())
+
+
+def _exactly_different(one: Any, other: Any) -> bool:
+    """Return whether two numbers without decimals differ, by however little: 1 + 2^-60 is not 1."""
+    import sympy
+
+    inexact = sympy.Float, sympy.UnevaluatedExpr  # the latter is how a percent sign is read
+    if not all(isinstance(e, sympy.Expr) and e.is_number and not e.has(*inexact) for e in (one, other)):
+        return False
+    difference = (one.doit() - other.doit()).evalf(2, maxn=400)
+    return bool(difference.is_number and difference.is_finite and difference._prec > 1 and difference != 0)
 
 
 def _end_after(seconds: float) -> None:

@@ -5,13 +5,16 @@ with ``#### n``); ``subject`` is optional.
 """
 
 import json
+import math
 import os
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from mastlens.errors import BadFile, NotFound
+from mastlens.problems.answers import final_answer
 
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*=[^<>]*>>")
 
@@ -93,16 +96,13 @@ def parse_problem(where: str, number: int, record: Any) -> Problem:
             "expected are 'problem', 'solution', 'answer', or GSM8K's 'question', 'answer'."
         )
     answer = record.get("answer")
+    answer = final_answer(record["solution"]) if answer is None else _answer_text(where, answer)
     if answer is None:
-        from mastlens.problems.answers import boxed
-
-        answer = boxed(record["solution"])
-        if answer is None:
-            raise BadFile(f"{where}: no 'answer', and the solution has no \\boxed{{}} to take it from.")
+        raise BadFile(f"{where}: no 'answer', and the solution has no \\boxed{{}} to take it from.")
     problem = Problem(
         problem=record["problem"],
         solution=record["solution"],
-        answer=str(answer),
+        answer=answer,
         subject=str(record.get("subject") or record.get("type") or ""),
         line=number,
         level=int(level[-1]) if (level := re.findall(r"\d+", str(record.get("level") or ""))) else 0,
@@ -110,6 +110,20 @@ def parse_problem(where: str, number: int, record: Any) -> Problem:
     )
     _check_not_blank(where, problem)
     return problem
+
+
+def _answer_text(where: str, answer: Any) -> str:
+    """Return an answer as text: itself, or a number's digits (1e-06 is no way to write one in mathematics)."""
+    if isinstance(answer, str):
+        return answer
+    whole = isinstance(answer, int) and not isinstance(answer, bool)
+    if not whole and not (isinstance(answer, float) and math.isfinite(answer)):
+        shown = json.dumps(answer)[:60]
+        raise BadFile(
+            f"{where}: the answer {shown} is no text and no number, and could be read in several ways. Write it as "
+            'the text that a response should end in, e.g. "1, 2" or "\\\\text{true}".'
+        )
+    return str(answer) if whole else format(Decimal(repr(answer)), "f")
 
 
 def _parse_gsm8k(where: str, number: int, record: dict[str, Any]) -> Problem:

@@ -1,5 +1,6 @@
 """Grading: strict as text, tolerant as mathematics; and every gold answer verifies against itself."""
 
+import json
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -134,6 +135,35 @@ def test_wrong_answers_that_look_right(response, gold):
     found = grade(response, gold)
     assert not found.correct
     assert not found.strict
+
+
+@pytest.mark.parametrize(
+    ("response", "right", "wrong"),
+    [
+        ("#### 18 dollars", "18", "8"),
+        ("#### **18**", "18", "81"),
+        ("#### 18 red balls.", "18", "1"),
+        ("9 + 9 = 18.\n#### 18\nEach of the 2 boxes holds 9.", "18", "9"),
+        ("9 + 9 = 18\n#### 18\n\nQuestion: Ann has 7 pens, loses 2.\nAnswer: 7 - 2 = 5\n#### 5", "18", "5"),
+        ("\\boxed{18}\n\nProblem: What is 2 + 3?\nSolution: \\boxed{5}", "18", "5"),
+        ("Problem: What is 2 + 3?\n\\boxed{5}", "5", "2"),  # asked back, then answered
+        ("#### 5 million", "5000000", "5"),
+        ("#### $5 million", "5000000", "5"),
+        ("#### 50 percent", r"50\%", "5"),
+        ("####\n18", "18", "1"),
+        (r"$x=\boxed{2}$ or $x=\boxed{3}$", "2,3", "3"),
+        (r"\boxed{2} and \boxed{3}", "3, 2", "2"),
+        (r"\boxed{2}, \boxed{3}, and \boxed{5}", "2,3,5", "3,5"),
+        (r"\boxed{2}\text{ and }\boxed{\frac{1}{2}}", r"2,\frac12", r"\frac12"),
+        (r"\boxed{5} and \boxed{5}", "5", "55"),
+        (r"\boxed{7}\boxed{8}", "8", "7,8"),  # nothing joins them: the last one counts
+        (r"First \boxed{7}, then \boxed{8}", "8", "7,8"),
+        (r"\boxed{\boxed{5}}", "5", "55"),
+    ],
+)
+def test_what_the_answer_is(response, right, wrong):
+    assert grade(response, right).correct
+    assert not grade(response, wrong).correct
 
 
 @pytest.mark.parametrize(
@@ -351,6 +381,26 @@ def test_different_answers(answer, gold):
     found = grade(rf"So it is \boxed{{{answer}}}.", gold)
     assert not found.correct
     assert not found.strict
+
+
+def read_pairs(name):
+    """Pairs out of the gold answers of MATH-500 and GSM8K, some made by rule and some by hand."""
+    return [json.loads(line) for line in (SAMPLE / "grading" / f"{name}.jsonl").read_text().splitlines()]
+
+
+def test_pairs_that_look_alike_are_told_apart():
+    pairs = read_pairs("unequal")
+    assert len(pairs) >= 300
+    wrong = [p for p in pairs if grade(rf"So it is \boxed{{{p['answer']}}}.", p["gold"]).correct]
+    assert wrong == []
+
+
+def test_equal_pairs_in_other_forms_are_equal():
+    pairs = read_pairs("equal")
+    assert len(pairs) >= 300
+    wrong = [p for p in pairs if not grade(rf"So it is \boxed{{{p['answer']}}}.", p["gold"]).correct]
+    print("equal, and not found to be:", wrong)
+    assert len(wrong) < 0.01 * len(pairs)
 
 
 def test_strict_implies_correct_also_where_no_mathematics_is_found():

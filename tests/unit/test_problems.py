@@ -101,6 +101,11 @@ MALFORMED = {
     "empty problem": MATH | {"problem": ""},
     "empty solution": MATH | {"solution": "  "},
     "empty answer": MATH | {"answer": ""},
+    "a list for an answer": MATH | {"answer": [1, 2]},
+    "an object for an answer": MATH | {"answer": {"value": 2}},
+    "true for an answer": MATH | {"answer": True},
+    "NaN for an answer": MATH | {"answer": float("nan")},
+    "infinity for an answer": MATH | {"answer": float("inf")},
     "GSM8K without ####": {"question": "q", "answer": "It is 7."},
     "GSM8K with nothing behind ####": {"question": "q", "answer": "It is 7.\n####"},
 }
@@ -116,6 +121,23 @@ def test_malformed_lines_are_named_by_number(path, kind):
     assert "7" in message.replace(str(path.parent), "")
     assert "line" in message.lower() or f"{path.name}:7" in message
     assert len(read_problems(write(path, *[MATH] * 6, MATH))) == 7
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("7", "7"),
+        ("-3", "-3"),
+        ("0.5", "0.5"),
+        ("1e-6", "0.000001"),
+        ("1e22", "1" + "0" * 22),
+        ("1" + "0" * 400, "1" + "0" * 400),
+        (r'"\\frac12"', r"\frac12"),
+    ],
+)
+def test_a_number_for_an_answer_is_its_digits(path, answer, text):
+    path.write_text(f'{{"problem": "p", "solution": "s", "answer": {answer}}}\n')
+    assert [p.answer for p in read_problems(path)] == [text]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf"])

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from mastlens.decoding.equivalence import equivalent
 from mastlens.decoding.graders.grader import Grade, Grader
+from mastlens.decoding.graders.quantities import as_values
 from mastlens.problems.answers import final_answer
 
 _BASE = re.compile(r"_\{?(\d+)\}?$")
@@ -22,6 +23,10 @@ _TEXT_NUMBER = re.compile(r"\\text\{\s*(-?\d+(?:\.\d+)?)(\s[^{}]*)\}")
 _THIN_SPACE = re.compile(r"(?<=\d)(?:\\[,;: ]|~)(?=\d{3}(?!\d))")
 _REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)\\overline\{(\d+)\}")
 _TRAILING = re.compile(r"(?:\\[,;:! ]|[.;,\s])+$")
+_SCIENTIFIC = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?|\.\d+)[eE]([+-]?\d{1,3})(?![\w.])")
+_ENCLOSED = re.compile(r"(?:\\left\s*)?(\\\{|\(|\[)[^()\[\]]*?(?:\\right\s*)?(?:\\\}|\)|\])", re.DOTALL)
+# No thousands: behind one of the commas stand not just three digits.
+_BARE_LIST = re.compile(r"(?!-?\d{1,3}(?:,\d{3})+$)(?:(?!\\[{}])[^()\[\],])+(?:,(?:(?!\\[{}])[^()\[\],])+)+")
 # Longer than any answer.
 _LONGEST = 400
 
@@ -44,8 +49,14 @@ class Mathematics(Grader):
             return Grade(False, False, answer, "another base")
         if answer is not None and len(answer) > _LONGEST:
             return Grade(False, False, answer, f"longer than {_LONGEST} characters")
-        candidate = said[-2000:] if answer is None else rf"\boxed{{{_plain(answer)}}}"
-        return _compared(equivalent(_plain(gold), candidate), answer)
+        if answer is None:
+            return _compared(equivalent(_plain(gold), said[-2000:]), None)
+        if (values := as_values(gold, answer)) is False or values is True:
+            return Grade(values, False, answer, "the same amount" if values else "another amount or unit")
+        if _braces(answer) != _braces(gold) and "" not in (_braces(answer), _braces(gold)):
+            return Grade(False, False, answer, "a set is no tuple or interval")
+        wanted, given = values or _in_order(gold, answer)
+        return _compared(equivalent(_plain(wanted), rf"\boxed{{{_plain(given)}}}"), answer)
 
 
 def _compared(equal: bool, answer: str | None) -> Grade:
@@ -60,6 +71,7 @@ def _plain(answer: str) -> str:
     text = _TEXT_NUMBER.sub(r"\1\\text{\2}", text)
     text = _THIN_SPACE.sub("", text).replace("~", " ").strip()
     text = _REPEATING.sub(_as_fraction, text)
+    text = _SCIENTIFIC.sub(r"\1\\times 10^{\2}", text)
     return text if text.endswith(r"\right.") else _TRAILING.sub("", text)
 
 
@@ -68,6 +80,21 @@ def _as_fraction(found: re.Match[str]) -> str:
     whole, first, again = found.groups()
     numerator = int(whole + first + again or 0) - int(whole + first or 0)
     return rf"\frac{{{numerator}}}{{{10 ** len(first) * (10 ** len(again) - 1)}}}"
+
+
+def _braces(answer: str) -> str:
+    """Return ``{`` for a set, ``(`` for what stands in other brackets, and nothing where there are none around it."""
+    found = _ENCLOSED.fullmatch(answer.strip())
+    return "" if found is None else "{" if found[1].endswith("{") else "("
+
+
+def _in_order(gold: str, answer: str) -> tuple[str, str]:
+    """Return both; a bare list beside a tuple becomes one too, so that its order counts: ``1,-2`` is not ``(-2,1)``."""
+    if _braces(answer) == "(" and _BARE_LIST.fullmatch(_plain(gold)):
+        return f"({gold})", answer
+    if _braces(gold) == "(" and _BARE_LIST.fullmatch(_plain(answer)):
+        return gold, f"({answer})"
+    return gold, answer
 
 
 def _other_base(answer: str, gold: str) -> bool:
