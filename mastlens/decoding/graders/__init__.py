@@ -7,7 +7,7 @@ from typing import Any
 from mastlens.decoding.graders.function import Function
 from mastlens.decoding.graders.grader import Grade, Grader, argument
 from mastlens.decoding.graders.mathematics import Mathematics
-from mastlens.errors import BadSetting, MastlensError, unknown
+from mastlens.errors import BadSetting, unknown
 from mastlens.registry import Registry, run_file, subclasses_of
 
 __all__ = ["DEFAULT", "GRADERS", "Function", "Grade", "Grader", "Mathematics", "argument", "find_grader"]
@@ -66,5 +66,5 @@ def _from_file(path: str, name: str | None, given: str | None) -> Grader:
     if not callable(value) or isinstance(value, type):
         raise unknown(f"grader in {path}", name, fitting)
     if given is not None:
-        raise MastlensError(f"{name} in {path} is a function, and a function takes no argument: {given!r}.")
+        raise BadSetting(f"{name} in {path} is a function, and a function takes no argument: {given!r}.")
     return Function(path, name, value)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mastlens.decoding.graders.grader import Grade, Grader
-from mastlens.errors import MastlensError
+from mastlens.errors import BadFile
 from mastlens.runs.files import sha256_file
 
 
@@ -51,7 +51,7 @@ class Function(Grader):
         try:
             found = self.called(said, gold)
         except Exception as error:
-            raise MastlensError(
+            raise BadFile(
                 f"The grader {self.spelled} raised {type(error).__name__}: {error}, for the response {said[:80]!r} "
                 f"and the answer {gold[:40]!r}. Mend it there: it must grade any text."
             ) from error
@@ -59,6 +59,6 @@ class Function(Grader):
             return found
         if isinstance(found, bool):
             return Grade(found, found and said.split() == gold.split(), None, f"{self.function} says so")
-        raise MastlensError(
+        raise BadFile(
             f"The grader {self.spelled} returned {found!r}. It must return True or False, or a mastlens Grade."
         )

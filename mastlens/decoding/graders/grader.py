@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from mastlens.errors import BadSetting, MastlensError
+from mastlens.errors import BadSetting
 from mastlens.problems.thinking import CLOSER
 from mastlens.registry import code_digest
 
@@ -33,7 +33,7 @@ def argument(*, default: Any = None, help: str, parse: Callable[[str], Any] = st
     Args:
         default: Its value where nothing follows the name; None where something has to.
         help: What it is, for help and documentation.
-        parse: Makes the value of the text; raises ``MastlensError`` or ``ValueError`` where it makes no sense.
+        parse: Makes the value of the text; raises ``BadSetting`` or ``ValueError`` where it makes no sense.
     """
     metadata = {"help": help, "parse": parse}
     return field(metadata=metadata) if default is None else field(default=default, metadata=metadata)
@@ -97,7 +97,7 @@ class Grader(ABC):
         taken = next((each for each in fields(cls) if "parse" in each.metadata), None)
         if taken is None:
             if text is not None:
-                raise MastlensError(f"The grader {cls.name!r} takes no argument, {text!r} was given. Leave it out.")
+                raise BadSetting(f"The grader {cls.name!r} takes no argument, {text!r} was given. Leave it out.")
             return cls()
         what = taken.metadata["help"]
         if text is None:
@@ -110,4 +110,4 @@ class Grader(ABC):
         try:
             return cls(**{taken.name: taken.metadata["parse"](text)})
         except ValueError as error:
-            raise MastlensError(f"The grader {cls.name!r} takes {what}; {text!r} is none ({error}).") from error
+            raise BadSetting(f"The grader {cls.name!r} takes {what}; {text!r} is none ({error}).") from error
