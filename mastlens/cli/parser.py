@@ -69,6 +69,13 @@ def build_parser() -> Parser:
         epilog=overview(),
     )
     parser.add_argument("--version", action="version", version=f"mastlens {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=PrintCompletion,
+        choices=("bash", "zsh", "fish"),
+        metavar="SHELL",
+        help="print the completion script of bash, zsh or fish",
+    )
     subparsers = parser.add_subparsers(
         dest="command", prog="mastlens", required=True, metavar="COMMAND", help=argparse.SUPPRESS
     )
@@ -85,6 +92,22 @@ def build_parser() -> Parser:
         _add_command(place, action, entry)
     add_by_hand(subparsers)
     return parser
+
+
+class PrintCompletion(argparse.Action):
+    """Prints a shell's completion script, made by shtab from the parser itself."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Print the script and end."""
+        try:
+            import shtab  # takes longer to import than the whole parser
+        except ImportError:
+            parser.error("completion needs shtab: pip install 'mastlens[completion]'")
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                action.help = "command"  # shtab leaves out what the help does not show
+        sys.stdout.write(shtab.complete(parser, shell=values))
+        parser.exit(0)
 
 
 def _add_command(place: Any, name: str, entry: Command) -> None:

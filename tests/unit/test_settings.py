@@ -207,3 +207,30 @@ def test_documentation_and_signature_are_those_of_the_fields():
     assert count.__doc__.index("Args:") < count.__doc__.index("Raises:")
     assert inspect.signature(count).parameters["least"].default == 1
     assert make(CountSettings, ("x",)).path == "x"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_can_complete_commands_and_options(shell, capsys):
+    with pytest.raises(SystemExit) as ended:
+        build_parser().parse_args(["--print-completion", shell])
+    assert ended.value.code == 0
+    script = capsys.readouterr().out
+    assert "mask-agreement" in script
+    assert "--extrapolate" in script
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("geomtry", "There is no command 'geomtry'. Did you mean 'geometry'"),
+        ("geometry --rnak 8 --base b --rlvr r --out o", "There is no option '--rnak'. Did you mean '--rank'"),
+        ("edit aply e", "Did you mean 'apply'"),
+    ],
+)
+def test_words_that_are_not_known_get_the_nearest_ones(line, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        build_parser().parse_args(line.split())
+    captured = capsys.readouterr()
+    assert ended.value.code == 2
+    assert said in captured.err
+    assert captured.out == ""
