@@ -83,7 +83,7 @@ def coefficients(objective: Objective) -> dict[str, float]:
     """Return the arguments of a trainer's own that make it minimise ``objective``."""
     own = {"ga": (), "graddiff": (), "npo": ("beta",), "simnpo": ("beta", "delta")}[objective.name]
     both = () if objective.name == "ga" else ("gamma", "alpha")
-    return {name: getattr(objective, name) for name in (*own, *both)}
+    return {name: objective.record()[name] for name in (*own, *both)}
 
 
 class Noting(float):

@@ -27,7 +27,6 @@ import json
 import math
 import statistics
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +180,7 @@ def run(name: str, steps: int, checkout: Path) -> dict[str, Any]:
     if not max(differences.values()) <= GOALS["loss"]:  # NaN is no agreement either
         raise SystemExit(f"{name}: the losses differ by {differences}")
     record = {
-        "objective": asdict(objective_of(name)),
+        "objective": objective_of(name).record(),
         "losses": {term: {arm: [of[row] for of in losses[arm]] for arm in losses} for term, row in terms.items()},
         "differences": differences,
         "forget_moved": largest_relative(theirs[0], theirs[0][:1]),

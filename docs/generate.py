@@ -90,39 +90,31 @@ def rules() -> str:
 
 
 def objectives() -> str:
-    """Return the page of unlearning objectives."""
-    from mastlens.unlearning.objectives import DESCRIPTIONS, OBJECTIVES
-    from mastlens.unlearning.presets import PRESETS
+    """Return the page of unlearning objectives, and each one's coefficients."""
+    from mastlens.unlearning.objectives.describing import describe_coefficients, describe_objectives
 
-    coefficients = (
-        "beta",
-        "beta2",
-        "delta",
-        "gamma",
-        "alpha",
-        "steering",
-        "unthink_weight",
-        "cot_weight",
-        "reflection_weight",
-    )
-    needs = {
-        "needs_reference": "log-probabilities before",
-        "needs_before": "distributions or activations before",
-        "needs_retain": "retain problems",
-        "needs_alternatives": "refusals",
-        "needs_traces": "reasoning traces",
-        "needs_cot": "chains of thought",
-    }
-    rows = []
-    for name, objective in OBJECTIVES.items():
-        values = ", ".join(f"{key} {getattr(objective, key):g}" for key in coefficients if getattr(objective, key))
-        wanted = ", ".join(text for key, text in needs.items() if getattr(objective, key))
-        rows.append([f"`{name}`", cell(DESCRIPTIONS[name]), values, wanted])
-    return (
-        "# Objectives\n\n`mastlens unlearn --objective NAME`. The total loss is gamma × forget + alpha × retain.\n\n"
-        + table(["`--objective`", "what it does", "default coefficients", "needs"], rows)
-        + f"\nPresets (`--preset`): {', '.join(f'`{name}`' for name in PRESETS)}.\n"
-    )
+    described, coefficients = describe_objectives(), describe_coefficients()
+    shown = ("summary", "needs", "presets", "source")
+    parts = [
+        "# Objectives\n\n`mastlens unlearn --objective NAME`. The total loss is gamma × forget + retain_weight × "
+        "retain; objectives on activations have more terms. {py:func}`mastlens.describe_objectives` returns this "
+        "table. [How to add one](../extending/index.md).\n\n",
+        table(
+            ["`--objective`", "what it does", "needs", "presets", "source"],
+            [
+                [f"[`{row['objective']}`](#{row['objective']})", *(cell(row[key]) for key in shown)]
+                for row in described.to_dict("records")
+            ],
+        ),
+        "\n`mast`, `open-unlearning`, `paper` and `release` are presets (`--preset`): a source's coefficients. Needs: "
+        "reference (log-probabilities before unlearning), before (whole distributions or activations), retain "
+        "(problems to keep), alternatives (refusals), traces (`mastlens traces`), cot (chains of thought to keep).\n",
+    ]
+    header = ["coefficient", "default", "meaning", "unit", "source", "presets"]
+    for name, rows in coefficients.groupby("objective", sort=False):
+        cells = [[f"`{row.coefficient}`", *map(cell, row[2:])] for row in rows.itertuples(index=False)]
+        parts.append(f"\n## {name}\n\n" + table(header, cells))
+    return "".join(parts)
 
 
 def attacks() -> str:

@@ -69,9 +69,16 @@ if TYPE_CHECKING:
     from mastlens.studies.reasoning import ReasoningStudy, ReasoningTable, reasoning_table
     from mastlens.studies.runner import Study, run_study
     from mastlens.studies.settings import read_study
-    from mastlens.unlearning import ProbeSettings, TokenWeights, Unlearning, unlearn
+    from mastlens.unlearning import (
+        ProbeSettings,
+        SteeringTexts,
+        TokenWeights,
+        Unlearning,
+        describe_objectives,
+        register_objective,
+        unlearn,
+    )
     from mastlens.unlearning.drift import Drift, drift_by_step, measure_drift
-    from mastlens.unlearning.presets import SteeringTexts
     from mastlens.unlearning.traces import Traces, generate_traces
 
 _PUBLIC = {
@@ -114,7 +121,7 @@ _PUBLIC = {
     "SafetyEvaluation": "evaluation.safety",
     "Sampling": "decoding.sampling",
     "StageRefused": "errors",
-    "SteeringTexts": "unlearning.presets",
+    "SteeringTexts": "unlearning",
     "Study": "studies.runner",
     "TokenDifferences": "analysis.tokens",
     "TokenPenalty": "decoding.reflection",
@@ -136,6 +143,7 @@ _PUBLIC = {
     "couple": "analysis.coupling.coupling",
     "cumulative_curves": "analysis.causal.cumulative",
     "demo": "reporting.demonstration",
+    "describe_objectives": "unlearning",
     "describe_rules": "selection",
     "drift_by_step": "unlearning.drift",
     "evaluate": "evaluation",
@@ -163,6 +171,7 @@ _PUBLIC = {
     "reflection_penalty": "decoding.reflection",
     "register_architecture": "architectures.catalogue",
     "register_organism": "organisms",
+    "register_objective": "unlearning",
     "report": "reporting",
     "revert_edit": "edits.applying",
     "run_study": "studies.runner",
@@ -239,6 +248,7 @@ __all__ = [
     "couple",
     "cumulative_curves",
     "demo",
+    "describe_objectives",
     "describe_rules",
     "drift_by_step",
     "evaluate",
@@ -265,6 +275,7 @@ __all__ = [
     "reasoning_table",
     "reflection_penalty",
     "register_architecture",
+    "register_objective",
     "register_organism",
     "report",
     "revert_edit",

@@ -15,6 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
+
+# A deadline in milliseconds measures how busy the machine is, not the code.
+hypothesis_settings.register_profile("mastlens", deadline=None)
+hypothesis_settings.load_profile("mastlens")
 
 TEXTS = [
     "What is 3 + 4?",

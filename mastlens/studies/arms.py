@@ -142,11 +142,11 @@ def matched_edit(
         objective,
         bench.forget,
         bench.retain if retain else None,
-        alternatives=bench.alternatives(seed) if objective.needs_alternatives else None,
+        alternatives=bench.alternatives(seed) if objective.needs.alternatives else None,
         grid=grid,
         calibration=bench.calibrated(target),
         seed=seed,
-        settings={**settings, "objective": asdict(objective)},
+        settings={**settings, "objective": objective.record()},
     )
     write_table(folder / SEARCH, found.search)
     keys = ("lr", "step", "reached", "diverged", "seconds", "peak_mb")

@@ -1,17 +1,16 @@
 """From the study file to its arms: every objective with every selection, draw and seed."""
 
-import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.errors import BadSetting, unknown
+from mastlens.errors import BadSetting, MastlensError, unknown
 from mastlens.studies.arms import Arm
 from mastlens.studies.reading import from_table
 from mastlens.studies.selecting import Selected, is_random, resolve, selection_settings
 from mastlens.studies.settings import ComparisonSettings, NegationSettings, StudySettings
-from mastlens.unlearning.objectives import OBJECTIVES, make_objective
+from mastlens.unlearning.objectives import OBJECTIVES, coefficient_names, make_objective
 from mastlens.unlearning.token_weights import TokenWeights
 
 _RETAINED = "+retain"
@@ -25,17 +24,20 @@ def objective_settings(settings: StudySettings, label: str) -> dict[str, Any]:
     """
     if label not in settings.objectives and label not in OBJECTIVES:
         raise unknown("objective", label, [*settings.objectives, *OBJECTIVES])
-    told = dict(settings.objectives.get(label, {"name": label}))
+    asked = dict(settings.objectives.get(label, {"name": label}))
     where = f"[objectives.{label}]"
-    known = inspect.signature(make_objective).parameters
-    for key in told:
+    if "name" not in asked:
+        raise BadSetting(f"{where}: name is missing; it is one of {', '.join(OBJECTIVES)}.")
+    try:
+        known = ["name", "preset", *coefficient_names(), *OBJECTIVES.find(asked["name"]).coefficients()]
+    except MastlensError as error:
+        raise type(error)(f"{where}: {error}") from error
+    for key in asked:
         if key not in known:
             raise BadSetting(f"{where}: {unknown('key', key, known)}")
-    if "name" not in told:
-        raise BadSetting(f"{where}: name is missing; it is one of {', '.join(OBJECTIVES)}.")
-    if "token_weights" in told:
-        told["token_weights"] = from_table(TokenWeights, told["token_weights"], f"{where}, token_weights")
-    return told
+    if "token_weights" in asked:
+        asked["token_weights"] = from_table(TokenWeights, asked["token_weights"], f"{where}, token_weights")
+    return asked
 
 
 def check_objectives(settings: StudySettings) -> None:
@@ -80,8 +82,8 @@ def _add(arms: dict[str, Arm], arm: Arm) -> None:
 
 
 def _making(settings: StudySettings, comparison: ComparisonSettings, label: str) -> dict[str, Any]:
-    told = objective_settings(settings, label)
-    return told if comparison.retain_weight is None else {**told, "retain_weight": comparison.retain_weight}
+    asked = objective_settings(settings, label)
+    return asked if comparison.retain_weight is None else {**asked, "retain_weight": comparison.retain_weight}
 
 
 def _compared(
@@ -94,7 +96,7 @@ def _compared(
     }
     for objective in comparison.objectives:
         making = _making(settings, comparison, objective)
-        needs_retain = make_objective(**making).needs_retain
+        needs_retain = make_objective(**making).needs.retain
         optional = comparison.retain_weight is not None and not needs_retain
         label = f"{objective}{_RETAINED if optional else ''}{comparison.suffix}"
         for selection, found in chosen.items():

@@ -17,7 +17,7 @@ from mastlens.evaluation.traces import RuleJudge, evaluate_traces, read_question
 from mastlens.runs.files import write_table, write_text
 from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import Interval, seed_interval, wilson
-from mastlens.unlearning import TokenWeights, unlearn
+from mastlens.unlearning import OBJECTIVES, TokenWeights, unlearn
 from mastlens.unlearning.traces import FILE as TRACES_FILE
 from mastlens.unlearning.traces import generate_traces
 
@@ -261,8 +261,9 @@ def reasoning_table(
 
 def _edit(study: ReasoningStudy, method: Method, seed: int, folder: Path, common: Mapping[str, Any]) -> Path:
     """Make an edit, or find it, and return its file; methods that differ in how they are asked share it."""
-    steered = {"traces": folder / "traces" / TRACES_FILE} if method.objective.startswith("r2mu") else {}
-    if method.objective == "r2mu":
+    needs = OBJECTIVES[method.objective].needs
+    steered = {"traces": folder / "traces" / TRACES_FILE} if needs.traces else {}
+    if needs.cot:
         steered["cot"] = Path(study.cot)
     settings = {"unthink_weight": study.unthink_weight} if steered else {}
     settings |= {"cot_weight": study.cot_weight} if "cot" in steered else {}

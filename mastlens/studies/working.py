@@ -18,6 +18,7 @@ from mastlens.edits.edit import Edit
 from mastlens.edits.negation import negate_increment
 from mastlens.errors import MastlensError
 from mastlens.models.weights import swapped
+from mastlens.registry import code_digest
 from mastlens.runs.files import write_table
 from mastlens.runs.stages import hash_inputs, read_record, stage
 from mastlens.studies.arms import ARMS, Arm, Made, edit_without_gradient, is_unrecorded, kept_edit, matched_edit
@@ -25,7 +26,7 @@ from mastlens.studies.bench import Bench
 from mastlens.studies.exam import Exam, measure_answers
 from mastlens.studies.reading import located
 from mastlens.studies.settings import StudySettings
-from mastlens.unlearning.objectives import make_objective
+from mastlens.unlearning.objectives import OBJECTIVES, make_objective
 
 ANSWERS, MEASURES = "responses.parquet", "measures.parquet"
 SOURCE, REFERENCE = "rlvr", "reference"
@@ -118,7 +119,9 @@ class Workshop:
     def _deciding(self, arm: Arm) -> dict[str, Any]:
         told = self.settings.summary
         if arm.kind == "matched":
-            return {**arm.identity, "decoding": told["decoding"], "matching": told["target"], "target": self.target}
+            code = code_digest(OBJECTIVES.find(arm.making["name"]))
+            matched = {"decoding": told["decoding"], "matching": told["target"], "target": self.target}
+            return {**arm.identity, **matched, **({} if code is None else {"code": code})}
         return {**arm.identity, "decoding": told["decoding"], "rank": self.settings.rank}
 
     def _examined(self, arm: Arm, folder: Path) -> tuple[pd.DataFrame, float, dict[str, Any]]:

@@ -11,7 +11,7 @@ from mastlens.errors import BadFile, NotFound, NotSupported, NotTogether
 from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problem, encode_problems
 from mastlens.problems.reading import Problem, parse_problem
 from mastlens.problems.thinking import CLOSER, has_template
-from mastlens.unlearning.presets import SteeringTexts
+from mastlens.unlearning.objectives.steering import SteeringTexts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ def read_documents(path: str | os.PathLike[str]) -> list[Problem]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise BadFile(f"{path} is not UTF-8 text ({error}). Texts and problems are JSON lines.") from error
-    found = []
+    documents = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -42,10 +42,10 @@ def read_documents(path: str | os.PathLike[str]) -> list[Problem]:
             record = json.loads(line)
         except ValueError as error:
             raise BadFile(f"{where}: not a JSON object ({error}).") from error
-        found.append(_document(where, number, record))
-    if not found:
+        documents.append(_document(where, number, record))
+    if not documents:
         raise BadFile(f"{path} holds no texts. One JSON object a line is expected, a problem or one with 'text'.")
-    return found
+    return documents
 
 
 def _document(where: str, number: int, record: Any) -> Problem:
@@ -139,16 +139,16 @@ class Encoder:
                 f"The traces are of {len(items)} documents and there are {documents} to forget; item {odd} is only in "
                 "one of the two. Generate traces of the same file: mastlens traces --forget FILE."
             )
-        found: list[list[EncodedProblem]] = [[] for _ in range(documents)]
+        traced: list[list[EncodedProblem]] = [[] for _ in range(documents)]
         for row in traces.sort_values(["item", "segment"], kind="stable").to_dict("records"):
-            told = found[int(row["item"])]
-            if not str(row["trace"]).strip() or (texts.traces is not None and len(told) >= texts.traces):
+            own = traced[int(row["item"])]
+            if not str(row["trace"]).strip() or (texts.traces is not None and len(own) >= texts.traces):
                 continue
             encoded = self._trace(str(row["prompt"]), str(row["trace"]), texts)
             where = f"The trace of item {row['item']}, segment {row['segment']}"
             self._check(len(encoded.prompt) + len(encoded.solution), where, "--trace-tokens")
-            told.append(encoded)
-        return found
+            own.append(encoded)
+        return traced
 
     def _trace(self, prompt: str, trace: str, texts: SteeringTexts) -> EncodedProblem:
         own = tuple(self.tokenizer(trace, add_special_tokens=False)["input_ids"])[: texts.trace_tokens]

@@ -22,11 +22,11 @@ from mastlens.models.likelihood import by_length, read_solutions
 from mastlens.models.suffix import PartialForward, largest_layers
 from mastlens.models.weights import snapshot, swapped
 from mastlens.problems.encoding import EncodedProblem
+from mastlens.unlearning.control import kept_control
 from mastlens.unlearning.documents import Encoder, read_documents
 from mastlens.unlearning.loop import Step, Unlearner
 from mastlens.unlearning.losses import sequence_mean
-from mastlens.unlearning.misdirection import kept_control
-from mastlens.unlearning.presets import SteeringTexts
+from mastlens.unlearning.objectives.steering import SteeringTexts
 from mastlens.unlearning.traces import read_traces
 
 if TYPE_CHECKING:
@@ -101,9 +101,9 @@ def state_drift(
             for step, tensors in changed.items():
                 with ExitStack() as stack:
                     stack.enter_context(swapped(model, tensors) if tensors else nullcontext())
-                    found = [stack.enter_context(partial.through(n, alone=False)) for n in range(len(layers))]
+                    outputs = [stack.enter_context(partial.through(n, alone=False)) for n in range(len(layers))]
                     read_solutions(model, batch, known=True)
-                now = [states[-1][batch.is_solution] for states in found]
+                now = [states[-1][batch.is_solution] for states in outputs]
                 before = before or now
                 # Batches are of texts, so sums of their means add up to sums over all texts.
                 size = len(batch.input_ids)
@@ -223,8 +223,8 @@ def measure_drift(
         sides["forget"] = encode.documents(documents[:limit], str(forget), texts=read)
         if traces is not None:
             table = read_traces(traces, forget=forget, fingerprint=checkpoint.fingerprint)
-            told = encode.traces(table, len(documents), read)[:limit]
-            sides["traces"] = [trace for document in told for trace in document]
+            traced = encode.traces(table, len(documents), read)[:limit]
+            sides["traces"] = [trace for document in traced for trace in document]
     if cot is not None:
         sides["cot"] = encode.chains(read_documents(cot)[:limit], str(cot), texts=read)
     if retain is not None:
@@ -233,9 +233,9 @@ def measure_drift(
     if not sides:
         raise BadSetting("There is nothing to read: give forget, traces, cot or retain.")
     label = "drift" if progress else None
-    found = state_drift(loaded, made, sides, control=kept_control(last), batch_size=batch_size, progress=label)
+    table = state_drift(loaded, made, sides, control=kept_control(last), batch_size=batch_size, progress=label)
     settings = {"limit": limit, "texts": asdict(read), "steps": list(made), "chat_template": chat_template}
-    return Drift(found, {**settings, "layer": _objective(last).get("layer")})
+    return Drift(table, {**settings, "layer": _objective(last).get("layer")})
 
 
 def _by_step(edits: Any) -> dict[int, Any]:

@@ -24,11 +24,11 @@ from mastlens.problems.reading import Problem, read_problems
 from mastlens.runs.files import sha256_json, write_table
 from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.selection.tensors import named_matrices, select_tensors
+from mastlens.unlearning.control import CONTROL
 from mastlens.unlearning.documents import Encoder, read_documents
 from mastlens.unlearning.learnt import learnt_weights
 from mastlens.unlearning.loop import CACHE_MB, Step, Unlearner
-from mastlens.unlearning.misdirection import CONTROL
-from mastlens.unlearning.objectives import Objective, make_objective
+from mastlens.unlearning.objectives import OBJECTIVES, Objective, SteeringObjective, make_objective
 from mastlens.unlearning.probes import COLUMNS, Prober, ProbeSettings, choose_step
 from mastlens.unlearning.refusals import REFUSALS, read_refusals, with_refusals
 from mastlens.unlearning.resuming import Partial, interruptible
@@ -218,8 +218,9 @@ def unlearn(
         in_context=in_context,
         token_weights=TokenWeights() if token_weights is True else token_weights or None,
     )
-    if refusals is not None and not chosen.needs_alternatives:
-        raise BadSetting(f"{objective} prefers no refusals; dpo does. Leave --refusals out.")
+    if refusals is not None and not chosen.needs.alternatives:
+        preferring = [name for name, kind in OBJECTIVES.items() if kind.needs.alternatives]
+        raise BadSetting(f"{objective} prefers no refusals; {', '.join(preferring)} does. Leave --refusals out.")
     _check_files(chosen, traces, cot)
     checkpoint = Checkpoint(rlvr)
     selection = select_tensors(checkpoint, ranking=ranking, where=where, all_parameters=all_parameters, names=names)
@@ -252,7 +253,7 @@ def unlearn(
         model = checkpoint.load_model(device=device, dtype=DTYPES[precision])
         tokenizer = checkpoint.load_tokenizer()
         read = Encoder(checkpoint, tokenizer, model.config, chat_template)
-        load_side = read_documents if chosen.steers else read_problems
+        load_side = read_documents if isinstance(chosen, SteeringObjective) else read_problems
         problems = {"forget": load_side(forget), "retain": [] if retain is None else load_side(retain)}
         if not allow_overlap:
             check_disjoint({"forget": problems["forget"], "retain": problems["retain"]})
@@ -261,19 +262,20 @@ def unlearn(
                 for side in problems:
                     check_disjoint({role: seen, side: problems[side]})
         more: dict[str, Any] = {}
-        if chosen.needs_alternatives:
+        if chosen.needs.alternatives:
             wanted = REFUSALS if refusals is None else read_refusals(refusals)
             more["alternatives"] = read(with_refusals(problems["forget"], wanted, seed=seed), "the refusals")
         encode: Callable[[Sequence[Problem], str], list[EncodedProblem]] = read
-        if (texts := chosen.texts) is not None:
+        if isinstance(chosen, SteeringObjective):
+            texts = chosen.texts
             encode = partial(read.documents, texts=texts)
             if traces is not None:
                 table = read_traces(traces, forget=forget, fingerprint=checkpoint.fingerprint)
                 more["traces"] = read.traces(table, len(problems["forget"]), texts)
             if cot is not None:
                 more["cot"] = read.chains(read_documents(cot), str(cot), texts=texts)
-            if chosen.reflection_weight:
-                more["reflection"] = reflection_tokens(tokenizer, chosen.reflection).ids
+            if words := chosen.reflection_words:
+                more["reflection"] = reflection_tokens(tokenizer, words).ids
         run = Unlearner(
             model,
             named_matrices(checkpoint, selection),
@@ -351,8 +353,8 @@ def _originals(checkpoint: Checkpoint, selection: Sequence[str]) -> dict[str, to
 def _check_files(objective: Objective, traces: Any, cot: Any) -> None:
     """Raise, before anything is loaded, unless the files of traces and chains of thought are those that are needed."""
     for option, path, needed, taken in (
-        ("--traces", traces, objective.needs_traces, objective.needs_traces),
-        ("--cot", cot, objective.needs_cot, objective.needs_traces),
+        ("--traces", traces, objective.needs.traces, objective.needs.traces),
+        ("--cot", cot, objective.needs.cot, objective.needs.traces),
     ):
         if needed and path is None:
             how = " (mastlens traces writes it)" if option == "--traces" else ""

@@ -19,10 +19,10 @@ from mastlens.problems.encoding import EncodedProblem
 from mastlens.unlearning import losses
 from mastlens.unlearning.masters import Masters
 from mastlens.unlearning.misdirection import Misdirection, check_reach
-from mastlens.unlearning.objectives import Objective, Said
+from mastlens.unlearning.objectives import ForgetBatch, Objective, OutputObjective, SteeringObjective
 from mastlens.unlearning.passes import Passes
+from mastlens.unlearning.scorer import Scorer
 from mastlens.unlearning.sides import check_arguments, check_sides, numbered, whole
-from mastlens.unlearning.token_weights import Scorer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -124,7 +124,7 @@ class Unlearner:
         cache_mb: float = CACHE_MB,
     ):
         check_arguments(objective, matrices, retain, lr=lr, steps=steps, batch_size=batch_size)
-        if objective.needs_alternatives and (alternatives is None or len(alternatives) != len(forget)):
+        if objective.needs.alternatives and (alternatives is None or len(alternatives) != len(forget)):
             raise BadSetting(f"The objective {objective.name} needs one refusal for each forget problem.")
         if not forget or (retain is not None and not retain):
             raise BadSetting("A side without problems has nothing to be read: give at least one.")
@@ -141,7 +141,7 @@ class Unlearner:
         if retain is not None:
             sides["retain"] = retain
             self.schedules["retain"] = batch_schedule(len(retain), batch_size, steps, seed, side=1)
-        if objective.steers:  # every token of a text is steered, not a solution behind its prompt
+        if isinstance(objective, SteeringObjective):  # every token is steered, not a solution behind its prompt
             sides = {side: [whole(problem) for problem in problems] for side, problems in sides.items()}
         if cot is not None:
             sides["cot"] = cot
@@ -151,16 +151,16 @@ class Unlearner:
         if traces is not None:
             sides["trace"], places = numbered(traces)
             uses["trace"] = [trace for document in uses["forget"] for trace in places[document]]
-        if objective.needs_alternatives and alternatives is not None:
+        if objective.needs.alternatives and alternatives is not None:
             sides["refusal"], uses["refusal"] = alternatives, uses["forget"]
         names = list(dict.fromkeys(m if isinstance(m, str) else m.stored for m in matrices))
         self.passes = Passes(model, names, sides, uses, cache_mb=cache_mb)
-        if objective.steers:
+        if isinstance(objective, SteeringObjective):
             check_reach(self.passes, objective, named_weights(model, names))
         self._look_back(uses)
         self.misdirection: Misdirection | None = None
         """The terms of an objective that steers activations; None for others."""
-        if objective.steers:
+        if isinstance(objective, SteeringObjective):
             self.misdirection = Misdirection(
                 self.passes,
                 objective,
@@ -187,12 +187,12 @@ class Unlearner:
     def _look_back(self, uses: Mapping[str, Sequence[int]]) -> None:
         """Read what the objective wants to know of the weights before the first step: no second model is needed."""
         objective = self.objective
-        if not objective.steers and (objective.needs_before or objective.retain == "kl"):
+        if isinstance(objective, OutputObjective) and (objective.needs.before or objective.retain_loss == "kl"):
             self.passes.remember_originals()
         self._reference = {
             side: self._sums(side, sorted(set(uses[side])))
             for side in ("forget", "refusal")
-            if objective.needs_reference and side in uses
+            if objective.needs.reference and side in uses
         }
 
     @torch.no_grad()
@@ -216,11 +216,11 @@ class Unlearner:
             return None
         number = self.done + 1
         self.masters.drop_gradients()
-        found = self._terms({side: schedule[self.done] for side, schedule in self.schedules.items()})
+        terms = self._terms({side: schedule[self.done] for side, schedule in self.schedules.items()})
         norm = float(torch.nn.utils.clip_grad_norm_(self.masters.parameters, CLIP))
-        if not all(map(math.isfinite, (norm, *(found[term] for term in found if term != "forget_logprob")))):
+        if not all(map(math.isfinite, (norm, *(terms[term] for term in terms if term != "forget_logprob")))):
             self._fall_back(
-                f"Step {number}: the loss or its gradient is not finite (forget loss {found['forget_loss']}, "
+                f"Step {number}: the loss or its gradient is not finite (forget loss {terms['forget_loss']}, "
                 f"gradient norm {norm}).",
                 max(number - 2, 0),
             )
@@ -233,7 +233,7 @@ class Unlearner:
         self.done = self.held = number
         if number == self.steps and not self._ends_well():
             self._fall_back(f"The weights of the last step, {number}, give no finite loss.", number - 1)
-        return Step(number, grad_norm=norm, **found)
+        return Step(number, grad_norm=norm, **terms)
 
     def _terms(self, rows: Mapping[str, Sequence[int]]) -> dict[str, float]:
         """Add the gradients of all terms of a step's batches; return the terms, unweighted, by their column."""
@@ -241,9 +241,10 @@ class Unlearner:
         if self.misdirection is not None:
             learns = settings is not None and self.done > 0 and self.done % settings.every == 0
             return self.misdirection.step(rows, self._back, self.scorer, learns=learns)
-        forget_loss, logprob = self._forget(rows["forget"])
-        found = {"forget_loss": forget_loss, "forget_logprob": logprob}
-        return found | ({"retain_loss": self._retain(rows["retain"])} if "retain" in rows else {})
+        assert isinstance(self.objective, OutputObjective)
+        forget_loss, logprob = self._forget(self.objective, rows["forget"])
+        terms = {"forget_loss": forget_loss, "forget_logprob": logprob}
+        return terms | ({"retain_loss": self._retain(self.objective, rows["retain"])} if "retain" in rows else {})
 
     def _fall_back(self, why: str, held: int) -> None:
         """Put back the weights of the last step whose loss was finite, and say so."""
@@ -256,24 +257,24 @@ class Unlearner:
     def _ends_well(self) -> bool:
         """Return whether the loss is finite after the last update, which no later step would tell."""
         rows = self.schedules["forget"][-1]
-        if self.objective.steers:
+        if isinstance(self.objective, SteeringObjective):
             value = self.passes.states("forget", rows, self.objective.layer).values.float().mean()
         else:
             value = self.passes.read("forget", rows).logprobs.values.mean()
         return self.masters.finite and bool(torch.isfinite(value))
 
-    def _forget(self, rows: Sequence[int]) -> tuple[float, float]:
+    def _forget(self, objective: OutputObjective, rows: Sequence[int]) -> tuple[float, float]:
         """Add the gradient of the forget term; return it, and the token-mean log-probability."""
-        objective, passes = self.objective, self.passes
+        passes = self.passes
         # Each side goes back on its own: the graph of one batch is in memory at a time.
-        before = passes.logits_before("forget", rows) if objective.needs_before else None
-        now = passes.read("forget", rows)
-        refusal = passes.read("refusal", rows).logprobs.sums if objective.needs_alternatives else None
+        before = passes.logits_before("forget", rows) if objective.needs.before else None
+        solutions = passes.read("forget", rows)
+        refusals = passes.read("refusal", rows).logprobs.sums if objective.needs.alternatives else None
         references = {side: sums[list(rows)] for side, sums in self._reference.items()}
-        said = Said(now, references.get("forget"), before, refusal, references.get("refusal"))
-        loss = objective.forget_loss(said, self._token_weights(said))
+        batch = ForgetBatch(solutions, references.get("forget"), before, refusals, references.get("refusal"))
+        loss = objective.forget_loss(batch, self._token_weights(objective, batch))
         with torch.no_grad():  # constants: an objective on whole distributions has not made them yet
-            logprob = float(replace(now, hidden=now.hidden.detach()).logprobs.values.mean())
+            logprob = float(replace(solutions, hidden=solutions.hidden.detach()).logprobs.values.mean())
         self._back(objective.gamma * loss)
         return float(loss.detach()), logprob
 
@@ -282,50 +283,50 @@ class Unlearner:
         loss.backward()
         self.masters.take_gradients()
 
-    def _token_weights(self, said: Said) -> Tensor | None:
+    def _token_weights(self, objective: OutputObjective, batch: ForgetBatch) -> Tensor | None:
         """Return the weights for this step; every so many steps the scorer learns from its batch first."""
-        settings = self.objective.token_weights
+        settings, solutions = objective.token_weights, batch.solutions
         if settings is None:
             return None
         if self.scorer is None:
-            self.scorer = Scorer(said.now.hidden.shape[1], settings, said.now.hidden.device)
+            self.scorer = Scorer(solutions.hidden.shape[1], settings, solutions.hidden.device)
         if self.done and self.done % settings.every == 0:
             fixed = replace(
-                said,
-                now=replace(said.now, hidden=said.now.hidden.detach()),
-                refusal=None if said.refusal is None else said.refusal.detach(),
+                batch,
+                solutions=replace(solutions, hidden=solutions.hidden.detach()),
+                refusals=None if batch.refusals is None else batch.refusals.detach(),
             )
             with torch.no_grad():
-                _ = fixed.now.logprobs  # kept as constants: the scorer's step does not reach the model
+                _ = fixed.solutions.logprobs  # kept as constants: the scorer's step does not reach the model
             self.scorer.learn(
-                fixed.now.hidden, lambda weights: self.objective.gamma * self.objective.forget_loss(fixed, weights)
+                fixed.solutions.hidden, lambda weights: objective.gamma * objective.forget_loss(fixed, weights)
             )
-        return self.scorer.weights(said.now.hidden)
+        return self.scorer.weights(solutions.hidden)
 
-    def _retain(self, rows: Sequence[int]) -> float:
+    def _retain(self, objective: OutputObjective, rows: Sequence[int]) -> float:
         """Add the gradient of the retain term and return it."""
-        objective, passes = self.objective, self.passes
-        if objective.retain == "kl":
+        passes = self.passes
+        if objective.retain_loss == "kl":
             before = passes.logits_before("retain", rows)
             now = passes.read("retain", rows)
             loss = now.over_tokens(lambda logits, part: forward_kl(logits, before(part))).mean()
         else:
             kept = passes.read("retain", rows).logprobs
             loss = losses.retain_nll(kept.sums, kept.counts)
-        self._back(objective.alpha * loss)
+        self._back(objective.retain_weight * loss)
         return float(loss.detach())
 
     def state(self) -> dict[str, Tensor]:
         """Return all that the next step hangs on, as named tensors: masters, moments, the scorer."""
-        found: dict[str, Tensor] = {"done": torch.tensor(self.done)}
+        state: dict[str, Tensor] = {"done": torch.tensor(self.done)}
         for number, parameter in enumerate(self.masters.parameters):
-            found[f"master.{number}"] = parameter.detach()
-            found[f"good.{number}"] = self._good[number]
-        found |= _moments("moment", self.optimiser)
+            state[f"master.{number}"] = parameter.detach()
+            state[f"good.{number}"] = self._good[number]
+        state |= _moments("moment", self.optimiser)
         if self.scorer is not None:
-            found["scorer"] = self.scorer.w.detach()
-            found |= _moments("scorer-moment", self.scorer.optimiser)
-        return found
+            state["scorer"] = self.scorer.w.detach()
+            state |= _moments("scorer-moment", self.scorer.optimiser)
+        return state
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:

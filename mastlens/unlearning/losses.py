@@ -11,6 +11,8 @@ from torch.nn.functional import logsigmoid
 
 from mastlens.models.likelihood import TokenLogprobs
 
+_EDGE = 1e-6  # the entropy's slope is infinite at 0 and 1
+
 
 def retain_nll(sums: Float[Tensor, " batch"], counts: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
     """Return the token-mean negative log-likelihood -sum(log p) / tokens."""
@@ -240,6 +242,12 @@ def listed_probability(
     A mean over the list, not a sum, as R2MU's released code has it (``unlearn_think.py``).
     """
     return logits.softmax(dim=1)[:, listed].mean(dim=1)
+
+
+def entropy(weights: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+    """Return H(g) = -g log g - (1 - g) log(1 - g) of each token's weight g, in nats."""
+    g = weights.clamp(_EDGE, 1 - _EDGE)
+    return -g * g.log() - (1 - g) * (1 - g).log()
 
 
 def weighted_sums(

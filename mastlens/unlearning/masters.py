@@ -104,16 +104,16 @@ class Masters:
     def tensors(self) -> dict[str, Tensor]:
         """Return name to stored tensor as the masters have it, in float32; its own memory."""
         coarse = {id(weight) for _, weight, _ in self._copies if weight.dtype != torch.float32}
-        found = {
+        tensors = {
             name: (self._start(name) if id(weight) in coarse else weight.detach()).to(torch.float32, copy=True)
             for name, weight in self._weights.items()
         }
         for matrix, weight, master in self._copies:
-            for name, stored in found.items():
+            for name, stored in tensors.items():
                 if self._weights[name] is not weight:
                     continue
                 if matrix is None:
                     stored.copy_(master)
                 else:
                     matrix.write(stored, master)
-        return found
+        return tensors

@@ -23,8 +23,8 @@ from mastlens.models.weights import snapshot, swapped
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.runs.cost import measured
 from mastlens.selection.tensors import named_matrices
+from mastlens.unlearning.control import CONTROL
 from mastlens.unlearning.loop import Step, Unlearner
-from mastlens.unlearning.misdirection import CONTROL
 from mastlens.unlearning.objectives import Objective
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def match_forgetting(
         steps = unlearner.remaining()
         records: list[dict[str, Any]] = []
         seconds, peaks = 0.0, [0.0]
-        found: _Candidate | None = None
+        candidate: _Candidate | None = None
         while len(records) < grid.steps and most >= 0:
             due = min(grid.every, grid.steps - len(records))
             with measured() as cost, warnings.catch_warnings():
@@ -218,19 +218,21 @@ def match_forgetting(
             looked[lr, len(records)] = max(tally, looked.get((lr, len(records)), tally), key=lambda t: t.items)
             if tally.correct <= most:
                 weights = snapshot(model, stored)
-                found = _Candidate(lr, len(records), tally.correct, weights, records[:], seconds, max(peaks) or None)
+                candidate = _Candidate(
+                    lr, len(records), tally.correct, weights, records[:], seconds, max(peaks) or None
+                )
                 most = tally.correct - 1
                 if not to_the_end:
                     break
         steps.close()
-        return found
+        return candidate
 
     old = snapshot(model, stored)
     candidates: list[_Candidate] = []
     for lr in grid.learning_rates:
         with swapped(model, old):  # the old weights return after each run
-            found = run(lr, calibration.most)
-        candidates += [found] if found else []
+            candidate = run(lr, calibration.most)
+        candidates += [candidate] if candidate else []
     reached = bool(candidates)
     best = _Candidate(grid.learning_rates[0], 0, calibration.items + 1, old, [], 0.0, None)
     if reached:

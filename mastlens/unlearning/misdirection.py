@@ -5,7 +5,6 @@ the model's own reasoning traces about the forget texts, and keeps chains of tho
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,49 +12,14 @@ from torch import Tensor
 
 from mastlens.errors import NotSupported
 from mastlens.unlearning import losses
-from mastlens.unlearning.objectives import Objective
-from mastlens.unlearning.passes import Passes, States
-from mastlens.unlearning.token_weights import Scorer
+from mastlens.unlearning.objectives import SteeringObjective
+from mastlens.unlearning.passes import Passes
+from mastlens.unlearning.scorer import Scorer
 
 _READ = 32  # texts a pass where nothing is learnt
-CONTROL = "control_vector"
-"""Where an edit's settings keep the control vector."""
 
 
-def unit_direction(hidden_size: int, seed: int) -> Float[Tensor, " hidden"]:
-    """Return u: uniform on [0, 1) in every dimension, divided by its norm, as RMU's code draws it.
-
-    All entries are positive, so u is not uniform on the sphere. It hangs on the seed alone, not on the device.
-    """
-    drawn = torch.rand(hidden_size, generator=torch.Generator().manual_seed(seed))
-    return drawn / torch.linalg.vector_norm(drawn)
-
-
-def control_vector(
-    states: Float[Tensor, "tokens hidden"], steering: float, seed: int, *, norm: float = 0.0
-) -> Float[Tensor, " hidden"]:
-    """Return c u, with c = ``steering`` times the median norm of retain activations, or ``norm`` itself.
-
-    RMU and R2MU state c as a number (6.5, 20, 460), which fits one model and one layer; activations' norms differ a
-    hundredfold between models.
-
-    Args:
-        states: Activations of retain texts at the steering layer, before unlearning.
-        steering: c in units of their median norm.
-        seed: Of u.
-        norm: c as a number; 0 for ``steering`` instead.
-    """
-    length = norm or steering * torch.linalg.vector_norm(states.float(), dim=1).median()
-    return length * unit_direction(states.shape[1], seed).to(states.device)
-
-
-def kept_control(settings: Mapping[str, Any]) -> Tensor | None:
-    """Return the control vector that an edit's settings keep, bit for bit; None where there is none."""
-    values = settings.get(CONTROL)
-    return None if values is None else torch.tensor(values, dtype=torch.float32)
-
-
-def check_reach(passes: Passes, objective: Objective, reached: Mapping[str, Tensor]) -> None:
+def check_reach(passes: Passes, objective: SteeringObjective, reached: Mapping[str, Tensor]) -> None:
     """Raise if steering a layer gives no gradient to some selected tensor.
 
     Args:
@@ -153,7 +117,7 @@ class Misdirection:
     def __init__(
         self,
         passes: Passes,
-        objective: Objective,
+        objective: SteeringObjective,
         uses: Mapping[str, Sequence[int]],
         *,
         traces: Sequence[Sequence[int]] = (),
@@ -163,6 +127,7 @@ class Misdirection:
         budget: float,
     ):
         self.passes, self.objective, self.traces, self.batch_size = passes, objective, traces, batch_size
+        self.weights = objective.term_weights
         self.reflection = torch.tensor(list(reflection), dtype=torch.long, device=passes.model.device)
         kept = [side for side in ("retain", "cot") if side in uses]
         self.frozen = Frozen(
@@ -174,8 +139,8 @@ class Misdirection:
         with torch.no_grad():
             rows = range(min(_READ, len(passes.problems["retain"])))  # whatever the schedule
             states = passes.states("retain", rows, objective.layer).values
-        self.control = control_vector(states, objective.steering, seed, norm=objective.control_norm)
-        """c u, drawn once."""
+        self.control = objective.control(states, seed)
+        """What activations are steered to, drawn once."""
 
     def step(
         self,
@@ -195,37 +160,33 @@ class Misdirection:
             scorer: Of the token weights.
             learns: Whether the scorer learns from this batch first.
         """
-        objective = self.objective
-        found = self._forget(rows["forget"], back)
-        found["retain_loss"] = self._keep("retain", rows["retain"], objective.alpha, back)
+        terms = self._forget(rows["forget"], back)
+        terms["retain_loss"] = self._keep("retain", rows["retain"], self.objective.retain_weight, back)
         if any(self.traces[document] for document in (rows["forget"] if self.traces else ())):
-            found["trace_loss"] = self._unthink(rows["forget"], back, scorer, learns=learns)
+            terms["trace_loss"] = self._unthink(rows["forget"], back, scorer, learns=learns)
         if "cot" in rows:
-            found["cot_loss"] = self._keep("cot", rows["cot"], objective.cot_weight, back)
-        return found
+            terms["cot_loss"] = self._keep("cot", rows["cot"], self.weights["cot"], back)
+        return terms
 
     def _forget(self, rows: Sequence[int], back: Callable[[Tensor], None]) -> dict[str, float]:
         objective = self.objective
         if not len(self.reflection):
-            loss = self._steered(self.passes.states("forget", rows, objective.layer))
+            loss = objective.steer(self.passes.states("forget", rows, objective.layer), self.control)
             back(objective.gamma * loss)
             return {"forget_loss": float(loss.detach())}
         states, reading = self.passes.states_and_reading("forget", rows, objective.layer)
-        loss = self._steered(states)
+        loss = objective.steer(states, self.control)
         chances = reading.over_tokens(lambda logits, part: losses.listed_probability(logits, self.reflection))
         penalty = losses.sequence_mean(chances, reading.rows, reading.size)
-        back(objective.gamma * loss + objective.reflection_weight * penalty)
+        back(objective.gamma * loss + self.weights["reflection"] * penalty)
         return {"forget_loss": float(loss.detach()), "reflection_loss": float(penalty.detach())}
-
-    def _steered(self, states: States, shares: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
-        return losses.steer(states.values, self.control, states.rows, states.size, shares=shares, weights=weights)
 
     def _keep(self, side: str, rows: Sequence[int], weight: float, back: Callable[[Tensor], None]) -> float:
         """Take a side's states to what they were, and return the unweighted loss."""
         reference = self.frozen(side, rows)
         with torch.set_grad_enabled(weight > 0):
             states = self.passes.states(side, rows, self.objective.layer)
-            loss = losses.anchor(states.values, reference, states.rows, states.size)
+            loss = self.objective.keep(states, reference)
         if weight:
             back(weight * loss)
         return float(loss.detach())
@@ -234,9 +195,9 @@ class Misdirection:
         self, documents: Sequence[int], back: Callable[[Tensor], None], scorer: Scorer | None, *, learns: bool
     ) -> float:
         """Steer the documents' traces: the mean over documents that have some of the mean over each one's traces."""
-        weight = self.objective.unthink_weight
-        told = [self.traces[document] for document in documents if self.traces[document]]
-        flat = [(trace, 1 / (len(told) * len(traces))) for traces in told for trace in traces]
+        weight = self.weights["trace"]
+        traced = [self.traces[document] for document in documents if self.traces[document]]
+        flat = [(trace, 1 / (len(traced) * len(traces))) for traces in traced for trace in traces]
         # The graph of so many traces is in memory at a time, however many a document has.
         parts = [flat[start : start + self.batch_size] for start in range(0, len(flat), self.batch_size)]
         if scorer is not None and learns:
@@ -247,7 +208,8 @@ class Misdirection:
             shares = torch.tensor([share for _, share in part], device=self.control.device)
             weights = None if scorer is None else scorer.weights(self.frozen("trace", rows))
             with torch.set_grad_enabled(weight > 0):
-                loss = self._steered(self.passes.states("trace", rows, self.objective.layer), shares, weights)
+                states = self.passes.states("trace", rows, self.objective.layer)
+                loss = self.objective.steer(states, self.control, shares, weights)
             if weight:
                 back(weight * loss)
             whole += float(loss.detach())
@@ -264,4 +226,4 @@ class Misdirection:
         distances = torch.cat([self.distances(rows) for rows in parts])
         relative = distances / distances.mean().clamp_min(torch.finfo(distances.dtype).tiny)
         hidden = torch.cat([self.frozen("trace", rows) for rows in parts])
-        scorer.learn(hidden, lambda weights: self.objective.unthink_weight * (weights * relative).mean())
+        scorer.learn(hidden, lambda weights: self.weights["trace"] * (weights * relative).mean())

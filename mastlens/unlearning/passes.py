@@ -127,18 +127,18 @@ class Passes:
         The layers above it are not run, where the architecture allows that.
         """
         batch = self._collate(side, rows)
-        with self._above(side, rows, batch), self._through(layer, alone=self._cut) as found:
+        with self._above(side, rows, batch), self._through(layer, alone=self._cut) as outputs:
             # One row of the vocabulary is enough of the logits, and an output embedding needs at least that.
             read_solutions(self.model, batch, known=True)
-        return self._states(found, batch)
+        return self._states(outputs, batch)
 
     def states_and_reading(self, side: str, rows: Sequence[int], layer: int) -> tuple[States, Reading]:
         """Return the same, and what the model says at these tokens, from one pass through all layers."""
         batch = self._collate(side, rows)
-        with self._above(side, rows, batch), self._through(layer, alone=False) as found:
+        with self._above(side, rows, batch), self._through(layer, alone=False) as outputs:
             reading = read_solutions(self.model, batch, known=self._known)
         self._known = reading.head.embedding is not None
-        return self._states(found, batch), reading
+        return self._states(outputs, batch), reading
 
     def _through(self, layer: int, *, alone: bool):
         layers = self.layers
@@ -147,14 +147,14 @@ class Passes:
         assert self.partial is not None
         return self.partial.through(layer, alone=alone)
 
-    def _states(self, found: list[Tensor], batch: Batch) -> States:
-        if found[-1].shape[:2] != batch.input_ids.shape or found[-1].ndim != 3:
+    def _states(self, outputs: list[Tensor], batch: Batch) -> States:
+        if outputs[-1].shape[:2] != batch.input_ids.shape or outputs[-1].ndim != 3:
             raise NotSupported(
-                f"The layers of {type(self.model).__name__} give {tuple(found[-1].shape)} and not (batch, length, "
+                f"The layers of {type(self.model).__name__} give {tuple(outputs[-1].shape)} and not (batch, length, "
                 "hidden): their activations cannot be steered."
             )
         counted = batch.is_solution
-        return States(found[-1][counted], counted.nonzero()[:, 0], len(batch.input_ids))
+        return States(outputs[-1][counted], counted.nonzero()[:, 0], len(batch.input_ids))
 
     @property
     def layers(self) -> list[nn.Module]:
@@ -164,7 +164,7 @@ class Passes:
             MastlensError: If it keeps them in another way than all known architectures do.
         """
         if self.partial is None:
-            raise BadSetting(f"The layers of {type(self.model).__name__} cannot be told: it has no list of modules.")
+            raise NotSupported(f"The layers of {type(self.model).__name__} cannot be told: it has no list of modules.")
         return self.partial.layers
 
     def _collate(self, side: str, rows: Sequence[int]) -> Batch:
@@ -176,8 +176,8 @@ class Passes:
             return nullcontext()
         kept = [lower[row] for row in rows]
         states = kept[0].new_zeros(*batch.input_ids.shape, kept[0].shape[1])
-        for into, found in zip(states, kept, strict=True):
-            into[: len(found)] = found
+        for into, row in zip(states, kept, strict=True):
+            into[: len(row)] = row
         self.partial.hand_out(self.start - 1, states)
         return self.partial.above(self.start)
 
@@ -198,10 +198,10 @@ class Passes:
         assert self.partial is not None
         states: dict[int, Tensor] = {}
         for where, batch in by_length(self.model, [self.problems[side][item] for item in items], 32, None):
-            with self.partial.through(self.start - 1) as found:
+            with self.partial.through(self.start - 1) as outputs:
                 read_solutions(self.model, batch, known=True)
             for row, place in enumerate(where):
-                states[items[place]] = found[0][row, batch.attention_mask[row]].clone()
+                states[items[place]] = outputs[0][row, batch.attention_mask[row]].clone()
         return states
 
 

@@ -138,10 +138,10 @@ class Prober:
         Raises:
             MastlensError: If the source itself is beyond a guard.
         """
-        found = self._measure()
-        if broken := self._broken(found):
+        look = self._measure()
+        if broken := self._broken(look):
             raise BadSetting(f"The source itself is beyond a guard: {broken}. Raise it, or probe other problems.")
-        self.looks = [found]
+        self.looks = [look]
 
     def _broken(self, look: Look) -> str:
         """Return which guards a look breaks; what is not a number breaks them."""
@@ -158,14 +158,14 @@ class Prober:
         """Return the probes after a step, NaN where it is not looked at; stops the run at a guard."""
         if step % self.settings.every and step != self.run.steps:
             return dict.fromkeys(COLUMNS, math.nan)
-        found = self._measure()
-        if broken := self._broken(found):
+        look = self._measure()
+        if broken := self._broken(look):
             self.stopped = f"Stopped after step {step}: {broken}."
         elif self.settings.choose == "pareto":
-            self.looks = non_dominated([*self.looks, found])
+            self.looks = non_dominated([*self.looks, look])
         else:
-            self.looks = [found]
-        return dict(zip(COLUMNS, found.numbers, strict=True))
+            self.looks = [look]
+        return dict(zip(COLUMNS, look.numbers, strict=True))
 
     def _measure(self) -> Look:
         model, passes = self.run.model, self.run.passes

@@ -45,9 +45,9 @@ def read_refusals(path: str | os.PathLike[str]) -> list[str]:
     except UnicodeDecodeError as error:
         raise BadFile(f"{path} is not UTF-8 text ({error}). One refusal a line is expected.") from error
     lines = [line.strip() for line in text.splitlines()]
-    if not (found := [line for line in lines if line]):
+    if not (refusals := [line for line in lines if line]):
         raise BadSetting(f"{path} holds no refusals. One a line is expected.")
-    return found
+    return refusals
 
 
 def with_refusals(problems: Sequence[Problem], refusals: Sequence[str] = REFUSALS, *, seed: int = 0) -> list[Problem]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mastlens.architectures.projections import Projection
 from mastlens.errors import BadSetting
 from mastlens.problems.encoding import EncodedProblem
-from mastlens.unlearning.objectives import Objective
+from mastlens.unlearning.objectives import Objective, OutputObjective, SteeringObjective
 
 
 def check_arguments(
@@ -21,9 +21,9 @@ def check_arguments(
     """Raise for a run that makes no sense; ``retain`` counts only by being there."""
     if not matrices:
         raise BadSetting("The selection is empty: there is nothing to edit.")
-    if objective.needs_retain and retain is None:
+    if objective.needs.retain and retain is None:
         raise BadSetting(f"The objective {objective.name} needs retain problems (--retain).")
-    if objective.retain == "kl" and retain is None:
+    if isinstance(objective, OutputObjective) and objective.retain_loss == "kl" and retain is None:
         raise BadSetting("The retain term kl needs retain problems (--retain).")
     if not (math.isfinite(lr) and lr > 0):
         raise BadSetting(f"The learning rate must be a number above 0, it is {lr}.")
@@ -48,22 +48,23 @@ def check_sides(
         reflection: Tokens of the reflection token penalty.
     """
     name = objective.name
+    words = objective.reflection_words if isinstance(objective, SteeringObjective) else ""
     for what, option, given, needed in (
-        ("reasoning traces of the forget texts", "--traces", traces, objective.needs_traces),
-        ("chains of thought to keep", "--cot", cot, objective.needs_cot),
-        ("tokens of reflection words", "--reflection", reflection or None, bool(objective.reflection_weight)),
+        ("reasoning traces of the forget texts", "--traces", traces, objective.needs.traces),
+        ("chains of thought to keep", "--cot", cot, objective.needs.cot),
+        ("tokens of reflection words", "--reflection", reflection or None, bool(words)),
     ):
         if needed and given is None:
             raise BadSetting(f"The objective {name} needs {what} ({option}).")
-        if given is not None and not needed and not (option == "--cot" and objective.needs_traces):
+        if given is not None and not needed and not (option == "--cot" and objective.needs.traces):
             raise BadSetting(f"The objective {name} does nothing with {what} ({option}): leave them out.")
     if traces is not None and len(traces) != documents:
         raise BadSetting(f"There are {documents} forget documents and traces of {len(traces)}: give each its own.")
-    if traces is not None and not any(len(trace.solution) for told in traces for trace in told):
+    if traces is not None and not any(len(trace.solution) for each in traces for trace in each):
         raise BadSetting("All traces are empty: there is nothing to steer. Generate them anew: mastlens traces.")
     if cot is not None and not cot:
         raise BadSetting("There are no chains of thought to keep: give at least one.")
-    for problem in [*(cot or []), *(trace for told in traces or [] for trace in told)]:
+    for problem in [*(cot or []), *(trace for each in traces or [] for trace in each)]:
         if not problem.solution:
             raise BadSetting("A trace or chain of thought without a token has nothing to be read: leave it out.")
 
@@ -77,7 +78,7 @@ def numbered(traces: Sequence[Sequence[EncodedProblem]]) -> tuple[list[EncodedPr
     """Return all traces in one list, and for each document the places of its own."""
     flat: list[EncodedProblem] = []
     places: list[list[int]] = []
-    for told in traces:
-        places.append(list(range(len(flat), len(flat) + len(told))))
-        flat += told
+    for each in traces:
+        places.append(list(range(len(flat), len(flat) + len(each))))
+        flat += each
     return flat, places

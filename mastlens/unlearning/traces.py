@@ -22,7 +22,7 @@ from mastlens.runs.files import sha256_file, sha256_json, write_table
 from mastlens.runs.ledger import Ledger
 from mastlens.runs.stages import hash_inputs, read_record, remembered
 from mastlens.unlearning.documents import is_text, read_documents
-from mastlens.unlearning.presets import TRIGGER
+from mastlens.unlearning.objectives.steering import TRIGGER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

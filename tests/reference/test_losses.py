@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from mastlens.models.divergence import forward_kl
 from mastlens.models.likelihood import TokenLogprobs
+from mastlens.unlearning.control import control_vector, unit_direction
 from mastlens.unlearning.losses import (
     after_first,
     anchor,
     ce_u,
     dpo,
+    entropy,
     listed_probability,
     satimp,
     sequence_mean,
@@ -22,8 +24,8 @@ from mastlens.unlearning.losses import (
     weighted_sums,
     wga,
 )
-from mastlens.unlearning.misdirection import control_vector, unit_direction
-from mastlens.unlearning.token_weights import Scorer, TokenWeights, entropy, regulariser
+from mastlens.unlearning.scorer import Scorer
+from mastlens.unlearning.token_weights import TokenWeights
 
 from .plain import sigmoid
 
@@ -166,7 +168,7 @@ def test_weighted_sums_by_hand():
 def test_entropy_and_regulariser_by_hand():
     assert entropy(torch.tensor([0.5, 0.0, 1.0])).tolist() == pytest.approx([math.log(2), 0, 0], abs=2e-5)
     settings = TokenWeights(budget=0.2, budget_weight=15.0, entropy_weight=2.0, decay=0.5)
-    value = regulariser(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 2.0]), settings)
+    value = settings.regulariser(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 2.0]))
     assert float(value) == pytest.approx(2 * math.log(2) + 15 * 0.09 + 0.5 * 5)
 
 

@@ -13,12 +13,12 @@ import mastlens as m
 from mastlens.edits.edit import Edit
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.unlearning import TokenWeights, Unlearner, traces
+from mastlens.unlearning.control import kept_control, unit_direction
 from mastlens.unlearning.documents import Encoder, read_documents
 from mastlens.unlearning.drift import drift_by_step, measure_drift, state_drift
-from mastlens.unlearning.misdirection import kept_control, unit_direction
-from mastlens.unlearning.objectives import STEERING, make_objective
+from mastlens.unlearning.objectives import OBJECTIVES, make_objective
+from mastlens.unlearning.objectives.steering import TRIGGER, SteeringTexts
 from mastlens.unlearning.passes import States
-from mastlens.unlearning.presets import PRESETS, TRIGGER, SteeringTexts
 from mastlens.unlearning.traces import Tracing, asked_about, generate_traces, read_traces, segments_of
 
 from ..conftest import tiny_config
@@ -61,9 +61,9 @@ def run_of(name, *, model=None, steps=3, batch_size=3, names=NAMES, **settings):
     """Return a run of an objective with the texts that it needs; what is no setting of a run is a coefficient."""
     of_run = {key: settings.pop(key) for key in ("seed", "cache_mb", "lr") if key in settings}
     objective = make_objective(name, layer=LAYER, **settings)
-    more = {"traces": TRACES} if objective.needs_traces else {}
-    more |= {"cot": COT} if objective.needs_cot else {}
-    more |= {"reflection": LISTED} if objective.reflection_weight else {}
+    more = {"traces": TRACES} if objective.needs.traces else {}
+    more |= {"cot": COT} if objective.needs.cot else {}
+    more |= {"reflection": LISTED} if objective.reflection_words else {}
     given = {"lr": 2e-3, "steps": steps, "batch_size": batch_size, "seed": 4} | of_run
     return Unlearner(model or random_model(), names, objective, FORGET, RETAIN, **more, **given)
 
@@ -96,7 +96,7 @@ class Plain:
         return out.hidden_states[LAYER + 1][0], out.logits[0]
 
 
-@pytest.mark.parametrize("name", STEERING)
+@pytest.mark.parametrize("name", ["rmu", "rmu-rtp", "r2mu-v0", "r2mu"])
 def test_terms_and_gradient_against_plain_transformers(name):
     coefficients = {"gamma": 1.3, "retain_weight": 0.7, "steering": 1.5}
     coefficients |= {"unthink_weight": 0.6} if "r2mu" in name else {}
@@ -268,7 +268,7 @@ def test_token_weights_weigh_the_tokens_of_traces():
     told = even.misdirection._unthink([2], lambda loss: None, even.scorer, learns=False)
     own = even.misdirection.traces[2]
     assert told == pytest.approx(np.mean([by_hand[trace] for trace in own]), rel=1e-4)
-    with pytest.raises(m.MastlensError, match="r2mu and r2mu-v0 weigh"):
+    with pytest.raises(m.MastlensError, match=r"no token_weights.*r2mu-v0, r2mu"):
         make_objective("rmu", layer=1, token_weights=TokenWeights())
 
 
@@ -378,7 +378,7 @@ def test_presets_read_the_texts_that_their_sources_read(tiny, files):
         ]
     )
     own = [tokenizer("ab" * n)["input_ids"] for n in (70, 80)]
-    released, paper = (PRESETS[preset]["r2mu"]["texts"] for preset in ("release", "paper"))
+    released, paper = (OBJECTIVES["r2mu"].presets[preset]["texts"] for preset in ("release", "paper"))
     trigger = tokenizer(f"{TRIGGER}\n<think>")["input_ids"]
     assert [len(t) for t in read.traces(table, 2, released)] == [1, 1]
     assert list(read.traces(table, 2, released)[0][0].solution) == trigger + own[0][:100]

@@ -8,7 +8,7 @@ import torch
 import mastlens as m
 from mastlens.models.likelihood import Head, Reading
 from mastlens.unlearning.losses import gradient_ascent, npo, retain_nll, simnpo
-from mastlens.unlearning.objectives import DESCRIPTIONS, OBJECTIVES, PRESETS, STEERING, Said, make_objective
+from mastlens.unlearning.objectives import OBJECTIVES, ForgetBatch, OutputObjective, SteeringObjective, make_objective
 from mastlens.unlearning.token_weights import TokenWeights
 
 from .plain import sigmoid
@@ -118,12 +118,17 @@ def test_npo_saturates_without_overflow():
 
 def test_the_table_of_objectives():
     plain = {"ga", "graddiff", "npo", "npo-token", "simnpo", "dpo", "wga", "satimp", "undial", "ce-u"}
-    assert set(OBJECTIVES) == plain | set(STEERING) == set(DESCRIPTIONS)
-    assert set(PRESETS) == {"mast", "open-unlearning", "paper", "release"}
-    assert make_objective("npo").needs_reference
-    assert not any(make_objective(name).needs_reference for name in ("ga", "graddiff", "simnpo"))
-    assert make_objective("graddiff").needs_retain
-    assert not make_objective("ga").needs_retain
+    steering = {"rmu", "rmu-rtp", "r2mu-v0", "r2mu"}
+    assert set(OBJECTIVES) == plain | steering
+    assert {name for name, kind in OBJECTIVES.items() if issubclass(kind, OutputObjective)} == plain
+    assert {name for name, kind in OBJECTIVES.items() if issubclass(kind, SteeringObjective)} == steering
+    assert {preset for kind in OBJECTIVES.values() for preset in kind.presets} == {
+        *("mast", "open-unlearning", "paper", "release"),
+    }
+    assert make_objective("npo").needs.reference
+    assert not any(make_objective(name).needs.reference for name in ("ga", "graddiff", "simnpo"))
+    assert make_objective("graddiff").needs.retain
+    assert not make_objective("ga").needs.retain
 
 
 @pytest.mark.parametrize(
@@ -139,17 +144,17 @@ def test_the_table_of_objectives():
 )
 def test_presets(preset, name, beta, delta, gamma, alpha):
     made = make_objective(name, preset=preset)
-    assert (made.gamma, made.alpha) == (gamma, alpha)
+    assert (made.gamma, made.retain_weight) == (gamma, alpha)
     if beta is not None:
-        assert (made.beta, made.delta) == (beta, delta)
+        assert (made.settings()["beta"], made.settings()["delta"]) == (beta, delta)
 
 
 def test_what_is_given_goes_before_the_preset():
     made = make_objective("simnpo", preset="open-unlearning", beta=3.0, delta=0.1, gamma=0.5, retain_weight=2.0)
-    assert (made.beta, made.delta, made.gamma, made.alpha) == (3.0, 0.1, 0.5, 2.0)
+    assert (made.beta, made.delta, made.gamma, made.retain_weight) == (3.0, 0.1, 0.5, 2.0)
     kept = make_objective("simnpo", preset="open-unlearning", retain_weight=2.0)
-    assert (kept.beta, kept.gamma, kept.alpha) == (4.5, 0.125, 2.0)
-    assert make_objective("simnpo", preset="open-unlearning").alpha == 1.0  # the preset itself is untouched
+    assert (kept.beta, kept.gamma, kept.retain_weight) == (4.5, 0.125, 2.0)
+    assert make_objective("simnpo", preset="open-unlearning").retain_weight == 1.0  # the preset itself is untouched
 
 
 def reading(rows, table):
@@ -175,7 +180,7 @@ def test_forget_loss_is_the_pure_function():
     now = reading(*TWO)
     sums, counts, reference = now.logprobs.sums, now.logprobs.counts, torch.tensor([-5.0, -2.0])
     assert sums.tolist() == pytest.approx([LOGPROBS[0] + LOGPROBS[1], LOGPROBS[2]])
-    said = Said(now, reference, shifted(now), torch.tensor([-1.0, -2.0]), -reference)
+    batch = ForgetBatch(now, reference, shifted(now), torch.tensor([-1.0, -2.0]), -reference)
     for name, expected in {
         "ga": gradient_ascent(sums, counts),
         "graddiff": gradient_ascent(sums, counts),
@@ -183,36 +188,41 @@ def test_forget_loss_is_the_pure_function():
         "simnpo": simnpo(sums, counts, beta=2.5, delta=0.0),
     }.items():
         made = make_objective(name, preset="mast", gamma=0.3)  # gamma weighs the term outside
-        assert float(made.forget_loss(said)) == pytest.approx(float(expected)), name
+        assert float(made.forget_loss(batch)) == pytest.approx(float(expected)), name
     p = [math.exp(v) for v in LOGPROBS]
     for name, expected in {
         "npo-token": 2 * sum(math.log1p(math.exp(d)) for d in ((sum(LOGPROBS[:2]) + 5) / 2, LOGPROBS[2] + 2)) / 2,
         "wga": sum(a * b for a, b in zip(p, LOGPROBS, strict=True)) / 3,
         "satimp": sum(a**5 * (1 - a) * b for a, b in zip(p, LOGPROBS, strict=True)) / 3,
     }.items():
-        assert float(make_objective(name).forget_loss(said)) == pytest.approx(expected), name
+        assert float(make_objective(name).forget_loss(batch)) == pytest.approx(expected), name
 
 
-@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in STEERING])
+@pytest.mark.parametrize("name", [name for name, kind in OBJECTIVES.items() if issubclass(kind, OutputObjective)])
 def test_weights_of_one_change_nothing_and_of_a_half_do(name):
     now = reading(*TWO)
-    said = Said(now, torch.tensor([-5.0, -2.0]), shifted(now), torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -1.0]))
+    refusals = torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -1.0])
+    batch = ForgetBatch(now, torch.tensor([-5.0, -2.0]), shifted(now), *refusals)
     made = make_objective(name)
-    plainly = float(made.forget_loss(said))
-    assert float(made.forget_loss(said, torch.ones(3))) == pytest.approx(plainly, rel=1e-5)
+    plainly = float(made.forget_loss(batch))
+    assert float(made.forget_loss(batch, torch.ones(3))) == pytest.approx(plainly, rel=1e-5)
     uneven = torch.tensor([1.0, 0.25, 0.5])
-    assert float(made.forget_loss(said, uneven)) != pytest.approx(plainly, rel=1e-3)
+    assert float(made.forget_loss(batch, uneven)) != pytest.approx(plainly, rel=1e-3)
     if name in ("npo", "npo-token", "dpo"):  # log-ratios are rescaled by length / sum of weights: even ones cancel
-        assert float(made.forget_loss(said, torch.full((3,), 0.5))) == pytest.approx(plainly, rel=1e-5)
+        assert float(made.forget_loss(batch, torch.full((3,), 0.5))) == pytest.approx(plainly, rel=1e-5)
 
 
 def test_settings_that_do_not_go_together():
     for name, given, told in (
         ("rmu", {}, "--layer"),
         ("rmu", {"layer": 1, "steering": 0.0}, "steering"),
-        ("rmu", {"layer": 1, "retain_loss": "kl"}, "activations"),
-        ("rmu", {"layer": 1, "token_weights": TokenWeights()}, "tokens"),
-        ("ga", {"layer": 1}, "rmu"),
+        ("rmu", {"layer": 1, "retain_loss": "kl"}, "no retain_loss"),
+        ("rmu", {"layer": 1, "token_weights": TokenWeights()}, "no token_weights.*of .*r2mu"),
+        ("ga", {"layer": 1}, "no layer.*It has gamma, retain_weight, token_weights, retain_loss;.* of .*rmu"),
+        ("npo", {"beta3": 1}, "Did you mean 'beta'"),
+        ("npo", {"beta": "low"}, "beta of npo is a number, not 'low'"),
+        ("rmu", {"layer": 1.5}, "layer of rmu is a whole number, not 1.5"),
+        ("npo", {"preset": "mats"}, "Did you mean 'mast'"),
         ("rmu", {"layer": 1, "unthink_weight": 1.0}, "no unthink_weight"),
         ("r2mu-v0", {"layer": 1, "cot_weight": 1.0}, "no cot_weight"),
         ("r2mu", {"layer": 1, "reflection": "code"}, "rmu-rtp"),
@@ -245,4 +255,4 @@ def test_coefficients_that_are_no_numbers(which, value):
 def test_beta_must_be_positive(beta):
     with pytest.raises(m.MastlensError, match="beta"):
         make_objective("npo", beta=beta)
-    assert make_objective("npo", beta=0.1, retain_weight=0.0).alpha == 0.0  # zero is a weight like any other
+    assert make_objective("npo", beta=0.1, retain_weight=0.0).retain_weight == 0.0  # zero is a weight like any other

@@ -14,7 +14,7 @@ import mastlens as m
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.unlearning import TokenWeights, Unlearner
 from mastlens.unlearning.objectives import make_objective
-from mastlens.unlearning.token_weights import Scorer
+from mastlens.unlearning.scorer import Scorer
 
 UPPER = ["model.layers.1.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"]
 TIED = ["model.embed_tokens.weight", "model.layers.0.self_attn.k_proj.weight"]  # the output embedding is moved too

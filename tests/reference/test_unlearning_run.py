@@ -15,7 +15,7 @@ from mastlens.plots import token_weights_html
 from mastlens.problems.encoding import encode_problems
 from mastlens.problems.reading import read_problems
 from mastlens.unlearning import ProbeSettings, TokenWeights, Unlearner, editing, resuming
-from mastlens.unlearning.objectives import OBJECTIVES, STEERING, make_objective
+from mastlens.unlearning.objectives import OBJECTIVES, SteeringObjective, make_objective
 from mastlens.unlearning.probes import Look, Prober, knee, non_dominated
 from mastlens.unlearning.refusals import read_refusals, with_refusals
 from mastlens.unlearning.vanishing import vanishing_share
@@ -44,14 +44,15 @@ def steps_of(parts, objective, names, *, retain=True, **settings):
     made = (
         objective
         if not isinstance(objective, str)
-        else make_objective(objective, layer=1 if objective in STEERING else None)
+        else make_objective(objective, layer=1 if issubclass(OBJECTIVES[objective], SteeringObjective) else None)
     )
     sides = {
         "traces": [[problem, refusal] for problem, refusal in zip(forget, refusals, strict=True)],
         "cot": kept,
         "reflection": (5, 7),
     }
-    wanted = {"traces": made.needs_traces, "cot": made.needs_cot, "reflection": made.reflection_weight}
+    words = isinstance(made, SteeringObjective) and made.reflection_words
+    wanted = {"traces": made.needs.traces, "cot": made.needs.cot, "reflection": words}
     settings = {side: sides[side] for side in sides if wanted[side]} | settings
     given = {"lr": LR, "steps": STEPS, "batch_size": BATCH} | settings
     run = Unlearner(model, names, made, forget, kept if retain else None, alternatives=refusals, **given)
