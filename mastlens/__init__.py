@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mastlens.errors import (
         BadFile,
         BadSetting,
+        CannotWrite,
         MastlensError,
         MastlensWarning,
         MissingPackage,
@@ -86,6 +87,7 @@ _PUBLIC = {
     "Attack": "attacks",
     "BadFile": "errors",
     "BadSetting": "errors",
+    "CannotWrite": "errors",
     "CausalMap": "analysis.causal.causal_map",
     "Checkpoint": "checkpoints.checkpoint",
     "ChoiceScores": "evaluation.choices",
@@ -191,6 +193,7 @@ __all__ = [
     "Attack",
     "BadFile",
     "BadSetting",
+    "CannotWrite",
     "CausalMap",
     "Checkpoint",
     "ChoiceScores",

@@ -53,6 +53,12 @@ class StageRefused(MastlensError):
     page = "docs/errors/stage-refused.md"
 
 
+class CannotWrite(MastlensError):
+    """A place that cannot be written to: read-only, full, not permitted, or a name that is too long."""
+
+    page = "docs/errors/cannot-write.md"
+
+
 class NotSupported(MastlensError):
     """Something that mastlens, or what it stands on, cannot do."""
 

@@ -1,13 +1,15 @@
 """A checkpoint written as a complete Hugging Face folder, with other tensors in it and a card that says so."""
 
+import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mastlens.checkpoints.folders import MANIFEST
 from mastlens.errors import StageRefused
-from mastlens.runs.files import atomic_path, write_json, write_tensors, write_text
+from mastlens.runs.files import atomic_path, sha256_file, write_json, write_tensors, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,16 +41,13 @@ def export(
         out: The new folder.
         card: Text of the ``README.md``; None for the source's own.
         companions: File name to what is copied beside the weights; None for all that the checkpoint has.
-        overwrite: Replace what is in ``out``.
+        overwrite: Replace what an earlier call wrote to ``out``; anything else there is never touched.
 
     Raises:
         MastlensError: If ``out`` is the source, or is not empty.
     """
     out = Path(out)
-    if out.exists() and any(out.resolve() == folder.resolve() for folder in checkpoint.folders):
-        raise StageRefused(f"{out} is the source checkpoint, which is never written to. Choose another --out.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
-        raise StageRefused(f"{out} exists and is not empty. Choose another --out, or pass --overwrite.")
+    _check_place(out, checkpoint.folders, overwrite=overwrite)
     shards, pickled = _exported_shards(checkpoint)
     added = checkpoint.added  # an adapter's tensors are not those of its base's files
     with atomic_path(out) as temporary:
@@ -71,7 +70,44 @@ def export(
             write_json(
                 temporary / _INDEX, {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
             )
+        write_json(temporary / MANIFEST, {"files": {p.name: sha256_file(p) for p in sorted(temporary.iterdir())}})
     return out
+
+
+def _check_place(out: Path, sources: Iterable[Path], *, overwrite: bool) -> None:
+    """Raise unless a checkpoint can go to ``out`` without anything being lost that this program did not write there."""
+    place = out.resolve()
+    for source in (folder.resolve() for folder in sources):
+        if place == source:
+            raise StageRefused(f"{out} is the source checkpoint, which is never written to. Choose another --out.")
+        if place in source.parents:
+            raise StageRefused(f"{out} holds the source checkpoint {source.name}. Choose another --out.")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not out.is_dir():
+        raise StageRefused(f"{out} is a file; a checkpoint is a folder. Choose another --out.")
+    if not overwrite:
+        raise StageRefused(f"{out} exists and is not empty. Choose another --out, or pass --overwrite.")
+    if foreign := foreign_files(out):
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise StageRefused(
+            f"{out} holds what mastlens did not write there, or what was changed since: {foreign[0]}{more}. "
+            "--overwrite replaces only what it wrote itself. Choose another --out, or empty the folder yourself."
+        )
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """Return what stands in a folder and is not as ``export`` wrote it, by name."""
+    try:
+        written = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        written = {}
+    return [
+        entry.name
+        for entry in sorted(folder.iterdir())
+        if (entry.name != MANIFEST or not written)
+        and (entry.is_symlink() or not entry.is_file() or written.get(entry.name) != sha256_file(entry))
+    ]
 
 
 def exported_files(checkpoint: "Checkpoint") -> list[str]:

@@ -8,6 +8,9 @@ from typing import Any
 
 from mastlens.errors import BadFile, MastlensError, NotFound
 
+MANIFEST = ".mastlens.json"
+"""What ``export`` wrote into a folder, each file with its hash: overwriting removes nothing else."""
+
 
 def resolve_folder(spec: str | os.PathLike[str]) -> Path:
     """Return the local folder that PATH names.
@@ -56,7 +59,10 @@ def companion_files(folder: Path) -> dict[str, Path]:
     return {
         file.name: file
         for file in sorted(folder.iterdir())
-        if file.is_file() and file.suffix not in (".safetensors", ".bin") and not file.name.endswith("bin.index.json")
+        if file.is_file()
+        and file.name != MANIFEST
+        and file.suffix not in (".safetensors", ".bin")
+        and not file.name.endswith("bin.index.json")
     }
 
 

@@ -13,6 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0 on success, 2 on a user's mistake, 1 on a defect."""
     from mastlens.cli.outcome import finite
     from mastlens.cli.parser import build_parser
+    from mastlens.runs.files import cannot_write
 
     arguments = build_parser().parse_args(argv)
     debug = arguments.debug
@@ -34,11 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except Exception as error:
+        refused = cannot_write(error)
         if debug:
             traceback.print_exc()
+        elif refused is not None:
+            _tell(f"mastlens: {refused}")
         else:
             _tell(f"mastlens: a defect, {type(error).__name__}: {error}. Run again with --debug to see where.")
-        return 1
+        return 1 if refused is None else 2
     if arguments.json:
         summary = finite(outcome.summary)
         sys.stdout.write(json.dumps(summary, indent=2, ensure_ascii=False, default=str, allow_nan=False) + "\n")

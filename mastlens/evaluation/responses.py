@@ -199,6 +199,7 @@ def evaluate(
     return remembered(
         out,
         "evaluate",
+        partial=_PARTIAL,
         outputs=[FILE, SUMMARY],
         lineage=tested.lineage,
         inputs=inputs,

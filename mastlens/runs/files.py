@@ -1,7 +1,10 @@
 """Writing that never leaves half a file behind, and the hashes that tell files and tensors apart."""
 
+import errno
 import hashlib
 import json
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -9,9 +12,48 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mastlens.errors import CannotWrite
+from mastlens.runs.locks import abandoned, held
+
 if TYPE_CHECKING:
     import pandas as pd
     import torch
+
+_REMEDIES = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EFBIG: "make room there",
+    errno.EROFS: "choose a place that is not read-only",
+    errno.EACCES: "choose a place that you may write to",
+    errno.EPERM: "choose a place that you may write to",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "one of its parents is a file; choose another place",
+    errno.EISDIR: "a folder stands where a file should; choose another place",
+    errno.ELOOP: "its links go in a circle; choose another place",
+    errno.EIO: "look after the disk",
+    errno.ESTALE: "the shared folder is gone; mount it again",
+}
+
+_REPLACED = "replaced"
+
+
+def cannot_write(error: BaseException, path: "Path | str | None" = None) -> CannotWrite | None:
+    """Return what to tell the user of an error that is his to mend; None for any other.
+
+    Args:
+        error: What the system, or a library that writes, raised.
+        path: Where to; by default what the error names.
+    """
+    number = getattr(error, "errno", None)
+    if number is None and (told := re.search(r"os error (\d+)", str(error))):  # safetensors' own
+        number = int(told[1])
+    if number not in _REMEDIES or (number in (errno.ENOTDIR, errno.EISDIR) and path is None):
+        return None
+    place = path if path is not None else getattr(error, "filename", None) or "the output folder"
+    return CannotWrite(
+        f"Cannot {'write' if path is not None else 'use'} {place}: {os.strerror(number)}. Nothing that was finished is "
+        f"lost: {_REMEDIES[number]}, and give the same command again."
+    )
 
 
 @contextmanager
@@ -19,17 +61,41 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` that takes its place only if the block succeeds.
 
     Works for a file and for a folder. On an exception, also an interruption, nothing is left behind and what
-    stood at ``path`` before still stands.
+    stood at ``path`` before still stands. What a killed writer left behind goes when ``path`` is written again.
+
+    Raises:
+        CannotWrite: If the disk is full, the place is read-only, and the like.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    temporary = scratch / path.name
+    scratch = None
     try:
-        yield temporary
-        if temporary.is_dir() and path.is_dir():
-            path.rename(scratch / "replaced")  # a folder cannot be replaced in one step
-        temporary.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        with held(scratch):
+            temporary = scratch / path.name
+            yield temporary
+            if temporary.is_dir() and path.is_dir():
+                path.rename(scratch / _REPLACED)  # a folder cannot be replaced in one step
+            temporary.replace(path)
+    except OSError as error:
+        raise cannot_write(error, path) or error from error
     finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what writers of ``path`` left that were killed; a folder that one was about to replace comes back."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
+    try:
+        scratches = [entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name) and entry.is_dir()]
+    except OSError:
+        return
+    for scratch in scratches:
+        if not abandoned(scratch):
+            continue  # its writer is at work
+        if (scratch / _REPLACED).exists() and not path.exists():
+            (scratch / _REPLACED).rename(path)
         shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 class Ledger:
     """Finished items by name, one JSON line each, appended as they are done.
 
-    A file that belongs to another computation is started anew; a line that was torn by a kill is left out. Removed when
-    the block ends well. Safe to use from several threads.
+    A file that belongs to another computation is started anew; a line that was torn by a kill is left out. It stays
+    when the block ends well, too: what was computed is not yet written then. The stage that owns it removes it
+    (``stages.stage``). Safe to use from several threads.
 
     Args:
         path: The file; None keeps nothing.
@@ -40,7 +41,7 @@ class Ledger:
         if self.path is None:
             return
         self._stream.close()
-        if kind is None or not self._done:
+        if not self._done:
             self.path.unlink(missing_ok=True)
 
     def __contains__(self, name: str) -> bool:

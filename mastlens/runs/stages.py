@@ -7,6 +7,7 @@ share a folder, tables of different lineages never meet.
 import json
 import os
 import platform
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mastlens import __version__
-from mastlens.errors import BadFile, BadSetting, NotFound, NotTogether, StageRefused
+from mastlens.errors import BadFile, BadSetting, MastlensWarning, NotFound, NotTogether, StageRefused
 from mastlens.runs import words
 from mastlens.runs.cost import measured
-from mastlens.runs.files import sha256_file, write_json
+from mastlens.runs.files import cannot_write, sha256_file, write_json
+from mastlens.runs.locks import held
 from mastlens.runs.settings import Settings
 
 T = TypeVar("T")
@@ -94,8 +96,12 @@ def stage(
     command: Settings | None = None,
     device: str = "cpu",
     overwrite: bool = False,
+    partial: str | None = None,
 ) -> Iterator[Stage]:
     """Open a stage of the run in ``out``; the record is written when the block succeeds.
+
+    One process at a time has a folder: another one waits, and then finds what the first has made. Whatever ends a stage
+    early, the same call goes on with it.
 
     Args:
         out: The output folder.
@@ -107,18 +113,63 @@ def stage(
         command: What was asked for, with the paths as they were given: how to type it again. It decides nothing.
         device: Recorded with the cost: results do not depend on it beyond rounding.
         overwrite: Replace outputs that were made from other inputs or settings.
+        partial: The file in ``out`` that keeps what is finished so far (a ``Ledger``): removed once all is recorded.
 
     Raises:
-        MastlensError: If the folder holds this stage with other inputs or settings, or another lineage's tables.
+        MastlensError: If the folder cannot be written to, or holds this stage with other inputs or settings, or another
+            lineage's tables.
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise BadSetting(f"{folder} is a file; --out is a folder.")
+    with _alone_in(folder):
+        yield from _stage(
+            folder,
+            name,
+            outputs,
+            {"lineage": lineage, "inputs": inputs, "settings": settings},
+            command=command,
+            device=device,
+            overwrite=overwrite,
+            partial=partial,
+        )
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder, made where it is missing; if nothing was put into it, it goes again."""
+    fresh = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with held(folder, waiting=lambda: _told_waiting(folder)):
+            yield
+    except OSError as error:
+        raise cannot_write(error) or error from error
+    finally:
+        if fresh and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()  # a stage that made nothing leaves nothing
+
+
+def _told_waiting(folder: Path) -> None:
+    warnings.warn(f"Another run writes to {folder}; waiting until it is done.", MastlensWarning, stacklevel=6)
+
+
+def _stage(
+    folder: Path,
+    name: str,
+    outputs: Sequence[str],
+    wanted: Mapping[str, Mapping[str, Any] | None],
+    *,
+    command: Settings | None,
+    device: str,
+    overwrite: bool,
+    partial: str | None,
+) -> Iterator[Stage]:
     record = read_record(folder)
     asked = {
-        "lineage": dict(lineage or {}),
-        "inputs": dict(inputs or {}),
-        "settings": json.loads(json.dumps(dict(settings or {}))),  # as it will be read back
+        "lineage": dict(wanted["lineage"] or {}),
+        "inputs": dict(wanted["inputs"] or {}),
+        "settings": json.loads(json.dumps(dict(wanted["settings"] or {}))),  # as it will be read back
     }
     _refuse_other_lineage(folder, record, name, asked["lineage"])
     previous = record["stages"].get(name)
@@ -146,16 +197,13 @@ def stage(
         current.notes = previous.get("notes", {}) if previous else {}
         yield current
         return
-    fresh = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(_under_way(folder, name), asked)
     try:
         with measured() as cost:
             yield current
     except BaseException:
-        _under_way(folder, name).unlink(missing_ok=True)
-        if fresh and not any(folder.iterdir()):
-            folder.rmdir()  # a stage that made nothing leaves nothing
+        if not any((folder / output).exists() for output in outputs):
+            _under_way(folder, name).unlink(missing_ok=True)  # else it says whose the outputs are that are there
         raise
     record = read_record(folder)  # another stage may have been recorded meanwhile
     record["stages"][name] = {
@@ -172,6 +220,8 @@ def stage(
     }
     write_json(folder / RECORD, record)
     _under_way(folder, name).unlink(missing_ok=True)
+    if partial is not None:
+        (folder / partial).unlink(missing_ok=True)
 
 
 def _under_way(folder: Path, name: str) -> Path:

@@ -195,6 +195,7 @@ def generate_traces(
     return remembered(
         out,
         STAGE,
+        partial=_PARTIAL,
         outputs=[FILE],
         lineage={"rlvr": checkpoint.fingerprint},
         inputs=inputs,

@@ -125,6 +125,7 @@ def geometry(settings: GeometrySettings) -> Geometry:
     return remembered(
         settings.out,
         "geometry",
+        partial=_PARTIAL,
         outputs=files,
         lineage=lineage.fingerprints,
         settings=recorded,

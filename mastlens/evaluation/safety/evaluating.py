@@ -189,6 +189,7 @@ def evaluate_safety(
     return remembered(
         out,
         "evaluate-safety",
+        partial=_PARTIAL,
         outputs=[FILE, SUMMARY],
         lineage=tested.lineage,
         inputs=inputs,

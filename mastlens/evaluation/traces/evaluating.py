@@ -159,6 +159,7 @@ def evaluate_traces(
     return remembered(
         out,
         "evaluate-traces",
+        partial=_PARTIAL,
         outputs=[FILE, SUMMARY],
         lineage=tested.lineage,
         inputs=inputs,
