@@ -4,7 +4,6 @@ import ast
 import importlib
 import re
 import sys
-from importlib import metadata
 from pathlib import Path
 
 from docutils import nodes
@@ -23,7 +22,7 @@ import mastlens
 project = "mastlens"
 author = "The mastlens developers"
 copyright = f"{author}, MIT licence"
-release = version = metadata.version("mastlens")
+release = version = mastlens.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_*"]
@@ -46,6 +45,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "navbar_align": "left",
     "navbar_persistent": [],

@@ -9,9 +9,11 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 
 import mastlens
+from mastlens.columns import Column, Table
 
 ROOT = Path(__file__).resolve().parents[1]
 OWNED = ("reference", "notebooks", "results/tables", "results/cards")
@@ -34,6 +36,7 @@ ROOMS = {
     "studies": "Studies",
     "explorer": "Explorer",
     "reporting": "Reports and the demo",
+    "columns": "Columns",
     "errors": "Errors",
 }
 """Room to the title of its page of the Python API, in the order of the method."""
@@ -61,6 +64,77 @@ def architectures() -> str:
         "{py:func}`mastlens.register_architecture` takes a mapping, and the error shows it "
         "([how](../extending/index.md)).\n\n" + architecture_table() + "\n"
     )
+
+
+PARTS = {
+    "increments": "Increments: geometry, agreement, trajectories",
+    "mechanism": "Mechanism: coupling, causal maps, tokens",
+    "unlearning": "Rankings and unlearning",
+    "evaluation": "Evaluation",
+    "attacks": "Attacks",
+    "studies": "Demo and studies",
+}
+"""Module of ``mastlens.columns`` to the title of its page."""
+
+
+def columns() -> Iterator[tuple[str, str]]:
+    """Yield file and text of the pages of columns, one a part of the method."""
+    listed = []
+    for part, title in PARTS.items():
+        tables = import_module(f"mastlens.columns.{part}").TABLES
+        listed.append(f"- [{title}]({part}.md): " + ", ".join(f"`{_shown(one)}`" for one in tables) + "\n")
+        yield f"reference/columns/{part}.md", f"# {title}\n\n" + "\n".join(map(_columns_of, tables))
+    yield (
+        "reference/columns/index.md",
+        "# Columns\n\nEvery table that a command writes, with the meaning, unit, null and source of its columns. "
+        "{py:func}`mastlens.describe_columns` returns the same as a table. They are declared in `mastlens/columns`, "
+        "and a test compares them with what the commands write.\n\n`weight` is the unit of the parameters themselves; "
+        "logarithms are natural; shares and accuracies are fractions.\n\n"
+        + "".join(listed)
+        + "\n```{toctree}\n:hidden:\n\n"
+        + "\n".join(PARTS)
+        + "\n```\n",
+    )
+
+
+def _shown(one: Table) -> str:
+    return one.file or "compare"
+
+
+def _columns_of(one: Table) -> str:
+    """Return a table's section. What stands beside a measure (null, interval, twin) is told in its row."""
+    names = {column.name for column in one.columns}
+    beside = {name for name in names if any(f"{other}{end}" == name for other in names for end in BESIDE)}
+    twins = {name for name in names if name.startswith("retain_") and name.replace("retain_", "forget_") in names}
+    rows = [_column_row(column, one) for column in one.columns if column.name not in beside | twins]
+    about = f"Written by `{one.command}`" + (f" ({_option(one.when)})" if one.when else "") + f"; a row is {one.rows}."
+    about += " `retain_...`: the same of the retain side." if twins else ""
+    return f"## `{_shown(one)}`\n\n{about}\n\n" + table(["column", "meaning"], rows)
+
+
+BESIDE = ("_null", "_z", "_distinguishable", "_low", "_high")
+"""Ends of the names of columns that belong to another one."""
+
+
+def _column_row(column: Column, one: Table) -> list[str]:
+    others = {other.name: other for other in one.columns}
+    name, meaning, null = f"`{column.name}`", cell(column.meaning), column.null
+    for end in BESIDE:
+        if f"{column.name}{end}" in others:
+            name += f"<br>`{end}`"
+    if f"{column.name}_null" in others:
+        null = others[f"{column.name}_null"].meaning.removeprefix("what chance gives: ")
+    if f"{column.name}_low" in others:
+        meaning += cell(others[f"{column.name}_low"].meaning.partition("`,")[2].join(["; 95 % interval:", ""]))
+    if column.when:
+        meaning += f" ({_option(column.when)})"
+    told = {"Unit": column.unit, "Null": null, "Source": column.source}
+    said = " · ".join(f"{key}: {cell(text)}" for key, text in told.items() if text)
+    return [name, meaning + (f"<br><small>{said}</small>" if said else "")]
+
+
+def _option(text: str) -> str:
+    return f"with `{text}`" if text.startswith("--") else text
 
 
 def rules() -> str:
@@ -155,6 +229,8 @@ def command_line() -> str:
     ]
     for name, summary, parser in _commands(build_parser()):
         parts.append(f"\n## `{name}`\n\n{_sentence(summary)}\n")
+        if parser.epilog and parser.epilog.startswith("example:"):
+            parts.append("\n```sh\n" + "\n".join(map(str.strip, parser.epilog.splitlines()[1:])) + "\n```\n")
         for group in parser._action_groups:
             options = [
                 a for a in group._group_actions if a.help != argparse.SUPPRESS and "--help" not in a.option_strings
@@ -173,7 +249,7 @@ def command_line() -> str:
 
 def _sentence(text: str) -> str:
     text = text.strip().rstrip(".")
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('?') else '.'}" if text else ""
 
 
 def _spelling(action: argparse.Action) -> str:
@@ -222,7 +298,7 @@ def index() -> str:
     """Return the reference's first page."""
     return (
         "# Reference\n\nThese pages are written from the code whenever the site is built.\n\n"
-        "```{toctree}\n:maxdepth: 1\n\ncommand-line\ncolumns\narchitectures\nrules\nobjectives\nattacks\n"
+        "```{toctree}\n:maxdepth: 1\n\ncommand-line\ncolumns/index\narchitectures\nrules\nobjectives\nattacks\n"
         "api/index\n```\n"
     )
 
@@ -261,11 +337,11 @@ def pages() -> dict[str, str]:
     written = {
         "reference/index.md": index(),
         "reference/command-line.md": command_line(),
-        "reference/columns.md": "# Columns\n",
         "reference/architectures.md": architectures(),
         "reference/rules.md": rules(),
         "reference/objectives.md": objectives(),
         "reference/attacks.md": attacks(),
+        **dict(columns()),
         **dict(python_api()),
         **dict(collected()),
     }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mastlens.checkpoints.checkpoint import Checkpoint
     from mastlens.checkpoints.inspection import Inspection, inspect
     from mastlens.checkpoints.lineage import Lineage
+    from mastlens.columns import describe_columns
     from mastlens.decoding.reflection import TokenPenalty, reflection_penalty
     from mastlens.decoding.sampling import Sampling
     from mastlens.edits.applying import apply_edit, compose_edit, revert_edit, scale_edit, show_edit
@@ -145,6 +146,7 @@ _PUBLIC = {
     "couple": "analysis.coupling.coupling",
     "cumulative_curves": "analysis.causal.cumulative",
     "demo": "reporting.demonstration",
+    "describe_columns": "columns",
     "describe_objectives": "unlearning",
     "describe_rules": "selection",
     "drift_by_step": "unlearning.drift",
@@ -251,6 +253,7 @@ __all__ = [
     "couple",
     "cumulative_curves",
     "demo",
+    "describe_columns",
     "describe_objectives",
     "describe_rules",
     "drift_by_step",

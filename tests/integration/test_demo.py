@@ -12,6 +12,7 @@ from mastlens.edits.edit import Edit
 from mastlens.organisms import get_organism, lineage_folder
 from mastlens.reporting.demonstration import DemoSettings, demo
 from mastlens.unlearning.matching import Grid
+from tests.columns import PROBES, check_table
 
 ITEMS = 12
 SETTINGS = DemoSettings(
@@ -82,6 +83,13 @@ def test_gradients_never_see_calibration_or_eval(run, small_lineage):
 
     seen = set(record["stages"]["couple"]["inputs"].values())
     assert seen == {sha256_file(small_lineage / f"{side}-train.jsonl") for side in ("forget", "retain")}
+
+
+def test_its_tables_have_the_declared_columns(run):
+    out, _ = run
+    for name in ("summary", "arms", "arms/selected/search"):
+        check_table(out / f"{name}.parquet", "mastlens demo")
+    check_table(out / "arms" / "selected" / "steps.parquet", "mastlens unlearn", without=(PROBES,))
 
 
 def test_a_second_run_does_nothing_and_a_fresh_one_gives_the_same_bytes(run, small_lineage, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import mastlens as m
+from tests.columns import check_table
 from tests.reference.plain import load_model, load_tokenizer, logprob
 
 lm_eval = pytest.importorskip("lm_eval")
@@ -94,6 +95,8 @@ def test_the_choices_are_those_of_plain_likelihoods(tiny, folder):
 
 def test_scores_are_kept_and_a_task_that_does_not_exist_is_named(tiny, folder, tmp_path):
     made = scores(tiny.rlvr, folder, out=tmp_path / "out", limit=3)
+    for name in ("harness", "harness_items"):
+        check_table(tmp_path / "out" / f"{name}.parquet", "--harness")
     assert set(made.table["n"]) == {3}
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
     assert scores(tiny.rlvr, folder, out=tmp_path / "out", limit=3).table.equals(made.table)

@@ -12,6 +12,7 @@ from mastlens.errors import MastlensError
 from mastlens.organisms import lineage_folder
 from mastlens.statistics import seed_interval
 from mastlens.studies.reasoning import MEASURES, METHODS, organism_study, reasoning_table, with_settings
+from tests.columns import check_table
 
 
 def _short(source: Path, target: Path, lines: int) -> str:
@@ -37,6 +38,8 @@ def study(tmp_path_factory):
 @pytest.mark.slow
 def test_the_table_has_every_method_and_a_second_run_changes_nothing(study, tmp_path):
     found = reasoning_table(study, out=tmp_path, seeds=(0, 1), progress=False)
+    for path in (*tmp_path.glob("r2mu*.parquet"), tmp_path / "exams" / "r2mu-0" / "solved.parquet"):
+        check_table(path, "mastlens reasoning-table")
     assert list(found.table["method"]) == list(METHODS)
     trained = [name for name, method in METHODS.items() if method.objective]
     assert set(found.table.set_index("method").loc[trained, "seeds"]) == {2}

@@ -18,6 +18,7 @@ from mastlens.runs.files import sha256_file
 from mastlens.studies import working
 from mastlens.studies.runner import run_study
 from mastlens.studies.settings import read_study
+from tests.columns import PROBES, check_table
 
 ITEMS = 8
 STUDY = """
@@ -124,6 +125,12 @@ def test_every_arm_is_in_the_table(run, study):
     assert result.contrasts.empty  # no objective has both a random and another selection here
     for table, name in ((result.table, "study"), (result.summary, "summary"), (result.contrasts, "contrasts")):
         pd.testing.assert_frame_equal(table, pd.read_parquet(out / f"{name}.parquet"))
+        if len(table):
+            check_table(out / f"{name}.parquet", "mastlens run")
+    for name in ("responses", "measures", "search", "steps"):
+        command = {"steps": "mastlens unlearn", "search": "mastlens demo"}.get(name, "mastlens run")
+        without = (PROBES, "mastlens demo, mastlens run") if name == "steps" else ()
+        check_table(out / "arms" / "ga" / "embeddings" / "seed-0" / f"{name}.parquet", command, without=without)
 
 
 def test_an_arm_that_never_forgets_says_so_and_stops_nothing(run):

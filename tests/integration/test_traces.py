@@ -26,6 +26,7 @@ from mastlens.evaluation.traces import (
 from mastlens.plots import figure_table
 from mastlens.plots.trace_categories import plot_trace_categories
 from mastlens.statistics import mcnemar_exact, wilson
+from tests.columns import check_table
 from tests.reference.plain import load_model, load_tokenizer, logprob
 
 PEOPLE = {
@@ -309,6 +310,7 @@ def test_other_files_are_refused_with_the_names_they_lack(safety, tmp_path):
 def test_the_safety_rate_is_measured(tiny, safety, tmp_path):
     asked = {"model": tiny.rlvr, "data": safety, "judge": RefusalPhrases(), "max_new_tokens": 6, "progress": False}
     result = evaluate_safety(**asked, out=tmp_path / "run")
+    check_table(tmp_path / "run" / "safety.parquet", "mastlens evaluate-safety")
     assert set(result.table["verdict"]) <= {"refused", "complied", "unjudged"}
     assert len(result.summary) == 8
     assert result.summary["n"].sum() + result.summary["unjudged"].sum() == len(result.table) == 9

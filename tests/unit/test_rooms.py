@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "mastlens"
 
 ROOMS = (
-    *("lazy", "errors", "registry", "statistics", "runs", "plots"),
+    *("lazy", "errors", "columns", "registry", "statistics", "runs", "plots"),
     *("architectures", "checkpoints", "problems", "models", "decoding"),
     *("analysis", "selection", "edits", "unlearning", "evaluation"),
     *("organisms", "attacks", "studies"),

@@ -1,0 +1,137 @@
+"""Every column that a command writes on the organisms is declared, and every declared one is written."""
+
+import shlex
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+import mastlens
+from mastlens.cli import main
+from mastlens.columns import TABLES
+from mastlens.evaluation.comparison import compare_tables
+from mastlens.organisms import lineage_folder
+from tests.columns import declared, undeclared, unwritten
+
+BASE, SFT, RLVR, AIM = (f"organism:qwen2/{stage}" for stage in ("base", "sft", "rlvr", "rlvr-retain"))
+
+
+def first_lines(source: Path, to: Path, count: int) -> str:
+    to.write_text("".join(source.read_text(encoding="utf-8").splitlines(keepends=True)[:count]), encoding="utf-8")
+    return str(to)
+
+
+def commands(folder: Path) -> list[str]:
+    """Return commands that between them write every table, with every option that adds a column, on few problems."""
+    files, think = lineage_folder("qwen2"), lineage_folder("think")
+    names = ("forget-train", "retain-train", "forget-eval", "retain-math-eval", "neutral-eval")
+    f, r, e, m, n = (first_lines(files / f"{name}.jsonl", folder / f"{name}.jsonl", 4) for name in names)
+    names = ("forget-text", "retain-text", "maths-cot", "forget-choices-eval", "forget-open-eval")
+    t, k, c, q, o = (first_lines(think / f"{name}.jsonl", folder / f"{name}.jsonl", 3) for name in names)
+    lineage, top = f"--sft {SFT} --rlvr {RLVR}", "'layers.7'"
+    pair, small = f"--forget {f} --retain {r}", "--max-new-tokens 8"
+    edit, splits = f"{folder}/run/edit.safetensors", f"--split forget={e} retain={m}"
+    mlp = "'layers.[12].mlp.down_proj'"
+    steered = f"--rlvr organism:think/think --layer 2 --where {mlp} --forget {t} --retain {k} --cot {c} --steps 2"
+    return [
+        f"geometry --base {BASE} {lineage} --full --masks --spectra --heads --where {top} --out {folder}/run",
+        f"mask-agreement {SFT} {RLVR} {AIM} --out {folder}/agreement",
+        f"trajectory {SFT} {AIM} {RLVR} --steps 1,2 --base {BASE} --out {folder}/steps",
+        f"couple {lineage} {pair} --fisher --where {top} --out {folder}/run",
+        f"causal-map {lineage} {pair} --heads --accuracy --max-new-tokens 1 --limit 1 --one-direction "
+        f"--out {folder}/causal",
+        f"token-differences --base {BASE} {lineage} --split forget={f} --out {folder}/tokens",
+        f"rank {folder}/run --top 2",
+        f"cumulative-curves {lineage} {pair} --draws 1 --points 1 --ranking {folder}/all/ranking.parquet "
+        f"--out {folder}/curves",
+        f"unlearn --rlvr {RLVR} --ranking {folder}/run/ranking.parquet {pair} --objective npo --steps 2 --lr 1e-4 "
+        f"--token-weights --probe-forget {e} --probe-retain {m} --probe-every 1 "
+        f"--out {folder}/run",
+        f"evaluate --model {RLVR} {splits} {small} --out {folder}/before",
+        f"evaluate --model {RLVR} --edit {edit} {splits} {small} --out {folder}/after",
+        f"measure-collateral --model {RLVR} --edit {edit} --split retain={m} --neutral {n} "
+        f"--before {folder}/before --after {folder}/after --out {folder}/after",
+        f"attack quantise --model {RLVR} --edit {edit} --split forget={e} --format int8 {small} --out {folder}/after",
+        f"compare-edits {folder}/before edited={folder}/after none={folder}/before --out {folder}/edits",
+        f"traces --model organism:think/think --forget {t} {small} --segment-tokens 16 --out {folder}/traces",
+        f"unlearn {steered} --objective r2mu --traces {folder}/traces/traces.parquet --lr 1e-4 --token-weights "
+        f"--out {folder}/steered",
+        f"choices --model organism:think/think --questions forget={q} --out {folder}/choices",
+        f"evaluate-traces --model organism:think/think --questions forget={q} open={o} --judge rule "
+        f"--facts {think}/facts.json {small} --out {folder}/judged",
+    ]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> dict[str, list[set[str]]]:
+    """File name to the columns of each file of that name."""
+    folder = tmp_path_factory.mktemp("written")
+    for command in commands(folder):
+        if command.startswith("cumulative-curves"):
+            ranked = f"couple --sft {SFT} --rlvr {RLVR} --forget {folder}/forget-train.jsonl --out {folder}/all"
+            assert main(shlex.split(ranked)) == 0
+            assert main(["rank", f"{folder}/all", "--rule", "coupling", "--top", "2"]) == 0
+        assert main(shlex.split(command)) == 0, command
+    found: dict[str, list[set[str]]] = {}
+    for path in sorted(folder.rglob("*.parquet")):
+        found.setdefault(path.name, []).append(set(pq.read_schema(path).names))
+    return found
+
+
+COMMANDS = {"responses.parquet": "mastlens evaluate"}
+"""Which command is meant where two write a file of one name."""
+NOT_RUN = ("--rule NAME", "--rule memflex", "a matched control", "mastlens demo, mastlens run")
+"""Options on which columns hang that no command above asks for."""
+
+
+@pytest.mark.slow
+def test_every_column_that_is_written_is_declared(written):
+    assert len(written) > 25
+    for file, tables in written.items():
+        for columns in tables:
+            assert undeclared(columns, declared(file, COMMANDS.get(file, ""))) == [], file
+
+
+@pytest.mark.slow
+def test_every_column_that_is_declared_is_written(written):
+    for file, tables in written.items():
+        table = declared(file, COMMANDS.get(file, ""))
+        assert unwritten(set().union(*tables), table, without=NOT_RUN) == [], file
+
+
+@pytest.mark.slow
+def test_every_table_is_looked_at(written):
+    """The rest is compared where it is made: in the tests of the demo, studies, R2MU's table, safety, the harness."""
+    elsewhere = {"summary.parquet", "arms.parquet", "search.parquet", "study.parquet", "contrasts.parquet"}
+    elsewhere |= {"measures.parquet", "safety.parquet", "harness.parquet", "harness_items.parquet"}
+    elsewhere |= {"r2mu.parquet", "r2mu_arms.parquet", "r2mu_categories.parquet", "solved.parquet"}
+    assert {table.file for table in TABLES if table.file} - set(written) == elsewhere
+
+
+def test_a_column_too_many_or_too_few_is_seen():
+    table = declared("geometry_heads.parquet")
+    names = [column.name for column in table.columns]
+    assert undeclared(names, table) == []
+    assert unwritten(names, table) == []
+    assert undeclared([*names, "warmth"], table) == ["warmth"]
+    assert unwritten(names[1:], table) == ["increment"]
+    study = declared("study.parquet")
+    assert undeclared(["retain-math_accuracy", "retain-math_warmth"], study) == ["retain-math_warmth"]
+
+
+def test_columns_can_be_asked_for():
+    table = mastlens.describe_columns("geometry")
+    assert table["table"].unique().tolist() == ["geometry.parquet"]
+    assert table.set_index("column").loc["off_principal", "null"] == "`off_principal_null`"
+    assert set(mastlens.describe_columns()["table"]) == {one.file or "compare" for one in TABLES}
+    with pytest.raises(mastlens.UnknownName, match="Did you mean 'geometry'"):
+        mastlens.describe_columns("geometri")
+
+
+def test_the_columns_of_compare():
+    rows = pd.DataFrame({"split": "a", "item": range(4), "sample": 0, "subject": "", "prompt": "p", "response": "r"})
+    rows = rows.assign(gold="1", correct=[True, False, True, True], correct_strict=True)
+    columns = compare_tables(rows, rows.assign(correct=[True, True, False, True])).table.columns
+    assert undeclared(columns, declared("")) == []
+    assert unwritten(columns, declared("")) == []
