@@ -62,7 +62,7 @@ def architectures() -> str:
         "# Architectures\n\nThose below are tested against the real model classes. Any other that transformers knows "
         "and that stores q, k, v and o apart works by its names and shapes. For the rest, "
         "{py:func}`mastlens.register_architecture` takes a mapping, and the error shows it "
-        "([how](../extending/index.md)).\n\n" + architecture_table() + "\n"
+        "([how](../extending/architecture.md)).\n\n" + architecture_table() + "\n"
     )
 
 
@@ -144,7 +144,7 @@ def rules() -> str:
     parts = [
         "# Rules and controls\n\nA rule scores tensors from the tables of a run; a control is a selection that no "
         "score decides, to hold a rule's against. `mastlens rank DIR --rule NAME`; {py:func}`mastlens.describe_rules` "
-        "returns these tables. [How to add one](../extending/index.md).\n"
+        "returns these tables. [How to add one](../extending/rule.md).\n"
     ]
     described = describe_rules()
     for kind, title in (("rule", "Rules"), ("control", "Controls")):
@@ -200,7 +200,7 @@ def attacks() -> str:
     names = "\n".join(f"- `{name}`" for name in ATTACKS)
     return (
         "# Attacks\n\n`mastlens attack NAME`: the edited model, its source and a control go through the same attack "
-        f"([what they showed](../guide.md)).\n\n{names}\n\n## Formats of `quantise`\n\n{formats}"
+        f"([what they showed](../attacks.md)).\n\n{names}\n\n## Formats of `quantise`\n\n{formats}"
     )
 
 

@@ -136,8 +136,8 @@ def subclasses_of(base: type) -> Callable[[Any], bool]:
     return accepts
 
 
-def code_digest(plugin: type) -> str | None:
-    """Return the SHA-256 of the file that a class from outside this package is written in; None for a shipped one.
+def code_digest(plugin: type | Callable[..., Any]) -> str | None:
+    """Return the SHA-256 of the file that a class or function is written in; None for one of this package.
 
     A number that somebody's own code made belongs to that code as it was, so its digest goes into the record.
     """

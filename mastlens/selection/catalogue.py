@@ -2,19 +2,25 @@
 
 import pandas as pd
 
-from mastlens.selection import causal, controls, fisher, mast, memflex, simple
+from mastlens.registry import Registry
 from mastlens.selection.rule import Control, Rule
 
-RULES: dict[str, Rule | Control] = {
-    rule.name: rule for family in (mast, simple, fisher, memflex, causal, controls) for rule in family.RULES
-}
-"""Name to rule: what it needs, where it is from, and the function that scores or draws."""
+RULES: Registry[Rule | Control] = Registry(
+    "rule",
+    accepts=lambda one: isinstance(one, Rule | Control),
+    package="mastlens.selection.rules",
+    group="mastlens.rules",
+)
+"""All by name: what it needs, where it is from, and the function that scores or draws."""
 
 
 def describe_rules() -> pd.DataFrame:
-    """Return every rule: ``rule``, ``kind`` (rule or control), ``summary``, ``needs``, ``parameters``, ``source``."""
+    """Return every rule, then every control.
+
+    Columns: ``rule``, ``kind`` (rule or control), ``summary``, ``needs``, ``parameters``, ``source``.
+    """
     rows = []
-    for name, rule in RULES.items():
+    for name, rule in sorted(RULES.items(), key=lambda item: isinstance(item[1], Control)):
         scored = isinstance(rule, Rule)
         if scored:
             needs = "; ".join(f"{table}: {', '.join(columns)}" for table, columns in rule.needs.items())

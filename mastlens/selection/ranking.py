@@ -159,7 +159,7 @@ def select(
         MastlensError: If a table or column is missing, the rule is unknown, or ``top`` does not fit.
     """
     settings = settings_of(rule, top, match, seed, parameters, given=candidates is not None)
-    chosen, scoring = RULES[rule], scoring_rule(rule, match)
+    chosen, scoring = RULES.find(rule), scoring_rule(rule, match)
     table = None if scoring is None else scored(scoring, tables, top, parameters)
     if isinstance(chosen, Control):
         table = controlled(chosen, tables, table, candidates, top, seed)

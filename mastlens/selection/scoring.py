@@ -1,11 +1,13 @@
 """From rules to rankings: what is asked for is checked, tables are scored, controls are drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from mastlens.errors import BadSetting, unknown
+from mastlens.registry import code_digest
 from mastlens.selection.catalogue import RULES
 from mastlens.selection.rule import Control, Pool, Rule
 from mastlens.selection.tables import KEYS, in_order, join
@@ -15,10 +17,10 @@ def settings_of(
     rule: str, top: int | None, match: str, seed: int, parameters: Mapping[str, float] | None, *, given: bool
 ) -> dict[str, Any]:
     """Return what decides the result and nothing else, or refuse what does not fit together."""
-    if rule not in RULES:
-        raise unknown("rule", rule, RULES)
-    chosen, scoring = RULES[rule], scoring_rule(rule, match)
+    chosen, scoring = RULES.find(rule), scoring_rule(rule, match)
     settings: dict[str, Any] = {"rule": rule, "top": top}
+    if code := {one.name: digest for one in (chosen, scoring) if one and (digest := code_digest(_function(one)))}:
+        settings["code"] = code
     if isinstance(chosen, Control):
         if chosen.matched:
             settings["match"] = match
@@ -49,15 +51,21 @@ def settings_of(
 
 def scoring_rule(rule: str, match: str) -> Rule | None:
     """Return the rule that scores: the one named, the one a control is matched to, or none."""
-    chosen = RULES[rule]
+    chosen = RULES.find(rule)
     if isinstance(chosen, Rule):
         return chosen
     if not chosen.matched:
         return None
-    reference = RULES.get(match)
+    reference = RULES.find(match)
     if not isinstance(reference, Rule):
         raise unknown("rule to match", match, [name for name, one in RULES.items() if isinstance(one, Rule)])
     return reference
+
+
+def _function(one: Rule | Control) -> Callable[..., Any]:
+    """Return the function that decides a rule's ranking."""
+    function = one.score if isinstance(one, Rule) else one.draw
+    return function.func if isinstance(function, partial) else function
 
 
 def scored(

@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 
 from mastlens.architectures import catalogue
+from mastlens.cli import main
 from mastlens.errors import MastlensError
+from mastlens.selection import RULES, describe_rules
 from tests.docs.pages import DOCS, read_blocks, run_page
 
 
@@ -35,3 +37,21 @@ def test_an_architecture(tmp_path, monkeypatch):
     exec(check, dict(made))
     with pytest.raises(AssertionError):  # q and k have one shape: nothing but this check tells them apart
         exec(confused, dict(made))
+
+
+def test_a_rule(tmp_path, monkeypatch):
+    monkeypatch.setattr(RULES, "_registered", {})
+    made = run_page("extending/rule", tmp_path, monkeypatch)
+    assert "spared" in describe_rules()["rule"].tolist()
+    ranking, table = made["ranking"], made["table"]
+    assert ranking["selected"].sum() == table["selected"].sum() == 4
+    assert ranking.set_index("name")["score"].to_dict() != table.set_index("name")["score"].to_dict()  # another weight
+    # The same name with other code is another stage: refused, and the ranking stands as it was.
+    before = (tmp_path / "run" / "ranking.parquet").read_bytes()
+    text = (tmp_path / "spared.py").read_text()
+    (tmp_path / "spared.py").write_text(text.replace("- weight *", "+ weight *"))
+    again = ["rank", "run", "--rule", "spared.py:SPARED", "--parameter", "weight=2", "--top", "4"]
+    assert main(again) == 2
+    assert (tmp_path / "run" / "ranking.parquet").read_bytes() == before
+    (tmp_path / "spared.py").write_text(text)
+    assert main(again) == 0

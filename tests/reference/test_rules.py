@@ -488,7 +488,8 @@ def test_help_and_documentation_list_every_rule(capsys):
     assert stopped.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
     listed = describe_rules()
-    assert listed["rule"].tolist() == list(RULES)
+    assert sorted(listed["rule"]) == sorted(RULES)
+    assert listed["kind"].tolist() == ["rule"] * len(SCORED) + ["control"] * len(CONTROLS)
     for row in listed.itertuples():
         assert f"{row.rule}: {row.summary}" in said
         assert f"| `{row.rule}` |" in rule_table()

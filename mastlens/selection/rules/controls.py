@@ -117,39 +117,44 @@ def take_attention(pool: Pool) -> pd.DataFrame:
     return _drawn(pool, attention["name"].tolist(), np.zeros(len(attention)))
 
 
-RULES = (
-    Control("random", "so many tensors at random", _SOURCE, draw_uniform, seeded=True),
-    Control(
-        "random-stratified",
-        "at random, as many of each of q, k, v, o as --match selects",
-        _SOURCE,
-        draw_stratified,
-        matched=True,
-        seeded=True,
-    ),
-    Control(
-        "random-matched",
-        "at random, as many parameters as --match selects",
-        _SOURCE,
-        draw_matched,
-        matched=True,
-        seeded=True,
-    ),
-    Control(
-        "bottom-matched",
-        "the last of --match's ranking, as many parameters as its selection",
-        _SOURCE,
-        take_bottom,
-        matched=True,
-    ),
-    Control(
-        "mlp-matched",
-        "MLP matrices of --candidates at random, as many parameters as --match selects",
-        _SOURCE,
-        draw_mlp,
-        matched=True,
-        seeded=True,
-        elsewhere=True,
-    ),
-    Control("all-attention", "every attention projection, whatever --top", _SOURCE, take_attention, counted=False),
+RANDOM = Control("random", "so many tensors at random", _SOURCE, draw_uniform, seeded=True)
+
+RANDOM_STRATIFIED = Control(
+    "random-stratified",
+    "at random, as many of each of q, k, v, o as --match selects",
+    _SOURCE,
+    draw_stratified,
+    matched=True,
+    seeded=True,
+)
+
+RANDOM_MATCHED = Control(
+    "random-matched",
+    "at random, as many parameters as --match selects",
+    _SOURCE,
+    draw_matched,
+    matched=True,
+    seeded=True,
+)
+
+BOTTOM_MATCHED = Control(
+    "bottom-matched",
+    "the last of --match's ranking, as many parameters as its selection",
+    _SOURCE,
+    take_bottom,
+    matched=True,
+)
+
+MLP_MATCHED = Control(
+    "mlp-matched",
+    "MLP matrices of --candidates at random, as many parameters as --match selects",
+    _SOURCE,
+    draw_mlp,
+    matched=True,
+    seeded=True,
+    elsewhere=True,
+)
+
+ALL_ATTENTION = Control(
+    "all-attention", "every attention projection, whatever --top", _SOURCE, take_attention, counted=False
 )

@@ -64,39 +64,41 @@ def _without(left_out: str) -> Rule:
     )
 
 
-RULES = (
-    Rule(
-        "mast",
-        "off_principal * log(1 + delta_norm^2) * (1 + |forget_cosine|)",
-        _SOURCE,
-        {"geometry": ("off_principal", "delta_norm"), "coupling": ("forget_cosine",)},
-        mast_score,
-        terms=mast_terms,
-        of_increment=True,
-    ),
-    Rule(
-        "off-principal",
-        "share of the increment's energy outside the base weight's principal subspaces",
-        _SOURCE + ", one term",
-        {"geometry": ("off_principal", "delta_norm")},
-        lambda table: table["off_principal"],
-        of_increment=True,
-    ),
-    Rule(
-        "magnitude",
-        "Frobenius norm of the increment; the order of log(1 + delta_norm^2)",
-        _SOURCE + ", one term",
-        {"geometry": ("delta_norm",)},
-        lambda table: table["delta_norm"],
-        of_increment=True,
-    ),
-    Rule(
-        "coupling",
-        "|cosine| of forget gradient and increment",
-        _SOURCE + ", one term",
-        {"coupling": ("forget_cosine", "delta_norm")},
-        lambda table: table["forget_cosine"].abs(),
-        of_increment=True,
-    ),
-    *map(_without, _COLUMNS),
+MAST = Rule(
+    "mast",
+    "off_principal * log(1 + delta_norm^2) * (1 + |forget_cosine|)",
+    _SOURCE,
+    {"geometry": ("off_principal", "delta_norm"), "coupling": ("forget_cosine",)},
+    mast_score,
+    terms=mast_terms,
+    of_increment=True,
 )
+
+OFF_PRINCIPAL = Rule(
+    "off-principal",
+    "share of the increment's energy outside the base weight's principal subspaces",
+    _SOURCE + ", one term",
+    {"geometry": ("off_principal", "delta_norm")},
+    lambda table: table["off_principal"],
+    of_increment=True,
+)
+
+MAGNITUDE = Rule(
+    "magnitude",
+    "Frobenius norm of the increment; the order of log(1 + delta_norm^2)",
+    _SOURCE + ", one term",
+    {"geometry": ("delta_norm",)},
+    lambda table: table["delta_norm"],
+    of_increment=True,
+)
+
+COUPLING = Rule(
+    "coupling",
+    "|cosine| of forget gradient and increment",
+    _SOURCE + ", one term",
+    {"coupling": ("forget_cosine", "delta_norm")},
+    lambda table: table["forget_cosine"].abs(),
+    of_increment=True,
+)
+
+MAST_WITHOUT_OFF_PRINCIPAL, MAST_WITHOUT_MAGNITUDE, MAST_WITHOUT_COUPLING = map(_without, _COLUMNS)

@@ -17,12 +17,10 @@ def fisher_ratio(table: pd.DataFrame) -> pd.Series:
         return pd.Series(np.where(forget > 0, forget / retain, 0.0), index=table.index)
 
 
-RULES = (
-    Rule(
-        "fisher-ratio",
-        "Fisher information of the forget set over that of the retain set",
-        "SSD, arXiv:2308.07707, brought to tensors",
-        {"coupling": ("forget_fisher", "retain_fisher")},
-        fisher_ratio,
-    ),
+FISHER_RATIO = Rule(
+    "fisher-ratio",
+    "Fisher information of the forget set over that of the retain set",
+    "SSD, arXiv:2308.07707, brought to tensors",
+    {"coupling": ("forget_fisher", "retain_fisher")},
+    fisher_ratio,
 )

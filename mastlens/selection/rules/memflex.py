@@ -27,15 +27,13 @@ def memflex_score(table: pd.DataFrame, *, cosine: float, gradient: float) -> pd.
     return mean.where(passes(table, cosine=cosine, gradient=gradient), mean - mean.max())
 
 
-RULES = (
-    Rule(
-        "memflex",
-        "first what passes forget_retain_cosine < cosine and mean |forget gradient| > gradient, by the latter; "
-        "without --top, what passes",
-        "MemFlex, arXiv:2407.01920, its thresholds by default",
-        {"coupling": ("forget_retain_cosine", "forget_grad_abs_mean")},
-        memflex_score,
-        parameters={"cosine": 0.92, "gradient": 6e-4},
-        passes=passes,
-    ),
+MEMFLEX = Rule(
+    "memflex",
+    "first what passes forget_retain_cosine < cosine and mean |forget gradient| > gradient, by the latter; "
+    "without --top, what passes",
+    "MemFlex, arXiv:2407.01920, its thresholds by default",
+    {"coupling": ("forget_retain_cosine", "forget_grad_abs_mean")},
+    memflex_score,
+    parameters={"cosine": 0.92, "gradient": 6e-4},
+    passes=passes,
 )

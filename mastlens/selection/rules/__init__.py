@@ -1,0 +1,1 @@
+"""Rules and controls: every one that a module here defines is found by its name (``selection.catalogue``)."""
