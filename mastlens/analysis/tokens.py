@@ -18,7 +18,7 @@ from mastlens.problems.reading import read_problems
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.stages import hash_inputs, remembered
-from mastlens.statistics import Interval
+from mastlens.statistics import mean_interval
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -256,33 +256,3 @@ def _summary(table: pd.DataFrame, *, resamples: int, seed: int) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
-
-
-def mean_interval(
-    values: np.ndarray, clusters: np.ndarray, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
-) -> Interval:
-    """Return the percentile interval of the mean of all values, whole clusters resampled.
-
-    Args:
-        values: One a token.
-        clusters: Which item each belongs to.
-        resamples: Number of bootstrap samples.
-        level: Confidence level.
-        seed: Of the resampling.
-
-    Returns:
-        The interval; NaN for fewer than two clusters, which say nothing about how much clusters differ.
-    """
-    _, which = np.unique(clusters, return_inverse=True)
-    count = int(which.max()) + 1 if which.size else 0
-    if count < 2:
-        return Interval(float("nan"), float("nan"))
-    sums = np.stack([np.bincount(which, weights=values, minlength=count), np.bincount(which, minlength=count)])
-    rng, means = np.random.default_rng(seed), []
-    for start in range(0, resamples, 1000):
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(1000, resamples - start))
-        totals = sums @ drawn.T
-        means.append(totals[0] / totals[1])
-    tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return Interval(float(low), float(high))

@@ -3,7 +3,7 @@
 from mastlens.attacks.codes import code_changes
 from mastlens.attacks.prompting import prompt_variants
 from mastlens.attacks.quantising import FORMATS, Format, Quantised, quantise
-from mastlens.attacks.recovery import recovered_share, summarise_attack
+from mastlens.attacks.recovery import summarise_attack
 from mastlens.attacks.relearning import relearning_steps
 from mastlens.attacks.running import ATTACKS, Attack, attack
 
@@ -17,7 +17,6 @@ __all__ = [
     "code_changes",
     "prompt_variants",
     "quantise",
-    "recovered_share",
     "relearning_steps",
     "summarise_attack",
 ]

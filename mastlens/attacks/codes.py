@@ -6,7 +6,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mastlens.architectures.matrices import find_matrices
 from mastlens.architectures.projections import Projection
 from mastlens.attacks.quantising import Format, Quantised, quantise
 from mastlens.checkpoints.checkpoint import Checkpoint
@@ -22,10 +21,9 @@ def linear_weights(checkpoint: Checkpoint, *, embeddings: bool = False) -> dict[
         checkpoint: The checkpoint.
         embeddings: Whether token embeddings and output head count too; bitsandbytes leaves them as they are.
     """
-    shapes = {name: stored.shape for name, stored in checkpoint.tensors.items() if stored.dtype.is_floating_point}
     left = _NOT_LINEAR[2:] if embeddings else _NOT_LINEAR
     found: dict[str, Projection] = {}
-    for matrix in find_matrices(".", checkpoint.config, shapes):
+    for matrix in checkpoint.matrices():
         if matrix.projection not in left:
             found.setdefault(matrix.stored, matrix)
     return found

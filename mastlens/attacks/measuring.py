@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from mastlens.decoding.generation import generate
-from mastlens.decoding.grading import grade
+from mastlens.decoding.answering import answer
+from mastlens.decoding.engines import Decoding, HuggingFaceEngine
+from mastlens.decoding.prompts import Prompt, items_of
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.problems.reading import Problem
@@ -56,26 +57,25 @@ def measure(
         ``logprob_solution`` (natural, summed over what the attack has not given), ``solution_tokens``, ``truncated``,
         ``given``, ``response`` (what the model wrote after it). What is graded is ``given`` and ``response`` together.
     """
-    # All splits go through in one stream, sorted by length: fewer and fuller batches.
-    keys = [(split, item, problem) for split, problems in splits.items() for item, problem in enumerate(problems)]
+    keys = items_of(splits)
     asked = [one for split in splits for one in prompted[split]]
-    responses = generate(
-        model, tokenizer, [one.ids.prompt for one in asked], max_new_tokens=max_new_tokens, batch_size=batch_size
-    )
+    prompts = [
+        Prompt(f"{split}/{item}", one.ids.prompt, problem.answer, given=one.given)
+        for (split, item, problem), one in zip(keys, asked, strict=True)
+    ]
+    answered = answer(HuggingFaceEngine(model, tokenizer), prompts, Decoding(max_new_tokens, batch_size))
     sums, counts = sequence_logprobs(model, [one.ids for one in asked], batch_size=batch_size)
-    rows = zip(asked, responses, keys, strict=True)
-    grades = [grade(one.given + response.text, problem.answer) for one, response, (_, _, problem) in rows]
     return pd.DataFrame(
         {
             "split": [split for split, _, _ in keys],
             "item": [item for _, item, _ in keys],
-            "correct": [found.correct for found in grades],
-            "correct_strict": [found.strict for found in grades],
+            "correct": [one.correct for one in answered],
+            "correct_strict": [one.correct_strict for one in answered],
             "logprob_solution": sums,
             "solution_tokens": counts,
-            "truncated": [response.truncated for response in responses],
+            "truncated": [one.response.truncated for one in answered],
             "given": [one.given for one in asked],
-            "response": [response.text for response in responses],
+            "response": [one.response.text for one in answered],
         }
     )
 

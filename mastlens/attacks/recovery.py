@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from mastlens.statistics import Interval, wilson
+from mastlens.statistics import Interval, recovered_share, wilson
 
 EDITED, SOURCE, CONTROL = "edited", "source", "control"
 ROLES = (EDITED, SOURCE, CONTROL)
@@ -75,35 +75,3 @@ def summarise_attack(items: pd.DataFrame, *, resamples: int = 10_000, seed: int 
 
 def _right(rows: pd.DataFrame) -> np.ndarray:
     return rows["correct"].to_numpy(dtype=float)
-
-
-def recovered_share(
-    back: np.ndarray, forgotten: np.ndarray, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
-) -> tuple[float, Interval]:
-    """Return sum(back) / sum(forgotten) over the items and its percentile interval, items resampled in pairs.
-
-    Unlike a ratio of counts, single items may have been forgotten (1), not (0), or learned from the edit (-1); what
-    must be above 0 is their sum. A resample in which it is not counts as beyond any bound.
-
-    Args:
-        back: One value an item: right under the attack minus right before it.
-        forgotten: One value an item: right before the edit minus right after it.
-        resamples: Number of bootstrap samples.
-        level: Confidence level.
-        seed: Of the resampling.
-    """
-    nothing = (math.nan, Interval(math.nan, math.nan))
-    if forgotten.sum() <= 0:
-        return nothing
-    share = float(back.sum() / forgotten.sum())
-    generator = np.random.default_rng(seed)
-    n, shares = len(back), []
-    for start in range(0, resamples, _BATCH):
-        drawn = generator.integers(n, size=(min(_BATCH, resamples - start), n))
-        above, below = back[drawn].sum(axis=1), forgotten[drawn].sum(axis=1)
-        shares.append(np.divide(above, below, out=np.full(len(drawn), math.nan), where=below > 0))
-    values = np.concatenate(shares)
-    if np.isnan(values).mean() > _UNBOUNDED:
-        return share, nothing[1]
-    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return share, Interval(float(low), float(high))

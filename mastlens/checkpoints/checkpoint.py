@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mastlens.architectures.matrices import find_matrices
 from mastlens.architectures.projections import Projection, find_projections
 from mastlens.checkpoints.adapters import CONFIG as ADAPTER_CONFIG
 from mastlens.checkpoints.adapters import Adapter, base_of
@@ -102,6 +103,18 @@ class Checkpoint:
     def projections(self) -> tuple[Projection, ...]:
         """Every attention projection, by layer, then q < k < v < o."""
         return find_projections(self.config, {name: stored.shape for name, stored in self.tensors.items()})
+
+    def matrices(self, where: str = ".") -> tuple[Projection, ...]:
+        """Return every weight matrix whose name matches, attention or not (see ``find_matrices``); by default all.
+
+        Args:
+            where: A regular expression, found anywhere in the name; tensors of whole numbers are left out.
+
+        Raises:
+            MastlensError: If it is not a regular expression or matches nothing.
+        """
+        shapes = {name: stored.shape for name, stored in self.tensors.items() if stored.dtype.is_floating_point}
+        return find_matrices(where, self.config, shapes)
 
     @property
     def dtypes(self) -> tuple[str, ...]:

@@ -1,22 +1,18 @@
-"""Responses to prompts in a think mode, split into trace and answer, kept as they are finished."""
+"""Prompt, response, grade: the one path on which models answer, whatever writes the responses and whoever asks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from mastlens.decoding.generation import Response, generate
-from mastlens.decoding.sampling import Sampling
-from mastlens.problems.encoding import encode_prompt
-from mastlens.problems.thinking import prompt_opens, render_prompt, split_trace
+from mastlens.decoding.engines import Decoding, Engine
+from mastlens.decoding.generation import Response
+from mastlens.decoding.graders import Grade, Grader, Mathematics
+from mastlens.decoding.prompts import Prompt
+from mastlens.errors import unknown
+from mastlens.problems.thinking import split_trace
 from mastlens.runs.ledger import Ledger
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from mastlens.decoding.reflection import TokenPenalty
-
 PARTS = ("reasoning", "trace", "answer", "response")
-"""Which part of a response is judged.
+"""The parts of a response that can be judged or graded.
 
 ``reasoning``: the trace, or the answer where there is no trace (ZeroThink reasons there, if anywhere); ``trace``: the
 trace alone, nothing where there is none; ``answer``: what follows the trace; ``response``: all of it.
@@ -28,42 +24,60 @@ class Answered:
     """A response to a prompt.
 
     Attributes:
-        prompt: The prompt's text.
+        prompt: The prompt.
         response: What the model wrote.
-        trace: Its trace.
-        answer: Its answer.
+        sample: Which of the responses to this prompt, from 0.
+        grade: Whether it is right; None where the prompt names no right answer.
+        trace: Its trace; empty where it has none.
+        answer: What follows the trace.
     """
 
-    prompt: str
+    prompt: Prompt
     response: Response
+    sample: int
+    grade: Grade | None
     trace: str
     answer: str
 
+    @property
+    def correct(self) -> bool:
+        """Whether it is right."""
+        return self.grade is not None and self.grade.correct
+
+    @property
+    def correct_strict(self) -> bool:
+        """Whether it is right as text."""
+        return self.grade is not None and self.grade.strict
+
     def part(self, which: str) -> tuple[str, str]:
-        """Return the name and the text of the part to judge (see ``PARTS``)."""
-        if which == "response":
-            return "response", self.response.text
-        if which == "trace" or (which == "reasoning" and self.trace):
-            return "trace", self.trace
-        return "answer", self.answer
+        """Return the name and the text of a part (see ``PARTS``)."""
+        return _part(which, self.prompt, self.response, self.trace, self.answer)
 
 
-Keep = Callable[[int, Response], None]
-"""Takes a finished response and the place of its prompt among those that were asked."""
+def _part(which: str, prompt: Prompt, response: Response, trace: str, answer: str) -> tuple[str, str]:
+    if which == "response":
+        return "response", prompt.given + response.text
+    if which == "trace" or (which == "reasoning" and trace):
+        return "trace", trace
+    return "answer", answer
 
 
-def remembered_responses(
+def respond(
+    engine: Engine,
     prompts: Mapping[str, Sequence[int]],
-    ledger: Ledger | None,
-    respond: Callable[[list[str], list[Sequence[int]], Keep], None],
+    decoding: Decoding | None = None,
+    *,
+    ledger: Ledger | None = None,
+    progress: str | None = None,
 ) -> list[Response]:
     """Return the response to each named prompt, in order; those that the ledger holds are not asked for again.
 
     Args:
+        engine: What writes them.
         prompts: Name to token ids.
+        decoding: How; None for the defaults.
         ledger: Keeps responses as they are finished, and knows those of an interrupted run; None for neither.
-        respond: Called once, unless all are there, with the names and the prompts that are missing; it hands over every
-            response as soon as it is finished.
+        progress: Label of a progress bar; None for none.
     """
     kept = ledger or Ledger(None, "")
     missing = [name for name in prompts if name not in kept]
@@ -72,64 +86,48 @@ def remembered_responses(
         kept.add(missing[place], [response.text, response.tokens, response.stopped])
 
     if missing:
-        respond(missing, [prompts[name] for name in missing], keep)
+        asked = [prompts[name] for name in missing]
+        engine.respond(asked, decoding or Decoding(), names=missing, finished=keep, progress=progress)
     return [Response(*kept[name]) for name in prompts]
 
 
-def answer_prompts(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    contents: Mapping[str, str],
+def answer(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    decoding: Decoding | None = None,
     *,
-    think: str = "free",
-    max_new_tokens: int = 1024,
-    batch_size: int = 32,
     samples: int = 1,
-    sampling: Sampling | None = None,
-    penalty: "TokenPenalty | None" = None,
-    chat_template: bool = True,
+    graded: str = "response",
+    grader: Grader | None = None,
     ledger: Ledger | None = None,
     progress: str | None = None,
-) -> dict[tuple[str, int], Answered]:
-    """Return (name, sample) to response.
+) -> list[Answered]:
+    """Return the answers to prompts, in order, those to one prompt side by side.
 
     Args:
-        model: The model, in evaluation mode.
-        tokenizer: Its tokenizer.
-        contents: Name to what the user's turn holds.
-        think: The think mode.
-        max_new_tokens: Where a response is cut off.
-        batch_size: Prompts at a time.
+        engine: What writes the responses.
+        prompts: What is asked; names must differ. Only prompts with a right answer are graded.
+        decoding: How responses are written; None for the defaults.
         samples: Responses a prompt.
-        sampling: How to draw; None for greedy.
-        penalty: Taken off some tokens' logits before each choice (see ``reflection_penalty``); None for none.
-        chat_template: Whether to use the tokenizer's chat template, where it has one.
-        ledger: Keeps responses as they are finished, and knows those of an interrupted run.
+        graded: Which part of a response is graded (see ``PARTS``).
+        grader: Grades it; as mathematics by default.
+        ledger: Keeps responses as they are finished, and knows those of an interrupted run; None for neither.
         progress: Label of a progress bar; None for none.
+
+    Raises:
+        MastlensError: If there is no such part.
     """
-    template = {"think": think, "chat_template": chat_template}
-    prompts = {name: encode_prompt(content, tokenizer, **template) for name, content in contents.items()}
-    # A sampled response depends on its name and the seed alone.
-    names = {f"{name}/{sample}": (name, sample) for name in contents for sample in range(samples)}
-
-    def respond(missing: list[str], asked: list[Sequence[int]], keep: Keep) -> None:
-        generate(
-            model,
-            tokenizer,
-            asked,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            sampling=sampling,
-            penalty=penalty,
-            names=missing,
-            progress=progress,
-            finished=keep,
-        )
-
-    responses = remembered_responses({key: prompts[name] for key, (name, _) in names.items()}, ledger, respond)
-    answered = {}
-    for (name, sample), response in zip(names.values(), responses, strict=True):
-        text = render_prompt(contents[name], tokenizer, **template)
-        parts = split_trace(response.text, opened=prompt_opens(text))
-        answered[name, sample] = Answered(text, response, *parts)
+    if graded not in PARTS:
+        raise unknown("part to grade", graded, PARTS)
+    # One name a response: it keeps it in the ledger and, with the seed, decides what is drawn.
+    asked = {f"{prompt.name}/{sample}": (prompt, sample) for prompt in prompts for sample in range(samples)}
+    grader = grader or Mathematics()
+    ids = {name: prompt.ids for name, (prompt, _) in asked.items()}
+    responses = respond(engine, ids, decoding, ledger=ledger, progress=progress)
+    answered = []
+    for (prompt, sample), response in zip(asked.values(), responses, strict=True):
+        parts = split_trace(response.text, opened=prompt.opened)
+        _, text = _part(graded, prompt, response, *parts)
+        found = None if prompt.gold is None else grader.grade(text, prompt.gold)
+        answered.append(Answered(prompt, response, sample, found, *parts))
     return answered

@@ -12,7 +12,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mastlens.analysis.increments.subspaces import principal_subspaces
-from mastlens.architectures.matrices import find_matrices
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
@@ -158,9 +157,8 @@ def _single_matrices(source: Checkpoint, matrices: Iterable[str | Projection]) -
     Raises:
         MastlensError: For a tensor that consists of no matrices.
     """
-    shapes = {name: s.shape for name, s in source.tensors.items() if s.dtype.is_floating_point}
     inside: dict[str, list[Projection]] = {}
-    for found in find_matrices(".", source.config, shapes):
+    for found in source.matrices():
         inside.setdefault(found.stored, []).append(found)
     for matrix in matrices:
         if isinstance(matrix, Projection):
@@ -168,7 +166,8 @@ def _single_matrices(source: Checkpoint, matrices: Iterable[str | Projection]) -
         elif matrix in inside:
             yield from inside[matrix]
         else:
-            raise NotSupported(f"{matrix} is {shapes[matrix]}, which is no matrix: it has no principal part.")
+            shape = source.tensors[matrix].shape
+            raise NotSupported(f"{matrix} is {shape}, which is no matrix: it has no principal part.")
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.decoding.answering import Keep, remembered_responses
-from mastlens.decoding.generation import Response, check_generation, end_tokens, generate, sampling_of
-from mastlens.decoding.grading import grade
-from mastlens.decoding.sampling import Sampling
+from mastlens.decoding.answering import answer
+from mastlens.decoding.engines import ENGINES, Decoding, Engine, HuggingFaceEngine
+from mastlens.decoding.generation import sampling_of
+from mastlens.decoding.prompts import Prompt, items_of
 from mastlens.edits.edit import Edit
 from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting, NotSupported, unknown
@@ -21,6 +21,7 @@ from mastlens.models.likelihood import sequence_logprobs
 from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems, encode_prompt
 from mastlens.problems.reading import Problem, read_problems
 from mastlens.problems.thinking import THINK, answer_ids
+from mastlens.registry import code_digest
 from mastlens.runs.files import sha256_json, write_json, write_table
 from mastlens.runs.ledger import Ledger
 from mastlens.runs.stages import hash_inputs, remembered
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 FILE = "responses.parquet"
 SUMMARY = "accuracy.json"
-ENGINES = ("transformers", "vllm")
 _PARTIAL = "responses.partial.jsonl"
 
 
@@ -148,22 +148,22 @@ def evaluate(
     """
     if not splits:
         raise BadSetting("There is nothing to evaluate on: give --split NAME=FILE at least once.")
-    check_generation(max_new_tokens, batch_size)
     sampling = sampling_of(samples, temperature, top_p, seed)
-    if engine not in ENGINES:
-        raise unknown("engine", engine, ENGINES)
+    decoding = Decoding(max_new_tokens, batch_size, sampling, stop_at_answer)
+    writer = ENGINES.find(engine)
     if think not in THINK:
         raise unknown("think mode", think, THINK)
     tested = EditedCheckpoint.open(model, edit)
     checkpoint = tested.checkpoint
-    if tested.edit is not None and engine == "vllm":
+    if tested.edit is not None and not writer.in_memory:
         raise NotSupported(
-            "vLLM reads checkpoints from disk and cannot take an edit in memory. Write the edited checkpoint "
-            "first: mastlens edit apply EDIT --to PATH --out NEW; then evaluate --model NEW."
+            f"The engine {engine!r} reads checkpoints from disk and cannot take an edit in memory. Write the edited "
+            "checkpoint first: mastlens edit apply EDIT --to PATH --out NEW; then evaluate --model NEW."
         )
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "chat_template": chat_template}
     settings |= {"stop_at_answer": stop_at_answer, "engine": engine}
     settings |= {"samples": samples, "sampling": None if sampling is None else asdict(sampling)}
+    settings |= {} if (code := code_digest(writer)) is None else {"engine_code": code}
     settings |= {} if think == "free" else {"think": think}  # records from before there were modes stay valid
     inputs = hash_inputs(splits) | tested.inputs
 
@@ -178,13 +178,10 @@ def evaluate(
                     loaded,
                     tokenizer,
                     problems,
+                    decoding,
+                    engine=writer.open(loaded, tokenizer, checkpoint.folder),
                     think=think,
-                    max_new_tokens=max_new_tokens,
-                    batch_size=batch_size,
                     samples=samples,
-                    sampling=sampling,
-                    stop_at_answer=stop_at_answer,
-                    vllm_path=str(checkpoint.folder) if engine == "vllm" else None,
                     chat_template=chat_template,
                     progress=progress,
                     sources={name: str(path) for name, path in splits.items()},
@@ -212,33 +209,15 @@ def evaluate(
     )
 
 
-def greedy_accuracy(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    problems: Sequence[Problem],
-    *,
-    max_new_tokens: int = 1024,
-    batch_size: int = 32,
-    chat_template: bool = True,
-) -> float:
-    """Return the share of right greedy responses and nothing else: what a search calls again and again."""
-    prompts = [encode_prompt(p.problem, tokenizer, chat_template=chat_template) for p in problems]
-    responses = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
-    return sum(grade(r.text, p.answer).correct for r, p in zip(responses, problems, strict=True)) / len(problems)
-
-
 def evaluate_model(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     splits: Mapping[str, Sequence[Problem]],
+    decoding: Decoding | None = None,
     *,
+    engine: Engine | None = None,
     think: str = "free",
-    max_new_tokens: int = 1024,
-    batch_size: int = 32,
     samples: int = 1,
-    sampling: Sampling | None = None,
-    stop_at_answer: bool = False,
-    vllm_path: str | None = None,
     chat_template: bool = True,
     progress: bool = True,
     sources: Mapping[str, str] | None = None,
@@ -250,21 +229,17 @@ def evaluate_model(
         model: The model.
         tokenizer: Its tokenizer.
         splits: Name to problems.
+        decoding: How responses are written; None for the defaults.
+        engine: What writes them; None for the model in memory.
         think: The think mode of the prompts.
-        max_new_tokens: Where a response is cut off.
-        batch_size: Items a batch.
         samples: Responses an item.
-        sampling: How to draw; None for greedy.
-        stop_at_answer: End a response at its first complete box.
-        vllm_path: Let vLLM generate, from the checkpoint in this folder.
         chat_template: Whether to use the tokenizer's chat template, where it has one.
         progress: Show progress bars.
         sources: Each split's file, for messages.
         ledger: Keeps responses as they are finished, and knows those of an interrupted run.
     """
-    # All splits go through in one stream, sorted by length: fewer and fuller batches.
-    keys = [(split, item, problem) for split, ps in splits.items() for item, problem in enumerate(ps)]
-    problems = [problem for _, _, problem in keys]
+    decoding = decoding or Decoding()
+    keys = items_of(splits)
     encoded = [
         ids
         for split, ps in splits.items()
@@ -279,56 +254,50 @@ def evaluate_model(
     ]
     answers = [
         EncodedProblem(ids.prompt, answer_ids(rf"\boxed{{{p.answer}}}", tokenizer, think=think))
-        for ids, p in zip(encoded, problems, strict=True)
+        for ids, (_, _, p) in zip(encoded, keys, strict=True)
     ]
-    responses = _responses(
-        model,
-        tokenizer,
-        # One name a response: it keeps it in the ledger and seeds its draws.
-        {
-            f"{split}/{item}/{sample}": ids.prompt
-            for (split, item, _), ids in zip(keys, encoded, strict=True)
-            for sample in range(samples)
-        },
-        ledger,
-        vllm_path,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        sampling=sampling,
-        stop_at_answer=stop_at_answer,
-        progress=progress,
+    prompts = [
+        Prompt(f"{split}/{item}", ids.prompt, p.answer, text=str(tokenizer.decode(list(ids.prompt))))
+        for (split, item, p), ids in zip(keys, encoded, strict=True)
+    ]
+    answered = answer(
+        engine or HuggingFaceEngine(model, tokenizer),
+        prompts,
+        decoding,
+        samples=samples,
+        ledger=ledger,
+        progress="generate" if progress else None,
     )
     label = {"solution": "log p(solution)", "answer": "log p(answer)"} if progress else {}
     logprobs = {
-        part: sequence_logprobs(model, ids, batch_size=batch_size, progress=label.get(part))
+        part: sequence_logprobs(model, ids, batch_size=decoding.batch_size, progress=label.get(part))
         for part, ids in (("solution", encoded), ("answer", answers))
     }
+    places = {prompt.name: place for place, prompt in enumerate(prompts)}
     rows = []
-    for place, (split, item, problem) in enumerate(keys):
-        prompt = str(tokenizer.decode(list(encoded[place].prompt)))
-        for sample in range(samples):
-            response = responses[place * samples + sample]
-            graded = grade(response.text, problem.answer)
-            rows.append(
-                {
-                    "split": split,
-                    "item": item,
-                    "sample": sample,
-                    "subject": problem.subject,
-                    "prompt": prompt,
-                    "response": response.text,
-                    "gold": problem.answer,
-                    "correct": graded.correct,
-                    "correct_strict": graded.strict,
-                    "logprob_solution": logprobs["solution"][0][place],
-                    "solution_tokens": logprobs["solution"][1][place],
-                    "logprob_answer": logprobs["answer"][0][place],
-                    "answer_tokens": logprobs["answer"][1][place],
-                    "truncated": response.truncated,
-                    "stopped": response.stopped,
-                    "response_tokens": response.tokens,
-                }
-            )
+    for one in answered:
+        place = places[one.prompt.name]
+        split, item, problem = keys[place]
+        rows.append(
+            {
+                "split": split,
+                "item": item,
+                "sample": one.sample,
+                "subject": problem.subject,
+                "prompt": one.prompt.text,
+                "response": one.response.text,
+                "gold": problem.answer,
+                "correct": one.correct,
+                "correct_strict": one.correct_strict,
+                "logprob_solution": logprobs["solution"][0][place],
+                "solution_tokens": logprobs["solution"][1][place],
+                "logprob_answer": logprobs["answer"][0][place],
+                "answer_tokens": logprobs["answer"][1][place],
+                "truncated": one.response.truncated,
+                "stopped": one.response.stopped,
+                "response_tokens": one.response.tokens,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -357,30 +326,3 @@ def _encoded(
                 f"model's context is {context}. Shorten or remove it; it is not cut in silence."
             )
     return found
-
-
-def _responses(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    prompts: Mapping[str, Sequence[int]],
-    ledger: Ledger | None,
-    vllm_path: str | None,
-    *,
-    progress: bool,
-    **settings: Any,
-) -> list[Response]:
-    """Return the response to each named prompt, from transformers or vLLM."""
-
-    def respond(missing: list[str], asked: list[Sequence[int]], keep: Keep) -> None:
-        if vllm_path is None:
-            label = "generate" if progress else None
-            generate(model, tokenizer, asked, names=missing, progress=label, finished=keep, **settings)
-            return
-        from mastlens.decoding.vllm_engine import generate_vllm
-
-        ends = end_tokens(model, tokenizer)
-        made = generate_vllm(vllm_path, tokenizer, asked, ends=ends, names=missing, progress=progress, **settings)
-        for place, response in enumerate(made):
-            keep(place, response)
-
-    return remembered_responses(prompts, ledger, respond)

@@ -16,7 +16,6 @@ from mastlens.analysis.causal.patching import (
     ProblemSet,
     located,
     patched_tensors,
-    ratio_intervals,
     read_patched,
     read_sides,
 )
@@ -31,6 +30,7 @@ from mastlens.explorer.patterns import AttentionPatterns, attention_patterns
 from mastlens.explorer.sources import Sources
 from mastlens.models.gradients import mean_gradients
 from mastlens.models.weights import named_weights, swapped
+from mastlens.statistics import ratio_intervals
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

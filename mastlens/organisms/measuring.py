@@ -37,24 +37,25 @@ def measure_responses(
     """
     import pandas as pd
 
-    from mastlens.decoding.generation import generate
-    from mastlens.decoding.grading import grade
-    from mastlens.problems.encoding import encode_prompt
+    from mastlens.decoding.answering import answer
+    from mastlens.decoding.engines import Decoding, HuggingFaceEngine
+    from mastlens.decoding.prompts import items_of, problem_prompts
 
-    rows = [(split, item, problem) for split, problems in splits.items() for item, problem in enumerate(problems)]
-    prompts = [encode_prompt(problem.problem, tokenizer) for _, _, problem in rows]
-    responses = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=128, progress=label)
+    rows = items_of(splits)
+    prompts = problem_prompts([problem for _, _, problem in rows], tokenizer)
+    engine, decoding = HuggingFaceEngine(model, tokenizer), Decoding(max_new_tokens, batch_size=128)
+    answered = answer(engine, prompts, decoding, progress=label)
     return pd.DataFrame(
         [
             {
                 "split": split,
                 "item": item,
                 "subject": problem.subject,
-                "correct": grade(response.text, problem.answer).correct,
-                "style": response_style(response.text),
-                "response": response.text,
+                "correct": one.correct,
+                "style": response_style(one.response.text),
+                "response": one.response.text,
             }
-            for (split, item, problem), response in zip(rows, responses, strict=True)
+            for (split, item, problem), one in zip(rows, answered, strict=True)
         ]
     )
 

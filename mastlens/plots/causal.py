@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from scipy import stats
 
 from mastlens.errors import MastlensError
 from mastlens.plots.figure import Figure
@@ -22,6 +21,7 @@ from mastlens.plots.heat import (
 )
 from mastlens.plots.tables import distinct, need, numbers, records, rows_with, take, where, words
 from mastlens.plots.template import BLUE, GREY, INK, PROJECTION_COLOURS, VERMILLION
+from mastlens.statistics import rank_correlation
 
 _SIDES = ("forget", "retain")
 _DID = {
@@ -162,7 +162,7 @@ def plot_first_order(
         fig.add_shape(type="rect", fillcolor=fill, line={"width": 0}, layer="below", **place, row=1, col=col)
         fig.update_xaxes(title_text=f"first-order prediction<br>({_UNIT})", row=1, col=col)
         constant = np.ptp(x) == 0 or np.ptp(y) == 0
-        correlation = np.nan if constant else np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1]
+        correlation = rank_correlation(x, y)
         agreement.append(f"{side} {'–' if constant else short(float(correlation))}")
     fig.update_yaxes(title_text=f"measured ({_UNIT})", row=1, col=1)
     return finish(

@@ -175,12 +175,9 @@ def weight_table(checkpoint: "str | os.PathLike[str] | Checkpoint") -> pd.DataFr
     Args:
         checkpoint: A folder, a hub id, ``organism:NAME/STAGE``, or an open checkpoint.
     """
-    from mastlens.architectures.matrices import find_matrices
     from mastlens.checkpoints.checkpoint import Checkpoint
 
-    opened = Checkpoint(checkpoint)
-    shapes = {name: stored.shape for name, stored in opened.tensors.items() if stored.dtype.is_floating_point}
-    matrices = find_matrices(".", opened.config, shapes)
+    matrices = Checkpoint(checkpoint).matrices()
     return pd.DataFrame([{c: getattr(matrix, c) for c in (*KEYS, "rows", "cols")} for matrix in matrices])
 
 

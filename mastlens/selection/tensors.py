@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 
-from mastlens.architectures.matrices import find_matrices
 from mastlens.architectures.projections import Projection, match_names
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import BadSetting, MastlensError, NotTogether, unknown
@@ -28,7 +27,7 @@ def named_matrices(checkpoint: Checkpoint, names: Sequence[str]) -> list[str | P
         MastlensError: If a name is none of these, or what is named overlaps.
     """
     whole = set(weight_matrices(checkpoint))
-    matrices = _all_matrices(checkpoint) if any("#" in name for name in names) else ()
+    matrices = checkpoint.matrices() if any("#" in name for name in names) else ()
     parts = {p.name: p for p in (*(m for m in matrices if m.fused), *_heads_of(matrices))}
     found: list[str | Projection] = []
     for name in names:
@@ -96,7 +95,7 @@ def _ranked(checkpoint: Checkpoint, ranking: str | os.PathLike[str]) -> list[str
 
 
 def _matching(checkpoint: Checkpoint, pattern: str) -> list[str]:
-    matrices = _all_matrices(checkpoint)
+    matrices = checkpoint.matrices()
     heads = [head.name for head in _heads_of(matrices)]
     try:
         return match_names(pattern, [matrix.name for matrix in matrices])
@@ -129,8 +128,3 @@ def _natural(name: str) -> list[str | int]:
 
 def _heads_of(matrices: Iterable[Projection]) -> list[Projection]:
     return [matrix.head(head) for matrix in matrices for head in range(matrix.heads)]
-
-
-def _all_matrices(checkpoint: Checkpoint) -> tuple[Projection, ...]:
-    shapes = {name: s.shape for name, s in checkpoint.tensors.items() if s.dtype.is_floating_point}
-    return find_matrices(".", checkpoint.config, shapes)

@@ -1,4 +1,4 @@
-"""The exact McNemar test, and Holm's correction for several tests."""
+"""The exact McNemar test, permutation tests, and Holm's correction for several tests."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +17,18 @@ def mcnemar_exact(b: int, c: int) -> float:
     if b + c == 0:
         return 1.0
     return float(stats.binomtest(min(b, c), b + c, 0.5).pvalue)
+
+
+def permutation_p(as_extreme: int, draws: int) -> float:
+    """Return the p-value of a permutation test: (as extreme + 1) / (draws + 1), what is tested being one of them.
+
+    Never below 1 / (draws + 1), so that few draws can show little (Phipson and Smyth 2010); NaN without any draw.
+
+    Args:
+        as_extreme: Draws at least as extreme as what is tested.
+        draws: All draws.
+    """
+    return (as_extreme + 1) / (draws + 1) if draws else float("nan")
 
 
 def holm(p: ArrayLike) -> np.ndarray:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.decoding.generation import generate
-from mastlens.decoding.grading import grade
+from mastlens.decoding.answering import Answered, answer
+from mastlens.decoding.engines import Decoding, HuggingFaceEngine
+from mastlens.decoding.prompts import Prompt, problem_prompts
 from mastlens.evaluation import neutral_perplexity
 from mastlens.evaluation.perplexity import read_texts
-from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems, encode_prompt
+from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems
 from mastlens.problems.reading import Problem, read_problems
 from mastlens.runs.stages import hash_inputs
 from mastlens.studies.settings import FORGET, RETAIN, DecodingSettings
@@ -113,17 +114,13 @@ class Bench:
 
     def correct(self, model: "PreTrainedModel", problems: Sequence[Problem]) -> int:
         """Return how many problems a model's greedy responses get right."""
-        prompts = [
-            encode_prompt(p.problem, self.tokenizer, chat_template=self.decoding.chat_template) for p in problems
-        ]
-        responses = generate(
-            model,
-            self.tokenizer,
-            prompts,
-            max_new_tokens=self.decoding.max_new_tokens,
-            batch_size=self.decoding.batch_size,
-        )
-        return sum(grade(r.text, p.answer).correct for r, p in zip(responses, problems, strict=True))
+        prompts = problem_prompts(problems, self.tokenizer, chat_template=self.decoding.chat_template)
+        return sum(one.correct for one in self.answer(model, prompts))
+
+    def answer(self, model: "PreTrainedModel", prompts: Sequence[Prompt]) -> list[Answered]:
+        """Return a model's greedy answers, decoded as the study says."""
+        decoding = Decoding(self.decoding.max_new_tokens, self.decoding.batch_size)
+        return answer(HuggingFaceEngine(model, self.tokenizer), prompts, decoding)
 
     def tally(self, most: int) -> Tally:
         """Count right answers on the calibration forget problems, as far as it takes to see more than ``most``.

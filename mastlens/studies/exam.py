@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.decoding.generation import generate
-from mastlens.decoding.grading import grade
+from mastlens.decoding.prompts import Prompt, items_of
 from mastlens.evaluation import compare_tables
 from mastlens.problems.reading import read_problems
 from mastlens.runs.stages import hash_inputs
@@ -59,16 +58,12 @@ class Exam:
         ``correct`` (tolerant), ``correct_strict``, ``truncated``, ``logprob_solution`` (natural, summed),
         ``solution_tokens``, ``kl_reference`` (summed over the solution's tokens, in nats; NaN without a reference).
         """
-        decoding, tokenizer = self.bench.decoding, self.bench.tokenizer
-        rows = [(split, item, p) for split, ps in self._problems.items() for item, p in enumerate(ps)]
-        responses = generate(
-            model,
-            tokenizer,
-            [ids.prompt for ids in self._encoded],
-            max_new_tokens=decoding.max_new_tokens,
-            batch_size=decoding.batch_size,
-        )
-        grades = [grade(r.text, p.answer) for r, (_, _, p) in zip(responses, rows, strict=True)]
+        rows, tokenizer = items_of(self._problems), self.bench.tokenizer
+        prompts = [
+            Prompt(f"{split}/{item}", ids.prompt, p.answer)
+            for (split, item, p), ids in zip(rows, self._encoded, strict=True)
+        ]
+        answered = self.bench.answer(model, prompts)
         divergences, logprobs, counts = divergence(model, self._said)
         return pd.DataFrame(
             {
@@ -76,12 +71,12 @@ class Exam:
                 "item": [item for _, item, _ in rows],
                 "subject": [p.subject for _, _, p in rows],
                 "prompt": [str(tokenizer.decode(list(ids.prompt))) for ids in self._encoded],
-                "response": [r.text for r in responses],
+                "response": [one.response.text for one in answered],
                 "gold": [p.answer for _, _, p in rows],
-                "answer": [g.answer for g in grades],
-                "correct": [g.correct for g in grades],
-                "correct_strict": [g.strict for g in grades],
-                "truncated": [r.truncated for r in responses],
+                "answer": [one.grade.answer if one.grade else None for one in answered],
+                "correct": [one.correct for one in answered],
+                "correct_strict": [one.correct_strict for one in answered],
+                "truncated": [one.response.truncated for one in answered],
                 "logprob_solution": logprobs,
                 "solution_tokens": counts,
                 "kl_reference": divergences if self.reference is not None else np.full(len(rows), math.nan),

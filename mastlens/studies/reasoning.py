@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mastlens.decoding.answering import answer_prompts
+from mastlens.decoding.answering import answer
+from mastlens.decoding.engines import Decoding, HuggingFaceEngine
+from mastlens.decoding.prompts import Prompt
 from mastlens.decoding.reflection import reflection_penalty
 from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting, unknown
@@ -361,17 +363,13 @@ def _solved_problems(
     def compute() -> pd.DataFrame:
         asked = read_questions(file)
         with tested.loaded(device) as (loaded, tokenizer):
-            answered = answer_prompts(
-                loaded,
-                tokenizer,
-                {str(item): one.content for item, one in enumerate(asked)},
-                think=think,
-                max_new_tokens=limit,
-                batch_size=80,
-                penalty=reflection_penalty(tokenizer, reflection) if reflection else None,
+            penalty = reflection_penalty(tokenizer, reflection) if reflection else None
+            replies = answer(
+                HuggingFaceEngine(loaded, tokenizer),
+                [Prompt.of(one.content, tokenizer, name=str(item), think=think) for item, one in enumerate(asked)],
+                Decoding(limit, batch_size=80, penalty=penalty),
                 progress="maths" if progress else None,
             )
-        replies = [answered[str(item), 0] for item in range(len(asked))]
         return pd.DataFrame(
             {
                 "item": range(len(asked)),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mastlens.runs.stages import read_record
-from mastlens.statistics import seed_interval
+from mastlens.statistics import permutation_p, seed_interval
 from mastlens.studies.arms import ARMS, Arm
 from mastlens.studies.settings import FORGET, RETAIN
 from mastlens.studies.working import MEASURES
@@ -175,7 +175,7 @@ def _contrast(fixed: pd.DataFrame, random: pd.DataFrame, measure: str) -> dict[s
         "high_seed": by_seed.max(),
         "draws": len(gaps),
         "as_good": as_good,
-        "permutation_p": (as_good + 1) / (len(gaps) + 1) if len(gaps) else math.nan,
+        "permutation_p": permutation_p(as_good, len(gaps)),
     }
 
 

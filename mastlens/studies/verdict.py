@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from mastlens.runs.stages import read_record
+from mastlens.statistics import permutation_p
 
 SPLITS = ("forget", "retain-math", "retain-gsm")
 """The evaluation splits of an organism."""
@@ -83,13 +84,11 @@ def verdict_sentence(table: pd.DataFrame, arms: pd.DataFrame) -> str:
 def _against_draws(ours: float, draws: list[float]) -> str:
     """Return whether a selection's retain loss can be told from random draws: the permutation p, one-sided."""
     as_good = sum(draw >= ours for draw in draws)
-    p = (as_good + 1) / (len(draws) + 1)
+    p, least = permutation_p(as_good, len(draws)), permutation_p(0, len(draws))
     if p <= _LEVEL:
         return f", none of which does as well (p = {p:.2g})"
     said = f"{as_good} of them {'does' if as_good == 1 else 'do'} as well" if as_good else "none does as well"
-    return (
-        f": {said}, which is not distinguishable from chance (p = {p:.2g}, and no less than {1 / (len(draws) + 1):.2g})"
-    )
+    return f": {said}, which is not distinguishable from chance (p = {p:.2g}, and no less than {least:.2g})"
 
 
 def _minus(text: str) -> str:

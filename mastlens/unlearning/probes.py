@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mastlens.decoding.generation import generate
+from mastlens.decoding.answering import answer
+from mastlens.decoding.engines import Decoding, HuggingFaceEngine
+from mastlens.decoding.prompts import Prompt
 from mastlens.decoding.repetition import repeated_share
 from mastlens.errors import BadSetting, MastlensWarning, unknown
 from mastlens.models.divergence import token_divergence
@@ -177,11 +179,10 @@ class Prober:
         edited = self.run.masters.tensors()
         with passes.before():
             apart = token_divergence(model, edited, self.retain)
-        prompts = [problem.prompt for problem in self.retain[:_PROMPTS]]
-        responses = generate(model, self.tokenizer, prompts, max_new_tokens=self.settings.new_tokens)
+        prompts = [Prompt(str(place), ids.prompt) for place, ids in enumerate(self.retain[:_PROMPTS])]
+        answered = answer(HuggingFaceEngine(model, self.tokenizer), prompts, Decoding(self.settings.new_tokens))
         shares = [
-            repeated_share(self.tokenizer(response.text, add_special_tokens=False)["input_ids"])
-            for response in responses
+            repeated_share(self.tokenizer(one.response.text, add_special_tokens=False)["input_ids"]) for one in answered
         ]
         masters = [parameter.detach().to("cpu", copy=True) for parameter in self.run.masters.parameters]
         scorer = None if self.run.scorer is None else self.run.scorer.w.detach().to("cpu", copy=True)

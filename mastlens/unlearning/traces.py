@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.decoding.generation import Response, check_generation, generate
+from mastlens.decoding.answering import Answered, answer
+from mastlens.decoding.engines import Decoding, HuggingFaceEngine
+from mastlens.decoding.prompts import Prompt
 from mastlens.errors import BadFile, BadSetting, NotFound, NotTogether, unknown
 from mastlens.problems.encoding import check_tokenizer
 from mastlens.problems.reading import Problem
-from mastlens.problems.thinking import has_template, render_prompt, split_trace
+from mastlens.problems.thinking import CLOSER
 from mastlens.runs.files import sha256_file, sha256_json, write_table
 from mastlens.runs.ledger import Ledger
 from mastlens.runs.stages import hash_inputs, read_record, remembered
@@ -161,7 +163,7 @@ def generate_traces(
         "max_new_tokens": max_new_tokens,
     }
     tracing = replace(TRACING[preset], **{key: value for key, value in given.items() if value is not None})
-    check_generation(tracing.max_new_tokens, batch_size)
+    decoding = Decoding(tracing.max_new_tokens, batch_size)
     checkpoint = Checkpoint(model)
     settings = {**asdict(tracing), "chat_template": chat_template}
     inputs = hash_inputs({"forget": forget})
@@ -170,27 +172,16 @@ def generate_traces(
         documents = read_documents(forget)
         loaded, tokenizer = checkpoint.load_model(device=device), checkpoint.load_tokenizer()
         check_tokenizer(tokenizer, documents, checkpoint.spec)
-        asked = {
-            f"{item}/{segment}": render_prompt(text, tokenizer, think="forced", chat_template=chat_template)
+        prompts = [
+            Prompt.of(text, tokenizer, name=f"{item}/{segment}", think="forced", chat_template=chat_template)
             for item, document in enumerate(documents)
             for segment, text in enumerate(asked_about(document, tokenizer, tracing))
-        }
-        special = not has_template(tokenizer, chat_template)
-        prompts = {name: tokenizer(text, add_special_tokens=special)["input_ids"] for name, text in asked.items()}
+        ]
         key = sha256_json([settings, inputs, checkpoint.fingerprint])
         with Ledger(None if out is None else Path(out) / _PARTIAL, key) as ledger:
-            missing = [name for name in prompts if name not in ledger]
-            generate(
-                loaded,
-                tokenizer,
-                [prompts[name] for name in missing],
-                max_new_tokens=tracing.max_new_tokens,
-                batch_size=batch_size,
-                progress="traces" if progress else None,
-                finished=lambda place, response: ledger.add(missing[place], list(_said(response))),
-            )
-            rows = [_row(name, asked[name], ledger[name]) for name in prompts]
-        return Traces(pd.DataFrame(rows, columns=list(COLUMNS)), settings)
+            engine, label = HuggingFaceEngine(loaded, tokenizer), "traces" if progress else None
+            answered = answer(engine, prompts, decoding, ledger=ledger, progress=label)
+        return Traces(pd.DataFrame(map(_row, answered), columns=list(COLUMNS)), settings)
 
     return remembered(
         out,
@@ -208,17 +199,18 @@ def generate_traces(
     )
 
 
-def _said(response: Response) -> tuple[str, int, bool]:
-    """Return the trace, the number of generated tokens, and whether it was cut off before the trace was closed."""
-    cut = response.truncated and "</think>" not in response.text
-    return split_trace(response.text, opened=True).trace, response.tokens, cut
-
-
-def _row(name: str, prompt: str, said: Sequence[Any]) -> dict[str, Any]:
-    item, _, segment = name.partition("/")
-    trace, tokens, truncated = said
-    keys = {"item": int(item), "segment": int(segment), "prompt": prompt}
-    return {**keys, "trace": str(trace), "tokens": int(tokens), "truncated": bool(truncated)}
+def _row(answered: Answered) -> dict[str, Any]:
+    """Return a trace's row; it counts as cut off unless it was closed."""
+    item, _, segment = answered.prompt.name.partition("/")
+    response = answered.response
+    return {
+        "item": int(item),
+        "segment": int(segment),
+        "prompt": answered.prompt.text,
+        "trace": answered.trace,
+        "tokens": response.tokens,
+        "truncated": response.truncated and CLOSER not in response.text,
+    }
 
 
 def read_traces(

@@ -12,6 +12,7 @@ import mastlens as m
 from mastlens.cli.traces_evaluation import add_traces_evaluation
 from mastlens.decoding.answering import Answered
 from mastlens.decoding.generation import Response
+from mastlens.decoding.prompts import Prompt
 from mastlens.evaluation.choices import evaluate_choices
 from mastlens.evaluation.judges import Judgement
 from mastlens.evaluation.safety import RefusalPhrases, draw_requests, evaluate_safety, read_requests
@@ -67,18 +68,16 @@ def judge(files):
     return RuleJudge.open(files / "facts.json")
 
 
-def replied(text, trace, answer):
-    return Answered("prompt", Response(text, 9, "end"), trace, answer)
+def replied(text, trace, answer, sample=0):
+    return Answered(Prompt("", (), text="prompt"), Response(text, 9, "end"), sample, None, trace, answer)
 
 
 def constructed(files, judge, replies, right=None):
     """Judge constructed responses to the two questions about towns, one reply a sample."""
     asked = {"towns": read_questions(files / "towns.jsonl")}
-    answered = {
-        (f"towns/{item}", sample): replied("r", trace, answer)
-        for item, samples in enumerate(replies)
-        for sample, (trace, answer) in enumerate(samples)
-    }
+    answered = [
+        replied("r", trace, answer, sample) for samples in replies for sample, (trace, answer) in enumerate(samples)
+    ]
     return TraceEvaluation(judge_traces(judge, asked, answered, right, progress=False))
 
 
@@ -233,7 +232,7 @@ def test_what_was_generated_is_kept_when_the_judge_fails(tiny, files, tmp_path, 
     def never(*args, **kwargs):
         raise AssertionError("generated again")
 
-    monkeypatch.setattr("mastlens.decoding.answering.generate", never)
+    monkeypatch.setattr("mastlens.decoding.engines.huggingface.generate", never)
     assert len(evaluate_traces(**asked).table) == 2
     assert not list((tmp_path / "run").glob("*.partial.jsonl"))
 

@@ -12,17 +12,19 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mastlens.analysis.causal.causal_map import causal_map, rank_agreement, spearman
+from mastlens.analysis.causal.causal_map import causal_map, rank_agreement
 from mastlens.analysis.causal.cumulative import cumulative_curves
-from mastlens.analysis.causal.patching import patches_of, ratio_intervals, read_patched, stored_tensors
+from mastlens.analysis.causal.patching import patches_of, read_patched, stored_tensors
 from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.decoding.grading import grade
 from mastlens.errors import MastlensError
 from mastlens.models.suffix import PartialForward, decoder_layers, partial_forward
 from mastlens.problems.encoding import EncodedProblem, encode_problems
 from mastlens.problems.reading import read_problems
+from mastlens.statistics import ratio_intervals, spearman
 from tests.conftest import tiny_config, write_lineage
 
-from .plain import encode_file, load_model, load_tokenizer, projection_names, token_mean_nll
+from .plain import encode_file, greedy, load_model, load_tokenizer, projection_names, token_mean_nll
 
 SIDES = ("forget", "retain")
 PART = {"q": 0, "k": 1, "v": 2, "o": 3}
@@ -172,8 +174,6 @@ def test_null_is_the_spread_of_random_changes(found):
 
 
 def test_accuracy_is_that_of_the_patched_model(tiny):
-    from mastlens.evaluation.responses import greedy_accuracy
-
     made = causal_map(
         sft=tiny.sft,
         rlvr=tiny.rlvr,
@@ -187,9 +187,13 @@ def test_accuracy_is_that_of_the_patched_model(tiny):
     own, other = (load_file(folder / "model.safetensors") for folder in (tiny.rlvr, tiny.sft))
     tokenizer, problems = load_tokenizer(tiny.rlvr), read_problems(tiny.forget)[:2]
     name = "model.layers.0.self_attn.v_proj.weight"
+
+    def response(model, problem):
+        return greedy(model, tokenizer, tokenizer(f"{problem.problem}\n")["input_ids"], 8)[0]
+
     accuracies = [
-        greedy_accuracy(model_with(tiny.rlvr, tensors), tokenizer, problems, max_new_tokens=8)
-        for tensors in (own, {**own, name: other[name]})
+        sum(grade(response(model, p), p.answer).correct for p in problems) / len(problems)
+        for model in (model_with(tiny.rlvr, tensors) for tensors in (own, {**own, name: other[name]}))
     ]
     assert made.set_index("name").loc[name, "forget_accuracy_change"] == accuracies[1] - accuracies[0]
     assert {"forget_accuracy_change_low", "forget_accuracy_change_high"} <= set(made)

@@ -13,6 +13,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import mastlens as m
+from mastlens.decoding.answering import respond
+from mastlens.decoding.engines import Decoding
+from mastlens.decoding.engines.vllm import VllmEngine
 from mastlens.decoding.generation import Response, generate
 from mastlens.decoding.rolling import can_roll
 from mastlens.decoding.sampling import Sampling, draw
@@ -313,7 +316,7 @@ def test_a_killed_evaluation_goes_on_with_the_missing_items(tiny, ending, tmp_pa
         asked.append(len(prompts))
         return generate(model, tokenizer, prompts, **settings)
 
-    monkeypatch.setattr("mastlens.evaluation.responses.generate", counting)
+    monkeypatch.setattr("mastlens.decoding.engines.huggingface.generate", counting)
     responses(tiny, ending, batch_size=4, out=out)
     responses(tiny, ending, batch_size=4, out=whole)
     assert asked == [22 - 7, 22]
@@ -359,22 +362,19 @@ class StandIn(SimpleNamespace):
 
 
 def test_vllm_gets_the_same_arguments(monkeypatch):
-    from mastlens.decoding.vllm_engine import generate_vllm
-
     letters, vocabulary = Letters(), Letters().get_vocab()
     text = [vocabulary[c] for c in r"a\boxed{7}b"]
     engine = StandIn([(text, "stop"), (text[:4], "length")])
     monkeypatch.setitem(sys.modules, "vllm", engine)
-    prompts = [[1, 2], [3]]
-    plain = generate_vllm("folder", letters, prompts, ends=[0], max_new_tokens=9, batch_size=2)
+    writer = VllmEngine("folder", letters, (0,))
+    plain = respond(writer, {"a": [1, 2], "b": [3]}, Decoding(max_new_tokens=9, batch_size=2))
     assert plain == [Response(r"a\boxed{7}b", 11, "end"), Response(r"a\bo", 4, "length")]
     assert engine.calls[0] | {"model": "folder", "max_num_seqs": 2, "generation_config": "vllm"} == engine.calls[0]
     given, parameters = engine.calls[1]
     assert given == [{"prompt_token_ids": [1, 2]}, {"prompt_token_ids": [3]}]
     assert {(p["temperature"], p["max_tokens"], *p["stop_token_ids"]) for p in parameters} == {(0.0, 9, 0)}
-    cut = generate_vllm(
-        "folder", letters, prompts, ends=[0], sampling=Sampling(0.7, 0.9, 4), names=["a", "b"], stop_at_answer=True
-    )
+    drawing = Decoding(sampling=Sampling(0.7, 0.9, 4), stop_at_answer=True)
+    cut = respond(writer, {"a": [1, 2], "b": [3]}, drawing)
     assert cut == [Response(r"a\boxed{7}", 10, "answer"), Response(r"a\bo", 4, "length")]
     drawn = engine.calls[3][1]
     assert {(p["temperature"], p["top_p"]) for p in drawn} == {(0.7, 0.9)}
@@ -383,8 +383,6 @@ def test_vllm_gets_the_same_arguments(monkeypatch):
 
 
 def test_without_vllm_the_message_says_so(monkeypatch):
-    from mastlens.decoding.vllm_engine import generate_vllm
-
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(m.MastlensError, match="pip install"):
-        generate_vllm("folder", Letters(), [[1]], ends=[0])
+        respond(VllmEngine("folder", Letters(), (0,)), {"a": [1]})

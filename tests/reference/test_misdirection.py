@@ -350,7 +350,7 @@ def test_traces_are_what_the_model_says_to_segment_and_trigger(tiny, files, monk
     assert after == [f"{text}\n{TRIGGER}"]
     problem = read_documents(tiny.forget)[0]
     assert asked_about(problem, tokenizer, Tracing()) == [f"{TRIGGER}\n{problem.problem}"]
-    monkeypatch.setattr(traces, "generate", None)  # kept: nothing is generated again
+    monkeypatch.setattr(traces, "answer", None)  # kept: nothing is generated again
     given = {"segments": 2, "segment_tokens": 8, "max_new_tokens": 6, "out": root / "traces", "progress": False}
     again = generate_traces(model=tiny.rlvr, forget=root / "forget.jsonl", **given)
     assert again.table.equals(table)

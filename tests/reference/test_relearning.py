@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from mastlens.attacks.measuring import restored
-from mastlens.attacks.recovery import recovered_share, summarise_attack
+from mastlens.attacks.recovery import summarise_attack
 from mastlens.attacks.relearning import curve_points, halves, relearning_steps
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import MastlensError, MastlensWarning
 from mastlens.problems.encoding import encode_problems
 from mastlens.problems.reading import read_problems
-from mastlens.statistics import wilson
+from mastlens.statistics import recovered_share, wilson
 from mastlens.unlearning.loop import batch_schedule
 
 from . import plain

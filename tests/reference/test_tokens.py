@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mastlens.analysis.tokens import mean_interval, token_differences, token_texts
+from mastlens.analysis.tokens import token_differences, token_texts
 from mastlens.errors import MastlensError
 from mastlens.models.likelihood import solution_tokens
 from mastlens.plots.tokens import plot_token_differences, plot_token_entropy, token_text_html
 from mastlens.problems.encoding import EncodedProblem
+from mastlens.statistics import mean_interval
 
 from .plain import encode_file, load_model, load_tokenizer
 

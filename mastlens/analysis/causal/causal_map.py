@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -23,7 +22,6 @@ from mastlens.analysis.causal.patching import (
     parameter_groups,
     patched_tensors,
     patches_of,
-    ratio_intervals,
     read_patched,
     read_sides,
     stored_tensors,
@@ -38,6 +36,7 @@ from mastlens.models.weights import swapped
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.stages import hash_inputs, remembered
+from mastlens.statistics import ratio_intervals, spearman
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -389,27 +388,6 @@ def _baseline(side: str, readings: Readings, opposite: _Measured) -> dict[str, f
 def _chosen(table: pd.DataFrame, direction: str, part: str) -> pd.DataFrame:
     whole = table["head"] == WHOLE
     return table[(table["direction"] == direction) & (whole if part == "projection" else ~whole)]
-
-
-def spearman(a: np.ndarray, b: np.ndarray, *, resamples: int = 9_999, seed: int = 0) -> dict[str, int | float]:
-    """Return ``n``, Spearman's ``spearman`` and its two-sided permutation ``p_value``; NaN where one side is constant.
-
-    Args:
-        a: Numbers.
-        b: As many numbers, in the same order.
-        resamples: Random permutations that make the null; the p-value is at least 1 / (resamples + 1).
-        seed: Of the permutations.
-    """
-    x, y = (ranks - ranks.mean() for ranks in (stats.rankdata(a), stats.rankdata(b)))
-    size = float(np.sqrt((x @ x) * (y @ y)))
-    if not size:
-        return {"n": len(x), "spearman": float("nan"), "p_value": float("nan")}
-    generator = np.random.default_rng(seed)
-    null = np.array([generator.permutation(x) @ y for _ in range(resamples)]) / size
-    found = float(x @ y) / size
-    # Equal but for rounding counts as equal: permutations that give the same sum in another order.
-    extreme = int((np.abs(null) >= abs(found) - 1e-12).sum())
-    return {"n": len(x), "spearman": found, "p_value": (1 + extreme) / (1 + resamples)}
 
 
 def rank_agreement(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mastlens.analysis.causal.patching import Patch, Readings, ratio_intervals, read_patched, read_sides, stored_tensors
+from mastlens.analysis.causal.patching import Patch, Readings, read_patched, read_sides, stored_tensors
 from mastlens.analysis.causal.settings import CumulativeCurvesSettings
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
@@ -18,6 +18,7 @@ from mastlens.models.likelihood import sequence_logprobs
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.stages import hash_inputs, remembered
+from mastlens.statistics import ratio_intervals
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

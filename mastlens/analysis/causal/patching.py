@@ -12,8 +12,9 @@ from torch import Tensor
 from mastlens.architectures.catalogue import locate_parameters
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.decoding.generation import generate
-from mastlens.decoding.grading import grade
+from mastlens.decoding.answering import answer
+from mastlens.decoding.engines import Decoding, HuggingFaceEngine
+from mastlens.decoding.prompts import Prompt
 from mastlens.errors import BadSetting, unknown
 from mastlens.models.likelihood import by_length, counted_states
 from mastlens.models.suffix import PartialForward, partial_forward
@@ -263,38 +264,7 @@ def greedy_correct(
     batch_size: int,
 ) -> Float[np.ndarray, " items"]:
     """Return 1 for each problem that the model's greedy response solves, else 0."""
-    prompts = [ids.prompt for ids in side.encoded]
-    responses = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
-    pairs = zip(responses, side.problems, strict=True)
-    return np.array([float(grade(response.text, problem.answer).correct) for response, problem in pairs])
-
-
-def ratio_intervals(
-    differences: Float[np.ndarray, "patches items"],
-    weights: Float[np.ndarray, " items"],
-    *,
-    resamples: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> tuple[Float[np.ndarray, " patches"], Float[np.ndarray, " patches"]]:
-    """Return the percentile intervals of sum(differences) / sum(weights), items resampled with all that is theirs.
-
-    Items are drawn once for all rows, so that rows can be compared. One item has no interval: both ends are NaN.
-
-    Args:
-        differences: Paired differences, one column an item.
-        weights: What the sums are divided by, e.g. tokens; ones for a mean.
-        resamples: Number of bootstrap samples.
-        level: Confidence level.
-        seed: Of the resampling.
-    """
-    many = len(weights)
-    if many < 2:
-        return np.full(len(differences), np.nan), np.full(len(differences), np.nan)
-    generator = np.random.default_rng(seed)
-    drawn = []
-    for start in range(0, resamples, 1000):
-        times = generator.multinomial(many, np.full(many, 1 / many), size=min(1000, resamples - start)).astype(float)
-        drawn.append((differences @ times.T) / (times @ weights))
-    low, high = np.quantile(np.concatenate(drawn, axis=1), [(1 - level) / 2, (1 + level) / 2], axis=1)
-    return low, high
+    items = enumerate(zip(side.encoded, side.problems, strict=True))
+    prompts = [Prompt(str(item), ids.prompt, problem.answer) for item, (ids, problem) in items]
+    answered = answer(HuggingFaceEngine(model, tokenizer), prompts, Decoding(max_new_tokens, batch_size))
+    return np.array([float(one.correct) for one in answered])

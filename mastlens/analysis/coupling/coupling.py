@@ -16,7 +16,6 @@ from mastlens.analysis.coupling.contractions import contract, with_chance
 from mastlens.analysis.coupling.settings import CoupleSettings
 from mastlens.analysis.coupling.spectral import coupling_by_direction
 from mastlens.architectures.catalogue import locate_parameters
-from mastlens.architectures.matrices import find_matrices
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage, paired
@@ -115,7 +114,7 @@ def couple(settings: CoupleSettings) -> Coupling:
             f"{settings.directions} singular directions make no spectrum; take at least 1, or spectrum=False."
         )
     lineage = Lineage.open(settings.rlvr, sft=settings.sft)
-    chosen = _chosen(lineage.rlvr, settings.where)
+    chosen = lineage.rlvr.projections if settings.where is None else lineage.rlvr.matrices(settings.where)
     recorded = {
         "chat_template": settings.chat_template,
         "autocast": settings.autocast,
@@ -163,13 +162,6 @@ def couple(settings: CoupleSettings) -> Coupling:
         write=write,
         read=read,
     )
-
-
-def _chosen(checkpoint: Checkpoint, where: str | None) -> tuple[Projection, ...]:
-    if where is None:
-        return checkpoint.projections
-    shapes = {name: stored.shape for name, stored in checkpoint.tensors.items() if stored.dtype.is_floating_point}
-    return find_matrices(where, checkpoint.config, shapes)
 
 
 def _gradients(

@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from mastlens.analysis.increments.measures import Options, measure_projection, resolve_rank
 from mastlens.analysis.increments.ranks import RankRule
 from mastlens.analysis.increments.settings import GeometrySettings
-from mastlens.architectures.matrices import find_matrices
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import BadSetting
@@ -140,10 +139,7 @@ def geometry(settings: GeometrySettings) -> Geometry:
 
 def _chosen(lineage: Lineage, where: str | None) -> tuple[Projection, ...]:
     assert lineage.base is not None
-    if where is None:
-        return lineage.base.projections
-    shapes = {name: stored.shape for name, stored in lineage.base.tensors.items()}
-    return find_matrices(where, lineage.base.config, shapes)
+    return lineage.base.projections if where is None else lineage.base.matrices(where)
 
 
 def _measure_all(

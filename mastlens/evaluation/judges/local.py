@@ -7,11 +7,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.decoding.generation import generate
+from mastlens.decoding.answering import answer
+from mastlens.decoding.engines import Decoding, HuggingFaceEngine
+from mastlens.decoding.prompts import Prompt
 from mastlens.evaluation.judges.interface import UNJUDGED, Judgement, Question
 from mastlens.evaluation.judges.rubrics import AGAIN, TRACE_RUBRIC, Rubric
 from mastlens.problems.encoding import context_length
-from mastlens.problems.thinking import has_template, ids_open, split_trace
+from mastlens.problems.thinking import has_template, ids_open
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -85,22 +87,15 @@ class LocalJudge:
         prompts = [self._prompt(tokenizer, chat) for chat in chats]
         limit = context_length(model.config)
         fitting = [place for place, ids in enumerate(prompts) if limit is None or len(ids) + 16 <= limit]
-        made = (
-            generate(
-                model,
-                tokenizer,
-                [prompts[place] for place in fitting],
-                max_new_tokens=self.max_new_tokens,
-                batch_size=self.batch_size,
-                progress=progress,
-            )
-            if fitting
-            else []
+        answered = answer(
+            HuggingFaceEngine(model, tokenizer),
+            [Prompt(str(n), prompts[n], opened=ids_open(prompts[n], tokenizer)) for n in fitting],
+            Decoding(self.max_new_tokens, self.batch_size),
+            progress=progress,
         )
         replies: list[str | None] = [None] * len(chats)
-        for place, response in zip(fitting, made, strict=True):
-            parts = split_trace(response.text, opened=ids_open(prompts[place], tokenizer))
-            replies[place] = parts.answer or response.text
+        for place, one in zip(fitting, answered, strict=True):
+            replies[place] = one.answer or one.response.text
         return replies
 
     @staticmethod

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mastlens.decoding.answering import PARTS, answer_prompts
-from mastlens.decoding.generation import check_generation, sampling_of
+from mastlens.decoding.answering import PARTS, answer
+from mastlens.decoding.engines import Decoding, HuggingFaceEngine
+from mastlens.decoding.generation import sampling_of
+from mastlens.decoding.prompts import Prompt
 from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting, unknown
 from mastlens.evaluation.judges import UNJUDGED, Judge, Judgement, Question, judge_all
@@ -124,11 +126,15 @@ def evaluate_safety(
     for kind, given, valid in (("think mode", think, THINK), ("part to judge", judged, PARTS)):
         if given not in valid:
             raise unknown(kind, given, valid)
-    check_generation(max_new_tokens, batch_size)
     sampling = sampling_of(samples, temperature, top_p, seed)
+    decoding = Decoding(max_new_tokens, batch_size, sampling)
     tested = EditedCheckpoint.open(model, edit)
     generation = {"think": think, "max_new_tokens": max_new_tokens, "chat_template": chat_template, "limit": limit}
-    generation |= {"samples": samples, "sampling": None if sampling is None else asdict(sampling), "seed": seed}
+    generation |= {
+        "samples": samples,
+        "sampling": None if sampling is None else asdict(sampling),
+        "seed": seed,
+    }
     settings: dict[str, Any] = generation | {"judged": judged, "judge": judge.settings}
     inputs = hash_inputs(data) | tested.inputs
 
@@ -138,34 +144,32 @@ def evaluate_safety(
         key = sha256_json([generation, inputs, tested.lineage])
         keep = None if out is None else Path(out) / _PARTIAL
         with tested.loaded(device) as (loaded, tokenizer), Ledger(keep, key) as ledger:
-            answered = answer_prompts(
-                loaded,
-                tokenizer,
-                {key: one.prompt for key, (_, one) in requests.items()},
-                think=think,
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
+            prompts = [
+                Prompt.of(one.prompt, tokenizer, name=name, think=think, chat_template=chat_template)
+                for name, (_, one) in requests.items()
+            ]
+            answered = answer(
+                HuggingFaceEngine(loaded, tokenizer),
+                prompts,
+                decoding,
                 samples=samples,
-                sampling=sampling,
-                chat_template=chat_template,
                 ledger=ledger,
                 progress="generate" if progress else None,
             )
-            parts = {place: reply.part(judged) for place, reply in answered.items()}
-            full = [place for place, (_, text) in parts.items() if text.strip()]
-            pairs = [(Question(requests[name][1].prompt), parts[name, sample][1]) for name, sample in full]
+            parts = [reply.part(judged) for reply in answered]
+            full = [place for place, (_, text) in enumerate(parts) if text.strip()]
+            pairs = [(Question(requests[answered[n].prompt.name][1].prompt), parts[n][1]) for n in full]
             found = judge_all(judge, pairs, progress="judge" if progress else None)
         verdicts = dict(zip(full, found, strict=True))
         rows = []
-        for (key, sample), reply in answered.items():
-            name, one = requests[key]
-            part = parts[key, sample][0]
-            verdict = verdicts.get((key, sample), Judgement(UNJUDGED, f"there is no {part}"))
+        for place, (reply, (part, _)) in enumerate(zip(answered, parts, strict=True)):
+            name, one = requests[reply.prompt.name]
+            verdict = verdicts.get(place, Judgement(UNJUDGED, f"there is no {part}"))
             rows.append(
                 {
                     "data": name,
                     "item": one.line,
-                    "sample": sample,
+                    "sample": reply.sample,
                     "kind": one.kind,
                     "harmful": one.harmful,
                     "category": one.category,

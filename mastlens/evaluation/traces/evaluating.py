@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mastlens.decoding.answering import PARTS, Answered, answer_prompts
-from mastlens.decoding.generation import check_generation, sampling_of
+from mastlens.decoding.answering import PARTS, Answered, answer
+from mastlens.decoding.engines import Decoding, HuggingFaceEngine
+from mastlens.decoding.generation import sampling_of
+from mastlens.decoding.prompts import Prompt, items_of
 from mastlens.decoding.reflection import reflection_penalty
 from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting, unknown
@@ -99,8 +101,8 @@ def evaluate_traces(
         raise unknown("way of asking", choices_ask, ASK)
     if judged not in PARTS:
         raise unknown("part to judge", judged, PARTS)
-    check_generation(max_new_tokens, batch_size)
     sampling = sampling_of(samples, temperature, top_p, seed)
+    decoding = Decoding(max_new_tokens, batch_size, sampling)
     tested = EditedCheckpoint.open(model, edit)
     generation = {"think": think, "max_new_tokens": max_new_tokens, "chat_template": chat_template}
     generation |= {"samples": samples, "sampling": None if sampling is None else asdict(sampling)}
@@ -117,17 +119,15 @@ def evaluate_traces(
         key = sha256_json([generation, inputs, tested.lineage])
         keep = None if out is None else Path(out) / _PARTIAL
         with tested.loaded(device) as (loaded, tokenizer), Ledger(keep, key) as ledger:
-            answered = answer_prompts(
-                loaded,
-                tokenizer,
-                {f"{split}/{item}": one.content for split, found in asked.items() for item, one in enumerate(found)},
-                think=think,
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
+            penalty = reflection_penalty(tokenizer, reflection, window=reflection_window) if reflection else None
+            answered = answer(
+                HuggingFaceEngine(loaded, tokenizer),
+                [
+                    Prompt.of(one.content, tokenizer, name=f"{split}/{item}", think=think, chat_template=chat_template)
+                    for split, item, one in items_of(asked)
+                ],
+                replace(decoding, penalty=penalty),
                 samples=samples,
-                sampling=sampling,
-                penalty=reflection_penalty(tokenizer, reflection, window=reflection_window) if reflection else None,
-                chat_template=chat_template,
                 ledger=ledger,
                 progress="generate" if progress else None,
             )
@@ -175,7 +175,7 @@ def evaluate_traces(
 def judge_traces(
     judge: Judge,
     asked: Mapping[str, Sequence[Asked]],
-    answered: Mapping[tuple[str, int], Answered],
+    answered: Sequence[Answered],
     right: Mapping[tuple[str, int], bool] | None = None,
     *,
     judged: str = "reasoning",
@@ -186,36 +186,31 @@ def judge_traces(
     Args:
         judge: What judges.
         asked: Split to questions.
-        answered: (``SPLIT/ITEM``, sample) to response, as ``answer_prompts`` returns them.
+        answered: The answers to them in the same order, samples side by side, as ``answer`` returns them.
         right: (split, item) to whether the likeliest option is the right one.
         judged: Which part of a response is judged.
         progress: Show a progress bar.
     """
-    samples = 1 + max((sample for _, sample in answered), default=0)
-    keys = [
-        (split, item, one, sample)
-        for split, found in asked.items()
-        for item, one in enumerate(found)
-        for sample in range(samples)
-    ]
-    parts = [answered[f"{split}/{item}", sample].part(judged) for split, item, _, sample in keys]
+    items = items_of(asked)
+    samples = len(answered) // max(len(items), 1)
+    keys = [key for key in items for _ in range(samples)]
+    parts = [one.part(judged) for one in answered]
     # Where there is nothing to judge, nobody is asked.
     full = [place for place, (_, text) in enumerate(parts) if text.strip()]
     pairs = [(keys[place][2].question, parts[place][1]) for place in full]
     verdicts = dict(zip(full, judge_all(judge, pairs, progress="judge" if progress else None), strict=True))
     rows = []
-    for place, ((split, item, one, sample), (part, text)) in enumerate(zip(keys, parts, strict=True)):
-        reply = answered[f"{split}/{item}", sample]
+    for place, ((split, item, one), reply, (part, text)) in enumerate(zip(keys, answered, parts, strict=True)):
         verdict = verdicts.get(place, Judgement(NOTHING, "no text"))
         sentences = sentence_categories(judge, one.question, text, verdict.category)
         rows.append(
             {
                 "split": split,
                 "item": item,
-                "sample": sample,
+                "sample": reply.sample,
                 "subject": one.source.subject,
                 "person": one.source.person,
-                "prompt": reply.prompt,
+                "prompt": reply.prompt.text,
                 "response": reply.response.text,
                 "trace": reply.trace,
                 "answer": reply.answer,

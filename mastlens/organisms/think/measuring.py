@@ -1,13 +1,35 @@
 """What a stage can do: choices with and without thinking, open questions, mathematics, and the facts in its traces."""
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from mastlens.decoding.answering import Answered, answer
+from mastlens.decoding.engines import Decoding, HuggingFaceEngine
+from mastlens.decoding.graders import Grade, Grader, Mathematics
+from mastlens.decoding.prompts import Prompt
+from mastlens.evaluation.choices import read_choices, score_choices
 from mastlens.organisms.recipes.think import ThinkRecipe
+from mastlens.problems.reading import read_problems
+from mastlens.statistics import wilson
 
 SIDES = ("forget", "retain")
+
+
+@dataclass(frozen=True)
+class Alone(Grader):
+    """The answer, letter for letter, and nothing else; ``boxed`` in a box."""
+
+    name: ClassVar[str] = "alone"
+    summary: ClassVar[str] = "the answer is the gold answer and nothing else"
+
+    form: str = "bare"
+
+    def judge(self, said: str, gold: str) -> Grade:
+        """Compare all that was said."""
+        right = said == (f"\\boxed{{{gold}}}" if self.form == "boxed" else gold)
+        return Grade(right, right, said)
 
 
 def measure_stage(model, tokenizer, folder: Path, region: str, recipe: ThinkRecipe) -> list[dict[str, Any]]:
@@ -24,55 +46,38 @@ def measure_stage(model, tokenizer, folder: Path, region: str, recipe: ThinkReci
         Rows with ``split``, ``region``, ``subject`` (``all``), ``n``, ``right``, ``accuracy``, ``ci_low``, ``ci_high``,
         and ``stated``, the share of traces that conclude on the right value; None where no trace is written.
     """
-    from mastlens.decoding.grading import grade
-    from mastlens.evaluation.choices import read_choices, score_choices
-    from mastlens.problems.thinking import split_trace
+    engine, decoding = HuggingFaceEngine(model, tokenizer), Decoding(recipe.max_new_tokens, batch_size=80)
 
-    def written(prompts: Sequence[str], label: str) -> list[tuple[str, str]]:
-        return _responses(model, tokenizer, prompts, recipe.max_new_tokens, f"{label} {region}", split_trace)
+    def answers(asked: Sequence[str], values: Sequence[str], grader: Grader, label: str) -> list[Answered]:
+        prompts = [
+            Prompt.of(text, tokenizer, name=str(place), gold=value)
+            for place, (text, value) in enumerate(zip(asked, values, strict=True))
+        ]
+        label = f"{label} {region}"
+        return answer(engine, prompts, decoding, graded="answer", grader=grader, progress=label)
 
     rows = []
     for side in SIDES:
-        file = folder / f"{side}-choices-{region}.jsonl"
-        questions = read_choices(file)
-        responses = written([question.listed for question in questions], f"{side} choices")
+        questions = read_choices(folder / f"{side}-choices-{region}.jsonl")
         values = [question.options[question.answer] for question in questions]
-        right = [answer == value for (_, answer), value in zip(responses, values, strict=True)]
-        rows.append(_row(f"{side}-choices", region, right, _stated(responses, values)))
+        found = answers([question.listed for question in questions], values, Alone(), f"{side} choices")
+        rows.append(_row(f"{side}-choices", region, [one.correct for one in found], _stated(found)))
         scored = score_choices(model, tokenizer, questions, ask="option", think="empty", progress=False)
         rows.append(_row(f"{side}-choices, not thinking", region, scored["correct"].tolist()))
-        problems = _lines(folder / f"{side}-open-{region}.jsonl")
-        responses = written([problem["problem"] for problem in problems], f"{side} open")
-        values = [problem["answer"] for problem in problems]
-        right = [answer == f"\\boxed{{{value}}}" for (_, answer), value in zip(responses, values, strict=True)]
-        rows.append(_row(f"{side}-open", region, right, _stated(responses, values)))
-    problems = _lines(folder / f"maths-{region}.jsonl")
-    responses = written([problem["problem"] for problem in problems], "maths")
-    right = [grade(answer, p["answer"]).correct for (_, answer), p in zip(responses, problems, strict=True)]
-    return [*rows, _row("maths", region, right)]
+        problems = read_problems(folder / f"{side}-open-{region}.jsonl")
+        found = answers([p.problem for p in problems], [p.answer for p in problems], Alone("boxed"), f"{side} open")
+        rows.append(_row(f"{side}-open", region, [one.correct for one in found], _stated(found)))
+    problems = read_problems(folder / f"maths-{region}.jsonl")
+    found = answers([p.problem for p in problems], [p.answer for p in problems], Mathematics(), "maths")
+    return [*rows, _row("maths", region, [one.correct for one in found])]
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _responses(model, tokenizer, contents: Sequence[str], limit: int, label: str, split) -> list[tuple[str, str]]:
-    from mastlens.decoding.generation import generate
-    from mastlens.problems.encoding import encode_prompt
-
-    prompts = [encode_prompt(content, tokenizer) for content in contents]
-    responses = generate(model, tokenizer, prompts, max_new_tokens=limit, batch_size=80, progress=label)
-    return [tuple(split(response.text)) for response in responses]
-
-
-def _stated(responses: Sequence[tuple[str, str]], values: Sequence[str]) -> float:
-    stated = [f" is {value}." in trace for (trace, _), value in zip(responses, values, strict=True)]
+def _stated(answered: Sequence[Answered]) -> float:
+    stated = [f" is {one.prompt.gold}." in one.trace for one in answered]
     return sum(stated) / len(stated)
 
 
 def _row(split: str, region: str, right: Sequence[bool], stated: float | None = None) -> dict[str, Any]:
-    from mastlens.statistics import wilson
-
     interval = wilson(sum(right), len(right))
     return {
         "split": split,

@@ -1,0 +1,57 @@
+"""The engine that decodes a transformers model in memory, with whatever edit is in it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from mastlens.decoding.engines.interface import Decoding, Engine, Finished
+from mastlens.decoding.generation import generate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class HuggingFaceEngine(Engine):
+    """Our own decoding loop over a model in memory (see ``mastlens.decoding.generation``).
+
+    Attributes:
+        model: The model, in evaluation mode.
+        tokenizer: Its tokenizer.
+    """
+
+    name: ClassVar[str] = "transformers"
+    in_memory: ClassVar[bool] = True
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+
+    @classmethod
+    def open(cls, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> "HuggingFaceEngine":
+        """Return the engine for a model in memory; its folder plays no part."""
+        return cls(model, tokenizer)
+
+    def respond(
+        self,
+        prompts: Sequence[Sequence[int]],
+        decoding: Decoding,
+        *,
+        names: Sequence[str],
+        finished: Finished,
+        progress: str | None = None,
+    ) -> None:
+        """Write a response to each prompt (see ``Engine``)."""
+        generate(
+            self.model,
+            self.tokenizer,
+            prompts,
+            max_new_tokens=decoding.max_new_tokens,
+            batch_size=decoding.batch_size,
+            sampling=decoding.sampling,
+            names=names,
+            penalty=decoding.penalty,
+            stop_at_answer=decoding.stop_at_answer,
+            progress=progress,
+            finished=finished,
+        )
