@@ -193,11 +193,14 @@ def objectives() -> str:
 
 def attacks() -> str:
     """Return the page of attacks."""
-    from mastlens.attacks import ATTACKS, FORMATS
+    from mastlens.attacks import FORMATS, describe_attacks
 
-    rows = [[f"`{name}`", f"{form.bits}"] for name, form in FORMATS.items() if hasattr(form, "bits")]
-    formats = table(["`--format`", "bits"], rows) if rows else ", ".join(f"`{name}`" for name in FORMATS) + "\n"
-    names = "\n".join(f"- `{name}`" for name in ATTACKS)
+    rows = [
+        [f"`{row.attack}`", cell(row.summary), cell(row.uses), cell(row.settings), cell(row.source)]
+        for row in describe_attacks().itertuples(index=False)
+    ]
+    names = table(["attack", "what it does", "what the attacker has", "settings", "source"], rows)
+    formats = ", ".join(f"`{name}`" for name in FORMATS) + "\n"
     return (
         "# Attacks\n\n`mastlens attack NAME`: the edited model, its source and a control go through the same attack "
         f"([what they showed](../attacks.md)).\n\n{names}\n\n## Formats of `quantise`\n\n{formats}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mastlens.analysis.tokens import TokenDifferences, token_differences
     from mastlens.analysis.trajectories.trajectory import Trajectory, trajectory
     from mastlens.architectures.catalogue import register_architecture
-    from mastlens.attacks import Attack, attack
+    from mastlens.attacks import Attack, AttackMethod, attack, describe_attacks, register_attack
     from mastlens.checkpoints.checkpoint import Checkpoint
     from mastlens.checkpoints.inspection import Inspection, inspect
     from mastlens.checkpoints.lineage import Lineage
@@ -86,6 +86,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "Agreement": "analysis.increments.agreement",
     "Attack": "attacks",
+    "AttackMethod": "attacks",
     "BadFile": "errors",
     "BadSetting": "errors",
     "CannotWrite": "errors",
@@ -146,6 +147,7 @@ _PUBLIC = {
     "couple": "analysis.coupling.coupling",
     "cumulative_curves": "analysis.causal.cumulative",
     "demo": "reporting.demonstration",
+    "describe_attacks": "attacks",
     "describe_columns": "columns",
     "describe_objectives": "unlearning",
     "describe_rules": "selection",
@@ -174,6 +176,7 @@ _PUBLIC = {
     "reasoning_table": "studies.reasoning",
     "reflection_penalty": "decoding.reflection",
     "register_architecture": "architectures.catalogue",
+    "register_attack": "attacks",
     "register_organism": "organisms",
     "register_objective": "unlearning",
     "report": "reporting",
@@ -193,6 +196,7 @@ _PUBLIC = {
 __all__ = [
     "Agreement",
     "Attack",
+    "AttackMethod",
     "BadFile",
     "BadSetting",
     "CannotWrite",
@@ -253,6 +257,7 @@ __all__ = [
     "couple",
     "cumulative_curves",
     "demo",
+    "describe_attacks",
     "describe_columns",
     "describe_objectives",
     "describe_rules",
@@ -281,6 +286,7 @@ __all__ = [
     "reasoning_table",
     "reflection_penalty",
     "register_architecture",
+    "register_attack",
     "register_objective",
     "register_organism",
     "report",

@@ -10,7 +10,6 @@ where help, validation, records and documentation look it up:
   form, which nobody writes by accident and no record or checkpoint can ask for.
 """
 
-import hashlib
 import inspect
 import re
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, Generic, TypeVar
 
-from mastlens.errors import MastlensError, MastlensWarning, NotFound, unknown
+from mastlens.errors import BadFile, BadSetting, MastlensWarning, NotFound, unknown
 
 P = TypeVar("P")
 _IN_FILE = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
@@ -52,8 +51,8 @@ class Registry(Mapping[str, P], Generic[P]):
             MastlensError: If it is no plug-in of this kind, or its name is taken by one that was not registered.
         """
         name = self._named(plugin, repr(plugin))
-        if name in self._shipped or name in self._installed:
-            raise MastlensError(f"There is already {_a(self.kind)} called {name!r}. Give yours another name.")
+        if name in self.shipped or name in self._installed:
+            raise BadSetting(f"There is already {_a(self.kind)} called {name!r}. Give yours another name.")
         self._registered[name] = plugin
         return plugin
 
@@ -71,19 +70,20 @@ class Registry(Mapping[str, P], Generic[P]):
         return self[name]
 
     def __getitem__(self, name: str) -> P:
-        if name in self._shipped:
-            return self._shipped[name]
+        if name in self.shipped:
+            return self.shipped[name]
         # Entry points cost some milliseconds: they are read only where nothing else has the name.
         return self._registered[name] if name in self._registered else self._installed[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**self._shipped, **self._installed, **self._registered})
+        return iter({**self.shipped, **self._installed, **self._registered})
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     @property
-    def _shipped(self) -> dict[str, P]:
+    def shipped(self) -> dict[str, P]:
+        """Those of the package's own files."""
         if "shipped" not in self._read:
             package = import_module(self.package)
             modules = sorted(module.name for module in iter_modules(package.__path__, f"{self.package}."))
@@ -108,7 +108,7 @@ class Registry(Mapping[str, P], Generic[P]):
                         MastlensWarning,
                         stacklevel=3,
                     )
-            self._read["installed"] = {name: one for name, one in found.items() if name not in self._shipped}
+            self._read["installed"] = {name: one for name, one in found.items() if name not in self.shipped}
         return self._read["installed"]
 
     def _from_file(self, path: Path, name: str) -> P:
@@ -116,13 +116,13 @@ class Registry(Mapping[str, P], Generic[P]):
         there = {key: value for key, value in vars(module).items() if self._accepts(value)}
         if name not in there:
             if hasattr(module, name):
-                raise MastlensError(f"{name} in {path} is not {_a(self.kind)}.")
+                raise BadSetting(f"{name} in {path} is not {_a(self.kind)}.")
             raise unknown(f"{self.kind} in {path}", name, there)
         return there[name]
 
     def _named(self, plugin: Any, shown: str) -> str:
         if not self._accepts(plugin):
-            raise MastlensError(f"{shown} is not {_a(self.kind)}.")
+            raise BadSetting(f"{shown} is not {_a(self.kind)}.")
         return plugin.name
 
 
@@ -148,7 +148,7 @@ def code_digest(plugin: type | Callable[..., Any]) -> str | None:
         text = Path(file).read_bytes() if file and Path(file).is_file() else inspect.getsource(plugin).encode()
     except (OSError, TypeError):  # typed into a session that keeps no source
         return "unknown"
-    return hashlib.sha256(text).hexdigest()
+    return _sha256(text)
 
 
 def run_file(path: str | Path) -> Any:
@@ -160,19 +160,25 @@ def run_file(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise NotFound(f"There is no file {path}.")
-    name = f"_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
+    name = f"_plugin_{_sha256(str(path.resolve()).encode())[:16]}"
     spec = util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise MastlensError(f"{path} is no Python file.")
+        raise BadFile(f"{path} is no Python file.")
     module = util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look a class's module up by its name
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise MastlensError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+        raise BadFile(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     return module
 
 
 def _a(kind: str) -> str:
     return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+
+
+def _sha256(data: bytes) -> str:
+    import hashlib  # 20 ms, which a start of the command line that looks nothing up does not pay
+
+    return hashlib.sha256(data).hexdigest()

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from mastlens.architectures.projections import Projection
-from mastlens.attacks.quantising import Format, Quantised, quantise
+from mastlens.attacks.formats import Format
+from mastlens.attacks.quantising import Quantised, quantise
 from mastlens.checkpoints.checkpoint import Checkpoint
 
 TOTAL = "all edited tensors"

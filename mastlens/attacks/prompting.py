@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mastlens.attacks.measuring import Prompted
+from mastlens.attacks.methods.prompts import PREFILLS
 from mastlens.errors import BadSetting, MastlensWarning
 from mastlens.problems.encoding import EncodedProblem, encode_problem, encode_prompt
 from mastlens.problems.reading import Problem
@@ -30,9 +31,6 @@ TEMPLATES = {
     "paraphrase-student": "A student asks for help with this problem. Show the whole working.\n{problem}",
 }
 """Rewordings of the instruction around a problem."""
-
-PREFILLS = (0.25, 0.5)
-"""Shares of the reference solution that are given as the beginning of the response."""
 
 THINK, END_OF_THINKING = "<think>", "</think>"
 

@@ -4,7 +4,6 @@ import argparse
 from typing import Any
 
 from mastlens.cli import commands
-from mastlens.cli.attacks import add_attack
 from mastlens.cli.edits import add_edits
 from mastlens.cli.evaluate import add_evaluate
 from mastlens.cli.evaluations import add_evaluations
@@ -38,7 +37,6 @@ def add_by_hand(subparsers: Any) -> None:
     _evaluation(command)
     add_evaluations(command)
     add_traces_evaluation(command)
-    add_attack(command)
     add_studies(command)
     add_figures(command)
     _organism(command)

@@ -45,6 +45,7 @@ COMMANDS = (
     Command("mastlens.edits.settings:RevertEditSettings", "mastlens.cli.edits:edit_folder"),
     Command("mastlens.edits.settings:ScaleEditSettings", "mastlens.cli.edits:edit_file"),
     Command("mastlens.edits.settings:ComposeEditSettings", "mastlens.cli.edits:edit_file"),
+    Command("mastlens.attacks.settings:AttackSettings", "mastlens.cli.attacks:attack"),
 )
 """Every command, in the order of the help."""
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mastlens.errors import MastlensError, NotFound, NotSupported, unknown
+from mastlens.errors import BadSetting, NotFound, NotSupported, unknown
 from mastlens.organisms.organism import ROLES, Organism
 from mastlens.organisms.recipes.pretraining import Pretraining
 from mastlens.organisms.recipes.qwen2 import Recipe
@@ -57,7 +57,7 @@ def register_organism(organism: Organism) -> Organism:
     """
     missing = [stage for stage in organism.stages if not (organism.folder / stage / "config.json").is_file()]
     if missing:
-        raise MastlensError(
+        raise NotFound(
             f"{organism.folder} lacks {', '.join(f'{stage}/config.json' for stage in missing)}: a stage is a folder "
             "in Hugging Face's format."
         )
@@ -106,7 +106,7 @@ def lineage_folder(name: str) -> Path:
     organism = get_organism(name)
     if not all((organism.folder / stage).is_dir() for stage in organism.stages):
         if organism.build is None:
-            raise MastlensError(f"The organism {name!r} is no longer in {organism.folder}.")
+            raise NotFound(f"The organism {name!r} is no longer in {organism.folder}.")
         raise NotFound(
             f"The organism {name!r} is not in this installation. Build it: mastlens organism build {name} --out DIR"
         )
@@ -126,7 +126,7 @@ def stage_folder(spec: str) -> Path:
     name, slash, stage = spec.partition("/")
     stages = get_organism(name).stages
     if not slash or not stage:
-        raise MastlensError(f"organism:{spec} names no stage. Write organism:{name}/STAGE: {', '.join(stages)}.")
+        raise BadSetting(f"organism:{spec} names no stage. Write organism:{name}/STAGE: {', '.join(stages)}.")
     if stage.partition("/")[0] == "trajectory":
         from mastlens.organisms.replay import cached_step
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mastlens.errors import MastlensError, MissingPackage, NotSupported, StageRefused
+from mastlens.errors import BadSetting, MissingPackage, NotSupported, StageRefused
 from mastlens.evaluation.perplexity import neutral_perplexity
 from mastlens.organisms.card import make_card, render_card
 from mastlens.organisms.measuring import compare_stages, measure_responses, summarise
@@ -47,9 +47,9 @@ def build_lineage(
     """
     build, recipe = organism.build, recipe or organism.recipe
     if build is None or recipe is None:
-        raise MastlensError(f"organism:{organism.name} is a folder of checkpoints: there is no recipe to build it by.")
+        raise NotSupported(f"organism:{organism.name} is a folder of checkpoints: there is no recipe to build it by.")
     if not isinstance(recipe, type(organism.recipe)):
-        raise MastlensError(
+        raise BadSetting(
             f"organism:{organism.name} is built by a {type(organism.recipe).__name__}, not a {type(recipe).__name__}."
         )
     check_trainers()

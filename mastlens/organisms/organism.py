@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, unknown
 from mastlens.organisms.recipes.pretraining import Pretraining
 
 SHIPPED = Path(__file__).parent / "lineages"
@@ -66,7 +66,7 @@ class Organism:
             MastlensError: If a part is not one of ``ROLES``, or is played by what is no stage.
         """
         if not self.name or set(self.name) & set("/:@ "):
-            raise MastlensError(f"An organism's name is one word without / : @, it is {self.name!r}.")
+            raise BadSetting(f"An organism's name is one word without / : @, it is {self.name!r}.")
         for role, stage in self.roles.items():
             if role not in ROLES:
                 raise unknown(f"role of a stage of the organism {self.name}", role, ROLES)

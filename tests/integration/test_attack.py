@@ -1,18 +1,20 @@
 """Every attack on a tiny edit: its tables, its figures, what it leaves untouched, how it refuses."""
 
-import argparse
 import hashlib
+import json
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from mastlens.attacks import ATTACKS, Attack, attack
+from mastlens.attacks import ATTACKS, Attack, attack, describe_attacks
+from mastlens.attacks.methods.relearn_forget import HELD_OUT
 from mastlens.attacks.reinforcing import reinforce
-from mastlens.attacks.running import FILE, HELD_OUT, ITEMS, TENSORS
+from mastlens.attacks.running import FILE, ITEMS, TENSORS
 from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.cli.attacks import add_attack
+from mastlens.cli import main
 from mastlens.decoding.generation import generate
 from mastlens.decoding.grading import grade
 from mastlens.edits.edit import Edit
@@ -22,6 +24,7 @@ from mastlens.models.weights import swapped
 from mastlens.plots.tables import figure_table
 from mastlens.problems.encoding import encode_problem
 from mastlens.problems.reading import read_problems
+from mastlens.runs.settings import declared
 
 from ..conftest import write_problems
 
@@ -77,6 +80,7 @@ def test_tables_and_what_stays(name, tiny, files, tmp_path):
     fig = result.plot()
     assert len(figure_table(fig)) == len(table)
     assert (tmp_path / "out" / TENSORS).is_file() == (name == "quantise")
+    assert set(ATTACKS[name].columns) <= {*table, *result.tensors}
     if name == "quantise":
         assert set(result.tensors["name"]) == {*NAMES, "all edited tensors"}
         assert len(figure_table(result.plot_tensors())) == len(result.tensors)
@@ -181,23 +185,35 @@ def test_a_users_mistake_is_said_before_anything_is_written(name, changes, said,
     assert not (tmp_path / "out").exists()
 
 
-def test_command(tiny, files, tmp_path):
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers()
-
-    def command(name, handler, summary):
-        added = commands.add_parser(name, help=summary)
-        added.add_argument("--seed", type=int, default=0)
-        added.add_argument("--device", default="cpu")
-        added.set_defaults(handler=handler)
-        return added
-
-    add_attack(command)
+def test_command(tiny, files, tmp_path, capsys):
     given = ["attack", "quantise", "--model", tiny.rlvr, "--edit", files[0], "--control", tiny.sft, "--limit", 2]
     given += ["--split", f"forget={tiny.forget}", "--format", "nf4", "--max-new-tokens", 4, "--out", tmp_path / "out"]
-    arguments = parser.parse_args([str(one) for one in given])
-    outcome = arguments.handler(arguments)
+    assert main([str(one) for one in [*given, "--json"]]) == 0
+    summary = json.loads(capsys.readouterr().out)
     table = pd.read_parquet(tmp_path / "out" / FILE)
-    assert len(outcome.summary["rows"]) == len(table) == 2 * 3
-    assert outcome.summary["codes"][0]["format"] == "nf4"
-    assert "kept_along_edit" in outcome.text
+    assert len(summary["rows"]) == len(table) == 2 * 3
+    assert summary["codes"][0]["format"] == "nf4"
+    assert main([str(one) for one in given]) == 0  # nothing is left to do
+    assert "kept_along_edit" in capsys.readouterr().out
+
+
+def test_the_help_is_of_the_attacks_themselves(capsys):
+    with pytest.raises(SystemExit):
+        main(["attack", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for name, method in ATTACKS.items():
+        assert f"{name}: {method.summary[:40]}" in said
+        for item in fields(method):
+            assert declared(item).help in said
+    assert "constant (default relearn-forget 1e-05; relearn-retain 1e-05; relearn-rlvr 1e-06)" in said
+
+
+def test_what_an_attack_says_of_itself():
+    table = describe_attacks().set_index("attack")
+    assert set(table.index) == set(ATTACKS)
+    assert (table["summary"] != "").all()
+    assert (table["source"] != "").all()
+    assert table.loc["relearn-rlvr", "settings"] == "steps=64, lr=1e-06, train_batch_size=8"
+    for method in ATTACKS.values():
+        assert set(method.needs) <= set(method.uses) <= {"train", "retain"}
+        assert method().record().keys() == {item.name for item in fields(method)}

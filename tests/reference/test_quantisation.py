@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from mastlens.attacks.codes import TOTAL, code_changes, linear_weights, predict_codes
-from mastlens.attacks.quantising import FORMATS, NF4, Format, quantise
+from mastlens.attacks.formats import FORMATS, NF4, Format
+from mastlens.attacks.quantising import quantise
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import MastlensError
 

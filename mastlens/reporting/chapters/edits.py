@@ -3,11 +3,12 @@
 import pandas as pd
 
 from mastlens import plots
+from mastlens.attacks import ATTACKS
+from mastlens.attacks.catalogue import is_curve
 from mastlens.plots.page import Section
 from mastlens.reporting.folder import RunFolder, Told
 from mastlens.reporting.wording import interval, listed, plain, points, share
 
-_RELEARN = "relearn"
 _CODES_OF_ALL = -1  # the layer of the rows that count all edited tensors together
 
 
@@ -79,13 +80,15 @@ def _edit_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def attacks(run: RunFolder) -> Told | None:
     """Tell what attacks brought back: of this folder, and of the folders in it."""
-    figures, tables, said = [], [], []
+    figures, tables, said, about = [], [], [], {}
     for one in (run, *run.within):
         table = one.table("attack.parquet")
         if table is None:
             continue
         name = str(table["attack"].iloc[0])
-        draw = plots.plot_relearning if name.startswith(_RELEARN) else plots.plot_attack_variants
+        draw = plots.plot_relearning if is_curve(name, table) else plots.plot_attack_variants
+        if name in ATTACKS:
+            about[name] = f"{name}: {ATTACKS[name].summary}"
         figures.append(draw(table, subtitle=one.subtitle))
         shown = ["variant", "model", "step", "split", "n", "accuracy", "ci_low", "ci_high", "recovered"]
         shown += ["recovered_low", "recovered_high", "recovered_beyond_control"]
@@ -106,6 +109,7 @@ def attacks(run: RunFolder) -> Told | None:
         "fine-tuning teaches anyone is no recovery. Recovered is the share of what was lost that came back, beyond "
         "control what is left of it when the control's gain is taken off; it has no value where nothing was lost."
     )
+    text += "".join(f" {line}." for line in about.values())
     return Told(
         Section("Whether it comes back", text, tuple(figures), tuple(tables)),
         " ".join(said),
