@@ -79,10 +79,12 @@ def _add_judge(parser: argparse.ArgumentParser, summary: str) -> None:
 
 def model_judge(arguments: argparse.Namespace, rubric: Any) -> "Judge":
     """Return the endpoint or the local judge that was asked for."""
-    from mastlens.evaluation.judges import EndpointJudge, LocalJudge
+    from mastlens.evaluation.judges import OWN_JUDGES, EndpointJudge, LocalJudge
 
     if arguments.judge not in JUDGES:
-        raise unknown("judge", arguments.judge, JUDGES)
+        if ".py:" not in arguments.judge and arguments.judge not in OWN_JUDGES:
+            raise unknown("judge", arguments.judge, [*JUDGES, *OWN_JUDGES])
+        return OWN_JUDGES.find(arguments.judge)
     if not arguments.judge_model:
         raise BadSetting(f"--judge {arguments.judge} needs --judge-model.")
     if arguments.judge == "local":

@@ -1,6 +1,8 @@
 """Each page on extending does what it says: it is run from top to bottom, and what it made is looked at."""
 
+import hashlib
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -55,3 +57,25 @@ def test_a_rule(tmp_path, monkeypatch):
     assert (tmp_path / "run" / "ranking.parquet").read_bytes() == before
     (tmp_path / "spared.py").write_text(text)
     assert main(again) == 0
+
+
+@pytest.mark.slow
+def test_a_judge(tmp_path, monkeypatch):
+    made = run_page("extending/judge", tmp_path, monkeypatch)
+
+    def recorded(name):
+        return json.loads((tmp_path / name / "run.json").read_text())["stages"]["evaluate-traces"]["settings"]["judge"]
+
+    code = hashlib.sha256((tmp_path / "words.py").read_bytes()).hexdigest()
+    assert recorded("words") == {"judge": "words", "case": False, "code": code}
+    assert "code" not in recorded("rule")
+    mine, exact = made["mine"], made["exact"]
+    asked = [json.loads(line) for line in (tmp_path / "questions.jsonl").read_text().splitlines()]
+    answers = [one["choices"][one["answer"]].lower() for one in asked]
+    said = [answer in re.findall(r"\w+", trace.lower()) for answer, trace in zip(answers, mine["trace"], strict=True)]
+    assert mine["leak"].tolist() == said
+    assert 0 < sum(said) < len(said)
+    assert made["agreement"].table.to_numpy().sum() == len(mine) == len(exact)
+    wrong = ["evaluate-traces", "--model", "organism:think/think", "--questions", "forget=questions.jsonl"]
+    assert main([*wrong, "--out", "x", "--judge", "rul"]) == 2
+    assert main([*wrong, "--out", "x", "--judge", "words.py:NOTHING"]) == 2

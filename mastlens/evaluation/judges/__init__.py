@@ -6,12 +6,22 @@ A rule that needs no model is beside what it judges: ``mastlens.evaluation.trace
 
 from mastlens.evaluation.judges.agreement import JudgeAgreement, cohen_kappa, judge_agreement
 from mastlens.evaluation.judges.endpoint import EndpointJudge
-from mastlens.evaluation.judges.interface import UNJUDGED, Judge, Judgement, Question, judge_all
+from mastlens.evaluation.judges.interface import (
+    OWN_JUDGES,
+    UNJUDGED,
+    Judge,
+    Judgement,
+    Question,
+    judge_all,
+    judge_settings,
+)
 from mastlens.evaluation.judges.local import LocalJudge
-from mastlens.evaluation.judges.rubrics import REFUSAL_RUBRIC, TRACE_RUBRIC, Rubric
+from mastlens.evaluation.judges.rubrics import REFUSAL_RUBRIC, TRACE_CATEGORIES, TRACE_RUBRIC, Rubric
 
 __all__ = [
+    "OWN_JUDGES",
     "REFUSAL_RUBRIC",
+    "TRACE_CATEGORIES",
     "TRACE_RUBRIC",
     "UNJUDGED",
     "EndpointJudge",
@@ -24,4 +34,5 @@ __all__ = [
     "cohen_kappa",
     "judge_agreement",
     "judge_all",
+    "judge_settings",
 ]

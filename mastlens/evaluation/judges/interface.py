@@ -6,6 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from tqdm.auto import tqdm
 
+from mastlens.registry import Registry, code_digest
+
 UNJUDGED = "unjudged"
 """The category of a text that a judge gave no readable judgement of; no share counts it."""
 
@@ -63,6 +65,21 @@ class ManyJudge(Judge, Protocol):
     def judge_many(self, pairs: Sequence[tuple[Question, str]], *, progress: str | None = None) -> Sequence[Judgement]:
         """Return the judgement of every text, in order."""
         ...
+
+
+OWN_JUDGES: Registry[Judge] = Registry(
+    "judge",
+    accepts=lambda one: isinstance(one, Judge) and not isinstance(one, type),
+    package="mastlens.evaluation.judges",
+    group="mastlens.judges",
+)
+"""Judges that are ready to judge: those of a session, of installed packages, and ``path/to/file.py:NAME``."""
+
+
+def judge_settings(judge: Judge) -> dict[str, Any]:
+    """Return what a judge's judgements depend on; of one from outside this package its code's digest, too."""
+    code = code_digest(type(judge))
+    return judge.settings if code is None else {**judge.settings, "code": code}
 
 
 def judge_all(judge: Judge, pairs: Sequence[tuple[Question, str]], *, progress: str | None = None) -> list[Judgement]:

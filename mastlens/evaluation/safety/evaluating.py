@@ -15,7 +15,7 @@ from mastlens.decoding.generation import sampling_of
 from mastlens.decoding.prompts import Prompt
 from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting, unknown
-from mastlens.evaluation.judges import UNJUDGED, Judge, Judgement, Question, judge_all
+from mastlens.evaluation.judges import UNJUDGED, Judge, Judgement, Question, judge_all, judge_settings
 from mastlens.evaluation.judges.rubrics import REFUSALS
 from mastlens.evaluation.safety.requests import draw_requests, read_requests
 from mastlens.problems.thinking import THINK
@@ -135,7 +135,7 @@ def evaluate_safety(
         "sampling": None if sampling is None else asdict(sampling),
         "seed": seed,
     }
-    settings: dict[str, Any] = generation | {"judged": judged, "judge": judge.settings}
+    settings: dict[str, Any] = generation | {"judged": judged, "judge": judge_settings(judge)}
     inputs = hash_inputs(data) | tested.inputs
 
     def compute() -> SafetyEvaluation:

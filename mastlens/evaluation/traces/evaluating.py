@@ -16,7 +16,7 @@ from mastlens.decoding.reflection import reflection_penalty
 from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting, unknown
 from mastlens.evaluation.choices import ASK, Choice, score_choices
-from mastlens.evaluation.judges import UNJUDGED, Judge, Judgement, judge_all
+from mastlens.evaluation.judges import UNJUDGED, Judge, Judgement, judge_all, judge_settings
 from mastlens.evaluation.traces.questions import Asked, read_questions
 from mastlens.evaluation.traces.results import NOTHING, TraceEvaluation
 from mastlens.evaluation.traces.rules import RuleJudge, sentence_categories
@@ -107,7 +107,7 @@ def evaluate_traces(
     generation = {"think": think, "max_new_tokens": max_new_tokens, "chat_template": chat_template}
     generation |= {"samples": samples, "sampling": None if sampling is None else asdict(sampling)}
     generation |= {"reflection": [reflection, reflection_window]} if reflection else {}
-    settings: dict[str, Any] = generation | {"judged": judged, "judge": judge.settings}
+    settings: dict[str, Any] = generation | {"judged": judged, "judge": judge_settings(judge)}
     settings |= {"choices_think": choices_think, "choices_ask": choices_ask}
     inputs = hash_inputs(questions) | tested.inputs
 
