@@ -155,8 +155,8 @@ plots.plot_tradeoff(
 # *What to see.* Right is forgotten, up is damage. The same steps on all parameters wreck the model; on MAST's twelve
 # they cost less than half as much. But stopped at the same forgetting, all parameters cost what MAST costs. The
 # random selection costs about eight points more, with an interval that just reaches zero; and that is one draw: from
-# the study's twenty (README) MAST's selection could not be told. And all edits are far from the aim, at the bottom
-# right: they broke the arithmetic instead of taking the habit back.
+# the study's twenty (docs/results/study.md) MAST's selection could not be told. And all edits are far from the aim,
+# at the bottom right: they broke the arithmetic instead of taking the habit back.
 #
 # **The undo.** An edit is a file with the tensors before and after. It can be written into a checkpoint and taken out
 # again, and what comes back is the source, in every bit.
@@ -180,7 +180,7 @@ mastlens.explore(OUT, base=BASE, sft=SFT, rlvr=RLVR, edit=mast.edit, **TRAIN)
 # %% [markdown]
 # ## What this does not show
 #
-# - **Not that MAST's selection is good.** One random draw is a glance, not a test; the README's study drew twenty.
+# - **Not that MAST's selection is good.** One random draw is a glance, not a test; the study drew twenty.
 #   The skill of this organism lies in its embeddings and not in attention ([04](04_choosing_what_to_edit.ipynb)), so
 #   no ranking of attention projections could have found it.
 # - **Not that it is forgotten.** Accuracy on these problems says that the model does not answer them *now*.

@@ -201,6 +201,6 @@ curves.plot()
 #   it may. What carries over is the order of work: the causal map of *groups* first, then a ranking.
 # - **Not that a good ranking makes a good edit.** Gradient steps do not put weights back; they find their own way.
 #   Whether a selection forgets more cheaply than a random one is measured by editing ([00](00_tour.ipynb), and the
-#   study in the README).
+#   study, docs/results/study.md).
 # - 60 problems and teacher forcing: a log-probability of a reference solution is not an answer given. Intervals are
 #   over problems; there is one organism and one training run.

@@ -131,7 +131,7 @@ def demo(
 
     Args:
         out: The output folder. Run again, it continues where it stopped.
-        settings: What to vary; the defaults are those of the README.
+        settings: What to vary; the defaults are those of docs/results/demo.md.
         lineage: A folder like the shipped one (see ``mastlens organism build``); None for the shipped one.
         seed: Decides batches and random draws.
         device: Where to compute.

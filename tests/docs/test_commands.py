@@ -1,6 +1,7 @@
 """Every command that a page or the README shows exists, with every option that it is shown with."""
 
 import argparse
+import functools
 import re
 import shlex
 from pathlib import Path
@@ -27,9 +28,15 @@ def commands(page: Path) -> list[str]:
     return [line for line in alone if line.startswith("mastlens ")]
 
 
+@functools.cache
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser, made once."""
+    return build_parser()
+
+
 def unknown_words(command: str) -> list[str]:
     """Return the words of a command that are no command, action or option of the command line."""
-    parser, words = build_parser(), shlex.split(command, comments=True)[1:]
+    parser, words = command_line(), shlex.split(command, comments=True)[1:]
     while found := [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]:
         word = words.pop(0) if words else ""
         if word not in found[0].choices:
