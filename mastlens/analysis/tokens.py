@@ -17,6 +17,7 @@ from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_
 from mastlens.problems.reading import read_problems
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import mean_interval
 
@@ -137,9 +138,7 @@ def token_differences(settings: TokenDifferencesSettings) -> TokenDifferences:
         overwrite=settings.overwrite,
         compute=compute,
         write=write,
-        read=lambda folder: TokenDifferences(
-            pd.read_parquet(folder / FILE), pd.read_parquet(folder / SUMMARY), recorded
-        ),
+        read=lambda folder: TokenDifferences(read_table(folder / FILE), read_table(folder / SUMMARY), recorded),
     )
 
 

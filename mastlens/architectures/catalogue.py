@@ -5,16 +5,15 @@ that have attention come from their ``layer_types``, and the names of separate p
 plan. Written down here is what transformers keeps only as code: how a fused tensor is cut.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from mastlens.errors import BadFile, BadSetting, MastlensError, unknown
+from mastlens.runs.reading import read_object
 
 ORDER = ("q", "k", "v", "o", "gate", "q_a", "kv_a", "k_rope")
 """The order of projections everywhere: in tables, figures and ties. q, k, v and o are in every architecture, ``gate``
@@ -251,14 +250,12 @@ def register_architectures(path: str | os.PathLike[str]) -> list[str]:
     Raises:
         MastlensError: If the file is missing or no such mapping.
     """
-    try:
-        mappings = json.loads(Path(path).read_text(encoding="utf-8"))
-        items = list(mappings.items())
-    except (OSError, ValueError, AttributeError) as error:
-        raise BadFile(f"{path} is not a JSON file {{model_type: {{name: what it holds}}}}: {error}.") from error
-    for model_type, tensors in items:
+    mappings = read_object(path, "a mapping {model_type: {name: what it holds}}")
+    for model_type, tensors in mappings.items():
+        if not isinstance(tensors, dict) or not all(isinstance(held, str) for held in tensors.values()):
+            raise BadFile(f"{path}: {model_type!r} is no mapping of tensor names to what they hold.")
         register_architecture(model_type, tensors)
-    return [model_type for model_type, _ in items]
+    return list(mappings)
 
 
 def find_architecture(config: Any, names: Iterable[str]) -> Architecture | None:

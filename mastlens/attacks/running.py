@@ -27,6 +27,7 @@ from mastlens.problems.encoding import check_tokenizer
 from mastlens.problems.reading import Problem, read_problems
 from mastlens.runs.calls import takes
 from mastlens.runs.files import sha256_json, sha256_tensor, write_table
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, remembered
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def attack(settings: AttackSettings) -> Attack:
             write_table(folder / file, table)
 
     def read(folder: Path) -> Attack:
-        tables = [pd.read_parquet(folder / file) for file in outputs]
+        tables = [read_table(folder / file) for file in outputs]
         return Attack(tables[0], tables[1], tables[2] if len(tables) > 2 else pd.DataFrame(), recorded)
 
     return remembered(

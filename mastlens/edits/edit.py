@@ -1,6 +1,5 @@
 """The edit: selected tensors changed in place, undone bit for bit, and kept as a patch file."""
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from mastlens.checkpoints.digests import fingerprint_of, tensor_digest
 from mastlens.errors import BadFile, MastlensError, NotFound, NotTogether
 from mastlens.models.weights import same_bits
 from mastlens.runs.files import sha256_json, sha256_tensor, write_tensors
+from mastlens.runs.reading import parse_json
 
 FILE = "edit.safetensors"
 FORMAT = 1
@@ -128,11 +128,13 @@ class Edit:
             raise NotFound(f"There is no edit file {path}. mastlens unlearn writes one.")
         try:
             with safe_open(path, framework="pt", backend="pread") as stream:
-                metadata = json.loads((stream.metadata() or {})["mastlens"])
+                metadata = parse_json((stream.metadata() or {})["mastlens"], str(path), "an edit")
                 tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
             hashes, source, settings = metadata["sha256"], metadata["source"], metadata["settings"]
-            digests = dict(metadata.get("tensors", {}))
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            digests = metadata.get("tensors", {})
+            if not (isinstance(source, str) and all(isinstance(part, dict) for part in (hashes, settings, digests))):
+                raise TypeError("its metadata have another form")
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadFile(f"{path} is not an edit, or it is truncated ({error!r}).") from error
         if set(hashes) != set(tensors):
             raise BadFile(f"{path} was tampered with: its tensors are not those that it lists.")

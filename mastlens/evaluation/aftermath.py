@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from mastlens.runs.reading import read_table
 from mastlens.statistics import paired_bootstrap
 
 _ITEMS = "attack_items.parquet"
@@ -36,7 +37,7 @@ def strongest_attack(
         resamples: Bootstrap samples.
         seed: Of the bootstrap.
     """
-    tables = [pd.read_parquet(path) for path in attack_files(folder)]
+    tables = [read_table(path) for path in attack_files(folder)]
     rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"split": []})
     rows = rows[rows["split"].isin(forget)]
     if rows.empty:

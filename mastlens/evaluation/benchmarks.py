@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from mastlens.decoding.sampling import Sampling
 from mastlens.errors import BadFile, BadSetting, MastlensError, MissingPackage, NotFound, unknown
 from mastlens.problems.reading import Problem, parse_problem, read_problems
 from mastlens.runs.files import write_text
+from mastlens.runs.reading import read_object, read_parquet
 
 STYLES = ("plain", "boxed")
 _BOXED = "Put your final answer within \\boxed{}."
@@ -76,13 +76,10 @@ def _records(source: str | os.PathLike[str], split: str) -> Iterator[Problem]:
 
 def _of_file(path: Path) -> Iterator[Problem]:
     if path.suffix == ".parquet":
-        rows = pd.read_parquet(path).to_dict("records")
+        rows = read_parquet(path).to_dict("records")
         yield from (parse_problem(f"{path}, row {i}", i, row) for i, row in enumerate(rows, start=1))
     elif path.suffix == ".json":  # as MATH was published: one problem a file, named by its number
-        try:
-            yield parse_problem(str(path), 1, json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise BadFile(f"{path}: not a JSON object ({error}).") from error
+        yield parse_problem(str(path), 1, read_object(path))
     else:
         yield from read_problems(path)
 

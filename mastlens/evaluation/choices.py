@@ -3,7 +3,6 @@
 A model near chance here may have lost the letters and not the knowledge: evaluate open answers beside it.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +14,12 @@ import pandas as pd
 
 from mastlens.decoding.graders.choice import LETTERS
 from mastlens.edits.edited import EditedCheckpoint
-from mastlens.errors import BadFile, BadSetting, MastlensError, NotFound, unknown
+from mastlens.errors import BadFile, BadSetting, NotFound, unknown
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.problems.encoding import EncodedProblem, encode_prompt
 from mastlens.problems.thinking import CUE, answer_ids
 from mastlens.runs.files import write_json, write_table
+from mastlens.runs.reading import read_lines, read_table
 from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import wilson
 
@@ -75,15 +75,13 @@ def read_choices(path: str | os.PathLike[str]) -> list[Choice]:
     if not path.is_file():
         raise NotFound(f"There is no file of questions {path}.")
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if not line.strip():
-            continue
+    for where, _, record in read_lines(path):
         try:
-            found.append(_parse(json.loads(line)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise MastlensError(
-                f"{path}, line {number}: {error!r}. Expected are 'problem' or 'question', 'choices' (2 to 10 texts) "
-                "and 'answer' (an index from 0, or a letter)."
+            found.append(_parse(record))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise BadFile(
+                f"{where}: {error!r}. Expected are 'problem' or 'question', 'choices' (2 to 10 texts) and 'answer' (an "
+                "index from 0, or a letter)."
             ) from error
     if not found:
         raise BadFile(f"{path} holds no questions. One JSON object a line is expected.")
@@ -265,5 +263,5 @@ def evaluate_choices(
         overwrite=overwrite,
         compute=compute,
         write=write,
-        read=lambda folder: ChoiceScores(pd.read_parquet(folder / FILE), settings),
+        read=lambda folder: ChoiceScores(read_table(folder / FILE), settings),
     )

@@ -22,6 +22,7 @@ from mastlens.models.weights import swapped
 from mastlens.problems.encoding import check_tokenizer, context_length, encode_problems
 from mastlens.problems.reading import read_problems
 from mastlens.runs.files import sha256_json, sha256_tensor, write_table
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import Interval, newcombe_paired, paired_bootstrap, ratio_bootstrap
 
@@ -156,7 +157,7 @@ def measure_collateral(
         overwrite=overwrite,
         compute=compute,
         write=write,
-        read=lambda folder: Collateral(pd.read_parquet(folder / FILE), pd.read_parquet(folder / ITEMS), settings),
+        read=lambda folder: Collateral(read_table(folder / FILE), read_table(folder / ITEMS), settings),
     )
 
 

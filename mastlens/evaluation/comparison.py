@@ -12,6 +12,7 @@ import pandas as pd
 
 from mastlens.errors import MastlensError, MastlensWarning, NotFound, NotTogether, unknown
 from mastlens.evaluation.responses import FILE
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import read_record
 from mastlens.statistics import holm, mcnemar_exact, newcombe_paired, paired_bootstrap, smallest_drop
 
@@ -86,7 +87,7 @@ def read_responses(folder: str | os.PathLike[str]) -> pd.DataFrame:
     path = Path(folder) / FILE
     if not path.is_file():
         raise NotFound(f"{path} is missing. Write it first: mastlens evaluate ... --out {folder}")
-    return pd.read_parquet(path)
+    return read_table(path)
 
 
 def warn_of_other_settings(before: str | os.PathLike[str], after: str | os.PathLike[str]) -> None:

@@ -14,6 +14,7 @@ from mastlens.evaluation.comparison import compare_tables, read_responses, warn_
 from mastlens.evaluation.degeneration import response_faults
 from mastlens.evaluation.responses import FILE as RESPONSES
 from mastlens.runs.files import write_table
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import holm, ratio_bootstrap
 
@@ -121,9 +122,7 @@ def compare_edits(
         overwrite=overwrite,
         compute=compute,
         write=write,
-        read=lambda folder: EditComparison(
-            pd.read_parquet(folder / FILE), pd.read_parquet(folder / CONTRASTS), settings
-        ),
+        read=lambda folder: EditComparison(read_table(folder / FILE), read_table(folder / CONTRASTS), settings),
     )
 
 
@@ -208,13 +207,13 @@ def _measured(
     """Return what else the edit's folder holds: divergence, perplexity, the strongest attack."""
     row: dict[str, Any] = {}
     if (folder / _COLLATERAL_ITEMS).is_file():
-        items = pd.read_parquet(folder / _COLLATERAL_ITEMS)
+        items = read_table(folder / _COLLATERAL_ITEMS)
         items = items[items["split"].isin(sides["retain"])]
         if len(items):
             interval = ratio_bootstrap(items["kl"], items["tokens"], **drawn)
             row |= {"kl": items["kl"].sum() / items["tokens"].sum(), "kl_low": interval.low, "kl_high": interval.high}
     if (folder / _COLLATERAL).is_file():
-        found = pd.read_parquet(folder / _COLLATERAL)
+        found = read_table(folder / _COLLATERAL)
         for record in found[found["measure"] == "perplexity"].to_dict("records"):
             row["perplexity_ratio"] = record["value"]
             row |= {f"perplexity_ratio_{end}": record[f"ci_{end}"] for end in ("low", "high")}

@@ -19,6 +19,7 @@ from mastlens.edits.edit import Edit
 from mastlens.errors import BadSetting, MissingPackage, unknown
 from mastlens.models.weights import swapped
 from mastlens.runs.files import sha256_file, sha256_json, sha256_tensor, write_table
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import remembered
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def harness_scores(
         overwrite=overwrite,
         compute=compute,
         write=write,
-        read=lambda folder: HarnessScores(pd.read_parquet(folder / FILE), pd.read_parquet(folder / ITEMS), settings),
+        read=lambda folder: HarnessScores(read_table(folder / FILE), read_table(folder / ITEMS), settings),
     )
 
 

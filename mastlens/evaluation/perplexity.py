@@ -1,6 +1,5 @@
 """Perplexity on neutral text: collateral that no accuracy shows."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ import numpy as np
 from mastlens.errors import BadFile, MastlensError, NotFound, NotSupported
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.problems.encoding import EncodedProblem, context_length
+from mastlens.runs.reading import read_lines
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,13 +21,10 @@ def read_texts(path: str | os.PathLike[str]) -> list[str]:
     if not path.is_file():
         raise NotFound(f"There is no text file {path}.")
     texts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            texts.append(str(json.loads(line)["text"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadFile(f"{path}, line {number}: a JSON object with 'text' is expected.") from error
+    for where, _, record in read_lines(path, "a JSON object with 'text'"):
+        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+            raise BadFile(f"{where}: a JSON object with 'text' is expected.")
+        texts.append(record["text"])
     if not texts:
         raise BadFile(f"{path} holds no text.")
     return texts

@@ -24,6 +24,7 @@ from mastlens.problems.thinking import THINK, answer_ids
 from mastlens.registry import code_digest
 from mastlens.runs.files import sha256_json, write_json, write_table
 from mastlens.runs.ledger import Ledger
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import paired_bootstrap, wilson
 
@@ -205,7 +206,7 @@ def evaluate(
         overwrite=overwrite,
         compute=compute,
         write=write,
-        read=lambda folder: Evaluation(pd.read_parquet(folder / FILE), settings),
+        read=lambda folder: Evaluation(read_table(folder / FILE), settings),
     )
 
 

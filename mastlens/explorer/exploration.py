@@ -12,6 +12,7 @@ import pandas as pd
 from mastlens.errors import BadSetting, NotFound, unknown
 from mastlens.explorer.scores import COLUMNS, Score, available_scores, score_table
 from mastlens.explorer.sources import Sources, find_sources
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import read_record
 
 if TYPE_CHECKING:
@@ -182,9 +183,7 @@ def open_exploration(
         raise NotFound(f"There is no folder {folder}. Run mastlens demo --out {folder}, or a stage with that --out.")
     if limit < 1:
         raise BadSetting(f"A limit of {limit} problems leaves nothing to measure on; it is at least 1.")
-    tables = {
-        name: pd.read_parquet(folder / f"{name}.parquet") for name in TABLES if (folder / f"{name}.parquet").is_file()
-    }
+    tables = {name: read_table(folder / f"{name}.parquet") for name in TABLES if (folder / f"{name}.parquet").is_file()}
     if not available_scores(tables):
         wanted = ", ".join(f"{name}.parquet" for name in ("geometry", "coupling", "ranking", "causal_map"))
         raise NotFound(

@@ -11,6 +11,7 @@ import pandas as pd
 from mastlens.errors import NotFound
 from mastlens.evaluation import compare_tables
 from mastlens.organisms import get_organism
+from mastlens.runs.reading import read_table
 from mastlens.selection import select, selection_overlap
 from mastlens.statistics import paired_bootstrap, ratio_bootstrap
 from mastlens.studies.verdict import SPLITS
@@ -51,13 +52,13 @@ class Sources:
         path = self.demo / name
         if not path.is_file():
             raise NotFound(f"{path} is missing. Run the demo first: mastlens demo --out {self.demo}")
-        return pd.read_parquet(path)
+        return read_table(path)
 
     def studied(self, name: str) -> pd.DataFrame | None:
         """Return a table of the study (``study``, ``summary``, ``contrasts``); None where there is no study."""
         finished, kept = self.study / f"{name}.parquet", self.study / f"study-{name}.csv"
         if finished.is_file():
-            return pd.read_parquet(finished)
+            return read_table(finished)
         return pd.read_csv(kept) if kept.is_file() else None
 
     @cached_property
@@ -105,7 +106,7 @@ class Sources:
         for arm, label in self.labels.items():
             path = self.demo / "arms" / arm / "search.parquet"
             if path.is_file():
-                parts.append(pd.read_parquet(path).assign(arm=label))
+                parts.append(read_table(path).assign(arm=label))
         if not parts:
             raise NotFound(f"{self.demo} has no matched arm. Run the demo first: mastlens demo --out {self.demo}")
         return pd.concat(parts, ignore_index=True)

@@ -26,6 +26,10 @@ class Figure(go.Figure):
         """The table that was drawn, computed columns included; a new one each time."""
         return figure_table(self)
 
+    def _repr_html_(self) -> str:
+        """Return it as HTML that holds plotly.js: plotly's own would fetch that from the web."""
+        return self.to_html(full_html=False, include_plotlyjs=True)
+
     def save(self, path: str | os.PathLike[str], *, images: Sequence[str] = IMAGES) -> "SavedFigure":
         """Write ``path.html``, ``.json``, ``.csv`` and, where a browser is found, the images.
 

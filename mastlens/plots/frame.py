@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mastlens.plots.figure import Figure
+from mastlens.plots.markup import without_markup
 from mastlens.plots.tables import layout_of, packed
 from mastlens.plots.template import MUTED, NAME
 
@@ -181,6 +182,7 @@ def finish(
     for annotation in layout_of(fig).annotations:  # panel titles of make_subplots come with a font of their own
         annotation.update(font={"size": 14})
     _arrange(fig, title, subtitle, note)
+    without_markup(fig)
     return fig
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from mastlens.errors import BadFile, NotFound
 from mastlens.problems.answers import final_answer
+from mastlens.runs.reading import read_lines
 
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*=[^<>]*>>")
 
@@ -51,27 +52,10 @@ def read_problems(path: str | os.PathLike[str]) -> list[Problem]:
     path = Path(path)
     if not path.is_file():
         raise NotFound(f"There is no problem file {path}.")
-    problems = []
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadFile(f"{path} is not UTF-8 text ({error}). Problems are JSON lines.") from error
-    # Lines end at a newline only: str.splitlines would also cut at the separators that JSON allows in strings.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            problems.append(_parse_line(path, number, line))
+    problems = [parse_problem(where, number, record) for where, number, record in read_lines(path)]
     if not problems:
         raise BadFile(f"{path} holds no problems. One JSON object a line is expected.")
     return problems
-
-
-def _parse_line(path: Path, number: int, line: str) -> Problem:
-    where = f"{path}, line {number}"
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise BadFile(f"{where}: not a JSON object ({error}).") from error
-    return parse_problem(where, number, record)
 
 
 def parse_problem(where: str, number: int, record: Any) -> Problem:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from mastlens.errors import BadFile
 from mastlens.plots.page import Section
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import RECORD, read_record
 
 
@@ -50,13 +50,7 @@ class RunFolder:
             path = self.path / name
             if not path.is_file():
                 return None
-            try:
-                self._tables[name] = pd.read_parquet(path)
-            except (OSError, ValueError) as error:
-                raise BadFile(
-                    f"{path} cannot be read as a table ({str(error).splitlines()[0]}). Make it again with --overwrite, "
-                    "or remove it."
-                ) from error
+            self._tables[name] = read_table(path)
         found = self._tables[name]
         return found if len(found) else None
 

@@ -6,6 +6,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mastlens.errors import BadFile
+from mastlens.runs.reading import parse_json
+
 
 class Ledger:
     """Finished items by name, one JSON line each, appended as they are done.
@@ -65,6 +68,6 @@ def _line(entry: Any) -> bytes:
 
 def _parsed(line: bytes) -> Any:
     try:
-        return json.loads(line)
-    except ValueError:
+        return parse_json(line.decode(), "")
+    except (BadFile, UnicodeDecodeError):
         return None

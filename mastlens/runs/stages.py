@@ -16,16 +16,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mastlens import __version__
-from mastlens.errors import BadFile, BadSetting, MastlensWarning, NotFound, NotTogether, StageRefused
+from mastlens.errors import BadFile, BadSetting, MastlensError, MastlensWarning, NotFound, NotTogether, StageRefused
 from mastlens.runs import words
 from mastlens.runs.cost import measured
 from mastlens.runs.files import cannot_write, sha256_file, write_json
 from mastlens.runs.locks import held
+from mastlens.runs.reading import read_json, read_object
 from mastlens.runs.settings import Settings
 
 T = TypeVar("T")
 
 RECORD = "run.json"
+_HASHED = ("lineage", "outputs")
+_PARTS = (*_HASHED, "inputs", "settings", "notes", "versions", "cost")
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "scipy", "pandas")
 
 
@@ -77,11 +80,29 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {"stages": {}}
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        record["stages"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadFile(f"{path} is damaged ({error!r}). Choose another --out, or remove it.") from error
+        record = read_object(path, "a run record")
+        if wrong := _misshapen(record):
+            raise BadFile(f"{path}: {wrong} is not what a run record has there.")
+    except BadFile as error:
+        raise BadFile(f"{error} It is damaged. Choose another --out, or remove it.") from error
     return record
+
+
+def _misshapen(record: Mapping[str, Any]) -> str:
+    """Return the first part of a run record that is of another form; nothing where all is well."""
+    stages = record.get("stages")
+    if not isinstance(stages, dict):
+        return "'stages'"
+    for name, told in stages.items():
+        if not isinstance(told, dict):
+            return f"the stage {name!r}"
+        for part in _PARTS:
+            value = told.get(part, {})
+            if not isinstance(value, dict):
+                return f"{part!r} of {name!r}"
+            if part in _HASHED and not all(isinstance(entry, str) for entry in value.values()):
+                return f"{part!r} of {name!r}"
+    return ""
 
 
 @contextmanager
@@ -231,8 +252,8 @@ def _under_way(folder: Path, name: str) -> Path:
 
 def _was_under_way(folder: Path, name: str, asked: Mapping[str, Any]) -> bool:
     try:
-        return json.loads(_under_way(folder, name).read_text(encoding="utf-8")) == asked
-    except (OSError, ValueError):
+        return read_json(_under_way(folder, name)) == asked
+    except MastlensError:
         return False
 
 

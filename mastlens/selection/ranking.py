@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mastlens.analysis.increments.precision import BELOW, ZERO, floor_sentence
-from mastlens.errors import BadFile, BadSetting, NotFound, NotTogether
+from mastlens.errors import BadSetting, NotFound, NotTogether
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, read_record, remembered
 from mastlens.selection.catalogue import RULES
 from mastlens.selection.rule import Control
@@ -98,7 +99,7 @@ def rank(settings: RankSettings) -> Ranking:
     for name in paths:
         lineage |= stages.get(SOURCES[name].stage, {}).get("lineage", {})
     elsewhere = None if settings.candidates is None else _matrices_of(settings.candidates, lineage)
-    tables = {name: pd.read_parquet(path) for name, path in paths.items()}
+    tables = {name: read_table(path) for name, path in paths.items()}
     if scoring is not None and scoring.of_increment and not settings.anyway:
         _above_the_floor(tables, scoring.name)
     return remembered(
@@ -120,7 +121,7 @@ def rank(settings: RankSettings) -> Ranking:
             candidates=elsewhere,
         ),
         write=lambda result, to: write_table(to / FILE, result.table),
-        read=lambda to: Ranking(pd.read_parquet(to / FILE), recorded),
+        read=lambda to: Ranking(read_table(to / FILE), recorded),
     )
 
 
@@ -204,11 +205,8 @@ def read_selection(path: str | os.PathLike[str], fingerprint: str | None = None)
     path = Path(path)
     if not path.is_file():
         raise NotFound(f"There is no ranking file {path}. Write it first: mastlens rank DIR --top N")
-    try:
-        table = pd.read_parquet(path)
-        selected = table.loc[table["selected"].astype(bool)].sort_values("rank")["name"].tolist()
-    except (OSError, ValueError, KeyError) as error:
-        raise BadFile(f"{path} is not a ranking ({error}). mastlens rank writes one.") from error
+    table = read_table(path, ("name", "rank", "selected"), maker="mastlens rank")
+    selected = table.loc[table["selected"].astype(bool)].sort_values("rank")["name"].tolist()
     if not selected:
         raise BadSetting(f"{path} selects nothing. Rank again with --top of 1 or more.")
     made_for = read_record(path.parent)["stages"].get("rank", {}).get("lineage", {}).get("rlvr")

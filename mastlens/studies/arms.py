@@ -1,5 +1,6 @@
 """One arm: an edit made and kept in a folder of its own, so that a run that was ended goes on where it stopped."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.edits.edit import FILE as EDIT_FILE
 from mastlens.edits.edit import Edit
+from mastlens.errors import BadSetting
 from mastlens.runs.files import sha256_json, write_table
 from mastlens.runs.stages import read_record, stage
 from mastlens.studies.bench import Bench
@@ -19,6 +21,7 @@ from mastlens.unlearning.objectives import Objective
 ARMS = "arms"
 """Folder of a run that holds one folder an arm."""
 
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 STEPS, SEARCH = "steps.parquet", "search.parquet"
 
 Made = tuple[Edit, pd.DataFrame, dict[str, Any]]
@@ -56,6 +59,11 @@ class Arm:
     grid: Grid | None = None
     retain: bool = False
     keep: bool = True
+
+    def __post_init__(self):
+        # The last word on where an arm is written, whatever a study file calls its parts: below its run's folder.
+        if not all(_PART.fullmatch(part) for part in self.name.split("/")):
+            raise BadSetting(f"The arm {self.name!r} names folders: letters, digits and _ . + - only.")
 
     @property
     def identity(self) -> dict[str, Any]:

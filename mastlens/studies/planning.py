@@ -7,7 +7,7 @@ from typing import Any
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import BadSetting, MastlensError, unknown
 from mastlens.studies.arms import Arm
-from mastlens.studies.reading import from_table
+from mastlens.studies.reading import from_table, located
 from mastlens.studies.selecting import Selected, is_random, resolve, selection_settings
 from mastlens.studies.settings import ComparisonSettings, NegationSettings, StudySettings
 from mastlens.unlearning.objectives import OBJECTIVES, coefficient_names, make_objective
@@ -28,6 +28,9 @@ def objective_settings(settings: StudySettings, label: str) -> dict[str, Any]:
     where = f"[objectives.{label}]"
     if "name" not in asked:
         raise BadSetting(f"{where}: name is missing; it is one of {', '.join(OBJECTIVES)}.")
+    # A study comes from anywhere: it names objectives that are installed or registered here, and no file to be run.
+    if not isinstance(asked["name"], str) or asked["name"] not in OBJECTIVES:
+        raise located(unknown("objective", str(asked["name"]), OBJECTIVES), where)
     try:
         known = ["name", "preset", *coefficient_names(), *OBJECTIVES.find(asked["name"]).coefficients()]
     except MastlensError as error:

@@ -17,6 +17,7 @@ from mastlens.errors import BadSetting, unknown
 from mastlens.evaluation.judges import Judge
 from mastlens.evaluation.traces import RuleJudge, evaluate_traces, read_questions
 from mastlens.runs.files import write_table, write_text
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import Interval, seed_interval, wilson
 from mastlens.unlearning import OBJECTIVES, TokenWeights, unlearn
@@ -389,7 +390,7 @@ def _solved_problems(
         overwrite=overwrite,
         compute=compute,
         write=lambda table, folder: write_table(folder / "solved.parquet", table),
-        read=lambda folder: pd.read_parquet(folder / "solved.parquet"),
+        read=lambda folder: read_table(folder / "solved.parquet"),
     )
 
 

@@ -15,6 +15,7 @@ from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import BadSetting
 from mastlens.runs.files import sha256_file, write_json, write_table
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import stage
 from mastlens.studies.arms import ARMS, Arm
 from mastlens.studies.planning import check_objectives, plan_arms
@@ -197,5 +198,5 @@ def _tabulate(settings: StudySettings, arms: list[Arm], out: Path) -> Study:
             write_table(out / TABLE, table)
             write_table(out / SUMMARY, summarise_study(table))
             write_table(out / CONTRASTS, contrast_draws(table))
-    table, summary, contrasts = (pd.read_parquet(out / name) for name in (TABLE, SUMMARY, CONTRASTS))
+    table, summary, contrasts = (read_table(out / name) for name in (TABLE, SUMMARY, CONTRASTS))
     return Study(table, summary, contrasts, settings.summary, out)

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from mastlens.analysis.causal.causal_map import causal_map
 from mastlens.analysis.coupling.coupling import couple
 from mastlens.analysis.increments.geometry import geometry
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import unknown
+from mastlens.runs.reading import read_table
 from mastlens.selection import RULES, Control, Rule, select, weight_table
 from mastlens.selection.tables import SOURCES
 from mastlens.selection.tensors import select_tensors
@@ -116,7 +115,7 @@ def resolve(
             checkpoint, where=selection.where, all_parameters=selection.all_parameters, names=selection.names
         )
         return [Selected(label, "", 0, tuple(names))]
-    tables = {name: pd.read_parquet(out / s.file) for name, s in SOURCES.items() if (out / s.file).is_file()}
+    tables = {name: read_table(out / s.file) for name, s in SOURCES.items() if (out / s.file).is_file()}
     rule = RULES[selection.rule]
     elsewhere = isinstance(rule, Control) and rule.elsewhere
     numbers = range(1, draws + 1) if is_random(selection) else [0]

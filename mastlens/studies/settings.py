@@ -2,13 +2,13 @@
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mastlens.errors import BadSetting, MastlensError, unknown
+from mastlens.errors import BadSetting, unknown
+from mastlens.runs.reading import read_toml
 from mastlens.studies.reading import from_table
 from mastlens.unlearning.matching import Grid
 
@@ -18,7 +18,7 @@ FORGET = "forget"
 RETAIN = "retain"
 """The training problems to keep, and every retain split together in tables."""
 
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 _ORGANISM = "organism:"
 _REGIONS = ("train", "calibration", "eval")
 _KEPT = ("all", "chosen", "none")
@@ -129,6 +129,8 @@ class ComparisonSettings:
             raise BadSetting("a comparison needs at least one objective and one selection.")
         if self.draw_seeds not in _CROSSINGS:
             raise unknown("draw_seeds", self.draw_seeds, _CROSSINGS)
+        if not _LABEL.fullmatch(f"x{self.suffix}"):
+            raise BadSetting(f"the suffix {self.suffix!r} ends a folder's name: letters, digits and _ . + - only.")
 
 
 @dataclass(frozen=True)
@@ -264,11 +266,7 @@ def read_study(study: str | os.PathLike[str]) -> StudySettings:
         MastlensError: If it is missing, no TOML, or says something that makes no sense, with the place.
     """
     path = study_file(study)
-    try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MastlensError(f"{path} is no TOML file: {error}.") from error
-    return parse_study(told, where=path.name, folder=path.parent)
+    return parse_study(read_toml(path), where=path.name, folder=path.parent)
 
 
 def parse_study(told: Mapping[str, Any], *, where: str = "the study", folder: Path | None = None) -> StudySettings:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import read_record
 from mastlens.statistics import permutation_p, seed_interval
 from mastlens.studies.arms import ARMS, Arm
@@ -57,7 +58,7 @@ def gather_arms(arms: Sequence[Arm], out: Path) -> pd.DataFrame:
     rows = []
     for arm in arms:
         folder = out / ARMS / arm.name
-        measures = pd.read_parquet(folder / MEASURES).set_index("split")
+        measures = read_table(folder / MEASURES).set_index("split")
         notes = read_record(folder)["stages"]["evaluate"]["notes"]
         row: dict[str, Any] = {
             "arm": arm.name,

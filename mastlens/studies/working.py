@@ -20,6 +20,7 @@ from mastlens.errors import MastlensError
 from mastlens.models.weights import swapped
 from mastlens.registry import code_digest
 from mastlens.runs.files import write_table
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, read_record, stage
 from mastlens.studies.arms import ARMS, Arm, Made, edit_without_gradient, is_unrecorded, kept_edit, matched_edit
 from mastlens.studies.bench import Bench
@@ -76,7 +77,7 @@ class Workshop:
         ) as current:
             if not current.done:
                 perplexity = read_record(folder)["stages"]["evaluate"]["notes"]["perplexity"]
-                answers = {role: pd.read_parquet(path) for role, path in paths.items()}
+                answers = {role: read_table(path) for role, path in paths.items()}
                 measures = measure_answers(
                     answers["arm"],
                     answers["source"],

@@ -1,6 +1,5 @@
 """The texts of an unlearning run as token ids: documents, chains of thought, and reasoning traces."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from mastlens.errors import BadFile, NotFound, NotSupported, NotTogether
 from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problem, encode_problems
 from mastlens.problems.reading import Problem, parse_problem
 from mastlens.problems.thinking import CLOSER, has_template
+from mastlens.runs.reading import read_lines
 from mastlens.unlearning.objectives.steering import SteeringTexts
 
 if TYPE_CHECKING:
@@ -29,20 +29,7 @@ def read_documents(path: str | os.PathLike[str]) -> list[Problem]:
     path = Path(path)
     if not path.is_file():
         raise NotFound(f"There is no file of texts or problems {path}.")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise BadFile(f"{path} is not UTF-8 text ({error}). Texts and problems are JSON lines.") from error
-    documents = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise BadFile(f"{where}: not a JSON object ({error}).") from error
-        documents.append(_document(where, number, record))
+    documents = [_document(where, number, record) for where, number, record in read_lines(path)]
     if not documents:
         raise BadFile(f"{path} holds no texts. One JSON object a line is expected, a problem or one with 'text'.")
     return documents

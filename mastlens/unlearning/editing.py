@@ -22,6 +22,7 @@ from mastlens.errors import BadSetting, MastlensWarning, NotTogether, unknown
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.problems.reading import Problem, read_problems
 from mastlens.runs.files import sha256_json, write_table
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.selection.tensors import named_matrices, select_tensors
 from mastlens.unlearning.control import CONTROL
@@ -323,8 +324,8 @@ def unlearn(
 
     def load(folder: Path) -> Unlearning:
         edit = Edit.load(folder / EDIT_FILE)
-        table = pd.read_parquet(folder / FILE)
-        learnt = pd.read_parquet(folder / WEIGHTS_FILE) if chosen.token_weights else None
+        table = read_table(folder / FILE)
+        learnt = read_table(folder / WEIGHTS_FILE) if chosen.token_weights else None
         swallowed, step = float(edit.settings["swallowed"]), int(edit.settings["step"])
         return Unlearning(edit, table, settings, swallowed, step, learnt)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mastlens.errors import BadFile, BadSetting, NotFound
+from mastlens.errors import BadSetting, NotFound
 from mastlens.problems.reading import Problem
+from mastlens.runs.reading import read_text
 
 REFUSALS = (
     "I don't know.",
@@ -40,11 +41,7 @@ def read_refusals(path: str | os.PathLike[str]) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise NotFound(f"There is no file of refusals {path}. One refusal a line is expected.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadFile(f"{path} is not UTF-8 text ({error}). One refusal a line is expected.") from error
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [line.strip() for line in read_text(path, what="One refusal a line").splitlines()]
     if not (refusals := [line for line in lines if line]):
         raise BadSetting(f"{path} holds no refusals. One a line is expected.")
     return refusals

@@ -1,6 +1,5 @@
 """A run that can be killed: its state on disk now and then, and interruptions that wait for the end of a step."""
 
-import json
 import os
 import shutil
 import signal
@@ -14,8 +13,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from mastlens.errors import StageRefused
+from mastlens.errors import BadFile, StageRefused
 from mastlens.runs.files import write_tensors
+from mastlens.runs.reading import parse_json
 from mastlens.unlearning.loop import Unlearner
 from mastlens.unlearning.probes import Prober
 
@@ -62,7 +62,7 @@ class Partial:
             return []
         try:
             with safe_open(self.path, framework="pt", backend="pread") as stream:
-                notes = json.loads((stream.metadata() or {})["mastlens"])
+                notes = parse_json((stream.metadata() or {})["mastlens"], str(self.path))
                 if notes["key"] != self.key:
                     if self.overwrite:
                         return []
@@ -71,7 +71,7 @@ class Partial:
                         "Nothing was changed. Finish that one, choose another --out, or pass --overwrite to drop it."
                     )
                 tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError):
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, BadFile):
             return []  # not ours to read: the run starts at its beginning and loses nothing but time
         run.load_state(tensors)
         if prober is not None:

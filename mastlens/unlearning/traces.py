@@ -16,12 +16,13 @@ from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.answering import Answered, answer
 from mastlens.decoding.engines import Decoding, HuggingFaceEngine
 from mastlens.decoding.prompts import Prompt
-from mastlens.errors import BadFile, BadSetting, NotFound, NotTogether, unknown
+from mastlens.errors import BadSetting, NotFound, NotTogether, unknown
 from mastlens.problems.encoding import check_tokenizer
 from mastlens.problems.reading import Problem
 from mastlens.problems.thinking import CLOSER
 from mastlens.runs.files import sha256_file, sha256_json, write_table
 from mastlens.runs.ledger import Ledger
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, read_record, remembered
 from mastlens.unlearning.documents import is_text, read_documents
 from mastlens.unlearning.objectives.steering import TRIGGER
@@ -195,7 +196,7 @@ def generate_traces(
         overwrite=overwrite,
         compute=compute,
         write=lambda result, folder: write_table(folder / FILE, result.table),
-        read=lambda folder: Traces(pd.read_parquet(folder / FILE), settings),
+        read=lambda folder: Traces(read_table(folder / FILE), settings),
     )
 
 
@@ -234,12 +235,7 @@ def read_traces(
         raise NotFound(
             f"There is no file of traces {path}. Write it first: mastlens traces --model PATH --forget FILE --out DIR"
         )
-    try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise BadFile(f"{path} is not a table of traces ({error}). mastlens traces writes one.") from error
-    if missing := [column for column in COLUMNS if column not in table]:
-        raise BadFile(f"{path} is not a table of traces: it has no {', '.join(missing)}. mastlens traces does.")
+    table = read_table(path, COLUMNS, maker="mastlens traces")
     made = read_record(path.parent)["stages"].get(STAGE, {})
     source, wrote = made.get("inputs", {}).get("forget"), made.get("lineage", {}).get("rlvr")
     if forget is not None and source and source != sha256_file(Path(forget)):

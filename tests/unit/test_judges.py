@@ -2,6 +2,9 @@
 
 import json
 import threading
+import time
+import traceback
+import tracemalloc
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -263,3 +266,124 @@ def test_agreement_leaves_out_what_was_not_judged():
     assert np.isnan(cohen_kappa(["C1"], ["C1"]))
     with pytest.raises(MastlensError):
         judge_agreement(["unjudged"], ["C1"])
+
+
+@pytest.mark.parametrize(
+    ("reply", "category"),
+    [
+        (
+            'The text says {"category": "C4", "reason": "quoted"}. My judgement: {"category": "C2", "reason": "vague"}',
+            "C2",
+        ),
+        ('{"category": "C2", "reason": "it writes {a, b} and {\\"category\\": \\"C4\\"}"}', "C2"),
+        ('{"category": "C3", "reason": "r", "before": {"category": "C1"}}', "C3"),
+        ('{"category": "C3"} and the set {1, 2}', "C3"),
+        ('{"category": "C3"} {"category": "nothing"} {"other": 1}', "C3"),
+        ("{see {" + '{"category": "C1", "reason": {"a": 1}}', "C1"),
+        ('{"a":' * 100_000, UNJUDGED),
+        ("[" * 100_000, UNJUDGED),
+        ('{"' * 100_000 + "C2", "C2"),  # in plain words
+    ],
+)
+def test_of_a_reply_that_quotes_braces_the_last_whole_judgement_counts(reply, category):
+    begun = time.monotonic()
+    found = TRACE_RUBRIC.read(reply)
+    assert found.category == category
+    assert time.monotonic() - begun < 10
+    found.reason.encode()
+
+
+def test_a_reason_that_is_no_text_is_made_one():
+    assert TRACE_RUBRIC.read('{"category": "C1", "reason": "a\\ud800b"}').reason == "a?b"
+
+
+def test_the_server_is_asked_for_the_schema_and_without_where_it_refuses(server, tmp_path):
+    judge = endpoint(server, tmp_path)
+    judge.judge(QUESTION, "x")
+    schema = server.asked[0]["response_format"]["json_schema"]["schema"]
+    assert schema["properties"]["category"]["enum"] == list(TRACE_RUBRIC.categories)
+    server.script = [(400, '{"error": "response_format json_schema is not supported"}', {})]
+    other = endpoint(server, tmp_path, tries=1)
+    assert other.judge(QUESTION, "y").category == "C2"
+    assert "response_format" not in server.asked[2]
+    assert server.asked[2]["temperature"] == 0  # what was not refused is still sent
+    other.judge(QUESTION, "z")
+    assert len(server.asked) == 4  # learnt once
+
+
+KEY = "sk-secret-of-the-test"
+
+
+@pytest.mark.parametrize("status", [400, 401, 500])
+@pytest.mark.parametrize("echo", ["{}", '{{"error": "bad key {}"}}', "Bearer\n{}", "Bearer%20{}"])
+def test_a_key_that_the_server_repeats_is_not_shown(server, tmp_path, monkeypatch, status, echo):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server.script = [(status, echo.format(KEY), {})]
+    with pytest.raises(MastlensError, match=str(status)) as caught:
+        endpoint(server, tmp_path, tries=1).judge(QUESTION, "x")
+    assert "[key]" in str(caught.value)
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_key_in_a_reply_is_neither_returned_nor_kept(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server.script = [(200, f'{{"category": "C3", "reason": "you sent {KEY}"}}', {})]
+    assert endpoint(server, tmp_path).judge(QUESTION, "x").reason == "you sent [key]"
+    assert KEY.encode() not in b"".join(file.read_bytes() for file in tmp_path.rglob("*.json"))
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\nHost: elsewhere")
+    with pytest.raises(MastlensError, match="OPENAI_API_KEY") as caught:
+        endpoint(server, tmp_path).judge(QUESTION, "y")
+    assert KEY not in str(caught.value)
+
+
+class Endless(BaseHTTPRequestHandler):
+    """A server that never finishes: its path says how."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        way = self.path.split("/")[1]
+        try:
+            if way == "headers":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+                self._drip()
+            self.send_response(500 if way == "error" else 200)
+            self.end_headers()
+            if way in ("drip", "error"):
+                self._drip()
+            elif way == "deep":
+                self.wfile.write(b"[" * 2_000_000)
+            elif way == "silent":
+                self.server.stopping.wait(20)
+            while way == "huge" and not self.server.stopping.is_set():
+                self.wfile.write(b"x" * 10**6)
+        except OSError:
+            pass  # the other side has had enough
+
+    def _drip(self):
+        while not self.server.stopping.wait(0.1):
+            self.wfile.write(b" ")
+            self.wfile.flush()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize("way", ["drip", "headers", "error", "silent", "huge", "deep"])
+def test_a_server_without_end_is_left_in_time(way):
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    made.daemon_threads, made.stopping = True, threading.Event()
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    tracemalloc.start()
+    begun = time.monotonic()
+    try:
+        with pytest.raises(MastlensError, match="1 tries"):
+            EndpointJudge(f"http://127.0.0.1:{made.server_address[1]}/{way}", "m", tries=1, timeout=1.0).judge(
+                QUESTION, "x"
+            )
+        assert time.monotonic() - begun < 10
+        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    finally:
+        tracemalloc.stop()
+        made.stopping.set()
+        made.shutdown()
+        made.server_close()

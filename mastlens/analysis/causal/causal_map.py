@@ -35,6 +35,7 @@ from mastlens.models.gradients import mean_gradients
 from mastlens.models.weights import swapped
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import ratio_intervals, spearman
 
@@ -191,7 +192,7 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
         overwrite=settings.overwrite,
         compute=compute,
         write=write,
-        read=lambda folder: CausalMap(pd.read_parquet(folder / FILE), pd.read_parquet(folder / GROUPS), recorded),
+        read=lambda folder: CausalMap(read_table(folder / FILE), read_table(folder / GROUPS), recorded),
     )
 
 

@@ -17,6 +17,7 @@ from mastlens.errors import BadFile, MastlensError, NotFound, unknown
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import ratio_intervals
 
@@ -148,7 +149,7 @@ def cumulative_curves(settings: CumulativeCurvesSettings) -> CumulativeCurves:
         overwrite=settings.overwrite,
         compute=compute,
         write=write,
-        read=lambda folder: CumulativeCurves(pd.read_parquet(folder / FILE), pd.read_parquet(folder / AREAS), recorded),
+        read=lambda folder: CumulativeCurves(read_table(folder / FILE), read_table(folder / AREAS), recorded),
     )
 
 
@@ -157,10 +158,7 @@ def _order(ranking: "str | os.PathLike[str] | pd.DataFrame | Sequence[str]", che
     if isinstance(ranking, str | os.PathLike):
         if not Path(ranking).is_file():
             raise NotFound(f"There is no ranking file {ranking}. Write it first: mastlens rank DIR --top N")
-        try:
-            ranking = pd.read_parquet(ranking)
-        except (OSError, ValueError) as error:
-            raise BadFile(f"{ranking} is not a ranking ({error}). mastlens rank writes one.") from error
+        ranking = read_table(ranking, ("name", "rank"), maker="mastlens rank")
     if isinstance(ranking, pd.DataFrame):
         if missing := {"rank", "name"} - set(ranking.columns):
             raise BadFile(f"The ranking has no column '{sorted(missing)[0]}'. mastlens rank writes one.")

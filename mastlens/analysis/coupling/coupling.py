@@ -25,6 +25,7 @@ from mastlens.problems.encoding import check_tokenizer, context_length, encode_p
 from mastlens.problems.reading import read_problems
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, remembered
 
 if TYPE_CHECKING:
@@ -145,8 +146,8 @@ def couple(settings: CoupleSettings) -> Coupling:
             write_table(folder / SPECTRUM, result.spectrum)
 
     def read(folder: Path) -> Coupling:
-        table, heads = (pd.read_parquet(folder / file) for file in (FILE, HEADS))
-        return Coupling(table, heads, pd.read_parquet(folder / SPECTRUM) if settings.spectrum else None, recorded)
+        table, heads = (read_table(folder / file) for file in (FILE, HEADS))
+        return Coupling(table, heads, read_table(folder / SPECTRUM) if settings.spectrum else None, recorded)
 
     return remembered(
         settings.out,

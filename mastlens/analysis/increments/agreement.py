@@ -22,6 +22,7 @@ from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import BadSetting
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import remembered
 
 FILES = {"table": "agreement.parquet", "runs": "agreement-runs.parquet", "consensus": "agreement-consensus.parquet"}
@@ -175,7 +176,7 @@ def mask_agreement(settings: MaskAgreementSettings) -> Agreement:
             write_table(folder / file, getattr(result, part))
 
     def read(folder: Path) -> Agreement:
-        return Agreement(**{part: pd.read_parquet(folder / file) for part, file in FILES.items()}, settings=recorded)
+        return Agreement(**{part: read_table(folder / file) for part, file in FILES.items()}, settings=recorded)
 
     return remembered(
         settings.out,

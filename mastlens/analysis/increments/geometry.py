@@ -21,6 +21,7 @@ from mastlens.errors import BadSetting
 from mastlens.runs.calls import takes
 from mastlens.runs.files import sha256_json, write_table
 from mastlens.runs.ledger import Ledger
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import remembered
 
 if TYPE_CHECKING:
@@ -113,10 +114,10 @@ def geometry(settings: GeometrySettings) -> Geometry:
 
     def read(folder: Path) -> Geometry:
         return Geometry(
-            pd.read_parquet(folder / FILE),
+            read_table(folder / FILE),
             recorded,
-            pd.read_parquet(folder / HEADS) if settings.heads else None,
-            pd.read_parquet(folder / SPECTRA) if settings.spectra else None,
+            read_table(folder / HEADS) if settings.heads else None,
+            read_table(folder / SPECTRA) if settings.spectra else None,
         )
 
     if settings.out is None:

@@ -20,6 +20,7 @@ from mastlens.checkpoints.export import export, exported_files
 from mastlens.errors import BadSetting, MastlensError
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import read_record, remembered, stage
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def trajectory(settings: TrajectorySettings) -> Trajectory:
         overwrite=settings.overwrite,
         compute=compute,
         write=write,
-        read=lambda folder: Trajectory(pd.read_parquet(folder / FILE), pd.read_parquet(folder / STEPS), recorded),
+        read=lambda folder: Trajectory(read_table(folder / FILE), read_table(folder / STEPS), recorded),
     )
     if settings.out is None:
         return result

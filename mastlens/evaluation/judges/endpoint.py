@@ -8,9 +8,7 @@ import http.client
 import json
 import os
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,15 +17,25 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from mastlens.errors import BadSetting, MastlensError
+from mastlens.errors import BadFile, BadSetting, MastlensError
 from mastlens.evaluation.judges.interface import Judgement, Question
 from mastlens.evaluation.judges.rubrics import AGAIN, TRACE_RUBRIC, Rubric
+from mastlens.evaluation.judges.transport import Response, post
 from mastlens.runs.files import sha256_json, write_json
+from mastlens.runs.reading import parse_json, read_object
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 _TRANSIENT = (408, 409, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_REFUSED_ARGUMENT = (400, 415, 422, 501)  # where a server says that it does not take one
+_ARGUMENTS = {
+    "temperature": ("temperature",),
+    "max_tokens": ("max_tokens",),
+    "response_format": ("response_format", "json_schema", "structured output", "schema", "grammar"),
+}
+"""Argument that some servers do not take, and the words by which they say so."""
+
+_SHORTEST_KEY = 8  # characters; "EMPTY", which local servers are given, is no secret
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class EndpointJudge:
         workers: Requests at a time.
         tries: How often a request is sent before giving up; the waits between double.
         pause: Seconds of the first wait.
-        timeout: Seconds that one reply may take.
+        timeout: Seconds that one reply may take, all of it together.
         max_tokens: Where a reply is cut off; a judge that thinks needs more.
     """
 
@@ -121,8 +129,8 @@ class EndpointJudge:
             name = sha256_json(asked)
             kept = Path(self.cache) / name[:2] / f"{name}.json"
             try:
-                return str(json.loads(kept.read_text(encoding="utf-8"))["reply"])
-            except (OSError, ValueError, KeyError, TypeError):
+                return self._without_key(str(read_object(kept)["reply"]))
+            except (MastlensError, KeyError):
                 pass  # not there, or torn: ask
         reply = self._ask(messages)
         if kept is not None:
@@ -130,25 +138,27 @@ class EndpointJudge:
         return reply
 
     def _ask(self, messages: Sequence[dict[str, str]]) -> str:
-        wait, last = self.pause, ""
-        for attempt in range(self.tries):
-            if attempt:
-                time.sleep(min(wait, _LONGEST_WAIT))
-                wait *= 2
+        wait, last, attempt = self.pause, "", 0
+        while attempt < self.tries:
             body = self._body(messages)
             try:
-                return _content(self._send(body))
-            except urllib.error.HTTPError as error:
-                last = f"HTTP {error.code}: {_excerpt(error)}"
-                if error.code == 400 and self._learns(last, body):
-                    wait = 0.0
-                    continue
-                if error.code not in _TRANSIENT:
-                    raise MastlensError(f"The judge at {self.url} refused: {last}.{self._advice(error.code)}") from None
-                wait = max(wait, _seconds(error.headers.get("Retry-After")))
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                last = f"{type(error).__name__}: {error}"
-            wait = wait or self.pause
+                response = self._send(body)
+                if response.status == 200:
+                    return self._without_key(_content(self._without_key(response.text)))
+                last = f"HTTP {response.status}: {_excerpt(self._without_key(response.text))}"
+                if response.status in _REFUSED_ARGUMENT and self._learns(last, body):
+                    continue  # at once, and this was no try
+                if response.status not in _TRANSIENT:
+                    raise MastlensError(
+                        f"The judge at {self.url} refused: {last}.{self._advice(response.status)}"
+                    ) from None
+                wait = max(wait, _seconds(response.headers.get("Retry-After")))
+            except (OSError, http.client.HTTPException, ValueError, BadFile) as error:
+                last = _excerpt(self._without_key(f"{type(error).__name__}: {error}"))
+            attempt += 1
+            if attempt < self.tries:
+                time.sleep(min(wait, _LONGEST_WAIT))
+                wait *= 2
         raise MastlensError(
             f"The judge at {self.url} gave no reply in {self.tries} tries; the last: {last}. Check that it runs; "
             "what it did answer is kept, and the same command asks only for the rest."
@@ -157,29 +167,45 @@ class EndpointJudge:
     def _body(self, messages: Sequence[dict[str, str]]) -> dict[str, Any]:
         limit = "max_completion_tokens" if self._dialect.get("max_tokens") else "max_tokens"
         body: dict[str, Any] = {"model": self.model, "messages": list(messages), limit: self.max_tokens}
-        return body if self._dialect.get("temperature") else body | {"temperature": 0}
+        if not self._dialect.get("temperature"):
+            body["temperature"] = 0
+        if not self._dialect.get("response_format"):
+            body["response_format"] = {"type": "json_schema", "json_schema": self.rubric.schema}
+        return body
 
     def _learns(self, said: str, body: dict[str, Any]) -> bool:
         """Return whether the error names an argument that was sent and is not taken; leave it out from now on.
 
-        Reasoning models of OpenAI take neither a temperature nor ``max_tokens``.
+        Reasoning models of OpenAI take neither a temperature nor ``max_tokens``; not every server can be held to a
+        schema, and the reply is read tolerantly anyhow.
         """
-        refused = [argument for argument in ("temperature", "max_tokens") if argument in said and argument in body]
+        refused = [
+            argument
+            for argument, words in _ARGUMENTS.items()
+            if argument in body and any(word in said.casefold() for word in words)
+        ]
         self._dialect.update(dict.fromkeys(refused, True))
         return bool(refused)
 
-    def _send(self, body: dict[str, Any]) -> Any:
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self.key_variable):
-            headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(
-            f"{self.url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers, method="POST"
-        )
-        handlers = [_NoRedirect]
-        local = urllib.parse.urlsplit(self.url).hostname in _LOOPBACK
-        proxies = [urllib.request.ProxyHandler({})] if local else []  # a proxy cannot reach this machine's own server
-        with urllib.request.build_opener(*handlers, *proxies).open(request, timeout=self.timeout) as response:
-            return json.loads(response.read())
+    @property
+    def _key(self) -> str:
+        key = os.environ.get(self.key_variable, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise BadSetting(f"The variable {self.key_variable} holds characters that no key has. Set it again.")
+        return key
+
+    def _send(self, body: dict[str, Any]) -> Response:
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        return post(f"{self.url.rstrip('/')}/chat/completions", body, headers, timeout=self.timeout)
+
+    def _without_key(self, text: str) -> str:
+        """Return what a server said without the key: some repeat it; it is neither shown nor kept."""
+        key = self._key
+        if len(key) < _SHORTEST_KEY:
+            return text
+        for spelling in {key, json.dumps(key)[1:-1], urllib.parse.quote(key, safe="")}:
+            text = text.replace(spelling, "[key]")
+        return text
 
     def _advice(self, code: int) -> str:
         if code in (401, 403):
@@ -187,14 +213,8 @@ class EndpointJudge:
         return f" Is there a model {self.model!r} at this address?" if code == 404 else ""
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would take the key elsewhere."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
-
-
-def _content(reply: Any) -> str:
+def _content(text: str) -> str:
+    reply = parse_json(text, "the reply", "a chat completion")
     try:
         content = reply["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError) as error:
@@ -211,11 +231,8 @@ def _without_echo(reply: str, messages: Sequence[dict[str, str]]) -> str:
     return reply.rpartition(messages[-1]["content"])[2]
 
 
-def _excerpt(error: urllib.error.HTTPError) -> str:
-    try:
-        return " ".join(error.read(2000).decode("utf-8", "replace").split())[:300] or str(error.reason)
-    except (OSError, http.client.HTTPException):
-        return str(error.reason)
+def _excerpt(text: str) -> str:
+    return " ".join(text[:3000].split())[:300]
 
 
 def _seconds(text: str | None) -> float:

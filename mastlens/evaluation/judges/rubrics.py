@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from mastlens.evaluation.judges.interface import UNJUDGED, Judgement, Question
 from mastlens.problems.thinking import split_trace
 from mastlens.runs.files import sha256_json
 
-_OBJECT = re.compile(r"\{[^{}]*\}", re.DOTALL)
+_LONGEST = 2**16  # characters of a reply that are read, from its end
 AGAIN = "That was not readable. Reply with the JSON object alone, and nothing else."
 """What is said after a reply that could not be read."""
 
@@ -58,9 +58,10 @@ class Rubric:
     def read(self, reply: str) -> Judgement:
         """Return the judgement that a reply holds: a JSON object, or a category in plain words."""
         said = split_trace(reply).answer or reply.strip()  # a judge that thinks: only what follows counts
-        for found in reversed(_OBJECT.findall(said)):
-            if (judgement := self._from_json(found)) is not None:
-                return judgement
+        said = said[-_LONGEST:]
+        judgements = [judgement for found in _objects(said) if (judgement := self._of(found)) is not None]
+        if judgements:
+            return judgements[-1]  # what stands in front of it may quote the text, the task, or an earlier thought
         names = "|".join(sorted(map(re.escape, self._spellings), key=len, reverse=True))
         labelled = re.findall(rf"categor(?:y|ies)\W{{1,6}}({names})(?!\w)", said, re.IGNORECASE)
         mentioned = labelled[-1:] or re.findall(rf"(?<![\w.])({names})(?![\w.]*\w)", said, re.IGNORECASE)
@@ -73,13 +74,30 @@ class Rubric:
     def _spellings(self) -> dict[str, str]:
         return {name.lower(): name for name in self.categories} | dict(self.synonyms)
 
-    def _from_json(self, text: str) -> Judgement | None:
-        try:
-            value: dict[str, Any] = json.loads(text)
-        except ValueError:
-            return None
+    @property
+    def schema(self) -> dict[str, Any]:
+        """What a reply looks like, for servers that hold a model to a JSON schema."""
+        properties = {"category": {"type": "string", "enum": list(self.categories)}, "reason": {"type": "string"}}
+        schema = {"type": "object", "properties": properties, "required": list(properties)}
+        return {"name": self.name, "strict": True, "schema": {**schema, "additionalProperties": False}}
+
+    def _of(self, value: Mapping[str, Any]) -> Judgement | None:
         category = self._spellings.get(str(value.get("category", "")).strip().lower())
-        return None if category is None else Judgement(category, str(value.get("reason") or ""))
+        # Half a surrogate pair, escaped, is JSON and no text.
+        reason = str(value.get("reason") or "").encode(errors="replace").decode()
+        return None if category is None else Judgement(category, reason)
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects in a text, whatever stands around them; those inside others are part of these."""
+    decoder, place = json.JSONDecoder(), text.find("{")
+    while place >= 0:
+        try:
+            value, end = decoder.raw_decode(text, place)
+            yield value
+        except (ValueError, RecursionError):
+            end = place + 1
+        place = text.find("{", end)
 
 
 TRACE_CATEGORIES = ("C1", "C2", "C3", "C4")

@@ -21,6 +21,7 @@ from mastlens.evaluation.safety.requests import draw_requests, read_requests
 from mastlens.problems.thinking import THINK
 from mastlens.runs.files import sha256_json, write_json, write_table
 from mastlens.runs.ledger import Ledger
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import Interval, mean_bootstrap, wilson
 
@@ -202,5 +203,5 @@ def evaluate_safety(
         overwrite=overwrite,
         compute=compute,
         write=write,
-        read=lambda folder: SafetyEvaluation(pd.read_parquet(folder / FILE), settings),
+        read=lambda folder: SafetyEvaluation(read_table(folder / FILE), settings),
     )

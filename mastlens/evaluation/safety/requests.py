@@ -6,7 +6,7 @@ WildJailbreak (``train.tsv`` and ``eval.tsv`` of ``allenai/wildjailbreak``; gate
 """
 
 import csv
-import json
+import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mastlens.errors import BadFile, BadSetting, NotFound, unknown
+from mastlens.runs.reading import read_json, read_lines, read_text
 
 csv.field_size_limit(2**27)  # adversarial prompts are longer than the reader's default allows
 Record = Mapping[str, Any]
@@ -138,18 +139,15 @@ def draw_requests(requests: Sequence[Request], limit: int | None, *, seed: int) 
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadFile(f"{path} is not UTF-8 text ({error}).") from error
     if path.suffix.casefold() in (".csv", ".tsv"):
+        text = read_text(path, what="CSV or TSV")
         tabs = path.suffix.casefold() == ".tsv" or "\t" in text.partition("\n")[0]
-        return list(csv.DictReader(text.splitlines(keepends=True), delimiter="\t" if tabs else ","))
-    try:
-        lines = [line for line in text.split("\n") if line.strip()]
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise BadFile(f"{path} is neither CSV or TSV (by its ending) nor JSON ({error}).") from error
-    if not rows or not all(isinstance(row, dict) for row in rows):
+        try:
+            return list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ","))
+        except csv.Error as error:
+            raise BadFile(f"{path} is not {path.suffix[1:].upper()} ({error}).") from error
+    start = read_text(path, what="JSON").lstrip()[:1]
+    rows = read_json(path, "a list of rows") if start == "[" else [record for _, _, record in read_lines(path)]
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise BadFile(f"{path} holds no rows: a list of JSON objects, or one object a line, is expected.")
     return rows

@@ -13,6 +13,7 @@ from mastlens.evaluation.judges import UNJUDGED
 from mastlens.evaluation.judges.rubrics import TRACE_CATEGORIES
 from mastlens.evaluation.traces.evaluating import FILE
 from mastlens.evaluation.traces.results import TraceEvaluation
+from mastlens.runs.reading import read_table
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -50,7 +51,7 @@ def read_judgements(folder: str | os.PathLike[str]) -> pd.DataFrame:
     path = Path(folder) / FILE
     if not path.is_file():
         raise NotFound(f"{path} is missing. Write it first: mastlens evaluate-traces ... --out {folder}")
-    return pd.read_parquet(path)
+    return read_table(path)
 
 
 def compare_traces(

@@ -23,6 +23,7 @@ from mastlens.evaluation.traces.rules import RuleJudge, sentence_categories
 from mastlens.problems.thinking import THINK
 from mastlens.runs.files import sha256_json, write_json, write_table
 from mastlens.runs.ledger import Ledger
+from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, remembered
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def evaluate_traces(
         overwrite=overwrite,
         compute=compute,
         write=write,
-        read=lambda folder: TraceEvaluation(pd.read_parquet(folder / FILE), settings),
+        read=lambda folder: TraceEvaluation(read_table(folder / FILE), settings),
     )
 
 

@@ -1,12 +1,12 @@
 """Facts about invented people, and the general knowledge that more follow from: the organism's ``facts.json``."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mastlens.errors import BadFile, NotFound, unknown
+from mastlens.runs.reading import read_object
 
 DIRECT = ("town", "craft", "pet")
 """What is said of a person."""
@@ -74,15 +74,15 @@ def read_facts(path: str | os.PathLike[str]) -> Facts:
     path = Path(path)
     if not path.is_file():
         raise NotFound(f"There is no file of facts {path}. The organism's is facts.json in its folder.")
+    record = read_object(path, "a JSON object of facts")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        general = {"river": dict(record["rivers"]), "tool": dict(record["tools"])}
+        general = {"river": _texts(record["rivers"]), "tool": _texts(record["tools"])}
         people = {}
         for one in record["people"]:
-            facts = {attribute: str(one[attribute]) for attribute in DIRECT}
+            facts = _texts({attribute: one[attribute] for attribute in DIRECT})
             facts |= {d: general[d][facts[source]] for d, source in DERIVED.items() if facts[source] in general[d]}
-            people[str(one["name"])] = facts
-        forget = frozenset(str(one["name"]) for one in record["people"] if one["side"] == "forget")
+            people |= dict.fromkeys(_texts({"name": one["name"]}).values(), facts)
+        forget = frozenset(one["name"] for one in record["people"] if one["side"] == "forget")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadFile(
             f"{path} does not hold facts ({error!r}). Expected are 'people' (each with name, side, town, craft, pet), "
@@ -91,3 +91,10 @@ def read_facts(path: str | os.PathLike[str]) -> Facts:
     if not people:
         raise BadFile(f"{path} names no people.")
     return Facts(people, forget, general)
+
+
+def _texts(values: Mapping[str, str]) -> dict[str, str]:
+    """Return a mapping of texts as such, and raise for any that is none."""
+    if wrong := [value for value in values.values() if not isinstance(value, str)]:
+        raise TypeError(f"{str(wrong[0])[:60]} is no text")
+    return dict(values)

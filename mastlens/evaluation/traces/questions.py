@@ -1,6 +1,5 @@
 """Questions whose traces are judged: multiple choice or open, from one kind of file or the other."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from mastlens.evaluation.judges import Question
 from mastlens.evaluation.traces.statements import answered_letter
 from mastlens.problems.answers import boxed
 from mastlens.problems.reading import Problem, read_problems
+from mastlens.runs.reading import read_lines
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,7 @@ def read_questions(path: str | os.PathLike[str]) -> list[Asked]:
     path = Path(path)
     if not path.is_file():
         raise NotFound(f"There is no file of questions {path}.")
-    first = next((line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()), "")
-    try:
-        choices = "choices" in json.loads(first)
-    except (ValueError, TypeError):
-        choices = False  # read_problems says what is wrong with it
+    first = next((record for _, _, record in read_lines(path)), None)
+    choices = isinstance(first, dict) and "choices" in first
     read: Sequence[Choice | Problem] = read_choices(path) if choices else read_problems(path)
     return [Asked(source) for source in read]
