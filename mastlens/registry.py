@@ -65,6 +65,14 @@ class Registry(Mapping[str, P], Generic[P]):
         in_file = _IN_FILE.fullmatch(name)
         if in_file is not None:
             return self._from_file(Path(in_file["file"]), in_file["name"])
+        return self.named(name)
+
+    def named(self, name: str) -> P:
+        """Return a plug-in by its name alone: for names out of a file that somebody else wrote, which may run nothing.
+
+        Raises:
+            MastlensError: If there is none of that name; the nearest ones are named.
+        """
         if name not in self:
             raise unknown(self.kind, name, self)
         return self[name]

@@ -103,7 +103,7 @@ def lineage_folder(name: str) -> Path:
     Raises:
         MastlensError: If there is no such lineage, or it is not in this installation.
     """
-    organism = get_organism(name)
+    organism = ORGANISMS.named(name)
     if not all((organism.folder / stage).is_dir() for stage in organism.stages):
         if organism.build is None:
             raise NotFound(f"The organism {name!r} is no longer in {organism.folder}.")
@@ -124,7 +124,7 @@ def stage_folder(spec: str) -> Path:
         MastlensError: If there is no such lineage or stage.
     """
     name, slash, stage = spec.partition("/")
-    stages = get_organism(name).stages
+    stages = ORGANISMS.named(name).stages  # a path may come out of an adapter or a study: it runs no file
     if not slash or not stage:
         raise BadSetting(f"organism:{spec} names no stage. Write organism:{name}/STAGE: {', '.join(stages)}.")
     if stage.partition("/")[0] == "trajectory":

@@ -68,6 +68,8 @@ def check_selections(settings: StudySettings) -> None:
         selection = selection_settings(settings, label)
         if selection.rule is not None and selection.rule not in RULES:
             raise unknown(f"rule (selection '{label}')", selection.rule, RULES)
+        if selection.match not in RULES:  # by name: a study comes from anywhere, and no file that it names is run
+            raise unknown(f"match (selection '{label}')", selection.match, RULES)
 
 
 def measure_tables(settings: StudySettings, out: Path, *, device: str, overwrite: bool, progress: bool) -> None:

@@ -313,9 +313,9 @@ def _of_organism(name: str) -> dict[str, Any]:
     Raises:
         MastlensError: If there is no such lineage, or it lacks a stage that a study compares.
     """
-    from mastlens.organisms import ORGANISMS, get_organism, lineage_folder
+    from mastlens.organisms import ORGANISMS, lineage_folder
 
-    organism = get_organism(name)
+    organism = ORGANISMS.named(name)
     if not {"base", "sft", "rlvr"} <= set(organism.roles):
         others = [one.name for one in ORGANISMS.values() if {"base", "sft", "rlvr"} <= set(one.roles)]
         raise BadSetting(f"organism:{name} lacks a base, SFT or RLVR stage. Take organism = {' or '.join(others)}.")

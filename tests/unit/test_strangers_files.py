@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mastlens.checkpoints.folders import resolve_folder
 from mastlens.errors import BadFile, BadSetting, MastlensError, NotFound
 from mastlens.evaluation.choices import read_choices
 from mastlens.evaluation.perplexity import read_texts
@@ -25,9 +26,11 @@ from mastlens.problems.reading import read_problems
 from mastlens.runs import reading
 from mastlens.runs.ledger import Ledger
 from mastlens.runs.stages import read_record
+from mastlens.selection.catalogue import RULES
 from mastlens.selection.ranking import read_selection
 from mastlens.studies.arms import Arm
 from mastlens.studies.planning import objective_settings
+from mastlens.studies.selecting import check_selections
 from mastlens.studies.settings import parse_study, read_study
 from mastlens.unlearning.documents import read_documents
 from mastlens.unlearning.refusals import read_refusals
@@ -251,14 +254,26 @@ def test_a_label_does_not_climb(label):
             parse_study({**STUDY, kind: {label: value}})
 
 
-def test_a_study_names_no_code(tmp_path):
+def test_a_study_and_a_path_name_no_code(tmp_path, monkeypatch):
     """``mastlens unlearn --objective file.py:Name`` is asked for by the user; a study may come from anywhere."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    for name in (f"{tmp_path / 'evil.py'}:Evil", 5, ["ga"]):
+    for name in ("evil.py:Evil", 5, ["ga"]):
         settings = parse_study({**STUDY, "objectives": {"mine": {"name": name}}})
         with pytest.raises(MastlensError, match="objective"):
             objective_settings(settings, "mine")
+    told = {**STUDY, "compare": [{"objectives": ["ga"], "selections": ["mine"]}]}
+    for selection in ({"rule": "evil.py:Evil"}, {"rule": "mast", "match": "evil.py:Evil"}):
+        with pytest.raises(MastlensError, match="evil"):
+            check_selections(parse_study({**told, "selections": {"mine": selection}}))
+    with pytest.raises(MastlensError, match="evil"):
+        parse_study({"organism": "evil.py:Evil"})
+    with pytest.raises(MastlensError, match="evil"):
+        resolve_folder("organism:evil.py:Evil/rlvr")
     assert not (tmp_path / "ran").exists()
+    with pytest.raises(MastlensError, match="Evil"):  # asked for by the user, it is run
+        RULES.find("evil.py:Evil")
+    assert (tmp_path / "ran").exists()
 
 
 # Figures
