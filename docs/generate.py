@@ -107,7 +107,8 @@ def _columns_of(one: Table) -> str:
     beside = {name for name in names if any(f"{other}{end}" == name for other in names for end in BESIDE)}
     twins = {name for name in names if name.startswith("retain_") and name.replace("retain_", "forget_") in names}
     rows = [_column_row(column, one) for column in one.columns if column.name not in beside | twins]
-    about = f"Written by `{one.command}`" + (f" ({_option(one.when)})" if one.when else "") + f"; a row is {one.rows}."
+    written = ", ".join(_command_link(command) for command in one.command.split(", "))
+    about = f"Written by {written}" + (f" ({_option(one.when)})" if one.when else "") + f"; a row is {one.rows}."
     about += " `retain_...`: the same of the retain side." if twins else ""
     return f"## `{_shown(one)}`\n\n{about}\n\n" + table(["column", "meaning"], rows)
 
@@ -131,6 +132,24 @@ def _column_row(column: Column, one: Table) -> list[str]:
     told = {"Unit": column.unit, "Null": null, "Source": column.source}
     said = " · ".join(f"{key}: {cell(text)}" for key, text in told.items() if text)
     return [name, meaning + (f"<br><small>{said}</small>" if said else "")]
+
+
+def _command_link(command: str) -> str:
+    """Return a command with a link to its options; what stands behind its name is not part of its heading."""
+    name = " ".join(command.split(" --")[0].split()[:2])
+    return f"[`{command}`](../command-line.md#{name.replace(' ', '-')})"
+
+
+def _tables_of(function: str) -> str:
+    """Return links to the tables that the command of a function's name writes; nothing for other functions."""
+    command = f"mastlens {function.replace('_', '-')}"
+    found = [
+        f"[`{_shown(one)}`](../columns/{part}.md#{_shown(one).replace('.', '').lower()})"
+        for part in PARTS
+        for one in import_module(f"mastlens.columns.{part}").TABLES
+        if command in one.command.split(", ")
+    ]
+    return f"\nIts tables, column by column: {', '.join(found)}.\n" if found else ""
 
 
 def _option(text: str) -> str:
@@ -289,7 +308,7 @@ def python_api() -> Iterator[tuple[str, str]]:
             kind = "class" if inspect.isclass(getattr(mastlens, name)) else "function"
             members = "   :members:\n" if kind == "class" else ""
             shown = "   :show-inheritance:\n" if room == "errors" else ""
-            body.append(f"```{{eval-rst}}\n.. auto{kind}:: mastlens.{name}\n{members}{shown}```\n")
+            body.append(f"```{{eval-rst}}\n.. auto{kind}:: mastlens.{name}\n{members}{shown}```\n{_tables_of(name)}")
         yield f"reference/api/{room}.md", "\n".join(body)
 
 
