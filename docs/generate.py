@@ -226,6 +226,31 @@ def attacks() -> str:
     )
 
 
+def plugins() -> str:
+    """Return the page of graders, engines and organisms."""
+    from mastlens.decoding.engines import ENGINES
+    from mastlens.decoding.graders import GRADERS
+    from mastlens.organisms import ORGANISMS
+
+    def said(one: object) -> str:
+        return cell(getattr(one, "summary", "") or (inspect.getdoc(one) or "").partition("\n")[0].replace("``", "`"))
+
+    lineages = [
+        [f"`organism:{name}/STAGE`", said(one), ", ".join(f"`{stage}`" for stage in one.stages)]
+        for name, one in ORGANISMS.items()
+    ]
+    return (
+        "# Graders, engines, organisms\n\nA grader says whether a response is right; an engine writes the responses; "
+        "an organism is a lineage that was really trained here. Each is one object in one file "
+        "([how to add one](../extending/index.md)).\n\n## Graders\n\n"
+        + table(["`--grader`", "what is right"], [[f"`{name}`", said(one)] for name, one in GRADERS.items()])
+        + "\n## Engines\n\n"
+        + table(["`--engine`", "what it is"], [[f"`{name}`", said(one)] for name, one in ENGINES.items()])
+        + "\n## Organisms\n\n"
+        + table(["organism", "what it is", "stages"], lineages)
+    )
+
+
 def _commands(
     parser: argparse.ArgumentParser, path: str = "mastlens"
 ) -> Iterator[tuple[str, str, argparse.ArgumentParser]]:
@@ -321,7 +346,7 @@ def index() -> str:
     return (
         "# Reference\n\nThese pages are written from the code whenever the site is built.\n\n"
         "```{toctree}\n:maxdepth: 1\n\ncommand-line\ncolumns/index\narchitectures\nrules\nobjectives\nattacks\n"
-        "api/index\n```\n"
+        "plugins\napi/index\n```\n"
     )
 
 
@@ -363,6 +388,7 @@ def pages() -> dict[str, str]:
         "reference/rules.md": rules(),
         "reference/objectives.md": objectives(),
         "reference/attacks.md": attacks(),
+        "reference/plugins.md": plugins(),
         **dict(columns()),
         **dict(python_api()),
         **dict(collected()),
