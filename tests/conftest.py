@@ -1,8 +1,10 @@
 """Shapes are checked at run time here, and tiny lineages of random weights stand in for real ones."""
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MASTLENS_CACHE"] = tempfile.mkdtemp(prefix="mastlens-tests-")  # what this machine knows is no test's
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from jaxtyping import install_import_hook

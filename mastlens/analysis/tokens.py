@@ -131,6 +131,7 @@ def token_differences(settings: TokenDifferencesSettings) -> TokenDifferences:
         "tokens",
         outputs=[FILE, SUMMARY],
         lineage=lineage.fingerprints,
+        behaviour=lineage.behaviour(),
         inputs=hash_inputs(settings.splits),
         settings=recorded,
         command=settings,

@@ -241,7 +241,8 @@ def register_architecture(model_type: str, tensors: Mapping[str, str], *, sizes:
         labels |= set(contents.parts)
     if absent := [label for label in ORDER[:4] if label not in labels]:
         raise BadSetting(f"The mapping of {model_type} does not say where {' and '.join(absent)} is.")
-    _registered[model_type] = Architecture({_bare(name): text for name, text in tensors.items()}, sizes)
+    bare = {name.removeprefix(next(p for p in PREFIXES if name.startswith(p))): text for name, text in tensors.items()}
+    _registered[model_type] = Architecture(bare, sizes)
 
 
 def register_architectures(path: str | os.PathLike[str]) -> list[str]:
@@ -291,32 +292,6 @@ def find_prefix(architecture: Architecture, names: Iterable[str]) -> str | None:
             if any(map(pattern.fullmatch, names)):
                 return prefix
     return None
-
-
-def _bare(name: str) -> str:
-    return name.removeprefix(next(prefix for prefix in PREFIXES if name.startswith(prefix)))
-
-
-def locate_parameters(names: Iterable[str], parameters: Iterable[str]) -> dict[str, str]:
-    """Return the parameter of a loaded model for each name of its checkpoint that it has.
-
-    The two mostly agree; but a file may lack the prefix that the model's class puts before its names (GPT-2 on the
-    hub), or have another one (Gemma 3 inside the multimodal model).
-
-    Args:
-        names: Of stored tensors.
-        parameters: Names of the model's parameters.
-    """
-    parameters = list(parameters)
-    there, by_bare = set(parameters), {}
-    for parameter in parameters:
-        by_bare.setdefault(_bare(parameter), []).append(parameter)
-    found = {}
-    for name in names:
-        candidates = [name] if name in there else by_bare.get(_bare(name), [])
-        if len(candidates) == 1:
-            found[name] = candidates[0]
-    return found
 
 
 def not_known(model_type: str, shapes: Mapping[str, tuple[int, ...]]) -> MastlensError:

@@ -170,6 +170,7 @@ def attack(settings: AttackSettings) -> Attack:
         "attack",
         outputs=outputs,
         lineage={("model" if one.role == EDITED else one.role): one.checkpoint.fingerprint for one in targets},
+        behaviour={("model" if one.role == EDITED else one.role): one.checkpoint.behaviour for one in targets},
         inputs=inputs,
         settings=recorded,
         command=settings,

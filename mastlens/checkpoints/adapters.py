@@ -1,20 +1,24 @@
 """LoRA adapters in PEFT's format, added to the base tensor by tensor when a tensor is read."""
 
-import json
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from mastlens.architectures.matrices import find_matrices
+from mastlens.architectures.placement import locate_tensors
+from mastlens.checkpoints.adapter_settings import Settings
 from mastlens.checkpoints.shards import StoredTensor, read_header
+from mastlens.checkpoints.tying import find_tie
 from mastlens.errors import BadFile, MastlensError, NotFound, NotSupported, NotTogether, unknown
 
-CONFIG = "adapter_config.json"
+if TYPE_CHECKING:
+    from mastlens.checkpoints.checkpoint import Checkpoint
+
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 _PREFIX = "base_model.model."
@@ -22,26 +26,15 @@ _KEY = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_embedding_A|lora_embedding_B|lora_A\.weight|lora_B\.weight|lora_B\.bias"
     r"|lora_magnitude_vector(?:\.weight)?)"
 )
-# What changes the meaning of A and B, or adds parts that are no sum of base and product.
-_UNSUPPORTED = (
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "layer_replication",
-    "monteclora_config",
-    "target_parameters",
-    "trainable_token_indices",
-    "use_bdlora",
-    "use_qalora",
-)
-_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+_HEADS = ("lm_head.weight", "embed_out.weight")
 _ROWS = 1024  # rows that are in float64 at a time
 
 
 @dataclass
 class _Change:
-    """What an adapter does to one tensor: its own tensors by role, and the scale of the product."""
+    """What an adapter does to one tensor: its name in the model, its own tensors by role, the scale of the product."""
 
+    name: str
     parts: dict[str, StoredTensor] = field(default_factory=dict)
     scale: float = 1.0
     transposed: bool = False
@@ -55,57 +48,66 @@ class Adapter:
     and embedding modules, ``modules_to_save``, trained biases, DoRA (Liu et al., arXiv:2402.09353) on linear layers.
 
     Attributes:
-        folder: Where it lies.
+        settings: What its configuration says.
+        weights: Its weight file.
         changes: Name of each base tensor that it changes, to how.
     """
 
-    folder: Path
+    settings: Settings
+    weights: Path
     changes: Mapping[str, _Change]
 
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.settings.folder
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The parsed ``adapter_config.json``."""
+        return self.settings.config
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its files."""
+        return (self.settings.path, self.weights)
+
     @classmethod
-    def open(cls, folder: Path, base: Mapping[str, StoredTensor]) -> "Adapter":
+    def open(cls, folder: Path, base: "Checkpoint") -> "Adapter":
         """Read an adapter's configuration and headers and find the base tensor behind every one of its tensors.
 
         Args:
             folder: A folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
-            base: The base checkpoint's tensors.
+            base: The checkpoint that it is added to.
 
         Raises:
             MastlensError: For a kind of adapter that is not base + scale * B A, or one of another base.
         """
-        config = read_adapter_config(folder)
-        _check_kind(folder, config)
+        settings = Settings.read(folder)
+        settings.check_kind()
         weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
         if weights is None:
-            raise NotFound(f"{folder} has {CONFIG} but no {WEIGHTS[0]}. Download the adapter again.")
-        changes: dict[str, _Change] = {}
-        for stored in read_header(weights):
-            key = stored.name.removeprefix(_PREFIX).replace(".base_layer.", ".")
-            match = _KEY.fullmatch(key)
-            if match is None:  # modules_to_save, trained biases: whole tensors
-                name, part = key, "whole"
-            else:
-                part = match["part"].removesuffix(".weight").replace("lora_embedding_", "embedding_")
-                name = match["module"] + (".bias" if part == "lora_B.bias" else ".weight")
-            found = _stored_name(name, base)
-            if found is None and part == "whole" and name == "lm_head.weight":
-                if _is_input_embedding(stored, base):
-                    continue  # PEFT saves both ends of a tied embedding
-                raise NotSupported(
-                    f"The adapter {folder} trained an output embedding of its own, but its base ties the output to "
-                    "the input embedding. Merge it with PEFT first, which unties them."
-                )
-            if found is None:
-                raise NotTogether(
-                    f"{stored.name} of the adapter {folder} has no counterpart in the base checkpoint: "
-                    f"{unknown('tensor', name, base)} Is it the base that the adapter was trained on?"
-                )
-            changes.setdefault(found, _Change()).parts[part] = stored
-        for name, change in changes.items():
-            _complete(folder, config, name, change, base[name])
-        if not changes:
+            raise NotFound(f"{settings.path} has no {WEIGHTS[0]} beside it. Download the adapter again.")
+        collected = _collect(settings, read_header(weights))
+        if not collected:
             raise BadFile(f"{weights} holds no tensors, so the adapter changes nothing.")
-        return cls(folder, changes)
+        stored = _stored_names(collected, base.tensors)
+        changes: dict[str, _Change] = {}
+        for name, change in collected.items():
+            if name in stored:
+                changes[stored[name]] = change
+            elif name not in _HEADS or find_tie(base) is None:
+                first = next(iter(change.parts.values()))
+                raise NotTogether(
+                    f"{first.name} of the adapter {folder} has no counterpart in the base checkpoint: "
+                    f"{unknown('tensor', name, base.tensors)} Is it the base that the adapter was trained on?"
+                )
+        transposed = _transposed(base)
+        for name, change in changes.items():
+            _complete(settings, name, change, base.tensors[name], transposed=name in transposed)
+        head = next((change for name, change in collected.items() if name in _HEADS), None)
+        _check_tie(folder, base, changes, head)
+        return cls(settings, weights, changes)
 
     def result_dtype(self, name: str, base: torch.dtype) -> torch.dtype:
         """Return the dtype of a tensor with the adapter in it: that of the sum, at least float32.
@@ -149,75 +151,77 @@ class Adapter:
         return result
 
 
-def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """Return the parsed ``adapter_config.json``."""
-    path = folder / CONFIG
+def _collect(settings: Settings, tensors: Iterable[StoredTensor]) -> dict[str, _Change]:
+    """Return the name in the model of each tensor that an adapter changes, to its parts."""
+    found: dict[str, _Change] = {}
+    for stored in tensors:
+        key = stored.name.removeprefix(_PREFIX).replace(".base_layer.", ".")
+        match = _KEY.fullmatch(key)
+        if match is None:  # modules_to_save, trained biases: whole tensors
+            name, part = key, "whole"
+        else:
+            part = match["part"].removesuffix(".weight").replace("lora_embedding_", "embedding_")
+            name = match["module"] + (".bias" if part == "lora_B.bias" else ".weight")
+            settings.check_targeted(match["module"])
+        if part in (parts := found.setdefault(name, _Change(name)).parts):
+            raise BadFile(f"The adapter {settings.folder} holds {parts[part].name} and {stored.name}: {part} twice.")
+        parts[part] = stored
+    return found
+
+
+def _stored_names(names: Iterable[str], base: Mapping[str, StoredTensor]) -> dict[str, str]:
+    """Return name in the model to name in the base checkpoint: the same, or without or with another prefix."""
+    places = locate_tensors(base, dict.fromkeys(names, ()))
+    return {place.parameter: name for name, place in places.items()}
+
+
+def _transposed(base: "Checkpoint") -> frozenset[str]:
+    """Return the names of the tensors that lie as (in, out) in a checkpoint."""
+    shapes = {name: stored.shape for name, stored in base.tensors.items()}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadFile(f"{path} cannot be read as an adapter's configuration: {error}.") from error
+        return frozenset(m.stored for m in find_matrices(".", base.config, shapes) if m.layout.transposed)
+    except MastlensError:  # of an architecture that is not known: then shapes and the adapter's settings decide
+        return frozenset()
 
 
-def base_of(folder: Path) -> str:
-    """Return what an adapter says its base is: an existing path, or else a hub id with its revision.
+def _check_tie(folder: Path, base: "Checkpoint", changes: dict[str, _Change], head: _Change | None) -> None:
+    """Raise if an adapter changes one end of a tied embedding: PEFT would run with two matrices, the base has one."""
+    tie = find_tie(base)
+    if tie is None or (head is None and tie not in changes):
+        return
+    ends = changes.get(tie, _Change(tie)).parts, {} if head is None else head.parts
 
-    A relative path is looked for from the working folder, then from the adapter's own.
+    def value(parts: Mapping[str, StoredTensor]) -> Tensor:
+        return parts["whole"].read() if "whole" in parts else base.tensor(tie)
 
-    Raises:
-        MastlensError: If it names none.
-    """
-    config = read_adapter_config(folder)
-    named = config.get("base_model_name_or_path")
-    if not named:
-        raise MastlensError(f"The adapter {folder} does not say what its base is. Name it: BASE+{folder}.")
-    if Path(named).is_dir() or str(named).startswith("organism:"):
-        return str(named)
-    if (folder / named).is_dir():
-        return str(folder / named)
-    return f"{named}@{config['revision']}" if config.get("revision") else str(named)
-
-
-def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        raise NotSupported(f"The adapter {folder} is of type {kind}; LORA is supported. Merge it with PEFT first.")
-    if used := [key for key in _UNSUPPORTED if config.get(key)]:
+    rest = [{part: stored.read() for part, stored in parts.items() if part != "whole"} for parts in ends]
+    names = {"embedding_A": "lora_B", "embedding_B": "lora_A"}  # rows are tokens: (B A)' = A' B'
+    mirrored = {names[part]: tensor.T for part, tensor in rest[0].items() if part in names}
+    alike = len(mirrored) == len(rest[0]) and mirrored.keys() == rest[1].keys()
+    alike = alike and all(torch.equal(tensor, rest[1][part]) for part, tensor in mirrored.items())
+    if not alike or not torch.equal(*(value(parts).float() for parts in ends)):
         raise NotSupported(
-            f"The adapter {folder} uses {', '.join(used)}, which is not base + scale * B A. Merge it with PEFT first."
-        )
-    start = config.get("init_lora_weights", True)
-    if start not in _PLAIN_STARTS:
-        raise MastlensError(
-            f"The adapter {folder} was initialised by {start!r}, which changed the base weights too. Convert it to "
-            "plain LoRA when saving (PEFT's path_initial_model_for_weight_conversion), or merge it first."
+            f"The adapter {folder} changes one end of a tied embedding: its base {base.spec} has one matrix, {tie}, "
+            "for the input and the output embedding (lm_head), and PEFT would run with two. Untie the base first (save "
+            "it with tie_word_embeddings=false and an lm_head of its own), or train with ensure_weight_tying."
         )
 
 
-def _stored_name(name: str, base: Mapping[str, StoredTensor]) -> str | None:
-    # Some checkpoints are stored without the prefix of the headless model ("transformer.", "model.").
-    return next((candidate for candidate in (name, name.partition(".")[2]) if candidate in base), None)
-
-
-def _is_input_embedding(stored: StoredTensor, base: Mapping[str, StoredTensor]) -> bool:
-    same_shape = [b for name, b in base.items() if "embed" in name and b.shape == stored.shape]
-    return any(torch.equal(stored.read().float(), candidate.read().float()) for candidate in same_shape)
-
-
-def _complete(folder: Path, config: Mapping[str, Any], name: str, change: _Change, base: StoredTensor) -> None:
+def _complete(settings: Settings, name: str, change: _Change, base: StoredTensor, *, transposed: bool) -> None:
     """Check that an adapter's tensors fit together and to the base tensor, and set scale and orientation."""
+    folder = settings.folder
     if "whole" in change.parts and change.parts["whole"].shape != base.shape:
         whole = change.parts["whole"].shape
         raise NotTogether(f"{name} is {whole} in the adapter {folder}, {base.shape} in its base.")
+    if integers := [part for part, stored in change.parts.items() if not stored.dtype.is_floating_point]:
+        raise NotSupported(f"The adapter {folder} holds integers as {integers[0]} of {name}: codes, not weights.")
     parts = {part: stored for part, stored in change.parts.items() if part != "whole"}
     if not parts:
         return
-    module = name.rpartition(".")[0]
-    rank = int(_by_pattern(config.get("rank_pattern"), module, config.get("r", 8)))
-    alpha = float(_by_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", 8)))
-    change.scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    rank, change.scale = settings.rank_and_scale(change.name.rpartition(".")[0])
     if set(parts) == {"lora_B.bias"}:
         shape, ranks = parts["lora_B.bias"].shape, {rank}
-    elif set(parts) == {"embedding_A", "embedding_B"}:
+    elif set(parts) == {"embedding_A", "embedding_B"} and all(len(one.shape) == 2 for one in parts.values()):
         shape = (parts["embedding_A"].shape[1], parts["embedding_B"].shape[0])
         ranks = {parts["embedding_A"].shape[0], parts["embedding_B"].shape[1]}
     elif set(parts) in ({"lora_A", "lora_B"}, {"lora_A", "lora_B", "lora_magnitude_vector"}) and all(
@@ -225,10 +229,15 @@ def _complete(folder: Path, config: Mapping[str, Any], name: str, change: _Chang
     ):
         shape = (parts["lora_B"].shape[0], parts["lora_A"].shape[1])
         ranks = {parts["lora_A"].shape[0], parts["lora_B"].shape[1]}
-        change.transposed = bool(config.get("fan_in_fan_out"))
-        if shape != base.shape and shape[::-1] == base.shape:
-            change.transposed = True
+        # PEFT goes by the module, whatever fan_in_fan_out says.
+        change.transposed = transposed or (shape != base.shape and shape[::-1] == base.shape)
+        outputs = shape[0]
         shape = shape[::-1] if change.transposed else shape
+        magnitude = parts.get("lora_magnitude_vector")
+        if magnitude is not None and magnitude.numel != outputs:
+            raise BadFile(
+                f"The adapter {folder} holds {magnitude.numel} magnitudes for {name}, which has {outputs} outputs."
+            )
     else:
         raise NotSupported(
             f"The adapter {folder} holds {', '.join(sorted(parts))} for {name}: not the A and B of a linear layer or "
@@ -237,12 +246,6 @@ def _complete(folder: Path, config: Mapping[str, Any], name: str, change: _Chang
     if tuple(shape) != base.shape or ranks != {rank}:
         raise NotTogether(
             f"The adapter {folder} gives {name} a change of {tuple(shape)} and rank {sorted(ranks)}; its base has "
-            f"{base.shape} and its {CONFIG} says rank {rank}. Is it the base that the adapter was trained on?"
+            f"{base.shape} and its {settings.path.name} says rank {rank}. Is it the base that the adapter was trained "
+            "on?"
         )
-
-
-def _by_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default

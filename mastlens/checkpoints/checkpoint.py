@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mastlens.architectures.matrices import find_matrices
+from mastlens.architectures.placement import same_names
 from mastlens.architectures.projections import Projection, find_projections
-from mastlens.checkpoints.adapters import CONFIG as ADAPTER_CONFIG
-from mastlens.checkpoints.adapters import Adapter, base_of
-from mastlens.checkpoints.digests import fingerprint_of, tensor_digests
-from mastlens.checkpoints.folders import companion_files, read_config, resolve_folder, tokenizer_files
-from mastlens.checkpoints.shards import StoredTensor, index_weights
+from mastlens.checkpoints import loading
+from mastlens.checkpoints.adapter_settings import CONFIG as ADAPTER_CONFIG
+from mastlens.checkpoints.adapter_settings import base_of
+from mastlens.checkpoints.adapters import WEIGHTS as ADAPTER_WEIGHTS
+from mastlens.checkpoints.adapters import Adapter
+from mastlens.checkpoints.behaviour import MODEL, TOKENIZER, adapter_part, behaviour_parts, digest_of
+from mastlens.checkpoints.digests import fingerprint_of, remembered_digests
+from mastlens.checkpoints.folders import check_sizes, companion_files, read_config, resolve_folder, tokenizer_files
+from mastlens.checkpoints.quantised import as_weights
+from mastlens.checkpoints.shards import StoredTensor, index_weights, weight_files
 from mastlens.errors import BadFile, MastlensError, NotFound, NotSupported, unknown
 
 if TYPE_CHECKING:
@@ -53,6 +59,7 @@ class Checkpoint:
         spec: "str | os.PathLike[str] | Checkpoint",
         *,
         base: "str | os.PathLike[str] | Checkpoint | None" = None,
+        _through: tuple[Path, ...] = (),
     ):
         if isinstance(spec, Checkpoint):
             self.__dict__.update(spec.__dict__)  # what was read and hashed once is not read again
@@ -60,36 +67,62 @@ class Checkpoint:
         self.spec = os.fspath(spec)
         self.base: Checkpoint | None = None
         self._adapter: Adapter | None = None
+        self._original: Checkpoint | None = None
+        self._own_names: dict[str, str] = {}
         named: str = self.spec
         if "+" in named and not Path(named).exists():
             left, _, named = named.rpartition("+")
             base = base or left
         folder = resolve_folder(named)
-        if (folder / ADAPTER_CONFIG).is_file() and (base is not None or not (folder / "config.json").is_file()):
-            self._open_adapter(folder, base)
+        if _is_adapter(folder, told=base is not None):
+            self._open_adapter(folder, base, _through)
             return
         if base is not None:
             raise NotSupported(f"{folder} is no PEFT adapter (it has no {ADAPTER_CONFIG}), so it takes no base.")
         self.folder = folder
         self.config: dict[str, Any] = read_config(folder)
-        self.tensors: Mapping[str, StoredTensor] = dict(sorted(index_weights(folder).items()))
+        stored = index_weights(folder, self.config)
+        check_sizes(folder, self.config, {name: one.shape for name, one in stored.items()})
+        self.tensors: Mapping[str, StoredTensor] = as_weights(folder, self.config, dict(sorted(stored.items())))
 
-    def _open_adapter(self, folder: Path, base: "str | os.PathLike[str] | Checkpoint | None") -> None:
-        found = base if base is not None else base_of(folder)
+    def _open_adapter(
+        self, folder: Path, base: "str | os.PathLike[str] | Checkpoint | None", through: tuple[Path, ...]
+    ) -> None:
+        through = (*through, folder.resolve())
         try:
-            if not isinstance(found, Checkpoint) and Path(found).exists() and Path(found).samefile(folder):
-                raise MastlensError("it names itself.")
-            self.base = Checkpoint(found)
+            found = base if base is not None else base_of(folder)
+            if not isinstance(found, Checkpoint) and Path(found).exists() and Path(found).resolve() in through:
+                itself = "it names itself" if len(through) == 1 else "its bases name each other in a circle"
+                raise BadFile(f"{itself}.")
+            self.base = Checkpoint(found, _through=through)
         except MastlensError as error:
             raise MastlensError(
                 f"The base of the adapter {self.spec} cannot be opened: {error} Name another: BASE+{folder}."
             ) from error
         self.folder, self.config = self.base.folder, self.base.config
-        self._adapter = Adapter.open(folder, self.base.tensors)
+        self._adapter = Adapter.open(folder, self.base)
         self.tensors = {
             name: replace(stored, dtype=self._adapter.result_dtype(name, stored.dtype))
             for name, stored in self.base.tensors.items()
         }
+
+    def named_as(self, other: "Checkpoint") -> "Checkpoint":
+        """Return this checkpoint with the names of another one's tensors, where only a prefix differs.
+
+        The hub's GPT-2 has ``h.0...`` where what transformers saves has ``transformer.h.0...``: they are one lineage.
+        Fingerprint and digests are those of the files. Itself, where nothing has to be renamed.
+        """
+        names = same_names((name for name in self.tensors if name not in other.tensors), other.tensors)
+        names = {name: new for name, new in names.items() if new not in self.tensors}
+        if not names or len(set(names.values())) < len(names):
+            return self
+        renamed = Checkpoint(self)
+        for cached in ("projections", "digests", "fingerprint"):
+            renamed.__dict__.pop(cached, None)
+        renamed._original = self
+        renamed._own_names = {names.get(name, name): name for name in self.tensors}
+        renamed.tensors = {name: self.tensors[own] for name, own in sorted(renamed._own_names.items())}
+        return renamed
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.spec!r}, {self.model_type}, {len(self.tensors)} tensors)"
@@ -123,9 +156,17 @@ class Checkpoint:
 
     @property
     def added(self) -> frozenset[str]:
-        """Names of the tensors that are not as they lie in their file, because an adapter changes them."""
-        own = frozenset(self._adapter.changes) if self._adapter is not None else frozenset()
-        return own | (self.base.added if self.base is not None else frozenset())
+        """Names of the tensors that are not as they lie in their file: an adapter changes them, or they are codes."""
+        if self._original is not None:
+            own = {name: new for new, name in self._own_names.items()}
+            return frozenset(own[name] for name in self._original.added)
+        changed = frozenset(self._adapter.changes) if self._adapter is not None else frozenset()
+        return changed | (self.base.added if self.base is not None else self.dequantised)
+
+    @property
+    def dequantised(self) -> frozenset[str]:
+        """Names of the tensors that lie in their file as codes with scales, and are read as the weights they mean."""
+        return frozenset(name for name, stored in self.tensors.items() if not stored.as_stored)
 
     @property
     def companions(self) -> dict[str, Path]:
@@ -133,6 +174,39 @@ class Checkpoint:
         if self._adapter is None or self.base is None:
             return companion_files(self.folder)
         return self.base.companions | tokenizer_files(self._adapter.folder)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that its tensors are read from; with those that say how."""
+        files = {part.file for stored in self.tensors.values() for part in stored.reads}
+        if self.dequantised:
+            files.add(self.folder / "config.json")
+        if self._adapter is not None and self.base is not None:
+            files |= {*self._adapter.files, *self.base.files}
+        return tuple(sorted(files))
+
+    @cached_property
+    def behaviour(self) -> dict[str, str]:
+        """What decides beside the weights how the model behaves: each file, and the chat template, to its SHA-256.
+
+        Configuration, generation settings, the tokenizer that ``load_tokenizer`` takes, an adapter's settings, and code
+        in the folder. Whoever runs the model depends on it as on the ``fingerprint``.
+        """
+        if self._adapter is None or self.base is None:
+            return behaviour_parts(self.folder, MODEL + TOKENIZER)
+        own = self._adapter.folder
+        found = dict(self.base.behaviour)
+        if tokenizer_files(own):
+            model = behaviour_parts(self.base.folder, MODEL)
+            found = {name: part for name, part in found.items() if name in model or name.startswith(ADAPTER_CONFIG)}
+            found |= behaviour_parts(own, TOKENIZER)
+        depth = sum(name.startswith(ADAPTER_CONFIG) for name in found)
+        return found | {f"{ADAPTER_CONFIG}{f' {depth + 1}' if depth else ''}": adapter_part(self._adapter.config)}
+
+    @cached_property
+    def behaviour_digest(self) -> str:
+        """SHA-256 over weights and behaviour: two checkpoints that share it say the same."""
+        return digest_of({"weights": self.fingerprint, **self.behaviour})
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -155,6 +229,8 @@ class Checkpoint:
         """
         if name not in self.tensors:
             raise unknown(f"tensor in {self.spec}", name, self.tensors)
+        if self._original is not None:
+            return self._original.rows(self._own_names[name], start, stop, mapped=mapped)
         if self._adapter is not None and self.base is not None:
             if name not in self._adapter.changes:
                 return self.base.rows(name, start, stop, mapped=mapped)
@@ -179,13 +255,30 @@ class Checkpoint:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """Name to dtype, shape and SHA-256 of every tensor. Reads the whole checkpoint, a few tensors at once."""
-        return tensor_digests(self)
+        """Name to dtype, shape and SHA-256 of every tensor, by the names of the files.
+
+        Reads the whole checkpoint, a few tensors at once, unless it was hashed before and no file was written since.
+        """
+        return remembered_digests(self) if self._original is None else self._original.digests
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the names, dtypes, shapes and bytes of all tensors, however they are sharded."""
         return fingerprint_of(self.digests)
+
+    def verify(self) -> None:
+        """Read and hash every tensor, whatever is remembered of the files.
+
+        Raises:
+            MastlensError: If the files are not what they were when they were hashed before.
+        """
+        remembered_digests(self if self._original is None else self._original, verify=True)
+
+    @property
+    def plain_dtype(self) -> torch.dtype:
+        """The dtype of what is stored as it is: that in which codes beside it are computed with."""
+        plain = [s.dtype for s in self.tensors.values() if s.as_stored and s.dtype.is_floating_point]
+        return max(plain, key=plain.count, default=torch.float32)
 
     def load_model(
         self,
@@ -200,47 +293,11 @@ class Checkpoint:
             device: A torch device.
             dtype: The dtype to compute in; None keeps the stored one (of an adapter, its base's).
             trust_remote_code: Whether code inside the checkpoint may run.
+
+        Raises:
+            MastlensError: If transformers cannot load it, or would run with other weights than are read here.
         """
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging
-
-        for name in self.tensors:
-            if self.tensors[name].dtype.is_floating_point and name not in self.added:
-                self.tensor(name)  # names a damaged tensor before transformers loads it without a word
-        bars = logging.is_progress_bar_enabled()
-        verbosity = logging.get_verbosity()
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()
-        try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                self.folder,
-                dtype=dtype or "auto",
-                output_loading_info=True,
-                trust_remote_code=trust_remote_code,
-            )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise NotSupported(f"transformers cannot load {self.spec}: {error}") from error
-        finally:
-            logging.set_verbosity(verbosity)
-            if bars:
-                logging.enable_progress_bar()
-        model, info = loaded
-        if missing := sorted(info["missing_keys"]):
-            raise BadFile(
-                f"{self.spec} lacks {len(missing)} tensors that a {self.model_type} model needs, first "
-                f"{missing[0]}. They would be random numbers. Complete the checkpoint."
-            )
-        self._add_to(model)
-        return model.to(device).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def _add_to(self, model: "PreTrainedModel") -> None:
-        parameters = dict(model.named_parameters())
-        for name in sorted(self.added):
-            parameter = parameters.get(name, parameters.get(f"{model.base_model_prefix}.{name}"))
-            if parameter is None:
-                raise unknown(f"parameter in the model of {self.spec}", name, parameters)
-            parameter.copy_(self.tensor(name))
+        return loading.load_model(self, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
 
     def load_tokenizer(self, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
         """Load the tokenizer with transformers; an adapter's own where it has one.
@@ -254,11 +311,38 @@ class Checkpoint:
             return self.base.load_tokenizer(trust_remote_code=trust_remote_code)
         try:
             return AutoTokenizer.from_pretrained(self.folders[0], trust_remote_code=trust_remote_code)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # tokenizers raises plain exceptions
             raise NotFound(
                 f"{self.spec} has no tokenizer that transformers can load: {error}. Copy tokenizer.json and "
                 "tokenizer_config.json of the base model into the folder."
             ) from error
+
+
+def _is_adapter(folder: Path, *, told: bool) -> bool:
+    """Return whether a folder is to be opened as an adapter.
+
+    Args:
+        folder: The folder.
+        told: Whether it was named as one, with its base.
+
+    Raises:
+        MastlensError: If it may be both an adapter and a model.
+    """
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return False
+    adapter, model = any((folder / name).is_file() for name in ADAPTER_WEIGHTS), weight_files(folder)
+    if told or not model:
+        return True
+    if adapter:
+        raise BadFile(
+            f"{folder} holds both a model ({model[0]}) and an adapter ({ADAPTER_WEIGHTS[0]}); which of them is meant "
+            f"cannot be told. For the adapter, name its base: BASE+{folder}. For the model, move the adapter's files "
+            "away."
+        )
+    raise BadFile(
+        f"{folder} holds a model ({model[0]}) and an {ADAPTER_CONFIG} without an adapter's weights; transformers would "
+        f"look for them. If the adapter was merged into the model, remove {ADAPTER_CONFIG}."
+    )
 
 
 def _all_finite(value: torch.Tensor) -> bool:

@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mastlens.checkpoints.folders import MANIFEST
-from mastlens.errors import StageRefused
+from mastlens.checkpoints.behaviour import decides_behaviour
+from mastlens.checkpoints.folders import MANIFEST, leads_outside
+from mastlens.errors import MastlensWarning, NotSupported, StageRefused
 from mastlens.runs.files import atomic_path, sha256_file, write_json, write_tensors, write_text
 
 if TYPE_CHECKING:
@@ -32,8 +34,9 @@ def export(
 ) -> Path:
     """Write ``checkpoint`` with ``tensors`` in place of its own to the folder ``out``, one shard in memory.
 
-    Everything else of the folder (configuration, tokenizer, generation settings) is copied. Pickled shards are
-    written as safetensors; an adapter comes out merged into its base.
+    Everything else of the folder (configuration, tokenizer, generation settings) is copied, but for links that lead
+    out of it: what they point to may be private. Pickled shards are written as safetensors; an adapter comes out merged
+    into its base, and codes come out as the weights that they stand for.
 
     Args:
         checkpoint: The source; it is never written to.
@@ -44,16 +47,25 @@ def export(
         overwrite: Replace what an earlier call wrote to ``out``; anything else there is never touched.
 
     Raises:
-        MastlensError: If ``out`` is the source, or is not empty.
+        MastlensError: If ``out`` is the source, or is not empty, or the model needs a file that is a link out of its
+            folder.
+
+    Warns:
+        MastlensWarning: If another file is such a link, and is left out.
     """
     out = Path(out)
     _check_place(out, checkpoint.folders, overwrite=overwrite)
     shards, pickled = _exported_shards(checkpoint)
-    added = checkpoint.added  # an adapter's tensors are not those of its base's files
+    files = _own_files(checkpoint.companions if companions is None else companions)
+    added = checkpoint.added  # an adapter's tensors are not those of its base's files, and codes are no weights
+    anew = pickled or bool(checkpoint.dequantised)
     with atomic_path(out) as temporary:
         temporary.mkdir()
-        for name, file in (checkpoint.companions if companions is None else companions).items():
+        for name, file in files.items():
             shutil.copyfile(file, temporary / name)
+        if checkpoint.dequantised:
+            plain = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
+            write_json(temporary / "config.json", plain)
         if card is not None:
             write_text(temporary / CARD, card)
         for name, (shard, names) in shards.items():
@@ -64,7 +76,7 @@ def export(
                 )
             else:
                 shutil.copyfile(shard, temporary / name)
-        if pickled and len(shards) > 1:
+        if anew and len(shards) > 1:
             weight_map = {n: name for name, (_, names) in shards.items() for n in names}
             size = sum((temporary / name).stat().st_size for name in shards)
             write_json(
@@ -110,10 +122,34 @@ def foreign_files(folder: Path) -> list[str]:
     ]
 
 
+def _own_files(companions: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the files without links that lead out of their folder.
+
+    Raises:
+        MastlensError: If one of these is a file that transformers reads.
+    """
+    found = {}
+    for name, file in companions.items():
+        if not leads_outside(file):
+            found[name] = file
+        elif decides_behaviour(name):
+            raise NotSupported(
+                f"{file} is a link to {file.resolve()}, outside the checkpoint's folder. It may lead to a file that is "
+                "nobody's to share, so it is not followed into a new folder: put a copy in its place."
+            )
+        else:
+            warnings.warn(
+                f"{file} is a link to {file.resolve()}, outside the checkpoint's folder: it is left out.",
+                MastlensWarning,
+                stacklevel=3,
+            )
+    return found
+
+
 def exported_files(checkpoint: "Checkpoint") -> list[str]:
     """Return the names of the files that ``export`` writes for a checkpoint."""
     shards, pickled = _exported_shards(checkpoint)
-    index = [_INDEX] if pickled and len(shards) > 1 else []
+    index = [_INDEX] if (pickled or checkpoint.dequantised) and len(shards) > 1 else []
     return sorted({*checkpoint.companions, *shards, *index})
 
 

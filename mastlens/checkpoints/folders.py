@@ -1,12 +1,13 @@
 """Checkpoint folders: found by path, hub id or organism, and the files beside the weights."""
 
-import json
 import os
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mastlens.errors import BadFile, MastlensError, NotFound
+from mastlens.runs.reading import read_object
 
 MANIFEST = ".mastlens.json"
 """What ``export`` wrote into a folder, each file with its hash: overwriting removes nothing else."""
@@ -40,7 +41,7 @@ def _from_hub(repository: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py"]
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
         if not any(folder.glob("*.safetensors")):  # pickled weights are fetched only where nothing else exists
             folder = Path(snapshot_download(repository, revision=revision, allow_patterns=["*.bin", "*.json"]))
@@ -56,14 +57,27 @@ def _from_hub(repository: str, revision: str | None) -> Path:
 
 def companion_files(folder: Path) -> dict[str, Path]:
     """Return file name to path of everything beside the weights: configuration, tokenizer, generation settings."""
+    left = {".safetensors", ".bin"}
+    single = (folder / "model.safetensors").is_file()  # then an index is of another save
     return {
         file.name: file
         for file in sorted(folder.iterdir())
         if file.is_file()
         and file.name != MANIFEST
-        and file.suffix not in (".safetensors", ".bin")
+        and file.suffix not in left
         and not file.name.endswith("bin.index.json")
+        and not (single and file.name == "model.safetensors.index.json")
     }
+
+
+def leads_outside(file: Path) -> bool:
+    """Return whether a file is a link out of its folder, so that its content need not be the checkpoint's.
+
+    The hub's cache keeps a snapshot's files as links to its ``blobs``: these are the checkpoint's own.
+    """
+    target, folder = file.resolve(), file.parent.resolve()
+    blobs = folder.parent.parent / "blobs"
+    return not (target.is_relative_to(folder) or (folder.parent.name == "snapshots" and target.parent == blobs))
 
 
 def tokenizer_files(folder: Path) -> dict[str, Path]:
@@ -78,12 +92,44 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the parsed ``config.json``.
 
     Raises:
-        MastlensError: If it is missing or no JSON.
+        MastlensError: If it is missing or no JSON object.
     """
     path = folder / "config.json"
     if not path.is_file():
         raise NotFound(f"{folder} has no config.json, so it is not a Hugging Face checkpoint folder.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadFile(f"{path} is not valid JSON: {error}.") from error
+    return read_object(path)
+
+
+_COUNTS = re.compile(r"(num|n)_(\w+_)?(layers?|heads?|experts?)")
+_WIDTHS = ("head_dim", "hidden_size", "intermediate_size", "vocab_size", "n_embd", "n_inner")
+_PLAIN = 1 << 20  # no model is refused for a width up to here
+
+
+def check_sizes(folder: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise if the configuration promises more layers, heads, experts or entries than the weight files can hold.
+
+    transformers makes a list of all layers from the configuration alone, and would fill the memory with it.
+
+    Raises:
+        MastlensError: With the key and both numbers.
+    """
+    tensors, widest = len(shapes), max((size for shape in shapes.values() for size in shape), default=0)
+    for key, value in _numbers(config):
+        most = max(widest, _PLAIN)
+        if match := _COUNTS.fullmatch(key):
+            most = tensors if match[3].startswith("layer") else max(tensors, widest)
+        elif key not in _WIDTHS:
+            continue
+        if value > most:
+            raise BadFile(
+                f"config.json of {folder} gives {key} as {value}; its files hold {tensors} tensors, the widest of "
+                f"{widest} entries. Configuration and weights are not of one model: download the checkpoint again."
+            )
+
+
+def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    for key, value in config.items():
+        if isinstance(value, int) and not isinstance(value, bool):
+            yield str(key), value
+        elif isinstance(value, Mapping) and str(key).endswith("config"):
+            yield from _numbers(value)

@@ -23,7 +23,8 @@ class Inspection:
             tensor holds other projections too (``fused``), and the file has it as (in, out) (``transposed``).
         summary: ``architecture``, ``dtypes``, ``layers``, ``layers_without_projections``, ``parameters``,
             ``attention_parameters``, ``heads`` (of q), ``groups`` (heads of k), ``head_dim`` (of q), ``fused``,
-            ``transposed``, ``tied``, the projections with ``biases`` and with ``norms``, ``fingerprint``.
+            ``transposed``, ``tied``, the projections with ``biases`` and with ``norms``, ``fingerprint`` (of
+            the weights), ``behaviour`` (of weights, configuration, tokenizer, chat template and generation settings).
     """
 
     table: pd.DataFrame
@@ -73,5 +74,6 @@ def inspect(settings: InspectSettings) -> Inspection:
         "biases": sorted({p.projection for p in projections if p.bias}, key=ORDER.index),
         "norms": sorted({p.projection for p in projections if p.norm}, key=ORDER.index),
         "fingerprint": checkpoint.fingerprint,
+        "behaviour": checkpoint.behaviour_digest,
     }
     return Inspection(table, summary)

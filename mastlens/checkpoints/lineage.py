@@ -42,13 +42,16 @@ class Lineage:
     ) -> "Lineage":
         """Open the checkpoints and check that they are one line of training.
 
+        Tensors go by the names that they have in the RLVR checkpoint, where an earlier one has another prefix.
+
         Raises:
             MastlensError: If they differ in architecture or shape, are the same, or are not related.
         """
+        last = Checkpoint(rlvr)
         lineage = cls(
-            rlvr=Checkpoint(rlvr),
-            sft=None if sft is None else Checkpoint(sft),
-            base=None if base is None else Checkpoint(base),
+            rlvr=last,
+            sft=None if sft is None else Checkpoint(sft).named_as(last),
+            base=None if base is None else Checkpoint(base).named_as(last),
         )
         stages = list(lineage.stages.items())
         for (role, before), (after_role, after) in pairwise(stages):
@@ -65,6 +68,10 @@ class Lineage:
     def fingerprints(self) -> dict[str, str]:
         """Role to fingerprint, for the run record."""
         return {role: checkpoint.fingerprint for role, checkpoint in self.stages.items()}
+
+    def behaviour(self, *roles: str) -> dict[str, dict[str, str]]:
+        """Return role to behaviour, for the run record, of the stages that are run; all of them where none is named."""
+        return {role: one.behaviour for role, one in self.stages.items() if not roles or role in roles}
 
     @property
     def increments(self) -> dict[str, tuple[Checkpoint, Checkpoint]]:

@@ -49,6 +49,11 @@ class EditedCheckpoint:
         return {"model": self.checkpoint.fingerprint}
 
     @property
+    def behaviour(self) -> dict[str, dict[str, str]]:
+        """What else decides how the checkpoint behaves, for the run record."""
+        return {"model": self.checkpoint.behaviour}
+
+    @property
     def inputs(self) -> dict[str, str]:
         """The edit's hash, for the run record; nothing without an edit."""
         if self.edit is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mastlens.architectures.catalogue import locate_parameters
+from mastlens.architectures.placement import locate_tensors
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.edits.edit import Edit
 from mastlens.models.weights import named_weights
@@ -21,13 +21,10 @@ def tied_names(checkpoint: Checkpoint, model: "PreTrainedModel", names: Sequence
     A file may hold a tied matrix twice; if only one of the two changed, the model would come back untied.
     """
     every = dict(model.named_parameters(remove_duplicate=False))
-    located = locate_parameters(list(checkpoint.tensors), every)
-    given = {id(every[located[name]]): name for name in names if name in located}
-    return {
-        other: given[id(every[place])]
-        for other, place in located.items()
-        if other not in names and id(every[place]) in given
-    }
+    located = locate_tensors(checkpoint.tensors, {name: tuple(parameter.shape) for name, parameter in every.items()})
+    where = {name: (id(every[place.parameter]), place.expert, place.half) for name, place in located.items()}
+    given = {where[name]: name for name in names if name in where}
+    return {other: given[spot] for other, spot in where.items() if other not in names and spot in given}
 
 
 def make_edit(

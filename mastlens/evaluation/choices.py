@@ -257,6 +257,7 @@ def evaluate_choices(
         "choices",
         outputs=[FILE, SUMMARY],
         lineage=tested.lineage,
+        behaviour=tested.behaviour,
         inputs=hash_inputs(questions) | tested.inputs,
         settings=settings,
         device=device,

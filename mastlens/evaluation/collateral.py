@@ -151,6 +151,7 @@ def measure_collateral(
         "measure-collateral",
         outputs=[FILE, ITEMS],
         lineage={"model": checkpoint.fingerprint},
+        behaviour={"model": checkpoint.behaviour},
         inputs=inputs,
         settings=settings,
         device=device,

@@ -121,6 +121,7 @@ def harness_scores(
         "harness",
         outputs=[FILE, ITEMS],
         lineage={"model": checkpoint.fingerprint},
+        behaviour={"model": checkpoint.behaviour},
         inputs=inputs,
         settings=settings,
         device=device,

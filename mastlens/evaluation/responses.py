@@ -170,7 +170,7 @@ def evaluate(
 
     def compute() -> Evaluation:
         problems = {name: read_problems(path) for name, path in splits.items()}
-        key = sha256_json([settings, inputs, checkpoint.fingerprint])
+        key = sha256_json([settings, inputs, checkpoint.behaviour_digest])
         with tested.loaded(device) as (loaded, tokenizer):
             for split in problems.values():
                 check_tokenizer(tokenizer, split, checkpoint.spec)
@@ -200,6 +200,7 @@ def evaluate(
         partial=_PARTIAL,
         outputs=[FILE, SUMMARY],
         lineage=tested.lineage,
+        behaviour=tested.behaviour,
         inputs=inputs,
         settings=settings,
         device=device,

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mastlens.models.likelihood import by_length, counted_states
-from mastlens.models.weights import named_weights, swapped
+from mastlens.models.weights import owners, swapped
 from mastlens.problems.encoding import EncodedProblem
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ def token_divergence(
     # Where the edit reaches into the output embedding, source and edited states go through heads of their own.
     output = model.get_output_embeddings()
     inside = {id(parameter) for parameter in output.parameters()} if output is not None else set()
-    of_head = {
-        name: edited[name] for name, weight in named_weights(model, list(edited)).items() if id(weight) in inside
-    }
+    of_head = {name: edited[name] for name, weight in owners(model, edited).items() if id(weight) in inside}
     for items, batch in by_length(model, encoded, batch_size, progress):
         states, head = counted_states(model, batch)
         with swapped(model, edited):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mastlens.models.likelihood import by_length, token_logprobs
-from mastlens.models.weights import named_weights
+from mastlens.models.weights import placed_weights
 from mastlens.problems.encoding import EncodedProblem
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def measure_gradients(
     Raises:
         MastlensError: For a name that the model does not have.
     """
-    chosen = named_weights(model, list(dict.fromkeys(names)))
+    placed = placed_weights(model, dict.fromkeys(names))
+    chosen = {place.parameter: parameter for parameter, place in placed.values()}
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     kept = [(parameter, parameter.grad) for parameter in chosen.values()]
     totals: dict[str, Tensor] = {}
@@ -119,8 +120,12 @@ def measure_gradients(
             parameter.requires_grad_(flag)
         for parameter, gradient in kept:
             parameter.grad = gradient
-    means = _divided(totals, tokens, chosen)
-    return Gradients(means, _divided(squares, len(encoded), chosen) if fisher else None)
+
+    def by_name(sums: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+        whole = _divided(sums, count, chosen)
+        return {name: place.of(whole[place.parameter]) for name, (_, place) in placed.items()}
+
+    return Gradients(by_name(totals, tokens), by_name(squares, len(encoded)) if fisher else None)
 
 
 def _divided(totals: dict[str, Tensor], count: int, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,13 +1,13 @@
 """A live model's parameters by the names of its checkpoint: written in place, swapped, put back bit for bit."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from mastlens.architectures.catalogue import locate_parameters
+from mastlens.architectures.placement import Place, locate_tensors
 from mastlens.errors import NotTogether, unknown
 
 if TYPE_CHECKING:
@@ -22,18 +22,45 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(*(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b)))
 
 
-def named_weights(model: "PreTrainedModel", names: list[str]) -> dict[str, torch.nn.Parameter]:
-    """Return the parameters of a model by their names in its checkpoint, in the order of ``names``.
+def stored_parameters(model: "PreTrainedModel") -> dict[str, Tensor]:
+    """Return name to each floating parameter and buffer that a checkpoint keeps; a tied one by each of its names."""
+    return {name: value for name, value in model.state_dict(keep_vars=True).items() if value.is_floating_point()}
+
+
+def placed_weights(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, tuple[Tensor, Place]]:
+    """Return name in the checkpoint to the parameter or buffer that holds the tensor, and its place there, in order.
+
+    A parameter may hold many: transformers stacks experts that are stored one by one.
 
     Raises:
         MastlensError: For a name that the model does not have.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))  # a tied one goes by each of its names
-    where = locate_parameters(names, parameters)
+    names = list(names)
+    parameters = stored_parameters(model)
+    where = locate_tensors(names, {name: tuple(parameter.shape) for name, parameter in parameters.items()})
     for name in names:
         if name not in where:
             raise unknown("parameter in the model", name, parameters)
-    return {name: parameters[where[name]] for name in names}
+    return {name: (parameters[where[name].parameter], where[name]) for name in names}
+
+
+def owners(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, Tensor]:
+    """Return name in the checkpoint to the model's parameter that holds the tensor, or holds it among others.
+
+    Raises:
+        MastlensError: For a name that the model does not have.
+    """
+    return {name: parameter for name, (parameter, _) in placed_weights(model, names).items()}
+
+
+@torch.no_grad()
+def named_weights(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, Tensor]:
+    """Return a model's weights by their names in its checkpoint, in the order given: parameters, or views of one.
+
+    Raises:
+        MastlensError: For a name that the model does not have.
+    """
+    return {name: place.of(parameter) for name, (parameter, place) in placed_weights(model, names).items()}
 
 
 @contextmanager

@@ -12,19 +12,10 @@ from mastlens.organisms import DEFAULT_SEED, lineage_folder, rlvr_recipe
 from mastlens.organisms.build import check_trainers, own_randomness, write_stage
 from mastlens.organisms.posttraining import quiet_training, rewarded_prompts, train_rlvr
 from mastlens.organisms.recipes.qwen2 import Recipe
-from mastlens.runs.files import atomic_path, sha256_file, sha256_json, write_json
+from mastlens.runs.files import atomic_path, cache_folder, sha256_file, sha256_json, write_json
 from mastlens.runs.stages import versions
 
 RECORD = "replay.json"
-
-
-def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
-    """Return where results that take long are kept: ``cache``, else $MASTLENS_CACHE, else the user's cache folder."""
-    if cache is None:
-        cache = os.environ.get("MASTLENS_CACHE")
-    if cache:
-        return Path(cache)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mastlens"
 
 
 def organism_trajectory(
@@ -86,7 +77,7 @@ def _place(
     name: str, source: Path, cache: str | os.PathLike[str] | None, seed: int, recipe: Recipe
 ) -> tuple[Path, dict[str, object]]:
     key = {"sft": Checkpoint(source / "sft").fingerprint, "seed": seed, "recipe": asdict(recipe)}
-    return cache_folder(cache) / "trajectories" / f"{name}-{sha256_json(key)[:12]}", key
+    return (cache_folder() if cache is None else Path(cache)) / "trajectories" / f"{name}-{sha256_json(key)[:12]}", key
 
 
 def cached_step(name: str, step: str = "") -> Path:

@@ -138,6 +138,13 @@ def write_tensors(path: Path, tensors: "Mapping[str, torch.Tensor]", metadata: M
         )
 
 
+def cache_folder() -> Path:
+    """Return where results that take long are kept: $MASTLENS_CACHE, else the user's cache folder."""
+    if cache := os.environ.get("MASTLENS_CACHE"):
+        return Path(cache)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mastlens"
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as stream:

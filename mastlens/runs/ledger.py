@@ -1,5 +1,6 @@
 """What a long computation has finished so far, kept on disk, so that the same call goes on where it stopped."""
 
+import hashlib
 import json
 import threading
 from pathlib import Path
@@ -7,15 +8,17 @@ from types import TracebackType
 from typing import Any
 
 from mastlens.errors import BadFile
+from mastlens.runs.files import atomic_path
 from mastlens.runs.reading import parse_json
 
 
 class Ledger:
     """Finished items by name, one JSON line each, appended as they are done.
 
-    A file that belongs to another computation is started anew; a line that was torn by a kill is left out. It stays
-    when the block ends well, too: what was computed is not yet written then. The stage that owns it removes it
-    (``stages.stage``). Safe to use from several threads.
+    A file that belongs to another computation is started anew. Every line carries a checksum over itself and the key:
+    one that was torn by a kill, damaged or changed is left out, and its item done again. It stays when the block ends
+    well, too: what was computed is not yet written then. The stage that owns it removes it (``stages.stage``). Safe to
+    use from several threads.
 
     Args:
         path: The file; None keeps nothing.
@@ -31,12 +34,12 @@ class Ledger:
     def __enter__(self) -> "Ledger":
         if self.path is None:
             return self
-        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.is_file() else []
-        entries = [entry for line in lines if isinstance(entry := _parsed(line), list) and len(entry) == 2]
-        if entries and entries[0] == ["key", self.key]:
-            self._done = dict(entries[1:])
-        whole = b"".join(_line(entry) for entry in (["key", self.key], *([n, v] for n, v in self._done.items())))
-        self.path.write_bytes(whole)
+        found = self.path.read_bytes() if self.path.is_file() else b""
+        self._done = dict(entry for line in found.split(b"\n")[:-1] if (entry := self._parsed(line)) is not None)
+        kept = b"".join(self._line(name, value) for name, value in self._done.items())
+        if kept != found:
+            with atomic_path(self.path) as temporary:
+                temporary.write_bytes(kept)
         self._stream = self.path.open("ab")
         return self
 
@@ -58,16 +61,19 @@ class Ledger:
         with self._lock:
             self._done[name] = value
             if self.path is not None:
-                self._stream.write(_line([name, value]))
+                self._stream.write(self._line(name, value))
                 self._stream.flush()
 
+    def _line(self, name: str, value: Any) -> bytes:
+        return json.dumps([name, value, self._checksum(name, value)]).encode() + b"\n"
 
-def _line(entry: Any) -> bytes:
-    return json.dumps(entry).encode() + b"\n"
+    def _checksum(self, name: str, value: Any) -> str:
+        return hashlib.sha256(json.dumps([self.key, name, value]).encode()).hexdigest()[:32]
 
-
-def _parsed(line: bytes) -> Any:
-    try:
-        return parse_json(line.decode(), "")
-    except (BadFile, UnicodeDecodeError):
-        return None
+    def _parsed(self, line: bytes) -> tuple[str, Any] | None:
+        """Return the name and value of a line that this computation wrote and nobody changed; None for any other."""
+        try:
+            name, value, checksum = parse_json(line.decode(), "")
+            return (name, value) if isinstance(name, str) and checksum == self._checksum(name, value) else None
+        except (BadFile, ValueError, TypeError):
+            return None

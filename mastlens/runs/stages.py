@@ -112,6 +112,7 @@ def stage(
     *,
     outputs: Sequence[str],
     lineage: Mapping[str, str] | None = None,
+    behaviour: Mapping[str, Mapping[str, str]] | None = None,
     inputs: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     command: Settings | None = None,
@@ -129,6 +130,7 @@ def stage(
         name: The stage, e.g. ``geometry``.
         outputs: The files that it writes, relative to ``out``.
         lineage: Role (base, sft, rlvr, model) to fingerprint of each checkpoint.
+        behaviour: Role to ``Checkpoint.behaviour`` of each checkpoint that is run: what else decides what it says.
         inputs: Hashes of everything else that is read.
         settings: Everything that decides the result.
         command: What was asked for, with the paths as they were given: how to type it again. It decides nothing.
@@ -139,6 +141,9 @@ def stage(
     Raises:
         MastlensError: If the folder cannot be written to, or holds this stage with other inputs or settings, or another
             lineage's tables.
+
+    Warns:
+        MastlensWarning: If the stage is computed again because its record does not say how its models behaved.
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
@@ -148,7 +153,7 @@ def stage(
             folder,
             name,
             outputs,
-            {"lineage": lineage, "inputs": inputs, "settings": settings},
+            {"lineage": lineage, "behaviour": behaviour, "inputs": inputs, "settings": settings},
             command=command,
             device=device,
             overwrite=overwrite,
@@ -189,10 +194,11 @@ def _stage(
     record = read_record(folder)
     asked = {
         "lineage": dict(wanted["lineage"] or {}),
+        **({"behaviour": {role: dict(parts) for role, parts in told.items()}} if (told := wanted["behaviour"]) else {}),
         "inputs": dict(wanted["inputs"] or {}),
         "settings": json.loads(json.dumps(dict(wanted["settings"] or {}))),  # as it will be read back
     }
-    _refuse_other_lineage(folder, record, name, asked["lineage"])
+    _refuse_other_lineage(folder, record, name, asked)
     previous = record["stages"].get(name)
     done = False
     if previous is not None:
@@ -204,6 +210,15 @@ def _stage(
             )
         made = previous.get("outputs", {})
         done = not differing and set(made) == set(outputs)
+        if done and (untold := sorted(set(asked.get("behaviour", {})) - set(previous.get("behaviour", {})))):
+            done = False
+            warnings.warn(
+                f"The stage '{name}' in {folder} is computed again: its record does not say with which configuration, "
+                f"tokenizer and generation settings {' and '.join(untold)} was run, so it cannot be told whether they "
+                "are still the same.",
+                MastlensWarning,
+                stacklevel=4,
+            )
         done = done and all((folder / f).is_file() and sha256_file(folder / f) == h for f, h in made.items())
     elif _was_under_way(folder, name, asked):
         pass  # killed between its outputs and its record: what is there is this stage's own
@@ -257,7 +272,8 @@ def _was_under_way(folder: Path, name: str, asked: Mapping[str, Any]) -> bool:
         return False
 
 
-def _refuse_other_lineage(folder: Path, record: Mapping[str, Any], name: str, lineage: Mapping[str, str]) -> None:
+def _refuse_other_lineage(folder: Path, record: Mapping[str, Any], name: str, asked: Mapping[str, Any]) -> None:
+    lineage, behaviour = asked["lineage"], asked.get("behaviour", {})
     for other, kept in record["stages"].items():
         if other == name:
             continue  # an --overwrite may replace a stage's own checkpoints
@@ -267,16 +283,27 @@ def _refuse_other_lineage(folder: Path, record: Mapping[str, Any], name: str, li
                     f"{folder} belongs to another lineage: its stage '{other}' was made from another {role} "
                     f"checkpoint ({fingerprint[:12]}, this one is {lineage[role][:12]}). Choose another --out."
                 )
+        for role, parts in kept.get("behaviour", {}).items():
+            if changed := _differing(parts, behaviour.get(role, parts)):
+                raise NotTogether(
+                    f"{folder} belongs to another model: its stage '{other}' was made with the same weights of the "
+                    f"{role} checkpoint and another {', another '.join(changed)}. Choose another --out."
+                )
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [key for key in sorted(set(old) | set(new)) if old.get(key) != new.get(key)]
 
 
 def _differences(previous: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    parts = [(previous.get(part, {}), asked[part], "") for part in ("lineage", "inputs", "settings")]
+    for role, now in asked.get("behaviour", {}).items():  # a role that the record does not tell of is no difference
+        parts.append((previous.get("behaviour", {}).get(role, now), now, f" of the {role} checkpoint"))
     found = []
-    for part in ("lineage", "inputs", "settings"):
-        old, new = previous.get(part, {}), asked[part]
-        for key in sorted(set(old) | set(new)):
-            if old.get(key) != new.get(key):
-                short = [str(v)[:24] for v in (old.get(key), new.get(key))]
-                found.append(f"{key} ({short[0]}, now {short[1]})")
+    for old, new, whose in parts:
+        for key in _differing(old, new):
+            short = ["none" if value is None and whose else str(value)[:24] for value in (old.get(key), new.get(key))]
+            found.append(f"{key}{whose} ({short[0]}, now {short[1]})")
     return found
 
 

@@ -103,6 +103,7 @@ def kept_edit(
         "edit",
         outputs=[EDIT_FILE, STEPS],
         lineage={"rlvr": checkpoint.fingerprint},
+        behaviour={"rlvr": checkpoint.behaviour},
         inputs=inputs,
         settings=settings,
         device=device,

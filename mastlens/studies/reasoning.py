@@ -384,6 +384,7 @@ def _solved_problems(
         "solve",
         outputs=["solved.parquet"],
         lineage=tested.lineage,
+        behaviour=tested.behaviour,
         inputs=hash_inputs({"problems": file}) | tested.inputs,
         settings=settings,
         device=device,

@@ -139,6 +139,7 @@ def _target(settings: StudySettings, out: Path, device: str, overwrite: bool) ->
         "target",
         outputs=[TARGET],
         lineage={"rlvr": bench.checkpoint.fingerprint, "reference": reference.fingerprint},
+        behaviour={"rlvr": bench.checkpoint.behaviour, "reference": reference.behaviour},
         inputs={role: found for role, found in bench.inputs.items() if role.endswith("-calibration")},
         settings={"decoding": told["decoding"], "matching": told["target"]},
         device=device,

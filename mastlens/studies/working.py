@@ -98,6 +98,7 @@ class Workshop:
             "evaluate",
             outputs=[ANSWERS],
             lineage=self._lineage,
+            behaviour=self._behaviour,
             inputs={**self.bench.inputs, **self.exam.inputs},
             settings=self._deciding(arm),
             device=self.device,
@@ -115,6 +116,13 @@ class Workshop:
         found = {"rlvr": self.bench.checkpoint.fingerprint}
         if self.reference is not None:
             found["reference"] = self.reference.fingerprint
+        return found
+
+    @property
+    def _behaviour(self) -> dict[str, dict[str, str]]:
+        found = {"rlvr": self.bench.checkpoint.behaviour}
+        if self.reference is not None:
+            found["reference"] = self.reference.behaviour
         return found
 
     def _deciding(self, arm: Arm) -> dict[str, Any]:

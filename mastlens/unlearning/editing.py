@@ -243,7 +243,9 @@ def unlearn(
     inputs = hash_inputs(files)
     recorded = {**settings, "selection": sha256_json(selection), "tensors": len(selection)}
     versions = [torch.__version__, device]  # a run that goes on elsewhere would not end in the same bits
-    unfinished = Partial(out, sha256_json([checkpoint.fingerprint, inputs, recorded, versions]), overwrite=overwrite)
+    unfinished = Partial(
+        out, sha256_json([checkpoint.behaviour_digest, inputs, recorded, versions]), overwrite=overwrite
+    )
 
     def compute() -> Unlearning:
         with interruptible() as interrupted:
@@ -334,6 +336,7 @@ def unlearn(
         "unlearn",
         outputs=[EDIT_FILE, FILE, *([WEIGHTS_FILE] if chosen.token_weights else [])],
         lineage={"rlvr": checkpoint.fingerprint},
+        behaviour={"rlvr": checkpoint.behaviour},
         inputs=inputs,
         settings=recorded,
         device=device,

@@ -14,7 +14,7 @@ from mastlens.architectures.projections import Projection
 from mastlens.edits.making import make_edit
 from mastlens.errors import BadSetting, MastlensWarning
 from mastlens.models.divergence import forward_kl
-from mastlens.models.weights import named_weights
+from mastlens.models.weights import owners
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.unlearning import losses
 from mastlens.unlearning.masters import Masters
@@ -156,7 +156,7 @@ class Unlearner:
         names = list(dict.fromkeys(m if isinstance(m, str) else m.stored for m in matrices))
         self.passes = Passes(model, names, sides, uses, cache_mb=cache_mb)
         if isinstance(objective, SteeringObjective):
-            check_reach(self.passes, objective, named_weights(model, names))
+            check_reach(self.passes, objective, owners(model, names))
         self._look_back(uses)
         self.misdirection: Misdirection | None = None
         """The terms of an objective that steers activations; None for others."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mastlens.architectures.projections import Projection
-from mastlens.models.weights import named_weights
+from mastlens.models.weights import placed_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,51 +33,64 @@ class Masters:
         originals: Mapping[str, Tensor] | None = None,
     ):
         self.stored = list(dict.fromkeys(m if isinstance(m, str) else m.stored for m in matrices))
-        self._weights = named_weights(model, self.stored)
+        self._weights = placed_weights(model, self.stored)
         self._originals = dict(originals or {})
-        moved: set[int] = set()
-        # Projection None: the whole parameter.
-        self._copies: list[tuple[Projection | None, torch.nn.Parameter, torch.nn.Parameter]] = []
+        moved: set[tuple[int, int | None, int | None]] = set()
+        # Projection None: the whole stored tensor.
+        self._copies: list[tuple[str, Projection | None, torch.nn.Parameter]] = []
         self.parameters: list[torch.nn.Parameter] = []
         for matrix in matrices:
             whole = isinstance(matrix, str)
-            weight = self._weights[matrix if whole else matrix.stored]
-            if whole and id(weight) in moved:
+            name = matrix if whole else matrix.stored
+            weight, place = self._weights[name]
+            if whole and self._spot(name) in moved:
                 continue  # a tied parameter goes by two names
-            moved.add(id(weight))
-            if whole and weight.dtype == torch.float32:
+            moved.add(self._spot(name))
+            if (
+                whole
+                and place.expert is None
+                and isinstance(weight, torch.nn.Parameter)
+                and weight.dtype == torch.float32
+            ):
                 self.parameters.append(weight)
                 continue
-            start = self._start(matrix if whole else matrix.stored)
+            start = self._start(name)
             part = start if whole else matrix.read(start)
             master = torch.nn.Parameter(part.to(torch.float32, copy=True))
-            self._copies.append((None if whole else matrix, weight, master))
+            self._copies.append((name, None if whole else matrix, master))
             self.parameters.append(master)
-        for weight in self._weights.values():
+        for weight, _ in self._weights.values():
             weight.requires_grad_(True)
+
+    def _spot(self, name: str) -> tuple[int, int | None, int | None]:
+        """Return what two names share that are one tensor in the model."""
+        weight, place = self._weights[name]
+        return id(weight), place.expert, place.half
 
     def _start(self, name: str) -> Tensor:
         """Return the stored tensor as it was before, on the model's device."""
-        weight = self._weights[name].detach()
-        return self._originals[name].to(weight.device) if name in self._originals else weight
+        weight, place = self._weights[name]
+        return self._originals[name].to(weight.device) if name in self._originals else place.of(weight.detach())
 
     def drop_gradients(self) -> None:
         """Forget all gradients, also those that an interrupted step left."""
-        for parameter in (*self.parameters, *self._weights.values()):
+        for parameter in (*self.parameters, *(weight for weight, _ in self._weights.values())):
             parameter.grad = None
 
     def take_gradients(self) -> None:
         """Add to each master its part of the gradient, in float32, and drop the rest."""
-        for matrix, weight, master in self._copies:
+        for name, matrix, master in self._copies:
+            weight, place = self._weights[name]
             if weight.grad is None:
                 continue
-            part = weight.grad if matrix is None else matrix.read(weight.grad)
+            stored = place.of(weight.grad)
+            part = stored if matrix is None else matrix.read(stored)
             if master.grad is None:
                 master.grad = part.to(torch.float32, copy=True)
             else:
                 master.grad.add_(part)
-        for _, weight, _ in self._copies:
-            weight.grad = None
+        for name, _, _ in self._copies:
+            self._weights[name][0].grad = None
 
     @property
     def finite(self) -> bool:
@@ -87,11 +100,12 @@ class Masters:
     @torch.no_grad()
     def write_back(self) -> None:
         """Put the masters where they belong, rounded; nothing else of their tensors changes."""
-        for matrix, weight, master in self._copies:
+        for name, matrix, master in self._copies:
+            weight, place = self._weights[name]
             if matrix is None:
-                weight.copy_(master)
+                place.of(weight.data).copy_(master)
             else:
-                matrix.write(weight.data, master.detach())
+                matrix.write(place.of(weight.data), master.detach())
 
     @torch.no_grad()
     def restore(self, values: Sequence[Tensor]) -> None:
@@ -103,17 +117,18 @@ class Masters:
     @torch.no_grad()
     def tensors(self) -> dict[str, Tensor]:
         """Return name to stored tensor as the masters have it, in float32; its own memory."""
-        coarse = {id(weight) for _, weight, _ in self._copies if weight.dtype != torch.float32}
-        tensors = {
-            name: (self._start(name) if id(weight) in coarse else weight.detach()).to(torch.float32, copy=True)
-            for name, weight in self._weights.items()
+        found = {
+            name: (self._start(name) if weight.dtype != torch.float32 else place.of(weight.detach())).to(
+                torch.float32, copy=True
+            )
+            for name, (weight, place) in self._weights.items()
         }
-        for matrix, weight, master in self._copies:
-            for name, stored in tensors.items():
-                if self._weights[name] is not weight:
+        for name, matrix, master in self._copies:
+            for other, stored in found.items():
+                if self._spot(other) != self._spot(name):
                     continue
                 if matrix is None:
                     stored.copy_(master)
                 else:
                     matrix.write(stored, master)
-        return tensors
+        return found

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mastlens.errors import BadSetting, NotSupported
 from mastlens.models.likelihood import Reading, by_length, read_solutions
 from mastlens.models.suffix import PartialForward, largest_layers, same_computation
-from mastlens.models.weights import named_weights, snapshot, swapped
+from mastlens.models.weights import owners, snapshot, swapped
 from mastlens.problems.encoding import Batch, EncodedProblem, collate
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Passes:
         """Bytes that are kept of what the unchanging layers give."""
         layers = largest_layers(model)
         self.partial = None if layers is None else PartialForward(layers)
-        self.start = 0 if layers is None else _lowest(model, list(layers), named_weights(model, self.stored).values())
+        self.start = 0 if layers is None else _lowest(model, list(layers), owners(model, self.stored).values())
         sizes = [len(items) for items in uses.values()], [len(set(items)) for items in uses.values()]
         self._cut = self._can_cut()
         if self.start and sum(sizes[0]) > sum(sizes[1]):
@@ -205,7 +205,7 @@ class Passes:
         return states
 
 
-def _lowest(model: "PreTrainedModel", layers: Sequence[nn.Module], parameters: Iterable[nn.Parameter]) -> int:
+def _lowest(model: "PreTrainedModel", layers: Sequence[nn.Module], parameters: Iterable[Tensor]) -> int:
     """Return the first layer that a change of the parameters can reach: as many as there are if none can be reached."""
     home = {id(p): number for number in reversed(range(len(layers))) for p in layers[number].parameters()}
     inputs = {id(p) for p in model.get_input_embeddings().parameters()}

@@ -178,7 +178,7 @@ def generate_traces(
             for item, document in enumerate(documents)
             for segment, text in enumerate(asked_about(document, tokenizer, tracing))
         ]
-        key = sha256_json([settings, inputs, checkpoint.fingerprint])
+        key = sha256_json([settings, inputs, checkpoint.behaviour_digest])
         with Ledger(None if out is None else Path(out) / _PARTIAL, key) as ledger:
             engine, label = HuggingFaceEngine(loaded, tokenizer), "traces" if progress else None
             answered = answer(engine, prompts, decoding, ledger=ledger, progress=label)
@@ -190,6 +190,7 @@ def generate_traces(
         partial=_PARTIAL,
         outputs=[FILE],
         lineage={"rlvr": checkpoint.fingerprint},
+        behaviour={"rlvr": checkpoint.behaviour},
         inputs=inputs,
         settings=settings,
         device=device,

@@ -29,7 +29,6 @@ SETTINGS = {
     "dora rank-stabilised": {"target_modules": ATTENTION, "use_dora": True, "use_rslora": True},
     "trained biases": {"target_modules": ["q_proj", "v_proj"], "bias": "all"},
     "biases in B": {"target_modules": ["q_proj", "k_proj"], "lora_bias": True},
-    "embedding": {"target_modules": ["embed_tokens", "q_proj"]},
     "whole modules": {"target_modules": ["q_proj"], "modules_to_save": ["norm"]},
     "one layer": {"target_modules": ["q_proj"], "layers_to_transform": [1]},
 }
@@ -69,6 +68,15 @@ def test_every_tensor_is_that_of_pefts_merge(tiny, tmp_path, kind):
     ids = torch.arange(12).reshape(1, -1)
     torch.testing.assert_close(loaded(ids).logits, merged.eval()(ids).logits, rtol=1e-4, atol=1e-4)
     assert checkpoint.fingerprint != base.fingerprint
+
+
+def test_an_embedding_of_its_own(tmp_path):
+    """Of a base that does not tie it to the output; tests/reference/test_read_is_loaded.py has the tied ones."""
+    base = write_lineage(tmp_path, tie_word_embeddings=False).sft
+    merged = write_adapter(base, tmp_path / "adapter", target_modules=["embed_tokens", "q_proj"])
+    checkpoint = m.Checkpoint(tmp_path / "adapter")
+    assert_like(checkpoint, merged)
+    assert "model.embed_tokens.weight" in checkpoint.added and "lm_head.weight" not in checkpoint.added
 
 
 def test_a_transposed_architecture(tmp_path):

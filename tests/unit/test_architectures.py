@@ -13,11 +13,11 @@ from mastlens.architectures.catalogue import (
     ARCHITECTURES,
     SEPARATE,
     architecture_table,
-    locate_parameters,
     register_architecture,
     register_architectures,
 )
 from mastlens.architectures.matrices import find_matrices
+from mastlens.architectures.placement import same_names
 from mastlens.architectures.projections import ORDER, find_projections
 from mastlens.errors import MastlensError
 
@@ -200,7 +200,7 @@ def test_the_model_uses_each_slice_for_what_it_is_called(checkpoint, monkeypatch
         return mixed, None
 
     monkeypatch.setattr(importlib.import_module(type(model).__module__), "eager_attention_forward", capture)
-    where = locate_parameters(checkpoint.tensors, dict(model.named_parameters()))
+    where = same_names(checkpoint.tensors, dict(model.named_parameters()))
     layers: dict[int, dict] = {}
     for p in checkpoint.projections:
         layers.setdefault(p.layer, {})[p.projection] = p
@@ -327,7 +327,7 @@ def test_a_model_inside_a_multimodal_one(tmp_path):
     assert [(p.heads, p.head_dim) for p in checkpoint.projections[:4]] == [(4, 12), (2, 12), (2, 12), (4, 12)]
     assert any("vision" in name and "q_proj" in name for name in checkpoint.tensors)
     parameters = dict(checkpoint.load_model().named_parameters())
-    where = locate_parameters((p.stored for p in checkpoint.projections), parameters)
+    where = same_names((p.stored for p in checkpoint.projections), parameters)
     assert len(where) == len(checkpoint.projections)
     for p in checkpoint.projections:
         assert torch.equal(parameters[where[p.stored]], checkpoint.matrix(p))
@@ -338,9 +338,9 @@ def test_gpt2_as_the_hub_has_it_without_a_prefix(tmp_path):
     bare = {name.removeprefix("transformer."): shape for name, shape in shapes_of(checkpoint).items()}
     projections = find_projections(checkpoint.config, bare)
     assert [p.name for p in projections] == [p.name.removeprefix("transformer.") for p in checkpoint.projections]
-    where = locate_parameters(bare, checkpoint.tensors)
+    where = same_names(bare, checkpoint.tensors)
     assert all(where[name] == f"transformer.{name}" for name in bare if name != "lm_head.weight")
-    assert locate_parameters(["h.0.attn.c_attn.bias", "h.9.attn.c_attn.bias"], ["a.h.0.attn.c_attn.bias"]) == {}
+    assert same_names(["h.0.attn.c_attn.bias", "h.9.attn.c_attn.bias"], ["a.h.0.attn.c_attn.bias"]) == {}
 
 
 def test_the_defaults_that_a_file_leaves_out_are_filled_in():

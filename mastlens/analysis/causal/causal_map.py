@@ -27,12 +27,12 @@ from mastlens.analysis.causal.patching import (
     stored_tensors,
 )
 from mastlens.analysis.causal.settings import DIRECTIONS, CausalMapSettings
-from mastlens.architectures.catalogue import locate_parameters
+from mastlens.architectures.placement import locate_tensors
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import MastlensError, NotTogether, unknown
 from mastlens.models.gradients import mean_gradients
-from mastlens.models.weights import swapped
+from mastlens.models.weights import stored_parameters, swapped
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.reading import read_table
@@ -185,6 +185,7 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
         "causal-map",
         outputs=[FILE, GROUPS],
         lineage=lineage.fingerprints,
+        behaviour=lineage.behaviour(),
         inputs=hash_inputs({"forget": settings.forget, "retain": settings.retain}),
         settings=recorded,
         command=settings,
@@ -250,8 +251,8 @@ def _measure(
         if accuracy:
             generated = _responses(model, tokenizer, problems, patches, taken, max_new_tokens, batch_size, label)
             correct[side] = generated
-    for group, tensors in _group_tensors(model, other, patches).items():
-        with swapped(model, {place: other.tensor(name) for place, name in tensors.items()}):
+    for group, names in _group_tensors(model, other, patches).items():
+        with swapped(model, {name: other.tensor(name) for name in names}):
             groups[group] = {
                 side: read_patched(model, problems.encoded, [], {}, batch_size=batch_size)
                 for side, problems in sides.items()
@@ -259,17 +260,25 @@ def _measure(
     return _Measured(patches, readings, predictions, correct, groups)
 
 
-def _group_tensors(model: "PreTrainedModel", other: Checkpoint, patches: Sequence[Patch]) -> dict[str, dict[str, str]]:
-    """Return group to parameter to the name of the other checkpoint's tensor that goes there."""
+def _group_tensors(model: "PreTrainedModel", other: Checkpoint, patches: Sequence[Patch]) -> dict[str, list[str]]:
+    """Return group to the names of the other checkpoint's tensors that are the group's parameters.
+
+    Raises:
+        MastlensError: If the other checkpoint has no tensor for a parameter.
+    """
     if not patches:
         return {}
     projections = list(dict.fromkeys(patch.projection for patch in patches))
     groups = {"projections": list(located((projection.stored for projection in projections), model).values())}
     groups |= parameter_groups(model, projections)
-    parameters = [name for name, _ in model.named_parameters()]
-    # What the file has under no name of its own (a stack that transformers puts together) stays as it is.
-    sources = {place: name for name, place in locate_parameters(other.tensors, parameters).items()}
-    return {group: {n: sources[n] for n in names if n in sources} for group, names in groups.items()}
+    sources: dict[str, list[str]] = {}  # one tensor, or all that transformers puts into a stack
+    shapes = {name: tuple(value.shape) for name, value in stored_parameters(model).items()}
+    for name, place in locate_tensors(other.tensors, shapes).items():
+        sources.setdefault(place.parameter, []).append(name)
+    for names in groups.values():
+        if lost := [name for name in names if name not in sources]:
+            raise unknown(f"tensor in {other.spec} for the model's parameter", lost[0], other.tensors)
+    return {group: [name for parameter in names for name in sources[parameter]] for group, names in groups.items()}
 
 
 def _responses(

@@ -142,6 +142,7 @@ def cumulative_curves(settings: CumulativeCurvesSettings) -> CumulativeCurves:
         "cumulative",
         outputs=[FILE, AREAS],
         lineage=lineage.fingerprints,
+        behaviour=lineage.behaviour(),
         inputs=hash_inputs({"forget": settings.forget, "retain": settings.retain}),
         settings=recorded,
         command=settings,

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mastlens.architectures.catalogue import locate_parameters
+from mastlens.architectures.placement import locate_tensors
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.answering import answer
@@ -18,7 +18,7 @@ from mastlens.decoding.prompts import Prompt
 from mastlens.errors import BadSetting, unknown
 from mastlens.models.likelihood import by_length, counted_states
 from mastlens.models.suffix import PartialForward, partial_forward
-from mastlens.models.weights import named_weights, swapped
+from mastlens.models.weights import named_weights, stored_parameters, swapped
 from mastlens.problems.encoding import Batch, EncodedProblem, check_tokenizer, context_length, encode_problems
 from mastlens.problems.reading import Problem, read_problems
 
@@ -97,34 +97,40 @@ def located(names: Iterable[str], model: "PreTrainedModel") -> dict[str, str]:
     Raises:
         MastlensError: If the model has no parameter for one of them.
     """
-    names, parameters = list(names), [name for name, _ in model.named_parameters()]
-    found = locate_parameters(names, parameters)
-    if lost := [name for name in names if name not in found]:
-        raise unknown("parameter in the model", lost[0], parameters)
-    return found
+    names, shapes = list(names), {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    found = locate_tensors(names, shapes)
+    if lost := [name for name in names if name not in found or found[name].expert is not None]:
+        raise unknown("parameter in the model", lost[0], shapes)
+    return {name: place.parameter for name, place in found.items()}
 
 
 def parameter_groups(model: "PreTrainedModel", projections: Sequence[Projection]) -> dict[str, list[str]]:
     """Return what a model consists of: ``attention``, ``mlp``, ``embeddings``, ``norms`` to names of parameters.
 
-    Attention is everything in the modules that hold the projections, biases and norms of heads included; ``mlp`` is
-    what else the layers have, but for norms. Groups without parameters are left out.
+    Attention is everything in the modules that hold the projections, biases and norms of heads included, and a hybrid's
+    linear attention; ``mlp`` is what else the layers have, experts and routers included, but for norms. What is stored
+    and not trained by gradient (a router's balancing bias) counts too. Groups without parameters are left out.
     """
     holders = located((projection.stored for projection in projections), model).values()
     attention = {name.removesuffix(".weight").rpartition(".")[0] for name in holders}
-    layers = {module.rpartition(".")[0] for module in attention}
+    stacks = {module.rpartition(".")[0].rpartition(".")[0] for module in attention}  # of all layers, model.layers
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     embeddings = {id(parameter) for module in ends if module is not None for parameter in module.parameters()}
     groups: dict[str, list[str]] = {"attention": [], "mlp": [], "embeddings": [], "norms": []}
-    for name, parameter in model.named_parameters():
+    seen: set[int] = set()
+    for name, parameter in stored_parameters(model).items():
+        if id(parameter) in seen:
+            continue  # a tied matrix goes by the first of its names
+        seen.add(id(parameter))
         owner = name.split(".")[-2] if "." in name else name
-        if any(name.startswith(f"{module}.") for module in attention):
+        within = next((name.removeprefix(f"{stack}.") for stack in stacks if name.startswith(f"{stack}.")), "")
+        if any(name.startswith(f"{module}.") for module in attention) or ".linear_attn." in f".{within}":
             groups["attention"].append(name)
         elif id(parameter) in embeddings:
             groups["embeddings"].append(name)
         elif "norm" in owner or owner.startswith("ln_"):
             groups["norms"].append(name)
-        elif any(name.startswith(f"{layer}.") for layer in layers):
+        elif within:
             groups["mlp"].append(name)
     return {group: names for group, names in groups.items() if names}
 

@@ -15,11 +15,10 @@ from mastlens.analysis.coupling.alignment import above_chance
 from mastlens.analysis.coupling.contractions import contract, with_chance
 from mastlens.analysis.coupling.settings import CoupleSettings
 from mastlens.analysis.coupling.spectral import coupling_by_direction
-from mastlens.architectures.catalogue import locate_parameters
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage, paired
-from mastlens.errors import BadSetting, MastlensError, unknown
+from mastlens.errors import BadSetting, MastlensError
 from mastlens.models.gradients import Gradients, measure_gradients
 from mastlens.problems.encoding import check_tokenizer, context_length, encode_problems
 from mastlens.problems.reading import read_problems
@@ -154,6 +153,7 @@ def couple(settings: CoupleSettings) -> Coupling:
         "couple",
         outputs=[FILE, HEADS, *([SPECTRUM] if settings.spectrum else [])],
         lineage=lineage.fingerprints,
+        behaviour=lineage.behaviour("rlvr"),
         inputs=hash_inputs({"forget": settings.forget, "retain": settings.retain}),
         settings=recorded,
         command=settings,
@@ -181,10 +181,6 @@ def _gradients(
     model = checkpoint.load_model(device=device)
     tokenizer = checkpoint.load_tokenizer()
     stored = list(dict.fromkeys(projection.stored for projection in chosen))
-    parameters = [name for name, _ in model.named_parameters()]
-    located = locate_parameters(stored, parameters)
-    if lost := [name for name in stored if name not in located]:
-        raise unknown(f"parameter in the model that transformers makes of {checkpoint.spec}", lost[0], parameters)
     found: dict[str, dict[str, Tensor]] = {}
     for side, path in files.items():
         if path is None:
@@ -197,7 +193,7 @@ def _gradients(
         measured: Gradients = measure_gradients(
             model,
             encoded,
-            list(located.values()),
+            stored,
             fisher=fisher,
             batch_size=batch_size,
             autocast=autocast,
@@ -205,7 +201,7 @@ def _gradients(
         )
         for kind, tensors in ((side, measured.mean), (f"{side}_fisher", measured.fisher)):
             if tensors is not None:
-                found[kind] = {name: tensors[parameter] for name, parameter in located.items()}
+                found[kind] = dict(tensors)
     return found
 
 

@@ -165,7 +165,7 @@ def mask_agreement(settings: MaskAgreementSettings) -> Agreement:
         MastlensError: For fewer than two runs, a run named twice, or one that is not of the reference's lineage.
     """
     start = Checkpoint(settings.reference)
-    named = _named(settings.runs)
+    named = {name: run.named_as(start) for name, run in _named(settings.runs).items()}
     for checkpoint in named.values():
         Lineage.open(checkpoint, sft=start)  # shapes, relation, and that they differ
     recorded = {"view": settings.view, "tolerance": settings.tolerance, "runs": list(named)}

@@ -14,6 +14,7 @@ import torch
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.folders import resolve_folder
 from mastlens.checkpoints.lineage import check_pair
+from mastlens.checkpoints.tying import OUTPUTS, find_tie
 from mastlens.errors import BadSetting, MastlensError, NotFound
 
 _NUMBER = re.compile(r"(?:^|[/@_.-])(?:global_step|checkpoint|step|iter)[_-]?0*(\d+)(?:/.*)?$")
@@ -101,9 +102,9 @@ def inner_products(updates: torch.Tensor) -> np.ndarray:
 
 
 def tied_output(checkpoint: Checkpoint) -> str | None:
-    """Return the name of a stored output embedding that the configuration ties to the input embedding."""
-    name = "lm_head.weight"
-    return name if checkpoint.config.get("tie_word_embeddings") and name in checkpoint.tensors else None
+    """Return the name of a stored output embedding that is the input embedding once more."""
+    tied = find_tie(checkpoint)
+    return next((name for name in checkpoint.tensors if name.endswith(OUTPUTS) and tied), None)
 
 
 def open_steps(
@@ -155,9 +156,10 @@ def open_steps(
     if repeated := [b for a, b in pairwise(counted) if b <= a]:
         raise BadSetting(f"Step {repeated[0]} does not come after the step before it. Steps must ascend.")
     first = _number(start)
+    last = Checkpoint(sources[-1])
     steps = Steps(
-        start=Checkpoint(start),
-        checkpoints=tuple(Checkpoint(source) for source in sources),
+        start=Checkpoint(start).named_as(last),
+        checkpoints=(*(Checkpoint(source).named_as(last) for source in sources[:-1]), last),
         numbers=tuple(counted),
         # Where theta_0's name has a number of an earlier run's counting, this run starts at 0.
         start_number=first if first is not None and first < counted[0] else 0,

@@ -51,6 +51,7 @@ class LocalJudge:
         return {
             "judge": "local",
             "model": self._checkpoint.fingerprint,
+            "behaviour": self._checkpoint.behaviour_digest,
             "rubric": self.rubric.fingerprint,
             "max_new_tokens": self.max_new_tokens,
         }

@@ -142,7 +142,7 @@ def evaluate_safety(
     def compute() -> SafetyEvaluation:
         drawn = {name: draw_requests(read_requests(name, path), limit, seed=seed) for name, path in data.items()}
         requests = {f"{name}/{one.line}": (name, one) for name, found in drawn.items() for one in found}
-        key = sha256_json([generation, inputs, tested.lineage])
+        key = sha256_json([generation, inputs, tested.checkpoint.behaviour_digest])
         keep = None if out is None else Path(out) / _PARTIAL
         with tested.loaded(device) as (loaded, tokenizer), Ledger(keep, key) as ledger:
             prompts = [
@@ -197,6 +197,7 @@ def evaluate_safety(
         partial=_PARTIAL,
         outputs=[FILE, SUMMARY],
         lineage=tested.lineage,
+        behaviour=tested.behaviour,
         inputs=inputs,
         settings=settings,
         device=device,

@@ -117,7 +117,7 @@ def evaluate_traces(
         if isinstance(judge, RuleJudge):  # before an hour of generation, not after it
             for one in (one for found in asked.values() for one in found):
                 judge.asked(one.question)
-        key = sha256_json([generation, inputs, tested.lineage])
+        key = sha256_json([generation, inputs, tested.checkpoint.behaviour_digest])
         keep = None if out is None else Path(out) / _PARTIAL
         with tested.loaded(device) as (loaded, tokenizer), Ledger(keep, key) as ledger:
             penalty = reflection_penalty(tokenizer, reflection, window=reflection_window) if reflection else None
@@ -163,6 +163,7 @@ def evaluate_traces(
         partial=_PARTIAL,
         outputs=[FILE, SUMMARY],
         lineage=tested.lineage,
+        behaviour=tested.behaviour,
         inputs=inputs,
         settings=settings,
         device=device,
