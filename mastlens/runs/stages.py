@@ -233,13 +233,14 @@ def _stage(
         current.notes = previous.get("notes", {}) if previous else {}
         yield current
         return
+    before = _standing(folder, outputs)
     write_json(_under_way(folder, name), asked)
     try:
         with measured() as cost:
             yield current
     except BaseException:
-        if not any((folder / output).exists() for output in outputs):
-            _under_way(folder, name).unlink(missing_ok=True)  # else it says whose the outputs are that are there
+        if _standing(folder, outputs) == before:
+            _under_way(folder, name).unlink(missing_ok=True)  # else it says whose the new outputs are
         raise
     record = read_record(folder)  # another stage may have been recorded meanwhile
     record["stages"][name] = {
@@ -258,6 +259,12 @@ def _stage(
     _under_way(folder, name).unlink(missing_ok=True)
     if partial is not None:
         (folder / partial).unlink(missing_ok=True)
+
+
+def _standing(folder: Path, outputs: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Return which outputs stand there: a file that was written anew is another one."""
+    there = {output: folder / output for output in outputs if (folder / output).exists()}
+    return {output: (path.stat().st_ino, path.stat().st_mtime_ns) for output, path in there.items()}
 
 
 def _under_way(folder: Path, name: str) -> Path:
