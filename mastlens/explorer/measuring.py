@@ -23,6 +23,7 @@ from mastlens.analysis.increments.angles import angle_nulls
 from mastlens.analysis.increments.measures import Options, measure_projection, resolve_rank
 from mastlens.analysis.increments.ranks import RankRule
 from mastlens.analysis.increments.subspaces import principal_angles, principal_subspaces
+from mastlens.analysis.increments.weight_basis import weight_basis
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.lineage import Lineage, paired
 from mastlens.errors import MastlensError
@@ -210,9 +211,7 @@ def _angles(bench: Bench, projection: Projection) -> pd.DataFrame:
         spectrum = torch.linalg.svdvals(old.double())
         rank = resolve_rank(RankRule.parse(bench.rank), projection, spectrum)
         a, b = (principal_subspaces(matrix, rank) for matrix in (old, new))
-        rms = float(torch.linalg.vector_norm((new - old).double())) / old.numel() ** 0.5
-        rows_of, cols_of = old.shape
-        nulls = angle_nulls(spectrum, rows_of, cols_of, rank, rms, name=f"{increment}/{projection.name}")
+        nulls = angle_nulls(old, weight_basis(old), a, new - old, name=f"{increment}/{projection.name}")
         for side in ("left", "right"):
             degrees = torch.rad2deg(principal_angles(getattr(a, side), getattr(b, side))).tolist()
             chance = nulls[f"angle_{side}_max_deg"].mean

@@ -24,6 +24,7 @@ from mastlens.analysis.increments.singular_values import (
     spectral_shift,
 )
 from mastlens.analysis.increments.subspaces import TOLERANCE, principal_angles, principal_subspaces
+from mastlens.analysis.increments.weight_basis import weight_basis
 
 SPECTRA = {
     "slow": lambda i: i**-0.3,
@@ -239,26 +240,26 @@ def test_the_leading_singular_value(kind, shape):
 
 
 @pytest.mark.slow
-def test_angle_nulls_are_what_random_increments_give():
-    weight = decaying(120, 200, "square root")
-    k, size = 6, 3e-3
-    before = principal_subspaces(weight, k)
-    rms = size * float(weight.norm()) / (120 * 200) ** 0.5
-    drawn = {side: [] for side in ("left", "right")}
-    for seed in range(300):
-        noise = torch.randn(120, 200, generator=torch.Generator().manual_seed(seed))
-        after = principal_subspaces(weight + rms * noise, k)
-        for side, found in drawn.items():
-            angles = torch.rad2deg(principal_angles(getattr(before, side), getattr(after, side)))
-            found.append([float(angles[-1]), float(angles.mean())])
-    values = exact_spectrum(weight).values
-    nulls = angle_nulls(values, 120, 200, k, rms, draws=300, name="test")
-    for side, found in drawn.items():
-        mean, sd = np.mean(found, 0), np.std(found, 0)
-        for i, which in enumerate(("max", "mean")):
-            null = nulls[f"angle_{side}_{which}_deg"]
-            assert abs(null.mean - mean[i]) < 4 * math.hypot(null.sd, sd[i]) / math.sqrt(300)
-            assert null.sd == pytest.approx(sd[i], rel=0.35)
+def test_angle_nulls_are_what_increments_with_redrawn_signs_give():
+    """Against exact decompositions of such increments, of small angles and of large ones."""
+    rng = np.random.default_rng(3)
+    k = 5
+    weight = torch.tensor(rng.standard_normal((120, 200)), dtype=torch.float32)
+    for scale in (1e-5, 3e-2):
+        increment = torch.tensor(scale * rng.standard_normal((120, 200)), dtype=torch.float32)
+        before = principal_subspaces(weight, k)
+        nulls = angle_nulls(weight, weight_basis(weight), before, increment, draws=60, name="test")
+        assert set(nulls) == {f"angle_{side}_{which}_deg" for side in ("left", "right") for which in ("max", "mean")}
+        drawn = []
+        for _ in range(60):
+            signs = [torch.tensor(rng.choice([-1.0, 1.0], size), dtype=torch.float32) for size in (120, 200)]
+            after = principal_subspaces(weight.double() + signs[0][:, None] * increment.double() * signs[1], k)
+            angles = [np.degrees(subspace_angles(getattr(before, s), getattr(after, s))) for s in ("left", "right")]
+            drawn.append([f(a) for a in angles for f in (np.max, np.mean)])
+        for values, null in zip(np.array(drawn).T, nulls.values(), strict=True):
+            assert np.exp(np.log(values).mean()) == pytest.approx(null.mean, rel=0.15)
+            assert np.log(values).std() == pytest.approx(null.sd, rel=0.5)
+            assert null.law == "lognormal" and null.distinguishable(50 * null.mean)
 
 
 @settings(max_examples=20, deadline=None)

@@ -1,12 +1,12 @@
-"""How far a random increment of the same size would turn a principal subspace: the null of the principal angles.
+"""How far chance would turn a principal subspace: the null of the principal angles, by redrawn signs.
 
-To first order an increment D moves the top-k singular subspaces by the tangents of the matrices
+To first order an increment D moves the top-k singular subspaces by the tangents
 
-    X_ji = (s_i a_ji + s_j b_ji) / (s_i^2 - s_j^2)   (left),   Y_ji = (s_i b_ji + s_j a_ji) / (s_i^2 - s_j^2)   (right)
+    X = U_j'(D V S + B D'U)_i / (s_i^2 - s_j^2)   (left),   Y = V_j'(D'U S + B'D V)_i / (s_i^2 - s_j^2)   (right)
 
-with a_ji = u_j'Dv_i, b_ji = u_i'Dv_j, i in the subspace and j outside (Stewart and Sun, Matrix Perturbation Theory, V).
-For an isotropic D all of these are independent normal variables, so that a draw needs the weight's singular values and
-neither its singular vectors nor a decomposition.
+with i in the subspace and j outside (Stewart and Sun, Matrix Perturbation Theory, V). Increments whose signs are
+redrawn (see ``signs``) need the weight's singular vectors once, and then products alone. Where the angles are so large
+that first order does not hold, the subspaces of the weight with such an increment are found anew.
 """
 
 import math
@@ -15,56 +15,78 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mastlens.analysis.increments.nulls import Null, sampled_null, seeded
+from mastlens.analysis.increments.nulls import Null, sampled_null
+from mastlens.analysis.increments.signs import turned_signs
+from mastlens.analysis.increments.subspaces import PrincipalSubspaces, principal_angles, principal_subspaces
+from mastlens.analysis.increments.weight_basis import WeightBasis
 
 DRAWS = 10
+_FREEDOM = 6  # draws that the tail is given: the logs of angles have heavier tails than a normal law; calibrated
+_SMALL = 0.1  # tangents up to which first order holds well enough for a null
+_ROUGH = 1e-3  # sine of the error of a subspace whose angles are larger than that
+SIDES = ("left", "right")
 
 
 def angle_nulls(
-    singular_values: Float[Tensor, " smaller"],
-    rows: int,
-    cols: int,
-    rank: int,
-    rms: float,
+    weight: Float[Tensor, "rows cols"],
+    basis: WeightBasis,
+    subspaces: PrincipalSubspaces,
+    increment: Float[Tensor, "rows cols"],
     *,
     draws: int = DRAWS,
     seed: int = 0,
     name: str = "",
 ) -> dict[str, Null]:
-    """Return what isotropic increments give for the largest and the mean principal angle on each side, in degrees.
-
-    Good while the angles are small; where k is the whole smaller side there is nothing outside, and angles are 0 on
-    that side of a square matrix.
+    """Return what an increment with redrawn signs gives for the largest and the mean angle on each side, in degrees.
 
     Args:
-        singular_values: All of the weight before the increment, descending.
-        rows: m.
-        cols: n.
-        rank: k.
-        rms: Root mean square of the increment's entries.
-        draws: Number of random increments.
+        weight: B, before the increment.
+        basis: Its singular vectors.
+        subspaces: Its top-k subspaces.
+        increment: D.
+        draws: Number of turned increments.
         seed: Decides them, together with ``name``.
         name: Of the tensor and increment.
 
     Returns:
         Laws of ``angle_left_max_deg``, ``angle_left_mean_deg``, ``angle_right_max_deg``, ``angle_right_mean_deg``.
     """
-    values = singular_values.double().cpu()
-    inside, outside = values[:rank], values[rank:, None]
-    generator = seeded(seed, "angles", name)
-    distance = inside**2 - outside**2
-    found: dict[str, list[float]] = {}
-    for _ in range(draws):
-        a, b = (rms * torch.randn(len(outside), rank, generator=generator).double() for _ in range(2))
-        left = (inside * a + outside * b) / distance
-        right = (inside * b + outside * a) / distance
-        for side, tangents, size in (("left", left, rows), ("right", right, cols)):
-            beyond = size - len(values)  # directions that the matrix does not reach: singular value 0
-            extra = rms * torch.randn(beyond, rank, generator=generator).double() / inside
-            full = torch.cat([tangents, extra])
-            # A Gram matrix of rank x rank: a null needs no more than single accuracy of the small angles.
-            tangent = torch.linalg.eigvalsh(full.T @ full).clamp_min(0).sqrt()
-            degrees = torch.atan(tangent) * 180 / math.pi
-            found.setdefault(f"angle_{side}_max_deg", []).append(float(degrees.max()))
-            found.setdefault(f"angle_{side}_mean_deg", []).append(float(degrees.mean()))
-    return {measure: sampled_null(drawn) for measure, drawn in found.items()}
+    signs = turned_signs(increment, draws=draws, seed=seed, name=f"{name}/angles")
+    wide = weight.float()
+    drawn = [_first_order(wide, basis, rows * increment * cols, subspaces.rank) for rows, cols in signs]
+    if max(float(angles.max()) for pair in drawn for angles in pair) > _SMALL:
+        drawn = []
+        for rows, cols in signs:
+            new = principal_subspaces(wide + rows * increment * cols, subspaces.rank, tolerance=_ROUGH, seed=seed)
+            drawn.append(tuple(principal_angles(getattr(subspaces, side), getattr(new, side)) for side in SIDES))
+    found: dict[str, Null] = {}
+    for place, side in enumerate(SIDES):
+        degrees = [torch.rad2deg(pair[place]) for pair in drawn]
+        for which, values in (("max", [d.max() for d in degrees]), ("mean", [d.mean() for d in degrees])):
+            found[f"angle_{side}_{which}_deg"] = _lognormal([float(value) for value in values])
+    return found
+
+
+def _lognormal(values: list[float]) -> Null:
+    if min(values) <= 0:  # no direction is outside: nothing can turn
+        return Null(sum(values) / len(values), 0.0, "lognormal", "signs", len(values))
+    logs = sampled_null([math.log(value) for value in values])
+    return Null(math.exp(logs.mean), logs.sd, "lognormal", "signs", min(_FREEDOM, logs.draws))
+
+
+def _first_order(weight: Tensor, basis: WeightBasis, increment: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return the angles on the left and on the right, in radians."""
+    u, v, s = basis.left[:, :rank], basis.right[:, :rank], basis.values[:rank]
+    from_right, from_left = increment @ v, increment.T @ u
+    angles = []
+    for vectors, moved in (
+        (basis.left, from_right * s + weight @ from_left),
+        (basis.right, from_left * s + weight.T @ from_right),
+    ):
+        seen = vectors.T @ moved
+        outside = seen[rank:] / (s**2 - basis.values[rank:, None] ** 2)
+        # What no singular vector reaches: there the weight is zero.
+        tangents = vectors[:, rank:] @ outside + (moved - vectors @ seen) / s**2
+        wide = tangents.double()
+        angles.append(torch.linalg.eigvalsh(wide.T @ wide).clamp_min(0).sqrt().atan())
+    return angles[0], angles[1]

@@ -1,10 +1,9 @@
 """Everything that is measured of one tensor's increments, beside what chance and storage precision give."""
 
-import itertools
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,74 +11,56 @@ from torch import Tensor
 from mastlens.analysis.increments import masks as m
 from mastlens.analysis.increments.angles import angle_nulls
 from mastlens.analysis.increments.energy import (
-    EnergyReadings,
-    PrincipalProducts,
     energy_nulls,
-    energy_readings,
-    frobenius_norm,
     head_readings,
     off_mask_energy,
-    principal_products,
-    right_reading,
 )
 from mastlens.analysis.increments.krylov import leading_singular_value
-from mastlens.analysis.increments.nulls import READINGS, Null
-from mastlens.analysis.increments.precision import BELOW, ZERO, neighbour_fraction, precision_floor, rounding_variance
+from mastlens.analysis.increments.nulls import READINGS, Null, judged
+from mastlens.analysis.increments.placement import Rounding, placed_head_nulls, placed_null
+from mastlens.analysis.increments.precision import BELOW, ZERO, neighbour_fraction, precision_floor
 from mastlens.analysis.increments.ranks import RankRule
+from mastlens.analysis.increments.reference import Options, Reference, Stage, off_principal_error
+from mastlens.analysis.increments.signs import sign_nulls
 from mastlens.analysis.increments.singular_values import (
     SHIFT_TOLERANCE,
-    Spectrum,
-    exact_spectrum,
     gram_spectrum,
     spectral_shift,
 )
 from mastlens.analysis.increments.spectra import (
+    entry_nulls,
     estimate_participation,
     fixed_spectrum_null,
     isotropic_ratio,
+    shift_null,
     spectrum_nulls,
     spectrum_readings,
     stable_rank_null,
 )
 from mastlens.analysis.increments.subspaces import (
-    TOLERANCE,
-    PrincipalSubspaces,
     principal_angles,
-    principal_subspaces,
-    refined_subspaces,
-    within,
 )
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.lineage import Lineage, paired
 from mastlens.errors import MastlensError
 
-ERROR = 1e-7
-"""Accepted bound on the error of ``off_principal``; where rough subspaces do not meet it, they are refined."""
-
-_ROUGH = 1e-3  # sine of the angle to the true subspaces, to begin with; ``off_principal_error`` says how far it carries
-
 
 @dataclass(frozen=True)
-class Options:
-    """What to measure; see ``geometry`` for the columns.
+class Blocks:
+    """Where the heads of a matrix lie.
 
     Attributes:
-        rank: A rule for k, as ``RankRule.parse`` reads it.
-        full: Compare whole spectra and subspaces before and after.
-        masks: Compare update masks with principal and low-magnitude entries.
-        spectra: All singular values of the increments.
-        heads: Readings head by head.
-        seed: Of random starts and sampled nulls.
-        device: Where the matrices are decomposed and multiplied.
+        heads: How many; 0 for none.
+        side: ``rows`` for q, k and v, ``cols`` for o.
     """
 
-    rank: str = "16"
-    full: bool = False
-    masks: bool = False
-    spectra: bool = False
-    heads: bool = False
-    seed: int = 0
-    device: str = "cpu"
+    heads: int = 0
+    side: Literal["rows", "cols"] = "rows"
+
+    @classmethod
+    def of(cls, projection: Projection) -> "Blocks":
+        """Return the heads of a projection."""
+        return cls(projection.heads, "cols" if projection.projection == "o" else "rows")
 
 
 def measure_projection(lineage: Lineage, projection: Projection, options: Options) -> dict[str, list[dict[str, Any]]]:
@@ -89,32 +70,50 @@ def measure_projection(lineage: Lineage, projection: Projection, options: Option
         ``rows``: one an increment; ``heads`` and ``spectra``: their rows, where asked for.
     """
     assert lineage.base is not None
-    stage = _Stage(lineage.base.matrix(projection, mapped=True), options)
+    stage = Stage(lineage.base.matrix(projection, mapped=True), options)
     rule = RankRule.parse(options.rank)
     stage.rank = rank = resolve_rank(rule, projection, stage.spectrum.values if rule.needs_spectrum else None)
-    reference = _Reference(stage, options)
+    reference = Reference(stage, options)
     result: dict[str, list[dict[str, Any]]] = {"rows": [], "heads": [], "spectra": []}
     for increment, (before, after) in lineage.increments.items():
         matrix = None
         if before.tensors[projection.stored].shape != after.tensors[projection.stored].shape:
             trimmed, matrix = paired(before, after, projection)
-            stage = _Stage(trimmed, options, rank)
-        following = _Stage(after.matrix(projection, mapped=True) if matrix is None else matrix, options, rank)
+            stage = Stage(trimmed, options, rank)
+        following = Stage(after.matrix(projection, mapped=True) if matrix is None else matrix, options, rank)
         about = {
             "increment": increment,
             "layer": projection.layer,
             "projection": projection.projection,
             "name": projection.name,
         }
-        pair = _Pair(stage, following, reference, projection, increment, options)
-        result["rows"].append(about | pair.row())
-        if options.heads and projection.heads:
-            result["heads"] += [about | row for row in pair.head_rows()]
-        if options.spectra:
-            result["spectra"] += [about | row for row in pair.spectrum_rows()]
+        pair = _Pair(stage, following, reference, Blocks.of(projection), f"{increment}/{projection.name}", options)
+        for part, rows in pair.all_rows().items():
+            result[part] += [about | row for row in rows]
         stage = following
         del pair  # its increment makes room for the next one
     return result
+
+
+def measure_matrices(
+    before: Tensor, after: Tensor, options: Options, *, blocks: "Blocks | None" = None, label: str = ""
+) -> dict[str, list[dict[str, Any]]]:
+    """Measure one increment that is held against the matrix that it was added to; what ``geometry`` does of each.
+
+    Args:
+        before: A stored matrix, in its dtype.
+        after: The matrix after training, in its.
+        options: What to measure; ``rank`` a number.
+        blocks: Where its heads lie; None where it has none.
+        label: Names the random draws, with the seed.
+
+    Returns:
+        ``rows`` (one), ``heads`` and ``spectra``.
+    """
+    rows, cols = map(int, before.shape)
+    rank = RankRule.parse(options.rank).resolve(rows, cols)
+    first, second = (Stage(matrix, options, rank) for matrix in (before, after))
+    return _Pair(first, second, Reference(first, options), blocks or Blocks(), label, options).all_rows()
 
 
 def resolve_rank(rule: RankRule, projection: Projection, values: Tensor | None = None) -> int:
@@ -125,120 +124,20 @@ def resolve_rank(rule: RankRule, projection: Projection, values: Tensor | None =
         raise type(error)(f"{projection.name}: {error}") from error
 
 
-def off_principal_error(readings: EnergyReadings, subspace_error: float) -> float:
-    """Bound what an error of the subspaces does to the joint reading.
-
-    With e the sine of the largest angle to the true subspaces, these are U cos + X sin and V cos + Y sin with X and Y
-    orthogonal to U and V, so that |U'DV| changes by no more than h = e (|U'DY| + |X'DV|) + e^2 (|U'DV| + |X'DY|) and
-    its square by no more than h (2 |U'DV| + h). |U'DY|^2 is at most |U'D|^2 - |U'DV|^2, and |X'DV|^2 at most
-    |DV|^2 - |U'DV|^2, or what lies outside of U altogether where |DV| is not known.
-
-    Args:
-        readings: Of the increment.
-        subspace_error: e.
-    """
-    right = 0.0 if math.isnan(readings.right) else readings.right
-    inside, outside = (1 - readings.joint) ** 0.5, readings.left**0.5
-    across = max(readings.joint - readings.left, 0.0) ** 0.5
-    along = min(max(readings.joint - right, 0.0) ** 0.5, outside)
-    h = subspace_error * (across + along) + subspace_error**2 * (inside + outside)
-    return min(1.0, h * (2 * inside + h))
-
-
-class _Stage:
-    """One checkpoint's matrix, with what is computed of it at most once."""
-
-    def __init__(self, matrix: Tensor, options: Options, rank: int = 0):
-        self.matrix = matrix.to(options.device)
-        self.options = options
-        self.rank = rank
-        self._spectrum: Spectrum | None = None
-        self._exact: Spectrum | None = None
-        self._search: Iterator[PrincipalSubspaces] | None = None
-        self._found: PrincipalSubspaces | None = None
-        self.variance = 0.0  # that rounding to the stored dtype leaves in the rows counted
-        self.energy = 0.0  # squared norm of the rows counted
-        self._counted = 0
-
-    def subspaces(self, tolerance: float = TOLERANCE) -> PrincipalSubspaces:
-        if self._search is None:
-            self._search = refined_subspaces(self.matrix, self.rank, seed=self.options.seed)
-        if self._found is None or self._found.error > tolerance:
-            self._found = within(itertools.chain([self._found] if self._found else [], self._search), tolerance)
-        return self._found
-
-    def count(self, rows: slice) -> None:
-        """Count the rounding and the energy of these rows, where they are the next that were not counted yet."""
-        if rows.start == self._counted:
-            part = self.matrix[rows]
-            self.variance += rounding_variance(part.cpu())
-            self.energy += frobenius_norm(part) ** 2
-            self._counted = rows.stop
-
-    @property
-    def spectrum(self) -> Spectrum:
-        if self._spectrum is None:
-            self._spectrum = gram_spectrum(self.matrix)
-        return self._spectrum
-
-    @property
-    def exact(self) -> Spectrum:
-        if self._exact is None:
-            self._exact = exact_spectrum(self.matrix)
-        return self._exact
-
-
-class _Reference:
-    """What increments are held against: the base weight's subspaces and masks."""
-
-    def __init__(self, base: _Stage, options: Options):
-        self.base, self.options = base, options
-        self.subspaces = base.subspaces(TOLERANCE if options.full or options.heads else _ROUGH)
-        if options.masks:
-            wide = min(m.PRINCIPAL_RANK, *base.matrix.shape)
-            found = principal_subspaces(base.matrix, wide, seed=options.seed)
-            self.principal = m.principal_mask(found.left.cpu(), found.singular_values.cpu(), found.right.cpu())
-            self.low = m.smallest_entries(base.matrix.cpu())
-
-    def products(self, delta: Tensor, fill: Callable[[slice], None]) -> tuple[PrincipalProducts, EnergyReadings]:
-        """Fill an increment and multiply it with the subspaces, found as well as ``off_principal`` needs them."""
-        both = self.options.full or self.options.heads
-        products = principal_products(delta, *self._bases(delta), both=both, fill=fill)
-        while True:
-            readings = energy_readings(products)
-            if self._good_enough(readings):
-                return products, readings
-            if math.isnan(readings.right):
-                readings = replace(readings, right=right_reading(delta, self.subspaces.right, readings.norm))
-                if self._good_enough(readings):
-                    return products, readings
-            error = self.subspaces.error
-            self.subspaces = self.base.subspaces(max(TOLERANCE, error * ERROR / off_principal_error(readings, error)))
-            products = principal_products(delta, *self._bases(delta), both=both)
-
-    def _bases(self, delta: Tensor) -> tuple[Tensor, Tensor]:
-        return self.subspaces.left[: len(delta)], self.subspaces.right
-
-    def _good_enough(self, readings: EnergyReadings) -> bool:
-        found = self.subspaces
-        return found.error <= TOLERANCE or found.method == "svd" or off_principal_error(readings, found.error) <= ERROR
-
-
 class _Pair:
     """One increment of one matrix. What needs both stages comes first; then they make room for the increment."""
 
     def __init__(
         self,
-        before: _Stage,
-        after: _Stage,
-        reference: _Reference,
-        projection: Projection,
-        increment: str,
+        before: Stage,
+        after: Stage,
+        reference: Reference,
+        blocks: Blocks,
+        label: str,
         options: Options,
     ):
         self.before, self.after, self.reference, self.options = before, after, reference, options
-        self.projection = projection
-        self.label = f"{increment}/{projection.name}"
+        self.blocks, self.label = blocks, label
         self.rows, self.cols = map(int, before.matrix.shape)
         self.delta = torch.empty(self.rows, self.cols, device=before.matrix.device)
 
@@ -251,6 +150,27 @@ class _Pair:
         self.floor = precision_floor(before.variance + after.variance, self.rows, self.cols)
         self.weight_norm = before.energy**0.5
         self._values: Tensor | None = None
+        self.participation = estimate_participation(
+            self.delta, self.products.row_energy, seed=options.seed, name=self.label
+        )
+        self.signs = sign_nulls(
+            self.delta,
+            reference.subspaces.left[: self.rows],
+            reference.subspaces.right,
+            full=options.full,
+            heads=blocks.heads if options.heads else 0,
+            side=blocks.side,
+            seed=options.seed,
+            name=self.label,
+        )
+
+    def all_rows(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the row of the increment, and those of its heads and singular values where they were asked for."""
+        return {
+            "rows": [self.row()],
+            "heads": self.head_rows() if self.options.heads and self.blocks.heads else [],
+            "spectra": self.spectrum_rows() if self.options.spectra else [],
+        }
 
     @property
     def values(self) -> Tensor:
@@ -291,26 +211,21 @@ class _Pair:
     def _energy(self) -> dict[str, Any]:
         subspaces = self.reference.subspaces
         row: dict[str, Any] = {"rank": subspaces.rank}
-        spread = estimate_participation(self.delta, self.products.row_energy, seed=self.options.seed, name=self.label)
-        nulls = energy_nulls(self.rows, self.cols, subspaces.rank, participation=spread or None)
+        rotated = energy_nulls(self.rows, self.cols, subspaces.rank, participation=self.participation or None)
         for reading in READINGS if self.options.full else READINGS[:1]:
-            null = nulls[reading]
             column = "off_principal" if reading == "joint" else f"off_principal_{reading}"
-            row |= self._beside(column, getattr(self.readings, reading), null)
+            nulls = [rotated[reading], *([self.signs.whole[reading]] if not self.zero else [])]
+            row |= self._beside(column, getattr(self.readings, reading), *nulls)
         return row | {
             "off_principal_error": off_principal_error(self.readings, subspaces.error),
             "subspace_error": subspaces.error,
             "subspace_gap": subspaces.gap,
         }
 
-    def _beside(self, column: str, value: float, null: Null) -> dict[str, Any]:
-        """Return a value beside its null; of a zero increment, and of one below the floor, nothing can be told."""
-        return {
-            column: value,
-            f"{column}_null": null.mean,
-            f"{column}_z": float("nan") if self.zero else null.z(value),
-            f"{column}_distinguishable": not self.note and null.distinguishable(value),
-        }
+    def _beside(self, column: str, value: float, *nulls: Null) -> dict[str, Any]:
+        """Return a value beside its nulls; of a zero increment, and of one below the floor, nothing can be told."""
+        row = judged(column, value, nulls, told=not self.note)
+        return row | {f"{column}_z": float("nan")} if self.zero else row
 
     def _shift(self) -> dict[str, Any]:
         shift, error = spectral_shift(self.before.spectrum, self.after.spectrum)
@@ -320,30 +235,43 @@ class _Pair:
         distance = shift * scale
         norm = self.readings.norm
         expected = fixed_spectrum_null(self.rows, self.cols)
-        squared = (distance / norm) ** 2 if norm else 0.0
+        if not self.zero:
+            spectrum = self.before.spectrum.values
+            expected = shift_null(
+                self.before.matrix,
+                self.before.basis,
+                spectrum,
+                self.delta,
+                self.participation,
+                seed=self.options.seed,
+                name=self.label,
+            )
+        found = self._beside("squared", (distance / norm) ** 2 if norm else 0.0, expected)
         return {
             "spectral_shift": shift,
             "spectral_shift_error": error,
             "spectral_shift_null": norm * expected.mean**0.5 / scale if scale else float("nan"),
-            "spectral_shift_z": float("nan") if self.zero else expected.z(squared),
-            "spectral_shift_distinguishable": not self.note and expected.distinguishable(squared),
+            **{f"spectral_shift_{end}": found[f"squared_{end}"] for end in ("z", "p", "judged_by", "distinguishable")},
             "spectral_shift_floor": self.floor.spectral_shift / scale if scale else float("nan"),
             "fixed_spectrum_distance": distance,
             "isotropic_ratio": isotropic_ratio(distance, norm, self.rows, self.cols),
+            "isotropic_ratio_null": expected.mean * max(self.rows, self.cols),
         }
 
     def _angles(self) -> dict[str, Any]:
         old, new = self.before.subspaces(), self.after.subspaces()
         row: dict[str, Any] = {}
-        rms = self.readings.norm / (self.rows * self.cols) ** 0.5
-        nulls = angle_nulls(
-            self.before.spectrum.values, self.rows, self.cols, old.rank, rms, seed=self.options.seed, name=self.label
-        )
+        none = Null(0.0, 0.0, "lognormal", "signs")
+        nulls: dict[str, Null] = {}
+        if not self.zero:
+            nulls = angle_nulls(
+                self.before.matrix, self.before.basis, old, self.delta, seed=self.options.seed, name=self.label
+            )
         for side in ("left", "right"):
             degrees = torch.rad2deg(principal_angles(getattr(old, side), getattr(new, side)))
             for which, value in (("max", float(degrees[-1])), ("mean", float(degrees.mean()))):
                 column = f"angle_{side}_{which}_deg"
-                row |= self._beside(column, value, nulls[column])
+                row |= self._beside(column, value, nulls.get(column, none))
         return row | {"angle_error_deg": float(torch.rad2deg(torch.tensor(old.error + new.error)))}
 
     def _changes(self) -> dict[str, Any]:
@@ -355,56 +283,97 @@ class _Pair:
         }
 
     def _stable_rank(self) -> dict[str, Any]:
+        expected = stable_rank_null(self.rows, self.cols)
         if self.zero:
-            stable = 0.0
-        else:
-            largest = float(self.values[0]) if self.options.spectra else leading_singular_value(self.delta)
-            stable = (self.readings.norm / largest) ** 2
-        return self._beside("stable_rank", stable, stable_rank_null(self.rows, self.cols))
+            return self._beside("stable_rank", 0.0, expected)
+        if self.options.spectra:  # the largest is among all of them, and so are those of the draws
+            return self._beside("stable_rank", self._ratio(float(self.values[0])), expected, self.drawn["stable_rank"])
+        drawn = entry_nulls(
+            self.delta,
+            lambda d: {"stable_rank": self._ratio(leading_singular_value(d))},
+            seed=self.options.seed,
+            name=self.label,
+        )
+        return self._beside(
+            "stable_rank", self._ratio(leading_singular_value(self.delta)), expected, drawn["stable_rank"]
+        )
+
+    def _ratio(self, largest: float) -> float:
+        return (self.readings.norm / largest) ** 2
+
+    @cached_property
+    def drawn(self) -> dict[str, Null]:
+        """What increments with the signs of all entries redrawn give for each reading of a spectrum."""
+        return entry_nulls(
+            self.delta,
+            lambda d: asdict(spectrum_readings(gram_spectrum(d).values.cpu())),
+            seed=self.options.seed,
+            name=self.label,
+        )
 
     def _masks(self) -> dict[str, Any]:
         principal, low = self.reference.principal[: self.rows], self.reference.low[: self.rows]
         before = self.before.matrix.cpu()
         update = m.update_mask(before, self.after.matrix.cpu())
-        strata = m.binades(before)
         row: dict[str, Any] = {}
         compared = {"principal": principal, "low_magnitude": low, "principal_not_low": principal & ~low}
         for name, mask in compared.items():
-            found = m.mask_overlap(update, mask, strata)
-            row |= self._beside(f"{name}_overlap", found.overlap, cast(Null, found.matched_null))
+            found = m.mask_overlap(update, mask)
+            row |= self._beside(f"{name}_overlap", found.overlap, placed_null(update, mask, self.rounding))
             row[f"{name}_lift"] = found.lift
-        value, null = off_mask_energy(self.delta.cpu(), principal)
-        return row | self._beside("off_principal_mask", value, null)
+        delta = self.delta.cpu()
+        value, _ = off_mask_energy(delta, principal)
+        squares = delta.square()
+        nulls = [placed_null(squares, principal, s, off=True) for s in (None, self.rounding)]
+        return row | self._beside("off_principal_mask", value, *nulls)
+
+    @cached_property
+    def rounding(self) -> Rounding:
+        """Which entries rounding treats alike."""
+        return Rounding.of(self.before.matrix.cpu(), self.after.matrix.dtype)
 
     def _ranks(self) -> dict[str, Any]:
         readings = spectrum_readings(self.values)
-        nulls = spectrum_nulls(self.rows, self.cols, seed=self.options.seed)
+        isotropic = spectrum_nulls(self.rows, self.cols, seed=self.options.seed)
         row: dict[str, Any] = {}
         for measure in ("effective_rank", "energy_rank_99", "participation"):
-            row |= self._beside(measure, getattr(readings, measure), nulls[measure])
+            drawn = [] if self.zero else [self.drawn[measure]]
+            row |= self._beside(measure, getattr(readings, measure), isotropic[measure], *drawn)
         return row
 
     def head_rows(self) -> list[dict[str, Any]]:
-        subspaces, heads = self.reference.subspaces, self.projection.heads
+        subspaces, blocks = self.reference.subspaces, self.blocks
         found = head_readings(
             self.delta,
             self.products,
             subspaces.left[: self.rows],
             subspaces.right,
-            heads=heads,
-            side="cols" if self.projection.projection == "o" else "rows",
+            heads=blocks.heads,
+            side=blocks.side,
         )
+        squares = self.delta.cpu().square()
+        laid = [placed_head_nulls(squares, blocks.heads, blocks.side, s) for s in (None, self.rounding)]
+
+        def nulls(first: Null, stored: Sequence[Null], head: int) -> list[Null]:
+            return [first, stored[head]] if stored else [first]
+
         return [
             {
                 "head": head,
                 "delta_norm": float(found.norm[head]),
-                **self._beside("energy_share", float(found.share[head]), found.share_null),
-                **self._beside("off_principal", float(found.off_principal[head]), found.off_principal_nulls[head]),
+                **self._beside("energy_share", float(found.share[head]), *(law[head] for law in laid)),
                 **self._beside(
-                    "off_principal_shared", float(found.off_principal_shared[head]), found.off_principal_shared_null
+                    "off_principal",
+                    float(found.off_principal[head]),
+                    *nulls(found.off_principal_nulls[head], self.signs.heads, head),
+                ),
+                **self._beside(
+                    "off_principal_shared",
+                    float(found.off_principal_shared[head]),
+                    *nulls(found.off_principal_shared_null, self.signs.heads_shared, head),
                 ),
             }
-            for head in range(heads)
+            for head in range(blocks.heads)
         ]
 
     def spectrum_rows(self) -> list[dict[str, Any]]:

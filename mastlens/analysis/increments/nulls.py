@@ -1,17 +1,20 @@
 """What chance gives: the laws that measures of an increment are held against, exact where one is known, else sampled.
 
-Two kinds of chance, and they differ. *Isotropic*: every entry of the increment is an independent normal variable, so
+Kinds of chance, and they differ. *Isotropic*: every entry of the increment is an independent normal variable, so
 only its norm is kept. *Rotated*: the increment keeps its singular values and both of its singular bases are turned at
 random (equivalently: the increment stays and the subspaces it is held against are random). Both give the same mean;
-the second has the larger spread, much larger for an increment of few directions, and is the fair one for real
-increments: against the isotropic law nearly every low-rank increment stands out, wherever it lies.
+the second has the larger spread, much larger for an increment of few directions. Neither knows that the increment was
+*stored*: rounding lets more through where entries are small, so that on weights whose rows differ in size a random
+increment leans to one side. The laws of ``signs`` (rows and columns keep their magnitudes and singular values, their
+signs are redrawn) and of ``placement`` (magnitudes are laid elsewhere among entries of like spacing) do know it. A
+reading is called distinguishable where it lies beyond every law that stands beside it.
 """
 
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,50 +38,69 @@ class Null:
     Attributes:
         mean: Its expected value.
         sd: Its standard deviation.
-        law: ``beta`` (on [0, 1], by its two moments; exact for isotropic increments), ``normal``, or ``t`` (moments
-            estimated from ``draws`` samples, so that a new value is judged by the predictive Student law).
-        source: ``isotropic``, ``rotated``, ``hypergeometric``, ``magnitude-matched``, ``asymptotic`` or ``sampled``.
-        draws: Number of samples behind the moments; 0 where they are exact.
+        law: ``beta`` (on [0, 1], by its two moments; exact for isotropic increments), ``normal``, ``t`` (moments
+            estimated from ``draws`` samples, so that a new value is judged by the predictive Student law), or
+            ``lognormal`` (the same for the logarithm: ``mean`` is then the geometric one, ``sd`` that of the logs).
+        source: ``isotropic``, ``rotated``, ``signs``, ``placed``, ``stored``, ``hypergeometric``,
+            ``magnitude-matched``, ``asymptotic`` or ``sampled``.
+        draws: Number of samples behind the moments; 0 where they are exact. A ``beta`` law with draws has an exact mean
+            and a sampled spread: its tail is widened as Student's is beside the normal one.
         step: Spacing of the values that the statistic can take; half of it is the continuity correction.
     """
 
     mean: float
     sd: float
-    law: Literal["beta", "normal", "t"]
+    law: Literal["beta", "normal", "t", "lognormal"]
     source: str
     draws: int = 0
     step: float = 0.0
 
     def z(self, value: int | float) -> float:
         """Return (value - mean) / sd; NaN where chance leaves the statistic no freedom (sd = 0)."""
-        return (value - self.mean) / self.sd if self.sd > 0 else float("nan")
+        if not self.sd > 0:
+            return float("nan")
+        if self.law == "lognormal":
+            return math.log(value / self.mean) / self.sd if value > 0 else -math.inf
+        return (value - self.mean) / self.sd
 
     def p_value(self, value: int | float) -> float:
         """Return the two-sided p: twice the smaller tail; 1 where chance leaves the statistic no freedom."""
         if math.isnan(value):
             return float("nan")
-        if self.sd <= 0:
+        if not self.sd > 0:
             return 1.0
         if self.law == "beta":
             a, b = self._shape
+            if not min(a, b) > 0:  # a spread as wide as [0, 1] allows: no value is out of reach
+                return 1.0
             # Tails are taken from the end that is near: 1 - x loses what a tail of 1e-30 needs.
-            tails = special.betainc(a, b, value), special.betainc(b, a, 1.0 - value)
+            tail = min(special.betainc(a, b, value), special.betainc(b, a, 1.0 - value))
+            if self.draws:
+                tail = stats.t.sf(-special.ndtri(tail), self.draws)
+        elif self.law == "lognormal":
+            tail = stats.t.sf(abs(self.z(value)) / self._widening, self.draws - 1)
         else:
             away = max(abs(value - self.mean) - self.step / 2, 0.0) / self.sd
             tail = stats.t.sf(away / self._widening, self.draws - 1) if self.law == "t" else special.ndtr(-away)
-            tails = (tail, tail)
-        return float(min(1.0, 2.0 * min(tails)))
+        return float(min(1.0, 2.0 * tail))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the central interval that holds the statistic with probability ``level`` under chance."""
-        if self.sd <= 0:
+        if not self.sd > 0:
             return self.mean, self.mean
         tail = (1.0 - level) / 2
         if self.law == "beta":
             a, b = self._shape
+            if not min(a, b) > 0:
+                return 0.0, 1.0
+            tail = special.ndtr(-stats.t.isf(tail, self.draws)) if self.draws else tail
             return float(special.betaincinv(a, b, tail)), 1.0 - float(special.betaincinv(b, a, tail))
-        width = stats.t.isf(tail, self.draws - 1) * self._widening if self.law == "t" else stats.norm.isf(tail)
-        return self.mean - float(width) * self.sd, self.mean + float(width) * self.sd
+        estimated = self.law in ("t", "lognormal")
+        width = stats.t.isf(tail, self.draws - 1) * self._widening if estimated else stats.norm.isf(tail)
+        reach = float(width) * self.sd
+        if self.law == "lognormal":
+            return self.mean * math.exp(-reach), self.mean * math.exp(reach)
+        return self.mean - reach, self.mean + reach
 
     def distinguishable(self, value: int | float, level: float = LEVEL) -> bool:
         """Return whether ``value`` is farther out than chance goes: two-sided p below ``level``; NaN is not."""
@@ -86,8 +108,8 @@ class Null:
 
     def scaled(self, factor: int | float) -> "Null":
         """Return the law of ``factor`` times the statistic (``normal`` and ``t`` alone keep their law)."""
-        if self.law == "beta":
-            raise ValueError("A beta law lives on [0, 1]; it cannot be scaled.")
+        if self.law in ("beta", "lognormal"):
+            raise ValueError(f"A {self.law} law cannot be scaled.")
         return Null(self.mean * factor, self.sd * factor, self.law, self.source, self.draws, self.step * factor)
 
     @property
@@ -98,6 +120,32 @@ class Null:
     @property
     def _widening(self) -> float:
         return (1.0 + 1.0 / self.draws) ** 0.5
+
+
+def judged(column: str, value: float, nulls: Sequence[Null], *, told: bool = True) -> dict[str, Any]:
+    """Return a reading beside what chance gives: the columns that a table has of it.
+
+    ``X``; ``X_null`` and ``X_z``, mean of the first law and distance from it in its standard deviations; with a second
+    law ``X_null_stored`` and ``X_z_stored`` of that; ``X_p``, the largest p of them; ``X_judged_by``, whose it is;
+    ``X_distinguishable``, whether it is below ``LEVEL``: beyond every law.
+
+    Args:
+        column: X.
+        value: The reading.
+        nulls: One law or two, the one that knows of storage last.
+        told: Whether anything can be told of the increment: not where it is zero, or below the precision floor.
+    """
+    first, last = nulls[0], nulls[-1]
+    ps = [null.p_value(value) for null in nulls]
+    worst = max(range(len(ps)), key=lambda i: ps[i])
+    row = {column: value, f"{column}_null": first.mean, f"{column}_z": first.z(value) if value == value else math.nan}
+    if len(nulls) > 1:
+        row |= {f"{column}_null_stored": last.mean, f"{column}_z_stored": last.z(value)}
+    return row | {
+        f"{column}_p": ps[worst] if told else math.nan,
+        f"{column}_judged_by": nulls[worst].source,
+        f"{column}_distinguishable": told and ps[worst] < LEVEL,
+    }
 
 
 def isotropic_null(

@@ -4,7 +4,8 @@ All from singular values, which need a full decomposition; ``estimate_participat
 is sampled exactly and fast: the singular values of a Gaussian matrix are those of a small bidiagonal one.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -14,10 +15,22 @@ from numpy.typing import NDArray
 from scipy.linalg import eigvalsh_tridiagonal
 from torch import Tensor
 
-from mastlens.analysis.increments.nulls import Null, isotropic_null, sampled_null, seeded
+from mastlens.analysis.increments.nulls import Null, isotropic_null, rotated_null, sampled_null, seeded
 from mastlens.analysis.increments.ranks import energy_rank
+from mastlens.analysis.increments.signs import entry_signs, turned_signs
+from mastlens.analysis.increments.singular_values import gram_spectrum
+from mastlens.analysis.increments.weight_basis import WeightBasis
 
 _ROWS = 16  # behind an estimated participation ratio
+
+SHIFT_DRAWS = 3
+"""Spectra behind the null of a spectral shift beyond first order; the mean's error is in its spread."""
+ENTRY_DRAWS = 8
+"""Increments with the sign of every entry redrawn behind the null of a rank."""
+_FREEDOM = 5  # draws that their tail is given: where few entries decide it is heavier than a normal law's; calibrated
+_RELATIVE = 2e-3  # of the mean, least spread: where signs hardly matter draws differ by less than they can show
+_SHIFT_FREEDOM = 16  # the same for a spectral shift, whose spread is known to first order
+_CLOSE = 0.01
 
 ENERGY = 0.99
 """Share of the energy behind ``energy_rank_99`` (the 99%-energy rank)."""
@@ -129,10 +142,68 @@ def isotropic_ratio(distance: float, norm: float, rows: int, cols: int) -> float
 def fixed_spectrum_null(rows: int, cols: int) -> Null:
     """Return what an isotropic increment gives for (distance / |D|_F)^2, to first order: mean 1 / max(rows, cols).
 
-    First order holds while the increment is small beside the gaps between the weight's singular values; sample the
-    null (``nulls.sample_null``) where it is not.
+    First order holds while the increment is small beside the gaps between the weight's singular values, and storage
+    is not in it: ``shift_null`` knows both.
     """
     return isotropic_null(min(rows, cols), rows * cols)
+
+
+def shift_null(
+    weight: Float[Tensor, "rows cols"],
+    basis: WeightBasis,
+    before: Float[Tensor, " smaller"],
+    increment: Float[Tensor, "rows cols"],
+    participation: float,
+    *,
+    seed: int = 0,
+    name: str = "",
+) -> Null:
+    """Return what the increment with redrawn signs gives for (distance / |D|_F)^2, also beyond first order.
+
+    To first order the mean is exact, sum_i sum_ab u_ai^2 d_ab^2 v_bi^2 over |D|^2 (see ``signs``). Where singular
+    values lie so close that they push one another, it is the mean of ``SHIFT_DRAWS`` spectra. The spread is that of an
+    increment of these singular values, turned at random, to first order; beyond it is smaller.
+
+    Args:
+        weight: B, before the increment.
+        basis: Its singular vectors.
+        before: Its singular values, all, float64.
+        increment: D, not zero.
+        participation: sum s^4 / (sum s^2)^2 of the increment.
+        seed: Of the draws, together with ``name``.
+        name: Of the tensor and increment.
+    """
+    rows, cols = increment.shape
+    flat = rotated_null("diagonal", rows, cols, min(rows, cols), participation)
+    energy = float(torch.linalg.vector_norm(increment, dtype=torch.float64)) ** 2
+    draws = 0
+    if beyond_first_order(before, rows, cols, (energy / (rows * cols)) ** 0.5):
+        draws = SHIFT_DRAWS
+        signs = turned_signs(increment, draws=draws, seed=seed, name=f"{name}/shift")
+        moved = [gram_spectrum(weight.float() + r * increment * c).values for r, c in signs]
+        mean = float(np.mean([fixed_spectrum_distance(before, after) ** 2 for after in moved])) / energy
+    else:
+        seen = basis.left.square().T @ increment.square()
+        mean = float((seen * basis.right.square().T).sum(dtype=torch.float64)) / energy
+    sd = mean * flat.sd / flat.mean * (1 + 1 / draws if draws else 1) ** 0.5
+    return Null(min(mean, 1.0), sd if mean < 1 else 0.0, "beta", "signs", _SHIFT_FREEDOM)
+
+
+def beyond_first_order(values: Float[Tensor, " smaller"], rows: int, cols: int, rms: float) -> bool:
+    """Return whether an increment of this entry size moves singular values by more than its diagonal u_i'Dv_i.
+
+    Either more than ``_CLOSE`` of them are nearer to the next than two such moves, or the second-order shifts,
+    rms^2 (s_i sum_j 1 / (s_i^2 - s_j^2) + |m - n| / 2 s_i), have more than that of the first-order energy.
+    """
+    s = values.double()
+    if len(s) < 2 or not rms:
+        return False
+    if float((-s.diff() < 2 * rms).double().mean()) > _CLOSE:
+        return True
+    apart = s[:, None] ** 2 - s**2
+    push = s * torch.where((s[:, None] - s).abs() > 2 * rms, 1 / apart, torch.zeros_like(apart)).sum(1)
+    shift = rms * (push + abs(rows - cols) / (2 * s.clamp_min(rms)))
+    return float(shift.square().mean()) > _CLOSE
 
 
 def stable_rank_null(rows: int, cols: int) -> Null:
@@ -176,3 +247,31 @@ def spectrum_nulls(rows: int, cols: int, *, draws: int = 20, seed: int = 0) -> d
     drawn = [spectrum_readings(torch.from_numpy(gaussian_singular_values(rows, cols, generator))) for _ in range(draws)]
     steps = {"stable_rank": 0.0, "effective_rank": 0.0, "energy_rank_99": 1.0, "participation": 0.0}
     return {name: sampled_null([getattr(r, name) for r in drawn], step=step) for name, step in steps.items()}
+
+
+def entry_nulls(
+    increment: Float[Tensor, "rows cols"],
+    measures: Callable[[Float[Tensor, "rows cols"]], Mapping[str, float]],
+    *,
+    draws: int = ENTRY_DRAWS,
+    seed: int = 0,
+    name: str = "",
+) -> dict[str, Null]:
+    """Return the laws of measures of an increment whose entries keep their magnitude and place and redraw their sign.
+
+    Chance for the number of directions: entries that know nothing of one another, stored as these were.
+
+    Args:
+        increment: D.
+        measures: Of an increment, by name.
+        draws: How many.
+        seed: Decides them, together with ``name``.
+        name: Of the tensor and increment.
+    """
+    drawn = [measures(increment * s) for s in entry_signs(increment, draws=draws, seed=seed, name=f"{name}/entries")]
+    found = {}
+    for measure in drawn[0]:
+        null = sampled_null([one[measure] for one in drawn], step=1.0 if measure == "energy_rank_99" else 0.0)
+        spread = max(null.sd, _RELATIVE * abs(null.mean))
+        found[measure] = replace(null, sd=spread, source="signs", draws=min(_FREEDOM, draws))
+    return found
