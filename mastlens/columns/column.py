@@ -51,14 +51,35 @@ class Table:
         assert len(set(names)) == len(names), f"{self.file} declares a column twice"
 
 
-def measured(column: Column, null: str) -> tuple[Column, ...]:
-    """Return a measure with its null, the distance from it, and whether chance is ruled out."""
+def measured(column: Column, null: str, stored: str = "") -> tuple[Column, ...]:
+    """Return a measure with its null or nulls, the distance from each, and whether chance is ruled out.
+
+    Args:
+        column: The measure.
+        null: What chance gives.
+        stored: What chance gives that went through the same storage, where that is another null.
+    """
     name, when = column.name, column.when
+    sds = "standard deviations of the null"
+    second = (
+        Column(f"{name}_null_stored", f"what chance gives, storage and all: {stored}", column.unit, when=when),
+        Column(f"{name}_z_stored", f"the distance of `{name}` from that", sds, when=when),
+    )
     return (
-        replace(column, null=f"`{name}_null`"),
+        replace(column, null=f"`{name}_null`" + f", `{name}_null_stored`" * bool(stored)),
         Column(f"{name}_null", f"what chance gives: {null}", column.unit, when=when),
-        Column(f"{name}_z", "its distance from chance", "standard deviations of the null", when=when),
-        Column(f"{name}_distinguishable", "chance ruled out, two-sided p < 0.001; never below the floor", when=when),
+        Column(f"{name}_z", "its distance from chance", sds, when=when),
+        *(second if stored else ()),
+        *judged(name, when),
+    )
+
+
+def judged(name: str, when: str = "") -> tuple[Column, ...]:
+    """Return the columns that say whether chance is ruled out, and by which null."""
+    return (
+        Column(f"{name}_p", "two-sided p, the largest over the nulls; NaN below the precision floor", when=when),
+        Column(f"{name}_judged_by", "the null that this p is of: the one that explains the value best", when=when),
+        Column(f"{name}_distinguishable", "beyond every null, p < 0.001; never below the floor", when=when),
     )
 
 

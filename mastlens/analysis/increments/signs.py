@@ -41,18 +41,21 @@ class SignNulls:
     heads_shared: tuple[Null, ...] = ()
 
 
-def random_signs(size: int, *, draws: int, seed: int, name: str) -> Float[Tensor, "draws size"]:
-    """Return rows of +-1, decided by the seed and the name."""
-    return torch.randint(0, 2, (draws, size), generator=seeded(seed, "signs", name)).mul_(2).sub_(1).float()
+def random_signs(
+    increment: Float[Tensor, "rows cols"], *, draws: int, seed: int, name: str
+) -> tuple[Float[Tensor, "draws rows"], Float[Tensor, "draws cols"]]:
+    """Return signs of the rows and of the columns, decided by the seed and the name."""
+    shape = (draws, sum(increment.shape))
+    drawn = torch.randint(0, 2, shape, generator=seeded(seed, "signs", name), dtype=torch.float32)
+    rows, cols = drawn.mul_(2).sub_(1).to(increment.device).split(list(increment.shape), dim=1)
+    return rows, cols
 
 
 def turned_signs(
     increment: Float[Tensor, "rows cols"], *, draws: int, seed: int, name: str
 ) -> list[tuple[Float[Tensor, "rows 1"], Float[Tensor, " cols"]]]:
     """Return for each draw the signs of the rows, as a column, and those of the columns."""
-    rows, cols = increment.shape
-    left = random_signs(rows, draws=draws, seed=seed, name=f"{name}/rows").to(increment.device)
-    right = random_signs(cols, draws=draws, seed=seed, name=f"{name}/cols").to(increment.device)
+    left, right = random_signs(increment, draws=draws, seed=seed, name=name)
     return [(a[:, None], b) for a, b in zip(left, right, strict=True)]
 
 
@@ -93,9 +96,8 @@ def sign_nulls(
     (rows, cols), k = increment.shape, left.shape[1]
     u, v = left.float(), right.float()
     squares = increment.square()
-    energy = float(squares.sum(dtype=torch.float64))
-    row_signs = random_signs(rows, draws=draws, seed=seed, name=f"{name}/rows").to(u.device)
-    col_signs = random_signs(cols, draws=draws, seed=seed, name=f"{name}/cols").to(u.device)
+    energy = float(squares.sum())
+    row_signs, col_signs = random_signs(increment, draws=draws, seed=seed, name=name)
     turned_u = (row_signs[:, None, :] * u.T).reshape(draws * k, rows)
     turned_v = (col_signs[:, None, :] * v.T).reshape(draws * k, cols)
     p, q = u.square().sum(1), v.square().sum(1)
@@ -103,7 +105,7 @@ def sign_nulls(
     def null(mean: Tensor, drawn: Tensor, of: float | Tensor) -> list[Null]:
         """Return the laws of 1 - drawn / of; one statistic a column."""
         means = (mean.double() / of).reshape(-1)
-        sds = (drawn.double() / of - mean.double() / of).reshape(draws, -1).square().mean(0).sqrt()
+        sds = (drawn.double().reshape(draws, -1) / of - means).square().mean(0).sqrt()
         pairs = zip(means.tolist(), sds.tolist(), strict=True)
         # Single precision cannot tell a spread of 1e-6 of the mean from none: the subspace is then everything.
         return [Null(1 - m, sd if sd > 1e-6 * m else 0.0, "beta", "signs", draws=draws) for m, sd in pairs]
