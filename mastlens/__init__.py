@@ -53,11 +53,11 @@ if TYPE_CHECKING:
         grade_disagreements,
         measure_collateral,
     )
-    from mastlens.evaluation.benchmarks import read_benchmark
-    from mastlens.evaluation.choices import ChoiceScores, evaluate_choices, score_choices
+    from mastlens.evaluation.benchmarks import read_benchmark, take_benchmark
     from mastlens.evaluation.harness import harness_scores
     from mastlens.evaluation.judges import EndpointJudge, LocalJudge, judge_agreement
-    from mastlens.evaluation.protocol import write_mast
+    from mastlens.evaluation.multiple_choice import ChoiceScores, choices, score_choices
+    from mastlens.evaluation.protocol import mast_benchmarks
     from mastlens.evaluation.safety import SafetyEvaluation, evaluate_safety
     from mastlens.evaluation.traces import RuleJudge, TraceComparison, TraceEvaluation, compare_traces, evaluate_traces
     from mastlens.explorer import Exploration, Explorer, explore
@@ -92,7 +92,7 @@ _PUBLIC = {
     "CannotWrite": "errors",
     "CausalMap": "analysis.causal.causal_map",
     "Checkpoint": "checkpoints.checkpoint",
-    "ChoiceScores": "evaluation.choices",
+    "ChoiceScores": "evaluation.multiple_choice",
     "Collateral": "evaluation",
     "Comparison": "evaluation",
     "Coupling": "analysis.coupling.coupling",
@@ -140,6 +140,7 @@ _PUBLIC = {
     "attack": "attacks",
     "build_organism": "organisms",
     "causal_map": "analysis.causal.causal_map",
+    "choices": "evaluation.multiple_choice",
     "compare": "evaluation",
     "compare_edits": "evaluation",
     "compare_traces": "evaluation.traces",
@@ -153,7 +154,6 @@ _PUBLIC = {
     "describe_rules": "selection",
     "drift_by_step": "unlearning.drift",
     "evaluate": "evaluation",
-    "evaluate_choices": "evaluation.choices",
     "evaluate_safety": "evaluation.safety",
     "evaluate_traces": "evaluation.traces",
     "explore": "explorer",
@@ -164,6 +164,7 @@ _PUBLIC = {
     "inspect": "checkpoints.inspection",
     "judge_agreement": "evaluation.judges",
     "mask_agreement": "analysis.increments.agreement",
+    "mast_benchmarks": "evaluation.protocol",
     "measure_collateral": "evaluation",
     "measure_drift": "unlearning.drift",
     "negate_increment": "edits.negation",
@@ -183,14 +184,14 @@ _PUBLIC = {
     "revert_edit": "edits.applying",
     "run_study": "studies.runner",
     "scale_edit": "edits.applying",
-    "score_choices": "evaluation.choices",
+    "score_choices": "evaluation.multiple_choice",
     "select": "selection",
     "selection_overlap": "selection",
     "show_edit": "edits.applying",
+    "take_benchmark": "evaluation.benchmarks",
     "token_differences": "analysis.tokens",
     "trajectory": "analysis.trajectories.trajectory",
     "unlearn": "unlearning",
-    "write_mast": "evaluation.protocol",
 }
 
 __all__ = [
@@ -250,6 +251,7 @@ __all__ = [
     "attack",
     "build_organism",
     "causal_map",
+    "choices",
     "compare",
     "compare_edits",
     "compare_traces",
@@ -263,7 +265,6 @@ __all__ = [
     "describe_rules",
     "drift_by_step",
     "evaluate",
-    "evaluate_choices",
     "evaluate_safety",
     "evaluate_traces",
     "explore",
@@ -274,6 +275,7 @@ __all__ = [
     "inspect",
     "judge_agreement",
     "mask_agreement",
+    "mast_benchmarks",
     "measure_collateral",
     "measure_drift",
     "negate_increment",
@@ -297,11 +299,11 @@ __all__ = [
     "select",
     "selection_overlap",
     "show_edit",
+    "take_benchmark",
     "token_differences",
     "trajectory",
     "unlearn",
-    "write_mast",
 ]
 
 
-__getattr__, __dir__ = attach("mastlens", _PUBLIC)
+__getattr__, __dir__ = attach("mastlens", _PUBLIC, {"evaluate_choices": "choices", "write_mast": "mast_benchmarks"})

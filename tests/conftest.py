@@ -134,3 +134,11 @@ def write_lineage(root: Path, model_type: str = "qwen2", dtype: str = "float32",
 def tiny(tmp_path_factory) -> TinyLineage:
     """A float32 Qwen2 lineage. Read-only: tests that damage a checkpoint copy it first."""
     return write_lineage(tmp_path_factory.mktemp("tiny"))
+
+
+def run_command(*words):
+    """Run a command as it is typed and return its outcome; mistakes are raised."""
+    from mastlens.cli.parser import build_parser
+
+    arguments = build_parser().parse_args([str(word) for word in words])
+    return arguments.handler(arguments)

@@ -5,13 +5,10 @@ from typing import Any
 
 from mastlens.cli import commands
 from mastlens.cli.edits import add_edits
-from mastlens.cli.evaluate import add_evaluate
-from mastlens.cli.evaluations import add_evaluations
 from mastlens.cli.figures import add_figures
 from mastlens.cli.options import add_out
 from mastlens.cli.studies import add_studies
 from mastlens.cli.traces import add_traces
-from mastlens.cli.traces_evaluation import add_traces_evaluation
 from mastlens.cli.unlearning import add_unlearning
 
 
@@ -33,10 +30,7 @@ def add_by_hand(subparsers: Any) -> None:
     add_traces(command)
     add_unlearning(command)
     add_edits(command)
-    add_evaluate(command)
-    _evaluation(command)
-    add_evaluations(command)
-    add_traces_evaluation(command)
+    _report(command)
     add_studies(command)
     add_figures(command)
     _organism(command)
@@ -47,12 +41,7 @@ def _demo(command) -> None:
     add_out(demo, required=False, default="demo")
 
 
-def _evaluation(command) -> None:
-    compare = command("compare", commands.compare, "what changed between two evaluations of the same items")
-    compare.add_argument("before", metavar="BEFORE_DIR")
-    compare.add_argument("after", metavar="AFTER_DIR")
-    compare.add_argument("--clusters", metavar="COLUMN", help="resample by this column, e.g. subject")
-
+def _report(command) -> None:
     report = command("report", commands.report, "write report.html from what DIR holds")
     report.add_argument("folder", metavar="DIR", help="a run's output folder")
     report.add_argument("--before", metavar="DIR", help="evaluation before the edit, where DIR holds the one after it")

@@ -13,14 +13,6 @@ def demo(arguments: argparse.Namespace) -> Outcome:
     return Outcome(result.text, result.summary)
 
 
-def compare(arguments: argparse.Namespace) -> Outcome:
-    """Compare two evaluations."""
-    from mastlens.evaluation import compare as run
-
-    result = run(arguments.before, arguments.after, clusters=arguments.clusters, seed=arguments.seed)
-    return Outcome(show(result.table), {"splits": result.table.to_dict("records")})
-
-
 def report(arguments: argparse.Namespace) -> Outcome:
     """Write the report of a folder."""
     from mastlens.reporting import report as run

@@ -77,7 +77,8 @@ def _read_object(item: Field[Any], said: Declared, cls: type[Any], given: Mappin
     if not values:
         return None
     if missing := [inner.name for inner in fields(cls) if is_required(inner) and inner.name not in values]:
-        raise BadSetting(f"{flag_of(item)} needs {', '.join((said.options or {})[name] for name in missing)}, too.")
+        flags = said.options or {}
+        raise BadSetting(f"{flags[next(iter(values))]} needs {', '.join(flags[name] for name in missing)}, too.")
     return cls(**values)
 
 
@@ -103,7 +104,8 @@ def _add(
         place.add_argument(flag or flag_of(item), **options)
         return
     if not said.exclusive:
-        options["required"] = is_required(item) or said.typed_required
+        # What an object cannot be without is asked for once something of it is typed.
+        options["required"] = dest is None and (is_required(item) or said.typed_required)
     options["metavar"] = said.metavar or _metavar(said, kind)
     if mapping or several:
         options["action"] = "append" if said.repeated else "extend"

@@ -45,6 +45,16 @@ COMMANDS = (
     Command("mastlens.edits.settings:RevertEditSettings", "mastlens.cli.edits:edit_folder"),
     Command("mastlens.edits.settings:ScaleEditSettings", "mastlens.cli.edits:edit_file"),
     Command("mastlens.edits.settings:ComposeEditSettings", "mastlens.cli.edits:edit_file"),
+    Command("mastlens.evaluation.settings:EvaluateSettings", "mastlens.cli.judging:evaluate"),
+    Command("mastlens.evaluation.settings:CompareSettings", "mastlens.cli.judging:compare"),
+    Command("mastlens.evaluation.settings:CollateralSettings", "mastlens.cli.judging:measure_collateral"),
+    Command("mastlens.evaluation.settings:CompareEditsSettings", "mastlens.cli.judging:compare_edits"),
+    Command("mastlens.evaluation.settings:ChoicesSettings", "mastlens.cli.judging:choices"),
+    Command("mastlens.evaluation.settings:EvaluateTracesSettings", "mastlens.cli.judging:evaluate_traces"),
+    Command("mastlens.evaluation.settings:CompareTracesSettings", "mastlens.cli.judging:compare_traces"),
+    Command("mastlens.evaluation.settings:EvaluateSafetySettings", "mastlens.cli.judging:evaluate_safety"),
+    Command("mastlens.evaluation.settings:MastBenchmarksSettings", "mastlens.cli.judging:mast_benchmarks"),
+    Command("mastlens.evaluation.settings:TakeBenchmarkSettings", "mastlens.cli.judging:take_benchmark"),
     Command("mastlens.attacks.settings:AttackSettings", "mastlens.cli.attacks:attack"),
 )
 """Every command, in the order of the help."""

@@ -8,15 +8,8 @@ from mastlens.decoding.generation import Response
 from mastlens.decoding.graders import Grade, Grader, Mathematics
 from mastlens.decoding.prompts import Prompt
 from mastlens.errors import unknown
-from mastlens.problems.thinking import split_trace
+from mastlens.problems.thinking import PARTS, split_trace
 from mastlens.runs.ledger import Ledger
-
-PARTS = ("reasoning", "trace", "answer", "response")
-"""The parts of a response that can be judged or graded.
-
-``reasoning``: the trace, or the answer where there is no trace (ZeroThink reasons there, if anywhere); ``trace``: the
-trace alone, nothing where there is none; ``answer``: what follows the trace; ``response``: all of it.
-"""
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,23 @@
-"""A checkpoint with an edit that is put in while it is evaluated: the checkpoint itself is never written."""
+"""A checkpoint with an edit that is put in while it is measured: the checkpoint itself is never written."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.edits.edit import Edit
 from mastlens.models.weights import swapped
 from mastlens.runs.files import sha256_json, sha256_tensor
+from mastlens.runs.settings import Writing
+from mastlens.runs.tables import Kept, remembered_tables
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,11 @@ class EditedCheckpoint:
         return cls(checkpoint, edit)
 
     @property
+    def changes(self) -> "Mapping[str, Tensor]":
+        """Name to tensor of what the edit puts in; nothing without an edit."""
+        return {} if self.edit is None else self.edit.after
+
+    @property
     def lineage(self) -> dict[str, str]:
         """The checkpoint's fingerprint, for the run record."""
         return {"model": self.checkpoint.fingerprint}
@@ -56,13 +66,52 @@ class EditedCheckpoint:
     @property
     def inputs(self) -> dict[str, str]:
         """The edit's hash, for the run record; nothing without an edit."""
-        if self.edit is None:
-            return {}
-        return {"edit": sha256_json({name: sha256_tensor(tensor) for name, tensor in self.edit.after.items()})}
+        return {} if self.edit is None else {"edit": changes_digest(self.changes)}
+
+    @contextmanager
+    def applied(self, model: "PreTrainedModel") -> "Iterator[PreTrainedModel]":
+        """Put the edit into the checkpoint's model for the block; its weights come back after it, bit for bit."""
+        with swapped(model, self.changes):
+            yield model
 
     @contextmanager
     def loaded(self, device: str = "cpu") -> "Iterator[tuple[PreTrainedModel, PreTrainedTokenizerBase]]":
         """Yield the model with the edit in it, and its tokenizer."""
-        model = self.checkpoint.load_model(device=device)
-        with swapped(model, {} if self.edit is None else self.edit.after):
+        with self.applied(self.checkpoint.load_model(device=device)) as model:
             yield model, self.checkpoint.load_tokenizer()
+
+    def remembered(
+        self,
+        name: str,
+        kept: Kept[R],
+        command: Writing,
+        *,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        compute: Callable[[], R],
+    ) -> R:
+        """Compute one measurement of this checkpoint with its edit, or read it back; see ``remembered_tables``.
+
+        Args:
+            name: The stage.
+            kept: What it leaves in the folder.
+            command: What was asked for.
+            settings: Everything that decides the result.
+            inputs: Hashes of what is read beside checkpoint and edit.
+            compute: Computes the result.
+        """
+        return remembered_tables(
+            name,
+            kept,
+            command,
+            settings=settings,
+            lineage=self.lineage,
+            behaviour=self.behaviour,
+            inputs={**inputs, **self.inputs},
+            compute=compute,
+        )
+
+
+def changes_digest(changes: "Mapping[str, Tensor]") -> str:
+    """Return the hash of what an edit puts in."""
+    return sha256_json({name: sha256_tensor(tensor) for name, tensor in changes.items()})

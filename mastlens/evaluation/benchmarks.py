@@ -5,21 +5,47 @@ What comes out are the JSON lines that every command reads.
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mastlens.decoding.sampling import Sampling
 from mastlens.errors import BadFile, BadSetting, MastlensError, MissingPackage, NotFound, unknown
+from mastlens.evaluation.settings import STYLES, TakeBenchmarkSettings
 from mastlens.problems.reading import Problem, parse_problem, read_problems
+from mastlens.runs.calls import takes
 from mastlens.runs.files import write_text
 from mastlens.runs.reading import read_object, read_parquet
 
-STYLES = ("plain", "boxed")
 _BOXED = "Put your final answer within \\boxed{}."
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Problem files that were written.
+
+    Attributes:
+        files: Split to its file.
+        table: One row a split and subject: ``split``, ``subject``, ``n``.
+        settings: What they were drawn by.
+    """
+
+    files: Mapping[str, Path]
+    table: pd.DataFrame
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, files: Mapping[str, Path], splits: Mapping[str, Sequence[Problem]], settings: dict[str, Any]
+    ) -> "Benchmark":
+        """Return the files with the numbers of their problems."""
+        table = pd.DataFrame([{"split": name, "subject": p.subject} for name, ps in splits.items() for p in ps])
+        counts = table.groupby(["split", "subject"], sort=False).size().reset_index(name="n")
+        return cls(files, counts, settings)
 
 
 def read_benchmark(
@@ -177,3 +203,27 @@ def write_problems(path: str | os.PathLike[str], problems: Sequence[Problem]) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(lines))
     return path
+
+
+@takes(TakeBenchmarkSettings)
+def take_benchmark(settings: TakeBenchmarkSettings) -> Benchmark:
+    """Write one benchmark, whole or in part, as a problem file.
+
+    See ``read_benchmark`` for what a source is and ``prompted`` for the prompts.
+
+    Raises:
+        MastlensError: If there is no such source, it lacks problems, or worked examples have no source of their own.
+    """
+    seed, shots = settings.seed, settings.shots
+    problems = read_benchmark(
+        settings.source, split=settings.hub_split, subjects=settings.subjects, levels=settings.levels
+    )
+    if settings.count is not None:
+        problems = draw_problems(problems, settings.count, seed=seed, name="take")
+    if shots and settings.examples is None:
+        raise BadSetting("Worked examples come from a set of their own: give --examples, e.g. the training set.")
+    examples = [] if settings.examples is None else read_benchmark(settings.examples, split="train")
+    asked = prompted(problems, style=settings.style, shots=shots, examples=examples, seed=seed)
+    path = write_problems(settings.out, asked)
+    drawn = {"count": settings.count, "style": settings.style, "shots": shots, "seed": seed}
+    return Benchmark.of({path.stem: path}, {path.stem: asked}, drawn)

@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.edits.edit import Edit
+from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting, NotTogether
 from mastlens.evaluation.comparison import read_responses
 from mastlens.evaluation.degeneration import CLASSES, response_faults
 from mastlens.evaluation.perplexity import neutral_logprobs, read_texts
 from mastlens.evaluation.responses import FILE as RESPONSES
+from mastlens.evaluation.settings import CollateralSettings
 from mastlens.models.divergence import token_divergence
-from mastlens.models.weights import swapped
 from mastlens.problems.encoding import check_tokenizer, context_length, encode_problems
 from mastlens.problems.reading import read_problems
-from mastlens.runs.files import sha256_json, sha256_tensor, write_table
-from mastlens.runs.reading import read_table
-from mastlens.runs.stages import hash_inputs, remembered
+from mastlens.runs.calls import takes
+from mastlens.runs.stages import hash_inputs
+from mastlens.runs.tables import Kept
 from mastlens.statistics import Interval, newcombe_paired, paired_bootstrap, ratio_bootstrap
 
 if TYPE_CHECKING:
@@ -63,103 +62,57 @@ class Collateral:
         return plot_collateral(self.table)
 
 
-def measure_collateral(
-    *,
-    model: "str | os.PathLike[str] | Checkpoint",
-    edit: "str | os.PathLike[str] | Edit",
-    splits: Mapping[str, str | os.PathLike[str]],
-    neutral: str | os.PathLike[str] | None = None,
-    before: str | os.PathLike[str] | None = None,
-    after: str | os.PathLike[str] | None = None,
-    resamples: int = 10_000,
-    batch_size: int = 16,
-    chat_template: bool = True,
-    seed: int = 0,
-    device: str = "cpu",
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Collateral:
+@takes(CollateralSettings)
+def measure_collateral(settings: CollateralSettings) -> Collateral:
     """Measure what an edit does to texts that it was not meant to touch.
 
-    Args:
-        model: The checkpoint that the edit was made for.
-        edit: The edit.
-        splits: Name to problem file, e.g. the retain problems: the divergence is taken on their solutions.
-        neutral: JSON lines with a ``text`` each, for perplexity.
-        before: Evaluation folder of the source; with ``after``, repetition and missing answers are compared.
-        after: Evaluation folder of the edited model.
-        resamples: Bootstrap samples of the intervals.
-        batch_size: Texts a forward pass; it does not change the result beyond rounding.
-        chat_template: Whether to use the tokenizer's chat template, where it has one.
-        seed: Of the bootstrap.
-        device: Where to compute.
-        out: Folder for ``collateral.parquet`` and ``collateral_items.parquet``, e.g. the edit's evaluation folder;
-            None to write nothing.
-        overwrite: Replace a measurement of something else.
-        progress: Show progress bars.
+    With ``before`` and ``after``, repetition and missing answers are compared too. With ``out``, e.g. the edit's
+    evaluation folder, it holds ``collateral.parquet`` and ``collateral_items.parquet``.
 
     Raises:
         MastlensError: If the edit belongs to another checkpoint, only one of before and after is given, or there is
             nothing to measure on.
     """
+    splits, before, after = settings.splits, settings.before, settings.after
     if not splits:
         raise BadSetting("There is nothing to measure on: give --split NAME=FILE at least once.")
     if (before is None) != (after is None):
         raise BadSetting("Responses are compared between two evaluations: give both --before and --after.")
-    checkpoint = Checkpoint(model)
-    edit = edit if isinstance(edit, Edit) else Edit.load(edit)
-    edit.check_source(checkpoint)
+    tested = EditedCheckpoint.open(settings.model, settings.edit)
     folders = {"before": before, "after": after}
     inputs = {
-        **hash_inputs({**{f"split {name}": path for name, path in splits.items()}, "neutral": neutral}),
+        **hash_inputs({**{f"split {name}": path for name, path in splits.items()}, "neutral": settings.neutral}),
         **hash_inputs({side: Path(folder) / RESPONSES for side, folder in folders.items() if folder is not None}),
-        "edit": sha256_json({name: sha256_tensor(tensor) for name, tensor in edit.after.items()}),
     }
-    settings = {"chat_template": chat_template, "resamples": resamples, "seed": seed}
+    drawn: dict[str, Any] = {"resamples": settings.resamples, "seed": settings.seed}
+    recorded = {"chat_template": settings.chat_template, **drawn}
 
     def compute() -> Collateral:
-        drawn: dict[str, Any] = {"resamples": resamples, "seed": seed}
-        loaded, tokenizer = checkpoint.load_model(device=device), checkpoint.load_tokenizer()
+        checkpoint, batch_size = tested.checkpoint, settings.batch_size
+        loaded, tokenizer = checkpoint.load_model(device=settings.device), checkpoint.load_tokenizer()
         items = _divergence(
             loaded,
             tokenizer,
             checkpoint.spec,
-            edit.after,
+            tested.changes,
             splits,
-            chat_template=chat_template,
+            chat_template=settings.chat_template,
             batch_size=batch_size,
-            progress=progress,
+            progress=settings.progress,
         )
         rows = [row for split in splits for row in _divergence_rows(items[items["split"] == split], split, drawn)]
-        if neutral is not None:
-            texts = read_texts(neutral)
+        if settings.neutral is not None:
+            texts = read_texts(settings.neutral)
             sums, counts = neutral_logprobs(loaded, tokenizer, texts, batch_size=batch_size)
-            with swapped(loaded, edit.after):
+            with tested.applied(loaded):
                 moved, _ = neutral_logprobs(loaded, tokenizer, texts, batch_size=batch_size)
             rows.append(_perplexity_row(sums, moved, counts, drawn))
         if before is not None and after is not None:
             rows += _fault_rows(read_responses(before), read_responses(after), drawn)
-        return Collateral(pd.DataFrame(rows), items, settings)
+        return Collateral(pd.DataFrame(rows), items, recorded)
 
-    def write(result: Collateral, folder: Path) -> None:
-        write_table(folder / FILE, result.table)
-        write_table(folder / ITEMS, result.items)
-
-    return remembered(
-        out,
-        "measure-collateral",
-        outputs=[FILE, ITEMS],
-        lineage={"model": checkpoint.fingerprint},
-        behaviour={"model": checkpoint.behaviour},
-        inputs=inputs,
-        settings=settings,
-        device=device,
-        overwrite=overwrite,
-        compute=compute,
-        write=write,
-        read=lambda folder: Collateral(read_table(folder / FILE), read_table(folder / ITEMS), settings),
-    )
+    kept = Kept(Collateral, {"table": FILE, "items": ITEMS})
+    return tested.remembered("measure-collateral", kept, settings, settings=recorded, inputs=inputs, compute=compute)
 
 
 def _divergence(

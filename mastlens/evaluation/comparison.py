@@ -12,6 +12,8 @@ import pandas as pd
 
 from mastlens.errors import MastlensError, MastlensWarning, NotFound, NotTogether, unknown
 from mastlens.evaluation.responses import FILE
+from mastlens.evaluation.settings import CompareSettings
+from mastlens.runs.calls import takes
 from mastlens.runs.reading import read_table
 from mastlens.runs.stages import read_record
 from mastlens.statistics import holm, mcnemar_exact, newcombe_paired, paired_bootstrap, smallest_drop
@@ -56,29 +58,20 @@ class Comparison:
         return plot_items(self.items)
 
 
-def compare(
-    before: str | os.PathLike[str],
-    after: str | os.PathLike[str],
-    *,
-    clusters: str | None = None,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> Comparison:
+@takes(CompareSettings)
+def compare(settings: CompareSettings) -> Comparison:
     """Compare two folders that ``evaluate`` wrote, on the same items.
-
-    Args:
-        before: Folder of the evaluation before.
-        after: Folder of the evaluation after.
-        clusters: A column of the responses to resample by, e.g. ``subject``; None to resample items.
-        resamples: Bootstrap samples.
-        seed: Of the bootstrap.
 
     Raises:
         MastlensError: If a folder has no responses, or their items differ.
     """
-    warn_of_other_settings(before, after)
+    warn_of_other_settings(settings.before, settings.after)
     return compare_tables(
-        read_responses(before), read_responses(after), clusters=clusters, resamples=resamples, seed=seed
+        read_responses(settings.before),
+        read_responses(settings.after),
+        clusters=settings.clusters,
+        resamples=settings.resamples,
+        seed=settings.seed,
     )
 
 

@@ -13,9 +13,12 @@ from mastlens.evaluation.aftermath import attack_files, strongest_attack
 from mastlens.evaluation.comparison import compare_tables, read_responses, warn_of_other_settings
 from mastlens.evaluation.degeneration import response_faults
 from mastlens.evaluation.responses import FILE as RESPONSES
-from mastlens.runs.files import write_table
+from mastlens.evaluation.settings import CompareEditsSettings
+from mastlens.runs.calls import takes
 from mastlens.runs.reading import read_table
-from mastlens.runs.stages import hash_inputs, remembered
+from mastlens.runs.settings import FilePath
+from mastlens.runs.stages import hash_inputs
+from mastlens.runs.tables import Kept, remembered_tables
 from mastlens.statistics import holm, ratio_bootstrap
 
 if TYPE_CHECKING:
@@ -61,42 +64,25 @@ class EditComparison:
         return plot_edits(self.table)
 
 
-def compare_edits(
-    source: str | os.PathLike[str],
-    edits: Mapping[str, str | os.PathLike[str]] | Sequence[str | os.PathLike[str]],
-    *,
-    forget: Sequence[str] | None = None,
-    retain: Sequence[str] | None = None,
-    resamples: int = 10_000,
-    seed: int = 0,
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-) -> EditComparison:
+@takes(CompareEditsSettings)
+def compare_edits(settings: CompareEditsSettings) -> EditComparison:
     """Put any number of edits of one source into one table, each against the source on the same items.
 
-    Args:
-        source: Evaluation folder of the source.
-        edits: Evaluation folders of the edits, or label to folder. What ``measure_collateral`` wrote into the same
-            folder, and ``attack`` into it or into folders in it, is read too.
-        forget: Splits that were to be forgotten; by default those whose names begin with ``forget``.
-        retain: Splits that were to stay; by default all others.
-        resamples: Bootstrap samples.
-        seed: Of the bootstrap.
-        out: Folder for ``edits.parquet`` and ``edit_contrasts.parquet``; None to write nothing.
-        overwrite: Replace a comparison of something else.
+    What ``measure_collateral`` wrote into an edit's folder, and ``attack`` into it or into folders in it, is read too.
+    With ``out`` the folder holds ``edits.parquet`` and ``edit_contrasts.parquet``.
 
     Raises:
         MastlensError: If a folder has no responses, the items differ, or a side has no split.
     """
-    folders = _labelled(edits)
+    source, folders = settings.source, _labelled(list(settings.edits))
     original = read_responses(source)
-    sides = _sides([str(split) for split in original["split"].unique()], forget, retain)
-    settings = {"splits": sides, "arms": list(folders), "resamples": resamples, "seed": seed}
+    sides = _sides([str(split) for split in original["split"].unique()], settings.forget, settings.retain)
+    drawn: dict[str, Any] = {"resamples": settings.resamples, "seed": settings.seed}
+    recorded = {"splits": sides, "arms": list(folders), **drawn}
     for folder in folders.values():
         warn_of_other_settings(source, folder)
 
     def compute() -> EditComparison:
-        drawn: dict[str, Any] = {"resamples": resamples, "seed": seed}
         before = _pooled(original, sides)
         tables = {arm: _pooled(read_responses(folder), sides) for arm, folder in folders.items()}
         rows = [
@@ -106,32 +92,30 @@ def compare_edits(
         table = pd.DataFrame(rows)
         for side in sides:
             table[f"{side}_holm_p"] = holm(table[f"{side}_mcnemar_p"])
-        return EditComparison(table, _contrasts(tables, drawn), settings)
-
-    def write(result: EditComparison, folder: Path) -> None:
-        write_table(folder / FILE, result.table)
-        write_table(folder / CONTRASTS, result.contrasts)
+        return EditComparison(table, _contrasts(tables, drawn), recorded)
 
     read = {f"{arm} {path.relative_to(folder)}": path for arm, folder in folders.items() for path in _files(folder)}
-    return remembered(
-        out,
+    return remembered_tables(
         "compare-edits",
-        outputs=[FILE, CONTRASTS],
+        Kept(EditComparison, {"table": FILE, "contrasts": CONTRASTS}),
+        settings,
+        settings=recorded,
         inputs=hash_inputs({"source": Path(source) / RESPONSES, **read}),
-        settings=settings,
-        overwrite=overwrite,
         compute=compute,
-        write=write,
-        read=lambda folder: EditComparison(read_table(folder / FILE), read_table(folder / CONTRASTS), settings),
     )
 
 
-def _labelled(edits: Mapping[str, str | os.PathLike[str]] | Sequence[str | os.PathLike[str]]) -> dict[str, Path]:
-    """Return label to folder; where folders share a name, their parents' names tell them apart."""
-    if isinstance(edits, Mapping):
-        named = [(str(arm), Path(folder)) for arm, folder in edits.items()]
+def _labelled(edits: Sequence[FilePath]) -> dict[str, Path]:
+    """Return label to folder of each ``FOLDER`` or ``LABEL=FOLDER``; a folder may have ``=`` in its name.
+
+    Without labels, where folders share a name, their parents' names tell them apart.
+    """
+    texts = [os.fspath(edit) for edit in edits]
+    labels = {text: text.partition("=")[0] for text in texts if "=" in text and not Path(text).exists()}
+    paths = [Path(text.removeprefix(f"{labels[text]}=") if text in labels else text) for text in texts]
+    if labels:
+        named = [(labels.get(text) or path.name, path) for text, path in zip(texts, paths, strict=True)]
     else:
-        paths = [Path(folder) for folder in edits]
         names = [path.resolve().name for path in paths]
         named = [
             (name if names.count(name) == 1 else f"{path.resolve().parent.name}/{name}", path)
@@ -139,9 +123,9 @@ def _labelled(edits: Mapping[str, str | os.PathLike[str]] | Sequence[str | os.Pa
         ]
     if not named:
         raise BadSetting("There is no edit to compare: name at least one evaluation folder beside the source's.")
-    labels = [arm for arm, _ in named]
-    if twice := [arm for arm in labels if labels.count(arm) > 1]:
-        raise MastlensError(f"Two edits are called {twice[0]!r}. Give each a label of its own: LABEL=DIR.")
+    arms = [arm for arm, _ in named]
+    if twice := [arm for arm in arms if arms.count(arm) > 1]:
+        raise BadSetting(f"Two edits have the same label, {twice[0]!r}. Give each one of its own: LABEL=DIR.")
     return dict(named)
 
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.edits.edit import Edit
+from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting, MissingPackage, unknown
-from mastlens.models.weights import swapped
-from mastlens.runs.files import sha256_file, sha256_json, sha256_tensor, write_table
-from mastlens.runs.reading import read_table
-from mastlens.runs.stages import remembered
+from mastlens.evaluation.settings import EvaluateSettings, HarnessTasks
+from mastlens.runs.calls import make
+from mastlens.runs.files import sha256_file, sha256_json
+from mastlens.runs.settings import FilePath
+from mastlens.runs.tables import Kept
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -48,88 +48,59 @@ class HarnessScores:
 
 def harness_scores(
     *,
-    model: "str | os.PathLike[str] | Checkpoint",
     tasks: Sequence[str],
-    edit: "str | os.PathLike[str] | Edit | None" = None,
-    task_folder: str | os.PathLike[str] | None = None,
+    task_folder: FilePath | None = None,
     shots: int | None = None,
     limit: int | None = None,
-    max_new_tokens: int | None = None,
     think_end: str | None = None,
     batch_size: int = 8,
-    chat_template: bool = True,
-    seed: int = 0,
-    device: str = "cpu",
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
+    **settings: Any,
 ) -> HarnessScores:
-    """Run tasks of lm-evaluation-harness.
+    """Run tasks of lm-evaluation-harness: ``evaluate`` with nothing else to evaluate on.
 
     Args:
-        model: The checkpoint.
         tasks: Names of tasks or groups.
-        edit: An edit to apply in memory first.
         task_folder: Folder of task files (YAML) beside the harness' own.
         shots: Worked examples; each task's own number by default.
         limit: Only the first items of each task: to try things out.
-        max_new_tokens: Where a response is cut off; each task's own by default.
         think_end: What ends the thinking, e.g. ``</think>``: only what follows it is graded.
         batch_size: Items a batch.
-        chat_template: Whether to use the tokenizer's chat template, where it has one.
-        seed: Of the draw of worked examples.
-        device: Where to compute.
-        out: Folder for ``harness.parquet`` and ``harness_items.parquet``; None to write nothing.
-        overwrite: Replace scores of something else.
+        **settings: Of ``evaluate``: ``model``, ``edit``, ``max_new_tokens`` (each task's own by default),
+            ``chat_template``, ``seed``, ``device``, ``out``, ``overwrite``.
 
     Raises:
         MastlensError: If lm-eval is not installed, or a task does not exist.
     """
-    if not tasks:
+    chosen = HarnessTasks(tasks=tuple(tasks), task_folder=task_folder, shots=shots, limit=limit, think_end=think_end)
+    return run_harness(make(EvaluateSettings, (), {**settings, "batch_size": batch_size, "harness": chosen}), chosen)
+
+
+def run_harness(asked: EvaluateSettings, chosen: HarnessTasks) -> HarnessScores:
+    """Run the harness' tasks of an evaluation; raises as ``harness_scores``."""
+    if not chosen.tasks:
         raise BadSetting("There is nothing to run: name at least one task of lm-evaluation-harness (--harness).")
-    checkpoint = Checkpoint(model)
-    if isinstance(edit, str | os.PathLike):
-        edit = Edit.load(edit)
-    if edit is not None:
-        edit.check_source(checkpoint)
+    tested = EditedCheckpoint.open(asked.model, asked.edit)
+    folder = chosen.task_folder
     settings: dict[str, Any] = {
-        "tasks": list(tasks),
-        "shots": shots,
-        "limit": limit,
-        "max_new_tokens": max_new_tokens,
-        "think_end": think_end,
-        "chat_template": chat_template,
-        "seed": seed,
+        "tasks": list(chosen.tasks),
+        "shots": chosen.shots,
+        "limit": chosen.limit,
+        "max_new_tokens": asked.max_new_tokens,
+        "think_end": chosen.think_end,
+        "chat_template": asked.chat_template,
+        "seed": asked.seed,
     }
     inputs = {}
-    if edit is not None:
-        inputs["edit"] = sha256_json({name: sha256_tensor(t) for name, t in edit.after.items()})
-    if task_folder is not None:
-        inputs["task_folder"] = sha256_json({p.name: sha256_file(p) for p in sorted(Path(task_folder).rglob("*.y*ml"))})
+    if folder is not None:
+        inputs["task_folder"] = sha256_json({p.name: sha256_file(p) for p in sorted(Path(folder).rglob("*.y*ml"))})
 
     def compute() -> HarnessScores:
-        loaded, tokenizer = checkpoint.load_model(device=device), checkpoint.load_tokenizer()
-        with swapped(loaded, edit.after if edit is not None else {}):
-            found = run_tasks(loaded, tokenizer, settings, task_folder=task_folder, batch_size=batch_size)
+        with tested.loaded(asked.device) as (loaded, tokenizer):
+            found = run_tasks(loaded, tokenizer, settings, task_folder=folder, batch_size=asked.batch_size)
         return HarnessScores(*_tables(found), settings)
 
-    def write(result: HarnessScores, folder: Path) -> None:
-        write_table(folder / FILE, result.table)
-        write_table(folder / ITEMS, result.items)
-
-    return remembered(
-        out,
-        "harness",
-        outputs=[FILE, ITEMS],
-        lineage={"model": checkpoint.fingerprint},
-        behaviour={"model": checkpoint.behaviour},
-        inputs=inputs,
-        settings=settings,
-        device=device,
-        overwrite=overwrite,
-        compute=compute,
-        write=write,
-        read=lambda folder: HarnessScores(read_table(folder / FILE), read_table(folder / ITEMS), settings),
-    )
+    kept = Kept(HarnessScores, {"table": FILE, "items": ITEMS})
+    return tested.remembered("harness", kept, asked, settings=settings, inputs=inputs, compute=compute)
 
 
 def run_tasks(

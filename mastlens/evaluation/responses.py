@@ -1,40 +1,46 @@
 """Responses, their grades, and the log-probability of solution and answer, per item."""
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.answering import answer
 from mastlens.decoding.engines import ENGINES, Decoding, Engine, HuggingFaceEngine
-from mastlens.decoding.generation import sampling_of
 from mastlens.decoding.prompts import Prompt, items_of
-from mastlens.edits.edit import Edit
 from mastlens.edits.edited import EditedCheckpoint
-from mastlens.errors import BadSetting, NotSupported, unknown
+from mastlens.errors import BadSetting, NotSupported
+from mastlens.evaluation.settings import EvaluateSettings
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems, encode_prompt
 from mastlens.problems.reading import Problem, read_problems
-from mastlens.problems.thinking import THINK, answer_ids
+from mastlens.problems.thinking import answer_ids
 from mastlens.registry import code_digest
-from mastlens.runs.files import sha256_json, write_json, write_table
+from mastlens.runs.calls import takes
+from mastlens.runs.files import sha256_json
 from mastlens.runs.ledger import Ledger
-from mastlens.runs.reading import read_table
-from mastlens.runs.stages import hash_inputs, remembered
+from mastlens.runs.settings import FilePath
+from mastlens.runs.stages import hash_inputs
+from mastlens.runs.tables import Kept
 from mastlens.statistics import paired_bootstrap, wilson
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from mastlens.evaluation.harness import HarnessScores
+
 FILE = "responses.parquet"
 SUMMARY = "accuracy.json"
 _PARTIAL = "responses.partial.jsonl"
+COLUMNS = (
+    *("split", "item", "sample", "subject", "prompt", "response", "gold", "correct", "correct_strict"),
+    *("logprob_solution", "solution_tokens", "logprob_answer", "answer_tokens"),
+    *("truncated", "stopped", "response_tokens"),
+)
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,12 @@ class Evaluation:
     Attributes:
         table: One row an item; the columns are described at ``evaluate``.
         settings: What made it.
+        harness: What lm-evaluation-harness measured, where it was asked for tasks.
     """
 
     table: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
+    harness: "HarnessScores | None" = None
 
     @property
     def accuracy(self) -> pd.DataFrame:
@@ -96,26 +104,8 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
     return {"splits": splits}
 
 
-def evaluate(
-    *,
-    model: "str | os.PathLike[str] | Checkpoint",
-    splits: Mapping[str, str | os.PathLike[str]],
-    edit: "str | os.PathLike[str] | Edit | None" = None,
-    think: str = "free",
-    max_new_tokens: int = 1024,
-    batch_size: int = 32,
-    samples: int = 1,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    stop_at_answer: bool = False,
-    engine: str = "transformers",
-    chat_template: bool = True,
-    device: str = "cpu",
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Evaluation:
+@takes(EvaluateSettings)
+def evaluate(settings: EvaluateSettings) -> Evaluation:
     r"""Generate, grade, and measure log-probabilities on every item of every split.
 
     Columns: ``split``, ``item`` (from 0 in its file), ``sample`` (from 0), ``subject``, ``prompt``, ``response``,
@@ -124,91 +114,67 @@ def evaluate(
     (``end``, ``answer`` or ``length``), ``response_tokens``. Log-probabilities are natural and summed, and follow the
     prompt that the response follows; the solution stands there as the file has it, its own thinking included.
 
-    Args:
-        model: The checkpoint.
-        splits: Name to problem file.
-        edit: An edit to apply in memory first.
-        think: The think mode of the prompts (see ``mastlens.problems.thinking.THINK``).
-        max_new_tokens: Where a response is cut off.
-        batch_size: Items a batch; in float32 it changes log-probabilities by rounding only.
-        samples: Responses an item.
-        temperature: Of sampling; 0 for greedy.
-        top_p: Nucleus of sampling.
-        seed: With split, item and sample it decides a sampled response, whatever else is evaluated beside it.
-        stop_at_answer: End a response at its first complete ``\boxed{...}``.
-        engine: What generates: ``transformers``, or ``vllm`` where it is installed.
-        chat_template: Whether to use the tokenizer's chat template, where it has one.
-        device: Where to compute.
-        out: Folder for ``responses.parquet`` and ``accuracy.json``; None to write nothing. An interrupted
-            evaluation goes on where it stopped.
-        overwrite: Replace an evaluation of something else.
-        progress: Show progress bars.
+    With split, item and sample the seed decides a sampled response, whatever else is evaluated beside it. With ``out``
+    the folder holds ``responses.parquet`` and ``accuracy.json``, of tasks of the harness ``harness.parquet`` and
+    ``harness_items.parquet``; an interrupted evaluation goes on where it stopped.
 
     Raises:
         MastlensError: If there is nothing to evaluate on, a setting makes no sense, or a file does not fit.
     """
-    if not splits:
-        raise BadSetting("There is nothing to evaluate on: give --split NAME=FILE at least once.")
-    sampling = sampling_of(samples, temperature, top_p, seed)
-    decoding = Decoding(max_new_tokens, batch_size, sampling, stop_at_answer)
-    writer = ENGINES.find(engine)
-    if think not in THINK:
-        raise unknown("think mode", think, THINK)
-    tested = EditedCheckpoint.open(model, edit)
+    if not settings.splits and settings.harness is None:
+        raise BadSetting("There is nothing to evaluate on: give --split NAME=FILE, or --harness TASK.")
+    found = _evaluate(settings, settings.splits) if settings.splits else Evaluation(pd.DataFrame(columns=COLUMNS))
+    if settings.harness is None:
+        return found
+    from mastlens.evaluation.harness import run_harness
+
+    return replace(found, harness=run_harness(settings, settings.harness))
+
+
+def _evaluate(asked: EvaluateSettings, splits: Mapping[str, FilePath]) -> Evaluation:
+    decoding = asked.decoding(stop_at_answer=asked.stop_at_answer)
+    writer = ENGINES.find(asked.engine)
+    tested = EditedCheckpoint.open(asked.model, asked.edit)
     checkpoint = tested.checkpoint
     if tested.edit is not None and not writer.in_memory:
         raise NotSupported(
-            f"The engine {engine!r} reads checkpoints from disk and cannot take an edit in memory. Write the edited "
-            "checkpoint first: mastlens edit apply EDIT --to PATH --out NEW; then evaluate --model NEW."
+            f"The engine {writer.name!r} reads checkpoints from disk and cannot take an edit in memory. Write the "
+            "edited checkpoint first: mastlens edit apply EDIT --to PATH --out NEW; then evaluate --model NEW."
         )
-    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "chat_template": chat_template}
-    settings |= {"stop_at_answer": stop_at_answer, "engine": engine}
-    settings |= {"samples": samples, "sampling": None if sampling is None else asdict(sampling)}
+    settings: dict[str, Any] = {"max_new_tokens": decoding.max_new_tokens, "chat_template": asked.chat_template}
+    settings |= {"stop_at_answer": asked.stop_at_answer, "engine": writer.name}
+    sampling = decoding.sampling
+    settings |= {"samples": asked.samples, "sampling": None if sampling is None else asdict(sampling)}
     settings |= {} if (code := code_digest(writer)) is None else {"engine_code": code}
-    settings |= {} if think == "free" else {"think": think}  # records from before there were modes stay valid
-    inputs = hash_inputs(splits) | tested.inputs
+    # Records from before there were modes stay valid.
+    settings |= {} if asked.think == "free" else {"think": asked.think}
+    inputs = hash_inputs(splits)
 
     def compute() -> Evaluation:
         problems = {name: read_problems(path) for name, path in splits.items()}
-        key = sha256_json([settings, inputs, checkpoint.behaviour_digest])
-        with tested.loaded(device) as (loaded, tokenizer):
+        key = sha256_json([settings, inputs | tested.inputs, checkpoint.behaviour_digest])
+        keep = None if asked.out is None else Path(asked.out) / _PARTIAL
+        with tested.loaded(asked.device) as (loaded, tokenizer):
             for split in problems.values():
                 check_tokenizer(tokenizer, split, checkpoint.spec)
-            with Ledger(None if out is None else Path(out) / _PARTIAL, key) as ledger:
+            with Ledger(keep, key) as ledger:
                 table = evaluate_model(
                     loaded,
                     tokenizer,
                     problems,
                     decoding,
                     engine=writer.open(loaded, tokenizer, checkpoint.folder),
-                    think=think,
-                    samples=samples,
-                    chat_template=chat_template,
-                    progress=progress,
+                    think=asked.think,
+                    samples=asked.samples,
+                    chat_template=asked.chat_template,
+                    progress=asked.progress,
                     sources={name: str(path) for name, path in splits.items()},
                     ledger=ledger,
                 )
         return Evaluation(table, settings)
 
-    def write(result: Evaluation, folder: Path) -> None:
-        write_table(folder / FILE, result.table)
-        write_json(folder / SUMMARY, summarise(result.table))
-
-    return remembered(
-        out,
-        "evaluate",
-        partial=_PARTIAL,
-        outputs=[FILE, SUMMARY],
-        lineage=tested.lineage,
-        behaviour=tested.behaviour,
-        inputs=inputs,
-        settings=settings,
-        device=device,
-        overwrite=overwrite,
-        compute=compute,
-        write=write,
-        read=lambda folder: Evaluation(read_table(folder / FILE), settings),
-    )
+    kept = Kept(Evaluation, {"table": FILE}, (SUMMARY, lambda result: summarise(result.table)), _PARTIAL)
+    return tested.remembered("evaluate", kept, asked, settings=settings, inputs=inputs, compute=compute)
 
 
 def evaluate_model(

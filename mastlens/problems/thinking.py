@@ -22,6 +22,13 @@ arXiv:2502.12025). ``forced``: the response begins inside an open ``<think>``. `
 begins behind ``Answer:``, as multiple choice is asked zero-shot.
 """
 
+PARTS = ("reasoning", "trace", "answer", "response")
+"""The parts of a response that can be judged or graded.
+
+``reasoning``: the trace, or the answer where there is no trace (ZeroThink reasons there, if anywhere); ``trace``: the
+trace alone, nothing where there is none; ``answer``: what follows the trace; ``response``: all of it.
+"""
+
 OPENER, CLOSER, CUE = "<think>", "</think>", "Answer:"
 _TAIL = 16  # tokens: a tag and the white space behind it, whatever the tokenizer makes of them
 

@@ -1,6 +1,5 @@
 """``evaluate`` in the think modes: prompts, log-probabilities and responses against plain transformers; its command."""
 
-import argparse
 import json
 
 import numpy as np
@@ -9,9 +8,9 @@ import pytest
 import torch
 
 import mastlens as m
-from mastlens.cli.evaluate import add_evaluate
 from mastlens.cli.options import named_files
 from mastlens.decoding.generation import generate, sampling_of
+from tests.conftest import run_command
 from tests.reference.plain import load_model, load_tokenizer, logprob, read_records
 
 CLOSED = "<think></think>\n\n"
@@ -119,18 +118,8 @@ def test_how_responses_are_drawn():
 
 
 def test_the_command_takes_the_mode(tiny, tmp_path):
-    parser = argparse.ArgumentParser()
-    under = parser.add_subparsers()
-
-    def command(name, handler, summary, under=under, parents=True):
-        added = under.add_parser(name)
-        added.set_defaults(handler=handler, seed=0, device="cpu")
-        return added
-
-    add_evaluate(command)
     words = ["evaluate", "--model", tiny.rlvr, "--split", f"forget={tiny.forget}", "--max-new-tokens", LIMIT]
-    arguments = parser.parse_args([str(word) for word in [*words, "--think", "empty", "--out", tmp_path]])
-    arguments.handler(arguments)
+    run_command(*words, "--think", "empty", "--out", tmp_path)
     assert pd.read_parquet(tmp_path / "responses.parquet")["prompt"].str.endswith(CLOSED).all()
 
 

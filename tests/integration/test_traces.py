@@ -1,6 +1,5 @@
 """Traces generated, judged, recorded and compared; multiple choice without thinking; refusals; the commands."""
 
-import argparse
 import json
 from typing import ClassVar
 
@@ -9,12 +8,11 @@ import pandas as pd
 import pytest
 
 import mastlens as m
-from mastlens.cli.traces_evaluation import add_traces_evaluation
 from mastlens.decoding.answering import Answered
 from mastlens.decoding.generation import Response
 from mastlens.decoding.prompts import Prompt
-from mastlens.evaluation.choices import evaluate_choices
 from mastlens.evaluation.judges import Judgement
+from mastlens.evaluation.multiple_choice import choices
 from mastlens.evaluation.safety import RefusalPhrases, draw_requests, evaluate_safety, read_requests
 from mastlens.evaluation.traces import (
     RuleJudge,
@@ -28,6 +26,7 @@ from mastlens.plots import figure_table
 from mastlens.plots.trace_categories import plot_trace_categories
 from mastlens.statistics import mcnemar_exact, wilson
 from tests.columns import check_table
+from tests.conftest import run_command
 from tests.reference.plain import load_model, load_tokenizer, logprob
 
 PEOPLE = {
@@ -171,7 +170,7 @@ def test_a_model_is_evaluated_recorded_and_not_asked_again(tiny, files, judge, t
     assert result.table["prompt"].str.endswith("<think>\n").all()
     assert result.table["choice_correct"].isna().tolist() == [False, False, True]
     # FA-UA is that of the command on choices alone.
-    scores = evaluate_choices(model=tiny.rlvr, questions={"towns": files / "towns.jsonl"}, progress=False)
+    scores = choices(model=tiny.rlvr, questions={"towns": files / "towns.jsonl"}, progress=False)
     assert list(scores.table["correct"]) == [bool(ok) for ok in result.table["choice_correct"][:2]]
     record = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["evaluate-traces"]
     assert record["settings"]["judge"] == judge.settings
@@ -199,7 +198,7 @@ def test_a_reflection_penalty_reaches_the_decoding_and_needs_its_tokens(tiny, fi
 @pytest.mark.parametrize("think", ["none", "empty"])
 def test_choices_without_thinking_are_what_a_plain_forward_pass_gives(tiny, files, think):
     model, tokenizer = load_model(tiny.rlvr), load_tokenizer(tiny.rlvr)
-    scores = evaluate_choices(model=tiny.rlvr, questions={"towns": files / "towns.jsonl"}, think=think, progress=False)
+    scores = choices(model=tiny.rlvr, questions={"towns": files / "towns.jsonl"}, think=think, progress=False)
     for row, found in zip(TOWNS, scores.table.itertuples(), strict=True):
         text = f"{row['question']}\nA. Melk\nB. Sorn\nAnswer:" + ("" if think == "none" else "\n<think></think>\n\n")
         space = " " if think == "none" else ""
@@ -320,20 +319,6 @@ def test_the_safety_rate_is_measured(tiny, safety, tmp_path):
     assert forced.summary["rate"].isna().all()
 
 
-def run_command(*words):
-    parser = argparse.ArgumentParser()
-    under = parser.add_subparsers()
-
-    def command(name, handler, summary):
-        added = under.add_parser(name)
-        added.set_defaults(handler=handler, seed=0, device="cpu")
-        return added
-
-    add_traces_evaluation(command)
-    arguments = parser.parse_args([str(word) for word in words])
-    return arguments.handler(arguments)
-
-
 def test_the_commands(tiny, files, safety, tmp_path):
     common = ["--model", tiny.rlvr]
     said = run_command("choices", *common, "--questions", f"towns={files / 'towns.jsonl'}", "--out", tmp_path / "c")
@@ -342,7 +327,7 @@ def test_the_commands(tiny, files, safety, tmp_path):
     for ask in ("option", "text"):
         words = ["--questions", f"towns={files / 'towns.jsonl'}", "--ask", ask, "--out", tmp_path / ask]
         run_command("choices", *common, *words)
-        direct = evaluate_choices(model=tiny.rlvr, questions={"towns": files / "towns.jsonl"}, ask=ask, progress=False)
+        direct = choices(model=tiny.rlvr, questions={"towns": files / "towns.jsonl"}, ask=ask, progress=False)
         written = pd.read_parquet(tmp_path / ask / "choices.parquet")
         assert [list(row) for row in written["logprobs"]] == [list(row) for row in direct.table["logprobs"]]
     traces = ["evaluate-traces", *common, "--questions", f"towns={files / 'towns.jsonl'}", "--max-new-tokens", 8]

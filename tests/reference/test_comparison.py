@@ -1,6 +1,5 @@
 """Comparisons of evaluations: by hand, by statsmodels, and many edits against each other."""
 
-import argparse
 import json
 from math import isnan
 
@@ -10,7 +9,6 @@ import pytest
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from mastlens.cli.evaluations import add_evaluations
 from mastlens.cli.outcome import finite
 from mastlens.errors import MastlensError, MastlensWarning
 from mastlens.evaluation.comparison import compare, compare_tables, grade_disagreements
@@ -19,6 +17,7 @@ from mastlens.plots import figure_table, plot_items, plot_tradeoff
 from mastlens.plots.forgetting import plot_collateral, plot_edits
 from mastlens.runs.files import write_table
 from mastlens.statistics import newcombe_paired, paired_bootstrap, smallest_drop
+from tests.conftest import run_command
 
 
 def table_of(outcomes, **changed):
@@ -310,35 +309,17 @@ def test_figure_of_collateral_shows_no_change(edits):
         assert axis.range[0] < level < axis.range[1]
 
 
-def ask(*arguments):
-    """Run a command of ``cli.evaluations`` as the command line does; return its outcome."""
-    parser = argparse.ArgumentParser()
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--seed", type=int, default=0)
-    shared.add_argument("--device", default="cpu")
-    under = parser.add_subparsers()
-
-    def command(name, handler, summary):
-        added = under.add_parser(name, parents=[shared], description=summary)
-        added.set_defaults(handler=handler)
-        return added
-
-    add_evaluations(command)
-    given = parser.parse_args([str(argument) for argument in arguments])
-    return given.handler(given)
-
-
 def test_the_command_says_what_the_function_found(edits):
     root, source, mild, harsh = edits
     with_collateral(mild)
-    outcome = ask("compare-edits", source, mild, harsh, "--out", root / "out")
+    outcome = run_command("compare-edits", source, mild, harsh, "--out", root / "out")
     told = json.loads(json.dumps(finite(outcome.summary), allow_nan=False))
     assert [row["arm"] for row in told["edits"]] == ["mild", "harsh"]
     assert (told["edits"][0]["kl"], told["edits"][1]["kl"]) == (pytest.approx(0.015), None)
     assert (told["forget"], told["retain"]) == (["forget"], ["math", "gsm"])
     assert "against mild" in outcome.text
     assert len(pd.read_parquet(root / "out" / "edits.parquet")) == 2
-    named = ask("compare-edits", source, f"a few tensors={mild}", harsh).summary["edits"]
+    named = run_command("compare-edits", source, f"a few tensors={mild}", harsh).summary["edits"]
     assert [row["arm"] for row in named] == ["a few tensors", "harsh"]
     with pytest.raises(MastlensError, match="same label"):
-        ask("compare-edits", source, f"one={mild}", f"one={harsh}")
+        run_command("compare-edits", source, f"one={mild}", f"one={harsh}")

@@ -1,6 +1,5 @@
 """Benchmarks as problem files: what is read, what is drawn, what is asked; and options scored by likelihood."""
 
-import argparse
 import json
 import math
 import sys
@@ -12,9 +11,10 @@ import pytest
 
 import mastlens as m
 from mastlens.evaluation.benchmarks import draw_problems, prompted, read_benchmark, write_problems
-from mastlens.evaluation.choices import read_choices, score_choices
-from mastlens.evaluation.protocol import FORGET_SUBJECTS, MATH_SUBJECTS, write_mast
+from mastlens.evaluation.multiple_choice import read_choices, score_choices
+from mastlens.evaluation.protocol import FORGET_SUBJECTS, MATH_SUBJECTS, mast_benchmarks
 from mastlens.problems.reading import read_problems
+from tests.conftest import run_command
 from tests.reference.plain import load_model, load_tokenizer, logprob
 
 DATA = Path(__file__).parents[1] / "data"
@@ -118,7 +118,7 @@ def test_a_draw_is_seeded_and_a_smaller_one_is_part_of_it(sources):
 
 def test_the_sets_of_mast(sources, tmp_path):
     sizes = {"forget": 12, "retain_math": 20, "retain_gsm": 15, "calibration": 10}
-    made = write_mast(**sources, out=tmp_path / "out", seed=3, **sizes)
+    made = mast_benchmarks(**sources, out=tmp_path / "out", seed=3, **sizes)
     read = {name: read_problems(path) for name, path in made.files.items()}
     assert {name: len(ps) for name, ps in read.items() if not name.endswith("train")} == {
         "forget-eval": 12, "retain-math-eval": 20, "retain-gsm-eval": 15,
@@ -140,15 +140,15 @@ def test_the_sets_of_mast(sources, tmp_path):
     assert gsm.solution.endswith(f"The answer is \\boxed{{{gsm.answer}}}.")
     assert "####" not in gsm.solution
     before = {path: path.read_bytes() for path in made.files.values()}
-    again = write_mast(**sources, out=tmp_path / "other", seed=3, **sizes)
+    again = mast_benchmarks(**sources, out=tmp_path / "other", seed=3, **sizes)
     assert [p.read_bytes() for p in again.files.values()] == list(before.values())
     with pytest.raises(m.MastlensError, match="--overwrite"):
-        write_mast(**sources, out=tmp_path / "out", seed=4, **sizes)
+        mast_benchmarks(**sources, out=tmp_path / "out", seed=4, **sizes)
     assert {path: path.read_bytes() for path in before} == before
     with pytest.raises(m.MastlensError, match=r"150 problems .* only 30 are"):
-        write_mast(math=sources["math"], gsm8k=sources["gsm8k"], out=tmp_path / "third")
+        mast_benchmarks(math=sources["math"], gsm8k=sources["gsm8k"], out=tmp_path / "third")
     with pytest.raises(m.MastlensError, match="subject"):
-        write_mast(math=sources["gsm8k"], gsm8k=sources["gsm8k"], out=tmp_path / "third", **sizes)
+        mast_benchmarks(math=sources["gsm8k"], gsm8k=sources["gsm8k"], out=tmp_path / "third", **sizes)
     assert not (tmp_path / "third").exists()
 
 
@@ -212,31 +212,12 @@ def test_malformed_questions_are_named_by_line(tmp_path, change):
         read_choices(tmp_path / "q.jsonl")
 
 
-def run_command(*words):
-    """Run a command of ``mastlens.cli.evaluate`` and return its outcome."""
-    from mastlens.cli.evaluate import add_evaluate
-
-    parser = argparse.ArgumentParser()
-    subparsers = parser.add_subparsers()
-
-    def command(name, handler, summary, parents=True, under=subparsers):
-        added = under.add_parser(name, help=summary)
-        added.add_argument("--seed", type=int, default=0)
-        added.add_argument("--device", default="cpu")
-        added.set_defaults(handler=handler)
-        return added
-
-    add_evaluate(command)
-    arguments = parser.parse_args([str(word) for word in words])
-    return arguments.handler(arguments)
-
-
 def test_the_command_line_writes_the_same_files(sources, tmp_path):
     out, sizes = tmp_path / "out", {"forget": 12, "retain-math": 20, "retain-gsm": 15, "calibration": 10}
     named = {"math": sources["math"], "gsm8k": sources["gsm8k"], "math-train": sources["math_train"]}
     options = [word for name, value in (named | sizes).items() for word in (f"--{name}", value)]
     outcome = run_command("benchmarks", "mast", *options, "--out", out, "--seed", 3)
-    made = write_mast(**{k.replace("-", "_"): v for k, v in (named | sizes).items()}, out=tmp_path / "api", seed=3)
+    made = mast_benchmarks(**{k.replace("-", "_"): v for k, v in (named | sizes).items()}, out=tmp_path / "api", seed=3)
     assert set(outcome.summary["files"]) == set(made.files)
     for name, path in made.files.items():
         assert (out / f"{name}.jsonl").read_bytes() == path.read_bytes()

@@ -86,7 +86,7 @@ def test_who_is_left_out_of_the_mixture_is_never_mentioned():
 
 
 def test_a_question_reads_as_multiple_choice_is_scored():
-    from mastlens.evaluation.choices import Choice
+    from mastlens.evaluation.multiple_choice import Choice
 
     question = draw_question(PEOPLE[0], "river", random.Random(0), "train")
     choice = Choice(question.text, question.options, question.options.index(question.value))

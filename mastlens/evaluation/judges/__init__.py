@@ -5,6 +5,7 @@ A rule that needs no model is beside what it judges: ``mastlens.evaluation.trace
 """
 
 from mastlens.evaluation.judges.agreement import JudgeAgreement, cohen_kappa, judge_agreement
+from mastlens.evaluation.judges.choosing import find_judge
 from mastlens.evaluation.judges.endpoint import EndpointJudge
 from mastlens.evaluation.judges.interface import (
     OWN_JUDGES,
@@ -32,6 +33,7 @@ __all__ = [
     "Question",
     "Rubric",
     "cohen_kappa",
+    "find_judge",
     "judge_agreement",
     "judge_all",
     "judge_settings",

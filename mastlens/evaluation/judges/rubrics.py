@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mastlens.evaluation.choices import LETTERS
 from mastlens.evaluation.judges.interface import UNJUDGED, Judgement, Question
+from mastlens.evaluation.multiple_choice import LETTERS
 from mastlens.problems.thinking import split_trace
 from mastlens.runs.files import sha256_json
 

@@ -11,8 +11,10 @@ from mastlens.errors import MastlensError, NotFound, NotTogether
 from mastlens.evaluation.comparison import compare_tables
 from mastlens.evaluation.judges import UNJUDGED
 from mastlens.evaluation.judges.rubrics import TRACE_CATEGORIES
+from mastlens.evaluation.settings import CompareTracesSettings
 from mastlens.evaluation.traces.evaluating import FILE
 from mastlens.evaluation.traces.results import TraceEvaluation
+from mastlens.runs.calls import takes
 from mastlens.runs.reading import read_table
 
 if TYPE_CHECKING:
@@ -54,25 +56,14 @@ def read_judgements(folder: str | os.PathLike[str]) -> pd.DataFrame:
     return read_table(path)
 
 
-def compare_traces(
-    before: "str | os.PathLike[str] | TraceEvaluation",
-    after: "str | os.PathLike[str] | TraceEvaluation",
-    *,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> TraceComparison:
-    """Compare two evaluations of traces on the same questions, item by item.
-
-    Args:
-        before: A result of ``evaluate_traces``, or its folder.
-        after: The other.
-        resamples: Bootstrap samples.
-        seed: Of the bootstrap.
+@takes(CompareTracesSettings)
+def compare_traces(settings: CompareTracesSettings) -> TraceComparison:
+    """Compare two evaluations of traces on the same questions, item by item: folders, or results in memory.
 
     Raises:
         MastlensError: If a folder has no judgements, or their items differ.
     """
-    old, new = (_table(side) for side in (before, after))
+    old, new = (_table(side) for side in (settings.before, settings.after))
     clear = [side[side["category"] != UNJUDGED] for side in (old, new)]
     keys = set.intersection(*(set(side[_KEYS].itertuples(index=False, name=None)) for side in clear))
     _same_items(old, new)
@@ -82,7 +73,8 @@ def compare_traces(
     named = all(pair[0]["person"]) and (pair[0].groupby("split")["person"].nunique() > 1).all()
     # The same paired statistics as for accuracy; what is counted is a leak, not a right answer.
     graded = [side.assign(correct=side["leak"], correct_strict=side["leak"]) for side in pair]
-    found = compare_tables(*graded, clusters="person" if named else None, resamples=resamples, seed=seed)
+    drawn = {"resamples": settings.resamples, "seed": settings.seed}
+    found = compare_tables(*graded, clusters="person" if named else None, **drawn)
     table = found.table.drop(columns="strict_difference")
     all_of, judged_of = old.groupby("split").size(), pair[0].groupby("split").size()
     table["left_out"] = [int(all_of[split]) - int(judged_of[split]) for split in table["split"]]

@@ -1,177 +1,112 @@
 """Traces of a model, generated and judged: what it still shows of what it should have forgotten (RT-UA of R2MU)."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from mastlens.decoding.answering import PARTS, Answered, answer
-from mastlens.decoding.engines import Decoding, HuggingFaceEngine
-from mastlens.decoding.generation import sampling_of
+from mastlens.decoding.answering import Answered, answer
+from mastlens.decoding.engines import HuggingFaceEngine
 from mastlens.decoding.prompts import Prompt, items_of
 from mastlens.decoding.reflection import reflection_penalty
 from mastlens.edits.edited import EditedCheckpoint
-from mastlens.errors import BadSetting, unknown
-from mastlens.evaluation.choices import ASK, Choice, score_choices
-from mastlens.evaluation.judges import UNJUDGED, Judge, Judgement, judge_all, judge_settings
+from mastlens.errors import BadSetting
+from mastlens.evaluation.judges import TRACE_RUBRIC, UNJUDGED, Judge, Judgement, find_judge, judge_all, judge_settings
+from mastlens.evaluation.multiple_choice import Choice, score_choices
+from mastlens.evaluation.settings import OFF, EvaluateTracesSettings, JudgeChoice
 from mastlens.evaluation.traces.questions import Asked, read_questions
 from mastlens.evaluation.traces.results import NOTHING, TraceEvaluation
 from mastlens.evaluation.traces.rules import RuleJudge, sentence_categories
-from mastlens.problems.thinking import THINK
-from mastlens.runs.files import sha256_json, write_json, write_table
+from mastlens.runs.calls import takes
+from mastlens.runs.files import sha256_json
 from mastlens.runs.ledger import Ledger
-from mastlens.runs.reading import read_table
-from mastlens.runs.stages import hash_inputs, remembered
-
-if TYPE_CHECKING:
-    from mastlens.checkpoints.checkpoint import Checkpoint
-    from mastlens.edits.edit import Edit
+from mastlens.runs.stages import hash_inputs
+from mastlens.runs.tables import Kept, json_rows
 
 FILE = "trace_judgements.parquet"
 SUMMARY = "trace_judgements.json"
 _PARTIAL = "trace_responses.partial.jsonl"
 
 
-def evaluate_traces(
-    *,
-    model: "str | os.PathLike[str] | Checkpoint",
-    questions: Mapping[str, str | os.PathLike[str]],
-    judge: Judge,
-    edit: "str | os.PathLike[str] | Edit | None" = None,
-    think: str = "free",
-    choices_think: str | None = "empty",
-    choices_ask: str = "letter",
-    judged: str = "reasoning",
-    max_new_tokens: int = 1024,
-    samples: int = 1,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    reflection: float = 0.0,
-    reflection_window: int | None = None,
-    batch_size: int = 32,
-    chat_template: bool = True,
-    device: str = "cpu",
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> TraceEvaluation:
+@takes(EvaluateTracesSettings)
+def evaluate_traces(settings: EvaluateTracesSettings) -> TraceEvaluation:
     """Let a model reason about questions and judge every trace: RT-UA, FA-UA and their mean (arXiv:2506.12963).
 
     Questions with options are asked with the options listed and ``Answer:`` behind them. The paper samples at
-    temperature 0.6 with top_p 0.95; here greedy is the default, because it repeats.
+    temperature 0.6 with top_p 0.95; here greedy is the default, because it repeats. With split, item and sample the
+    seed decides a sampled response. See ``mastlens.problems.thinking.PARTS`` for what can be judged.
 
-    Args:
-        model: The checkpoint.
-        questions: Name to file: multiple choice (``choices``) or problems, as JSON lines.
-        judge: What judges; see ``RuleJudge``, ``EndpointJudge`` and ``LocalJudge``.
-        edit: An edit to apply in memory first.
-        think: The think mode of the traces (see ``mastlens.problems.thinking.THINK``).
-        choices_think: The think mode in which options are scored without reasoning (FA-UA); None to leave that out.
-        choices_ask: How options are scored then: ``letter``, ``option`` (their texts) or ``text`` (their texts behind
-            the bare question); see ``score_choices``.
-        judged: Which part of a response is judged (see ``mastlens.decoding.answering.PARTS``).
-        max_new_tokens: Where a response is cut off.
-        samples: Responses a question.
-        temperature: Of sampling; 0 for greedy.
-        top_p: Nucleus of sampling.
-        seed: With split, item and sample it decides a sampled response.
-        reflection: What is taken off the logits of reflection tokens while decoding (RTP without training); 0 for
-            nothing.
-        reflection_window: For how many tokens of each thought; None for the whole response.
-        batch_size: Items a batch.
-        chat_template: Whether to use the tokenizer's chat template, where it has one.
-        device: Where to compute.
-        out: Folder for ``trace_judgements.parquet`` and ``trace_judgements.json``; None to write nothing. An
-            interrupted run goes on where it stopped.
-        overwrite: Replace judgements of something else.
-        progress: Show progress bars.
+    With ``out`` the folder holds ``trace_judgements.parquet`` and ``trace_judgements.json``; an interrupted run goes on
+    where it stopped.
 
     Raises:
         MastlensError: If there are no questions, a setting does not exist, or the judge cannot judge them.
     """
+    questions, samples = settings.questions, settings.samples
     if not questions:
         raise BadSetting("There are no questions: give --questions NAME=FILE at least once.")
-    for mode in (think, *([] if choices_think is None else [choices_think])):
-        if mode not in THINK:
-            raise unknown("think mode", mode, THINK)
-    if choices_ask not in ASK:
-        raise unknown("way of asking", choices_ask, ASK)
-    if judged not in PARTS:
-        raise unknown("part to judge", judged, PARTS)
-    sampling = sampling_of(samples, temperature, top_p, seed)
-    decoding = Decoding(max_new_tokens, batch_size, sampling)
-    tested = EditedCheckpoint.open(model, edit)
-    generation = {"think": think, "max_new_tokens": max_new_tokens, "chat_template": chat_template}
-    generation |= {"samples": samples, "sampling": None if sampling is None else asdict(sampling)}
-    generation |= {"reflection": [reflection, reflection_window]} if reflection else {}
-    settings: dict[str, Any] = generation | {"judged": judged, "judge": judge_settings(judge)}
-    settings |= {"choices_think": choices_think, "choices_ask": choices_ask}
-    inputs = hash_inputs(questions) | tested.inputs
+    judge, decoding = find_judge(settings, _rule_judge, TRACE_RUBRIC), settings.decoding()
+    tested = EditedCheckpoint.open(settings.model, settings.edit)
+    prompting = {"think": settings.think, "chat_template": settings.chat_template}
+    sampling, reflection = decoding.sampling, settings.reflection
+    generation = {"think": settings.think, "max_new_tokens": decoding.max_new_tokens}
+    generation |= {"chat_template": settings.chat_template, "samples": samples}
+    generation |= {"sampling": None if sampling is None else asdict(sampling)}
+    generation |= {"reflection": [reflection, settings.reflection_window]} if reflection else {}
+    scoring = {"ask": settings.choices_ask, "think": settings.choices_think}
+    recorded: dict[str, Any] = generation | {"judged": settings.judged, "judge": judge_settings(judge)}
+    without = settings.choices_think == OFF
+    recorded |= {"choices_think": None if without else settings.choices_think, "choices_ask": settings.choices_ask}
+    inputs = hash_inputs(questions)
 
     def compute() -> TraceEvaluation:
         asked = {split: read_questions(path) for split, path in questions.items()}
         if isinstance(judge, RuleJudge):  # before an hour of generation, not after it
             for one in (one for found in asked.values() for one in found):
                 judge.asked(one.question)
-        key = sha256_json([generation, inputs, tested.checkpoint.behaviour_digest])
-        keep = None if out is None else Path(out) / _PARTIAL
-        with tested.loaded(device) as (loaded, tokenizer), Ledger(keep, key) as ledger:
-            penalty = reflection_penalty(tokenizer, reflection, window=reflection_window) if reflection else None
+        key = sha256_json([generation, inputs | tested.inputs, tested.lineage])
+        keep = None if settings.out is None else Path(settings.out) / _PARTIAL
+        with tested.loaded(settings.device) as (loaded, tokenizer), Ledger(keep, key) as ledger:
+            window = settings.reflection_window
+            penalty = reflection_penalty(tokenizer, reflection, window=window) if reflection else None
             answered = answer(
                 HuggingFaceEngine(loaded, tokenizer),
                 [
-                    Prompt.of(one.content, tokenizer, name=f"{split}/{item}", think=think, chat_template=chat_template)
+                    Prompt.of(one.content, tokenizer, name=f"{split}/{item}", **prompting)
                     for split, item, one in items_of(asked)
                 ],
                 replace(decoding, penalty=penalty),
                 samples=samples,
                 ledger=ledger,
-                progress="generate" if progress else None,
+                progress="generate" if settings.progress else None,
             )
             right = {}
-            if choices_think is not None:
-                scoring = {"batch_size": batch_size, "chat_template": chat_template}
-                scoring |= {"ask": choices_ask, "think": choices_think}
+            if not without:
+                shared = {"batch_size": settings.batch_size, "chat_template": settings.chat_template}
+                shared |= {**scoring, "progress": settings.progress}
                 for split, found in asked.items():
-                    choices = [one.source for one in found if isinstance(one.source, Choice)]
-                    if choices:
-                        scored = score_choices(loaded, tokenizer, choices, progress=progress, **scoring)
+                    options = [one.source for one in found if isinstance(one.source, Choice)]
+                    if options:
+                        scored = score_choices(loaded, tokenizer, options, **shared)
                         right |= {(split, item): bool(ok) for item, ok in enumerate(scored["correct"])}
             # Judged inside the block: what was generated is kept if the judge fails.
-            table = judge_traces(judge, asked, answered, right, judged=judged, progress=progress)
-        return TraceEvaluation(table, settings)
+            table = judge_traces(judge, asked, answered, right, judged=settings.judged, progress=settings.progress)
+        return TraceEvaluation(table, recorded)
 
-    def write(result: TraceEvaluation, folder: Path) -> None:
-        write_table(folder / FILE, result.table)
-        tables = {"splits": result.summary, "categories": result.categories}
-        # JSON has no NaN: what was not measured is null there.
-        write_json(
-            folder / SUMMARY,
-            {
-                name: table.astype(object).where(table.notna(), None).to_dict("records")
-                for name, table in tables.items()
-            },
-        )
+    kept = Kept(TraceEvaluation, {"table": FILE}, (SUMMARY, _summary), _PARTIAL)
+    return tested.remembered("evaluate-traces", kept, settings, settings=recorded, inputs=inputs, compute=compute)
 
-    return remembered(
-        out,
-        "evaluate-traces",
-        partial=_PARTIAL,
-        outputs=[FILE, SUMMARY],
-        lineage=tested.lineage,
-        behaviour=tested.behaviour,
-        inputs=inputs,
-        settings=settings,
-        device=device,
-        overwrite=overwrite,
-        compute=compute,
-        write=write,
-        read=lambda folder: TraceEvaluation(read_table(folder / FILE), settings),
-    )
+
+def _summary(result: TraceEvaluation) -> dict[str, Any]:
+    return {"splits": json_rows(result.summary), "categories": json_rows(result.categories)}
+
+
+def _rule_judge(chosen: JudgeChoice) -> RuleJudge:
+    if chosen.facts is None:
+        raise BadSetting("--judge rule needs --facts: facts.json of the organism's lineage.")
+    return RuleJudge.open(chosen.facts)
 
 
 def judge_traces(

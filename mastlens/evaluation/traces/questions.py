@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mastlens.decoding.grading import grade
 from mastlens.errors import NotFound
-from mastlens.evaluation.choices import LETTERS, Choice, read_choices
 from mastlens.evaluation.judges import Question
+from mastlens.evaluation.multiple_choice import LETTERS, Choice, read_choices
 from mastlens.evaluation.traces.statements import answered_letter
 from mastlens.problems.answers import boxed
 from mastlens.problems.reading import Problem, read_problems

@@ -7,9 +7,9 @@ from functools import cached_property
 from typing import Any
 
 from mastlens.errors import BadSetting, NotTogether, unknown
-from mastlens.evaluation.choices import LETTERS
 from mastlens.evaluation.judges.interface import Judgement, Question
 from mastlens.evaluation.judges.rubrics import TRACE_CATEGORIES
+from mastlens.evaluation.multiple_choice import LETTERS
 from mastlens.evaluation.traces.facts import ATTRIBUTES, Facts, read_facts
 from mastlens.evaluation.traces.statements import CONCLUDED, Reader, Statement, split_sentences
 from mastlens.runs.files import sha256_json

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from mastlens.evaluation.choices import LETTERS
+from mastlens.evaluation.multiple_choice import LETTERS
 from mastlens.evaluation.traces.facts import ATTRIBUTES, Facts
 
 _SENTENCE = re.compile(r"[^.!?\n]*(?:[.!?\n]+\s*|$)")

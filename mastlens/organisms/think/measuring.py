@@ -9,7 +9,7 @@ from mastlens.decoding.answering import Answered, answer
 from mastlens.decoding.engines import Decoding, HuggingFaceEngine
 from mastlens.decoding.graders import Grade, Grader, Mathematics
 from mastlens.decoding.prompts import Prompt
-from mastlens.evaluation.choices import read_choices, score_choices
+from mastlens.evaluation.multiple_choice import read_choices, score_choices
 from mastlens.organisms.recipes.think import ThinkRecipe
 from mastlens.problems.reading import read_problems
 from mastlens.statistics import wilson

@@ -45,7 +45,7 @@ def choices(run: RunFolder) -> Told | None:
     table = run.table("choices.parquet")
     if table is None:
         return None
-    from mastlens.evaluation.choices import ChoiceScores
+    from mastlens.evaluation.multiple_choice import ChoiceScores
 
     scores = ChoiceScores(table, run.settings("choices"))
     said = []

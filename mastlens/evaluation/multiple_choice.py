@@ -4,7 +4,7 @@ A model near chance here may have lost the letters and not the knowledge: evalua
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,24 +15,22 @@ import pandas as pd
 from mastlens.decoding.graders.choice import LETTERS
 from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadFile, BadSetting, NotFound, unknown
+from mastlens.evaluation.settings import ASK, ChoicesSettings
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.problems.encoding import EncodedProblem, encode_prompt
 from mastlens.problems.thinking import CUE, answer_ids
-from mastlens.runs.files import write_json, write_table
-from mastlens.runs.reading import read_lines, read_table
-from mastlens.runs.stages import hash_inputs, remembered
+from mastlens.runs.calls import takes
+from mastlens.runs.reading import read_lines
+from mastlens.runs.stages import hash_inputs
+from mastlens.runs.tables import Kept, json_rows
 from mastlens.statistics import wilson
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from mastlens.checkpoints.checkpoint import Checkpoint
-    from mastlens.edits.edit import Edit
-
 FILE = "choices.parquet"
 SUMMARY = "choices.json"
-ASK = ("letter", "option", "text")
 
 
 @dataclass(frozen=True)
@@ -200,69 +198,32 @@ class ChoiceScores:
         return plot_accuracy(self.accuracy.assign(arm="model"))
 
 
-def evaluate_choices(
-    *,
-    model: "str | os.PathLike[str] | Checkpoint",
-    questions: Mapping[str, str | os.PathLike[str]],
-    edit: "str | os.PathLike[str] | Edit | None" = None,
-    ask: str = "letter",
-    think: str = "empty",
-    batch_size: int = 32,
-    chat_template: bool = True,
-    device: str = "cpu",
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> ChoiceScores:
+@takes(ChoicesSettings)
+def choices(settings: ChoicesSettings) -> ChoiceScores:
     """Score multiple choice by the options' log-probabilities: R2MU's final-answer accuracy (FA-UA).
 
-    Args:
-        model: The checkpoint.
-        questions: Name to file of questions (see ``read_choices``).
-        edit: An edit to apply in memory first.
-        ask: See ``score_choices``.
-        think: The think mode; by default the thinking is closed before the answer.
-        batch_size: Options a batch; in float32 it changes log-probabilities by rounding only.
-        chat_template: Whether to use the tokenizer's chat template, where it has one.
-        device: Where to compute.
-        out: Folder for ``choices.parquet`` and ``choices.json``; None to write nothing.
-        overwrite: Replace scores of something else.
-        progress: Show a progress bar.
+    See ``read_choices`` for the files and ``score_choices`` for the ways of asking; by default the thinking is closed
+    before the answer. With ``out`` the folder holds ``choices.parquet`` and ``choices.json``.
 
     Raises:
         MastlensError: If there are no questions, a setting does not exist, or a file does not fit.
     """
-    if not questions:
+    if not settings.questions:
         raise BadSetting("There are no questions: give --questions NAME=FILE at least once.")
-    tested = EditedCheckpoint.open(model, edit)
-    settings: dict[str, Any] = {"ask": ask, "think": think, "chat_template": chat_template}
+    tested = EditedCheckpoint.open(settings.model, settings.edit)
+    recorded = {"ask": settings.ask, "think": settings.think, "chat_template": settings.chat_template}
 
     def compute() -> ChoiceScores:
-        read = {name: read_choices(path) for name, path in questions.items()}
-        asked = {"ask": ask, "think": think, "batch_size": batch_size}
-        asked |= {"chat_template": chat_template, "progress": progress}
-        with tested.loaded(device) as (loaded, tokenizer):
+        read = {name: read_choices(path) for name, path in settings.questions.items()}
+        asked = {**recorded, "batch_size": settings.batch_size, "progress": settings.progress}
+        with tested.loaded(settings.device) as (loaded, tokenizer):
             tables = [
                 score_choices(loaded, tokenizer, found, **asked).assign(split=name) for name, found in read.items()
             ]
         table = pd.concat(tables, ignore_index=True)
-        return ChoiceScores(table[["split", *(column for column in table if column != "split")]], settings)
+        return ChoiceScores(table[["split", *(column for column in table if column != "split")]], recorded)
 
-    def write(result: ChoiceScores, folder: Path) -> None:
-        write_table(folder / FILE, result.table)
-        write_json(folder / SUMMARY, {"splits": result.accuracy.to_dict("records")})
-
-    return remembered(
-        out,
-        "choices",
-        outputs=[FILE, SUMMARY],
-        lineage=tested.lineage,
-        behaviour=tested.behaviour,
-        inputs=hash_inputs(questions) | tested.inputs,
-        settings=settings,
-        device=device,
-        overwrite=overwrite,
-        compute=compute,
-        write=write,
-        read=lambda folder: ChoiceScores(read_table(folder / FILE), settings),
+    kept = Kept(ChoiceScores, {"table": FILE}, (SUMMARY, lambda scores: {"splits": json_rows(scores.accuracy)}))
+    return tested.remembered(
+        "choices", kept, settings, settings=recorded, inputs=hash_inputs(settings.questions), compute=compute
     )

@@ -1,0 +1,109 @@
+"""What commands that judge what a model answers tell."""
+
+from typing import TYPE_CHECKING, Any
+
+from mastlens.cli.outcome import Outcome, show
+
+if TYPE_CHECKING:
+    from mastlens.evaluation.benchmarks import Benchmark
+    from mastlens.evaluation.collateral import Collateral
+    from mastlens.evaluation.comparison import Comparison
+    from mastlens.evaluation.forgetting import EditComparison
+    from mastlens.evaluation.multiple_choice import ChoiceScores
+    from mastlens.evaluation.responses import Evaluation
+    from mastlens.evaluation.safety import SafetyEvaluation
+    from mastlens.evaluation.settings import (
+        ChoicesSettings,
+        CollateralSettings,
+        CompareEditsSettings,
+        CompareSettings,
+        CompareTracesSettings,
+        EvaluateSafetySettings,
+        EvaluateSettings,
+        EvaluateTracesSettings,
+        MastBenchmarksSettings,
+        TakeBenchmarkSettings,
+    )
+    from mastlens.evaluation.traces import TraceComparison, TraceEvaluation
+
+
+def evaluate(result: "Evaluation", settings: "EvaluateSettings") -> Outcome:
+    """Tell accuracies, and what the harness measured."""
+    texts, summary = [], dict[str, Any](out=str(settings.out))
+    if settings.splits:
+        texts.append(show(result.accuracy))
+        summary["splits"] = result.accuracy.to_dict("records")
+    if result.harness is not None:
+        texts.append(show(result.harness.table))
+        summary["harness"] = result.harness.table.to_dict("records")
+    return Outcome("\n\n".join(texts), summary)
+
+
+def compare(result: "Comparison", settings: "CompareSettings") -> Outcome:
+    """Tell what changed between two evaluations."""
+    return Outcome(show(result.table), {"splits": result.table.to_dict("records")})
+
+
+def measure_collateral(result: "Collateral", settings: "CollateralSettings") -> Outcome:
+    """Tell what an edit did beside its purpose."""
+    summary = {"collateral": result.table.to_dict("records"), "out": str(settings.out)}
+    return Outcome(show(result.table, rows=80), summary)
+
+
+def compare_edits(result: "EditComparison", settings: "CompareEditsSettings") -> Outcome:
+    """Tell what edits forgot and what it cost, in one table."""
+    parts = ("before", "after", "b", "c", "holm_p", "difference", "low", "high")
+    columns = ["arm", *(f"{side}_{part}" for side in ("forget", "retain") for part in parts)]
+    columns += ["kl", "perplexity_ratio", "after_attack", "after_attack_difference"]
+    text = show(result.table, columns).rstrip()
+    if len(result.contrasts):
+        contrasts = ["arm", "reference", "side", "n", "b", "c", "holm_p", "difference", "low", "high"]
+        text += f"\n\nagainst {result.contrasts['reference'].iloc[0]}:\n{show(result.contrasts, contrasts)}"
+    tables = {"edits": result.table, "contrasts": result.contrasts}
+    return Outcome(
+        text,
+        {
+            **{name: table.to_dict("records") for name, table in tables.items()},
+            **result.settings["splits"],
+            "out": None if settings.out is None else str(settings.out),
+        },
+    )
+
+
+def choices(result: "ChoiceScores", settings: "ChoicesSettings") -> Outcome:
+    """Tell accuracies on multiple choice."""
+    return Outcome(show(result.accuracy), {"splits": result.accuracy.to_dict("records"), "out": str(settings.out)})
+
+
+def evaluate_traces(result: "TraceEvaluation", settings: "EvaluateTracesSettings") -> Outcome:
+    """Tell what traces reveal."""
+    columns = ["split", "n", "unjudged", "rt_ua", "rt_low", "rt_high", "fa_ua", "avg_ua", "accuracy", "truncated"]
+    shares = result.categories.pivot(index="split", columns="category", values="share").reset_index()
+    text = f"{show(result.summary, columns)}\n\n{show(shares)}"
+    tables = {"splits": result.summary, "categories": result.categories}
+    summary = {name: table.to_dict("records") for name, table in tables.items()}
+    return Outcome(text, summary | {"out": str(settings.out)})
+
+
+def compare_traces(result: "TraceComparison", settings: "CompareTracesSettings") -> Outcome:
+    """Tell what two models' traces reveal, paired."""
+    tables = {"splits": result.table, "transitions": result.transitions}
+    text = f"{show(result.table)}\n\n{show(result.transitions)}"
+    return Outcome(text, {name: table.to_dict("records") for name, table in tables.items()})
+
+
+def evaluate_safety(result: "SafetyEvaluation", settings: "EvaluateSafetySettings") -> Outcome:
+    """Tell how often requests were refused."""
+    return Outcome(show(result.summary), {"data": result.summary.to_dict("records"), "out": str(settings.out)})
+
+
+def mast_benchmarks(result: "Benchmark", settings: "MastBenchmarksSettings") -> Outcome:
+    """Tell which problem sets were written."""
+    files = {name: str(path) for name, path in result.files.items()}
+    return Outcome(show(result.table), {"files": files, "splits": result.table.to_dict("records")})
+
+
+def take_benchmark(result: "Benchmark", settings: "TakeBenchmarkSettings") -> Outcome:
+    """Tell how many problems were written."""
+    count, path = int(result.table["n"].sum()), next(iter(result.files.values()))
+    return Outcome(f"Wrote {count} problems to {path}", {"n": count, "file": str(path)})
