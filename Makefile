@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo figures notebooks test quick lint format docs organism clean
+.PHONY: help demo figures notebooks test quick lint format docs long organism clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -48,6 +48,9 @@ format: .venv/.dev ## format the code and mend what the linter can
 
 docs: .venv/.dev ## build the pages into build/site; a broken link or an unknown name fails
 	$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet -d build/doctrees docs build/site
+
+long: .venv/.dev ## what takes longer than the tests: the demo from a built wheel, its result in docs/results
+	$(BIN)/python benchmarks/wheel.py --out docs/results/wheel.md $(if $(wildcard demo),--before demo)
 
 organism: .venv/.dev ## train the shipped lineage anew into build/qwen2
 	$(BIN)/mastlens organism build qwen2 --out build/qwen2
