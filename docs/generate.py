@@ -37,6 +37,7 @@ ROOMS = {
     "explorer": "Explorer",
     "reporting": "Reports and the demo",
     "columns": "Columns",
+    "paper": "Figures of the paper",
     "errors": "Errors",
 }
 """Room to the title of its page of the Python API, in the order of the method."""

@@ -62,14 +62,15 @@ if TYPE_CHECKING:
     from mastlens.evaluation.traces import RuleJudge, TraceComparison, TraceEvaluation, compare_traces, evaluate_traces
     from mastlens.explorer import Exploration, Explorer, explore
     from mastlens.models.hooked import HookedModel
-    from mastlens.organisms import Organism, build_organism, register_organism
+    from mastlens.organisms import Organism, build_organism, list_organisms, register_organism
     from mastlens.organisms.replay import organism_trajectory
+    from mastlens.paper import PaperFigures, figures
     from mastlens.problems.reading import Problem, read_problems
     from mastlens.reporting import report
     from mastlens.reporting.demonstration import demo
     from mastlens.selection import Ranking, describe_rules, rank, select, selection_overlap
     from mastlens.studies.reasoning import ReasoningStudy, ReasoningTable, reasoning_table
-    from mastlens.studies.runner import Study, run_study
+    from mastlens.studies.runner import Study, run, run_study
     from mastlens.studies.settings import read_study
     from mastlens.unlearning import (
         ProbeSettings,
@@ -116,6 +117,7 @@ _PUBLIC = {
     "NotSupported": "errors",
     "NotTogether": "errors",
     "Organism": "organisms",
+    "PaperFigures": "paper",
     "ProbeSettings": "unlearning",
     "Problem": "problems.reading",
     "Ranking": "selection",
@@ -157,12 +159,14 @@ _PUBLIC = {
     "evaluate_safety": "evaluation.safety",
     "evaluate_traces": "evaluation.traces",
     "explore": "explorer",
+    "figures": "paper",
     "generate_traces": "unlearning.traces",
     "geometry": "analysis.increments.geometry",
     "grade_disagreements": "evaluation",
     "harness_scores": "evaluation.harness",
     "inspect": "checkpoints.inspection",
     "judge_agreement": "evaluation.judges",
+    "list_organisms": "organisms",
     "mask_agreement": "analysis.increments.agreement",
     "mast_benchmarks": "evaluation.protocol",
     "measure_collateral": "evaluation",
@@ -182,6 +186,7 @@ _PUBLIC = {
     "register_objective": "unlearning",
     "report": "reporting",
     "revert_edit": "edits.applying",
+    "run": "studies.runner",
     "run_study": "studies.runner",
     "scale_edit": "edits.applying",
     "score_choices": "evaluation.multiple_choice",
@@ -227,6 +232,7 @@ __all__ = [
     "NotSupported",
     "NotTogether",
     "Organism",
+    "PaperFigures",
     "ProbeSettings",
     "Problem",
     "Ranking",
@@ -268,12 +274,14 @@ __all__ = [
     "evaluate_safety",
     "evaluate_traces",
     "explore",
+    "figures",
     "generate_traces",
     "geometry",
     "grade_disagreements",
     "harness_scores",
     "inspect",
     "judge_agreement",
+    "list_organisms",
     "mask_agreement",
     "mast_benchmarks",
     "measure_collateral",
@@ -293,6 +301,7 @@ __all__ = [
     "register_organism",
     "report",
     "revert_edit",
+    "run",
     "run_study",
     "scale_edit",
     "score_choices",

@@ -1,47 +1,41 @@
-"""What each command does: call the function of the same name, then say what came out."""
+"""What the demo, the report and the commands on lineages tell."""
 
-import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mastlens.cli.outcome import Outcome, device_of, show
+from mastlens.cli.outcome import Outcome, show
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mastlens.organisms.settings import BuildOrganismSettings, ListOrganismsSettings, OrganismTrajectorySettings
+    from mastlens.reporting.demonstration import Demonstration
+    from mastlens.reporting.settings import DemoCommandSettings, ReportSettings
 
 
-def demo(arguments: argparse.Namespace) -> Outcome:
-    """Run the demo."""
-    from mastlens.reporting.demonstration import demo as run
-
-    result = run(arguments.out, seed=arguments.seed, device=device_of(arguments), overwrite=arguments.overwrite)
+def demo(result: "Demonstration", settings: "DemoCommandSettings") -> Outcome:
+    """Tell what came out of the demo."""
     return Outcome(result.text, result.summary)
 
 
-def report(arguments: argparse.Namespace) -> Outcome:
-    """Write the report of a folder."""
-    from mastlens.reporting import report as run
-
-    path = run(arguments.folder, before=arguments.before)
-    return Outcome(f"Wrote {path}", {"report": str(path)})
+def report(result: Path, settings: "ReportSettings") -> Outcome:
+    """Tell where the report is."""
+    return Outcome(f"Wrote {result}", {"report": str(result)})
 
 
-def organism_list(arguments: argparse.Namespace) -> Outcome:
-    """List the shipped lineages."""
-    from mastlens.organisms import list_organisms
-
-    table = list_organisms()
-    return Outcome(show(table), {"organisms": table.to_dict("records")})
+def organism_list(result: "pd.DataFrame", settings: "ListOrganismsSettings") -> Outcome:
+    """Tell which lineages there are."""
+    return Outcome(show(result), {"organisms": result.to_dict("records")})
 
 
-def organism_trajectory(arguments: argparse.Namespace) -> Outcome:
-    """Run a lineage's RLVR again, or find where it was kept."""
-    from mastlens.organisms.replay import organism_trajectory as run
+def organism_trajectory(result: Path, settings: "OrganismTrajectorySettings") -> Outcome:
+    """Tell where the steps are."""
+    text = f"Steps are in {result}"
+    if settings.cache is None and settings.lineage is None:
+        text += f"; organism:{settings.name}/trajectory names them"
+    return Outcome(text, {"folder": str(result)})
 
-    folder = run(arguments.name)
-    return Outcome(f"Steps are in {folder}; organism:{arguments.name}/trajectory names them", {"folder": str(folder)})
 
-
-def organism_build(arguments: argparse.Namespace) -> Outcome:
-    """Train a lineage anew."""
-    from pathlib import Path
-
-    from mastlens.organisms import build_organism
-
-    out = build_organism(arguments.name, Path(arguments.out), seed=arguments.seed, trajectory=arguments.trajectory)
-    return Outcome(f"Wrote {out}", {"out": str(out)})
+def organism_build(result: Path, settings: "BuildOrganismSettings") -> Outcome:
+    """Tell where the lineage is."""
+    return Outcome(f"Wrote {result}", {"out": str(result)})

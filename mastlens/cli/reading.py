@@ -110,7 +110,7 @@ def _add(
     if mapping or several:
         options["action"] = "append" if said.repeated else "extend"
         if not said.repeated and not said.separator:
-            options["nargs"] = "+"
+            options["nargs"] = "*" if said.may_be_empty else "+"
         elif said.separator:
             options["action"] = "store"
     if several and not said.separator:

@@ -31,6 +31,7 @@ class Command:
 
 
 COMMANDS = (
+    Command("mastlens.reporting.settings:DemoCommandSettings", "mastlens.cli.commands:demo"),
     Command("mastlens.checkpoints.settings:InspectSettings", "mastlens.cli.weights:inspect"),
     Command("mastlens.analysis.increments.settings:GeometrySettings", "mastlens.cli.weights:geometry"),
     Command("mastlens.analysis.increments.settings:MaskAgreementSettings", "mastlens.cli.weights:mask_agreement"),
@@ -56,6 +57,13 @@ COMMANDS = (
     Command("mastlens.evaluation.settings:MastBenchmarksSettings", "mastlens.cli.judging:mast_benchmarks"),
     Command("mastlens.evaluation.settings:TakeBenchmarkSettings", "mastlens.cli.judging:take_benchmark"),
     Command("mastlens.attacks.settings:AttackSettings", "mastlens.cli.attacks:attack"),
+    Command("mastlens.studies.commands:RunSettings", "mastlens.cli.studies:run"),
+    Command("mastlens.studies.commands:ReasoningTableSettings", "mastlens.cli.studies:reasoning_table"),
+    Command("mastlens.paper.settings:FiguresSettings", "mastlens.cli.figures:figures"),
+    Command("mastlens.reporting.settings:ReportSettings", "mastlens.cli.commands:report"),
+    Command("mastlens.organisms.settings:ListOrganismsSettings", "mastlens.cli.commands:organism_list"),
+    Command("mastlens.organisms.settings:OrganismTrajectorySettings", "mastlens.cli.commands:organism_trajectory"),
+    Command("mastlens.organisms.settings:BuildOrganismSettings", "mastlens.cli.commands:organism_build"),
 )
 """Every command, in the order of the help."""
 

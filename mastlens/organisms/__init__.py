@@ -5,15 +5,15 @@ object in one file of ``shipped/``; ``register_organism`` adds one's own.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mastlens.errors import BadSetting, NotFound, NotSupported, unknown
 from mastlens.organisms.organism import ROLES, Organism
-from mastlens.organisms.recipes.pretraining import Pretraining
 from mastlens.organisms.recipes.qwen2 import Recipe
+from mastlens.organisms.settings import BuildOrganismSettings, ListOrganismsSettings
 from mastlens.registry import Registry
+from mastlens.runs.calls import takes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,7 +142,8 @@ def read_card(name: str) -> dict:
     return json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
 
 
-def list_organisms() -> "pd.DataFrame":
+@takes(ListOrganismsSettings)
+def list_organisms(settings: ListOrganismsSettings) -> "pd.DataFrame":
     """Return one row a stage of every lineage, with its accuracy on each evaluation split where its card has it."""
     import pandas as pd
 
@@ -168,22 +169,9 @@ def list_organisms() -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def build_organism(
-    name: str,
-    out: str | os.PathLike[str],
-    *,
-    seed: int = DEFAULT_SEED,
-    trajectory: bool = False,
-    recipe: Pretraining | None = None,
-) -> Path:
-    """Train a lineage from nothing and write it, complete or not at all.
-
-    Args:
-        name: Which lineage.
-        out: Folder to write; it must not hold anything yet.
-        seed: What everything random depends on. One seed gives the same bits on the same machine.
-        trajectory: Whether to keep checkpoints along the RLVR run, in ``trajectory/step_N``.
-        recipe: Other settings than the lineage's own.
+@takes(BuildOrganismSettings)
+def build_organism(settings: BuildOrganismSettings) -> Path:
+    """Train a lineage from nothing and write it, complete or not at all. One seed gives the same bits on one machine.
 
     Returns:
         The folder.
@@ -194,5 +182,10 @@ def build_organism(
     """
     from mastlens.organisms.build import build_lineage
 
-    organism = get_organism(name)
-    return build_lineage(organism, Path(out), seed=seed, trajectory=trajectory, recipe=recipe)
+    return build_lineage(
+        get_organism(settings.name),
+        Path(settings.out),
+        seed=settings.seed,
+        trajectory=settings.trajectory,
+        recipe=settings.recipe,
+    )

@@ -12,37 +12,28 @@ from mastlens.organisms import DEFAULT_SEED, lineage_folder, rlvr_recipe
 from mastlens.organisms.build import check_trainers, own_randomness, write_stage
 from mastlens.organisms.posttraining import quiet_training, rewarded_prompts, train_rlvr
 from mastlens.organisms.recipes.qwen2 import Recipe
+from mastlens.organisms.settings import OrganismTrajectorySettings
+from mastlens.runs.calls import takes
 from mastlens.runs.files import atomic_path, cache_folder, sha256_file, sha256_json, write_json
 from mastlens.runs.stages import versions
 
 RECORD = "replay.json"
 
 
-def organism_trajectory(
-    name: str,
-    *,
-    cache: str | os.PathLike[str] | None = None,
-    lineage: str | os.PathLike[str] | None = None,
-    seed: int = DEFAULT_SEED,
-    recipe: Recipe | None = None,
-) -> Path:
+@takes(OrganismTrajectorySettings)
+def organism_trajectory(settings: OrganismTrajectorySettings) -> Path:
     """Return the folder of an RLVR run's steps, ``step_N``; made on the first call, found afterwards.
 
     RLVR starts from the lineage's SFT stage with the prompts, order and seed of the build. On the machine that built
     the lineage the last step is the lineage's ``rlvr``, bit for bit. Elsewhere rounding differs, sampled solutions
-    with it, and the run is another one of the same kind; ``replay.json`` says which (``same_as_shipped``).
-
-    Args:
-        name: Which lineage; its run takes about eight minutes on two cores.
-        cache: Where to keep it; by default $MASTLENS_CACHE or the user's cache folder.
-        lineage: The lineage's folder; by default the shipped one.
-        seed: What the lineage was built with.
-        recipe: Likewise.
+    with it, and the run is another one of the same kind; ``replay.json`` says which (``same_as_shipped``). It takes
+    about eight minutes on two cores. ``seed`` is what the lineage was built with.
 
     Raises:
         MastlensError: If there is no such lineage, or TRL is not installed.
     """
-    recipe = recipe or rlvr_recipe(name)
+    name, lineage, cache, seed = settings.name, settings.lineage, settings.cache, settings.seed
+    recipe = settings.recipe or rlvr_recipe(name)
     source = lineage_folder(name) if lineage is None else Path(lineage)
     folder, key = _place(name, source, cache, seed, recipe)
     if (folder / RECORD).is_file():

@@ -1,6 +1,5 @@
 """The demo: the whole method on the shipped organism, beside everything it should be compared with."""
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,8 @@ from mastlens.models.weights import snapshot, swapped
 from mastlens.organisms import lineage_folder
 from mastlens.organisms.measuring import response_style
 from mastlens.reporting import report
+from mastlens.reporting.settings import DemoCommandSettings
+from mastlens.runs.calls import takes
 from mastlens.runs.cost import measured
 from mastlens.runs.files import sha256_json, write_table
 from mastlens.selection import random_matched, rank
@@ -114,32 +115,19 @@ class Demonstration:
         }
 
 
-def demo(
-    out: str | os.PathLike[str] = "demo",
-    *,
-    settings: DemoSettings | None = None,
-    lineage: str | os.PathLike[str] | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Demonstration:
+@takes(DemoCommandSettings)
+def demo(settings: DemoCommandSettings) -> Demonstration:
     """Run the whole method on the shipped organism and write every table, the edits, and ``report.html``.
 
     Coupling, ranking and unlearning read the train files only; the strength of each arm is chosen on the
-    calibration files; the eval files are read once at the end, to report.
-
-    Args:
-        out: The output folder. Run again, it continues where it stopped.
-        settings: What to vary; the defaults are those of docs/results/demo.md.
-        lineage: A folder like the shipped one (see ``mastlens organism build``); None for the shipped one.
-        seed: Decides batches and random draws.
-        device: Where to compute.
-        overwrite: Replace a demo that was made with other settings.
-        progress: Show progress bars.
+    calibration files; the eval files are read once at the end, to report. Run again, it continues where it stopped.
     """
-    settings = settings or DemoSettings()
-    out, folder = Path(out), Path(lineage) if lineage is not None else lineage_folder("qwen2")
+    return _demonstrate(settings, settings.settings or DemoSettings())
+
+
+def _demonstrate(asked: DemoCommandSettings, settings: DemoSettings) -> Demonstration:
+    out, seed, device, overwrite, progress = Path(asked.out), asked.seed, asked.device, asked.overwrite, asked.progress
+    folder = Path(asked.lineage) if asked.lineage is not None else lineage_folder("qwen2")
     run = _Run(out, folder, settings, seed=seed, device=device, overwrite=overwrite, progress=progress)
     source = folder / "rlvr"
     files = {side: folder / f"{side}-train.jsonl" for side in ("forget", "retain")}

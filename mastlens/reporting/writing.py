@@ -1,6 +1,5 @@
 """Writes ``report.html``: what was asked, the verdict, the chapters, limits, data, and how to reproduce it."""
 
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -13,27 +12,27 @@ from mastlens.reporting.chapters.demo import outcome_figure as draw_outcome
 from mastlens.reporting.chapters.demo import tables_of
 from mastlens.reporting.folder import RunFolder, Told
 from mastlens.reporting.reproducing import data_list, reproduce
+from mastlens.reporting.settings import ReportSettings
+from mastlens.runs.calls import takes
 from mastlens.runs.stages import RECORD
 
 _INTERVALS = "Intervals are over items or problems unless a sentence says seeds; one training seed stands behind them."
 
 
-def report(folder: str | os.PathLike[str], *, before: str | os.PathLike[str] | None = None) -> Path:
+@takes(ReportSettings)
+def report(settings: ReportSettings) -> Path:
     """Write ``report.html`` from the tables that a folder holds, and return its path.
 
     Works for a demo, a study, and the folder of any command with ``--out``: what is there is told, in the order of
-    the method, and what is missing is not. Equal folders give equal pages, byte for byte.
-
-    Args:
-        folder: An output folder.
-        before: The evaluation of the model before the edit, where ``folder`` holds that of the model after it: then
-            the page compares them, item by item.
+    the method, and what is missing is not. Equal folders give equal pages, byte for byte. With ``before``, the page
+    compares two evaluations, item by item.
 
     Raises:
         MastlensError: If the folder holds no stage of a run, a table is damaged, or the two evaluations are of
             different items.
     """
-    run = RunFolder(Path(folder), None if before is None else Path(before))
+    before = settings.before
+    run = RunFolder(Path(settings.folder), None if before is None else Path(before))
     if not run.record["stages"] and not run.within:
         raise BadFile(f"{run.path} holds no run (no {run.path / RECORD}). Run a stage with --out {run.path} first.")
     told = [(chapter, found) for chapter in CHAPTERS if (found := chapter.build(run)) is not None]

@@ -5,7 +5,7 @@ import inspect
 import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, Field, fields, replace
 from typing import Any, TypeVar
 
 from mastlens.errors import BadSetting, unknown
@@ -43,7 +43,7 @@ def make(settings: type[S], values: Sequence[Any] = (), given: Mapping[str, Any]
     given = dict(given or {})
     if values and isinstance(values[0], settings):
         return replace(values[0], **given)
-    places = [item for item in fields(settings) if declared(item).positional]
+    places = _places(settings)
     named = {item.name: item for item in fields(settings)}
     for item in fields(settings):
         for old in declared(item).deprecated:
@@ -70,16 +70,25 @@ def make(settings: type[S], values: Sequence[Any] = (), given: Mapping[str, Any]
     return settings(**given)
 
 
+def _places(settings: type[Settings]) -> list[Field[Any]]:
+    """Return the fields that are given without a name, in their order: first those of the command line."""
+    return sorted(
+        (item for item in fields(settings) if declared(item).positional or declared(item).placed),
+        key=lambda item: not declared(item).positional,
+    )
+
+
 def _signature(function: Callable[..., Any], settings: type[Settings]) -> inspect.Signature:
-    hints = hints_of(settings)
+    hints, placed = hints_of(settings), _places(settings)
+    rest = [item for item in ordered(settings) if item not in placed]
     parameters = [
         inspect.Parameter(
             item.name,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD if declared(item).positional else inspect.Parameter.KEYWORD_ONLY,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD if item in placed else inspect.Parameter.KEYWORD_ONLY,
             default=inspect.Parameter.empty if is_required(item) else None if item.default is MISSING else item.default,
             annotation=hints[item.name],
         )
-        for item in sorted(ordered(settings), key=lambda item: (not declared(item).positional, not is_required(item)))
+        for item in [*placed, *sorted(rest, key=lambda item: not is_required(item))]
     ]
     returned = inspect.signature(function).return_annotation
     return inspect.Signature(parameters, return_annotation=returned)

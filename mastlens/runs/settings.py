@@ -74,6 +74,7 @@ class Declared:
         metavar: What stands for the value in the help.
         group: The heading under which the help shows it.
         positional: Whether its value stands on the command line without an option.
+        placed: Whether Python takes its value without a name too, though it has an option on the command line.
         python_only: Whether only Python takes it: nothing that can be typed.
         typed_required: Whether it must be given on the command line, though not in Python.
         exclusive: A name that settings share of which exactly one is typed.
@@ -81,6 +82,7 @@ class Declared:
         listing: A function that gives further lines of help, such as what there is to choose from; it is called only
             when somebody asks for help.
         repeated: Of several values, whether each has an option of its own (``--level 1 --level 2``).
+        may_be_empty: Of several values, whether the option may stand alone, which means none.
         deprecated: Names that it had before, in Python and on the command line.
         parse: Text to value, where the type alone does not tell; raises ValueError.
         shown_default: How the help shows the default, where its value does not say it.
@@ -96,12 +98,14 @@ class Declared:
     metavar: str = ""
     group: str = ""
     positional: bool = False
+    placed: bool = False
     python_only: bool = False
     typed_required: bool = False
     exclusive: str = ""
     separator: str = ""
     listing: Callable[[], Sequence[str]] | None = None
     repeated: bool = False
+    may_be_empty: bool = False
     deprecated: tuple[str, ...] = ()
     parse: Callable[[str], Any] | None = None
     shown_default: str | None = None

@@ -1,8 +1,7 @@
 """R2MU's table: what each method leaves in the answers and in the traces, and what it costs (arXiv:2506.12963)."""
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +15,12 @@ from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting, unknown
 from mastlens.evaluation.judges import Judge
 from mastlens.evaluation.traces import RuleJudge, evaluate_traces, read_questions
+from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table, write_text
 from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import Interval, seed_interval, wilson
+from mastlens.studies.commands import ReasoningTableSettings
 from mastlens.unlearning import OBJECTIVES, TokenWeights, unlearn
 from mastlens.unlearning.traces import FILE as TRACES_FILE
 from mastlens.unlearning.traces import generate_traces
@@ -197,42 +198,51 @@ class ReasoningTable:
         return plot_trace_categories(pooled_categories(self.categories))
 
 
-def reasoning_table(
-    study: ReasoningStudy,
-    *,
-    out: str | os.PathLike[str],
-    methods: Sequence[str] = tuple(METHODS),
-    seeds: Sequence[int] = (0, 1, 2),
-    judge: Judge | None = None,
-    device: str = "cpu",
-    overwrite: bool = False,
-    progress: bool = True,
-) -> ReasoningTable:
+def study_of(settings: ReasoningTableSettings) -> ReasoningStudy:
+    """Return the study that is asked for: one that is given, the shipped one, or one of files; with what is set beside.
+
+    Raises:
+        MastlensError: If files are missing.
+    """
+    given = {each.name: getattr(settings, each.name, None) for each in fields(ReasoningStudy)}
+    if settings.study is not None:
+        return with_settings(settings.study, **given)
+    if settings.organism:
+        return with_settings(organism_study(), **given)
+    needed = [each.name for each in fields(ReasoningStudy) if each.default is MISSING]
+    missing = [f"--{name}" for name in (*needed, "facts") if given[name] is None]
+    if missing:
+        raise BadSetting(f"{', '.join(missing)}: missing. Or take the shipped lineage: --organism.")
+    return ReasoningStudy(**{key: value for key, value in given.items() if value is not None})
+
+
+@takes(ReasoningTableSettings)
+def reasoning_table(settings: ReasoningTableSettings) -> ReasoningTable:
     """Unlearn by every method and seed, judge the traces, and put it into one table.
 
     Run again, it continues where it stopped: every edit and every exam has a folder of its own under ``out``.
 
-    Args:
-        study: Models, files, settings.
-        out: Folder for all of it.
-        methods: Names from ``METHODS``.
-        seeds: Of batches and control vector.
-        judge: What judges traces; the rule judge of ``study.facts`` by default.
-        device: Where to compute.
-        overwrite: Replace what was made from other inputs or settings.
-        progress: Show progress bars.
-
     Raises:
         MastlensError: If a method does not exist, or something that it needs is missing.
     """
+    methods = tuple(METHODS) if settings.methods is None else tuple(settings.methods)
     for name in methods:
         if name not in METHODS:
             raise unknown("method", name, METHODS)
+    seeds = settings.seeds
+    if isinstance(seeds, int):
+        if seeds < 1:
+            raise BadSetting(f"--seeds is at least 1, it is {seeds}.")
+        seeds = range(settings.seed, settings.seed + seeds)
+    study, judge = study_of(settings), settings.judge
+    if settings.out is None:
+        raise BadSetting("Say where the table goes: out.")
     if judge is None:
         if study.facts is None:
             raise BadSetting("Traces need a judge: give one, or the facts that the rule judge knows (facts).")
         judge = RuleJudge.open(study.facts)
-    folder, common = Path(out), {"device": device, "overwrite": overwrite, "progress": progress}
+    folder = Path(settings.out)
+    common = {"device": settings.device, "overwrite": settings.overwrite, "progress": settings.progress}
     traces = generate_traces(
         model=study.model,
         forget=study.forget,

@@ -14,10 +14,12 @@ from tqdm.auto import tqdm
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import BadSetting
+from mastlens.runs.calls import takes
 from mastlens.runs.files import sha256_file, write_json, write_table
 from mastlens.runs.reading import read_table
 from mastlens.runs.stages import stage
 from mastlens.studies.arms import ARMS, Arm
+from mastlens.studies.commands import RunSettings
 from mastlens.studies.planning import check_objectives, plan_arms
 from mastlens.studies.selecting import check_selections, measure_tables
 from mastlens.studies.settings import StudySettings, parse_study, read_study, study_file
@@ -62,16 +64,8 @@ class Study:
         return plot_study_selections(self.table, objective=objective, measure=measure)
 
 
-def run_study(
-    study: "str | os.PathLike[str] | Mapping[str, Any] | StudySettings",
-    out: str | os.PathLike[str] | None = None,
-    *,
-    workers: int = 1,
-    seed: int = 0,
-    device: str = "cpu",
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Study:
+@takes(RunSettings)
+def run_study(asked: RunSettings) -> Study:
     """Run a study, or what is still missing of it, and write its tables.
 
     Each arm has a folder of its own under ``arms`` with its own ``run.json``. However a run ends, the next goes on
@@ -79,20 +73,14 @@ def run_study(
     opened once for each arm, at its end. An arm that never reaches the target, or diverges, says so and stops nothing.
 
     Writes ``study.parquet``, ``summary.parquet`` and ``contrasts.parquet``, the tables that its rules read, and
-    ``target.json``.
-
-    Args:
-        study: A TOML file, ``organism:NAME`` for a shipped one, or its contents as a dictionary or settings.
-        out: The output folder; by default the file's name without its ending, in the working directory.
-        workers: Processes that make arms, each with one thread. Results do not depend on it.
-        seed: Of the random draws of tensors; seeds of batches stand in the study.
-        device: Where to compute.
-        overwrite: Replace what was made from other inputs or settings.
-        progress: Show progress bars.
+    ``target.json``. In Python a study may also be its contents, as a dictionary or settings. ``seed`` is that of the
+    random draws of tensors; seeds of batches stand in the study. Results do not depend on ``workers``.
 
     Raises:
         MastlensError: If the study makes no sense, or ``out`` holds another one.
     """
+    study, out, workers = asked.study, asked.out, asked.workers
+    seed, device, overwrite, progress = asked.seed, asked.device, asked.overwrite, asked.progress
     settings = _read(study)
     if out is None:
         if not isinstance(study, str | os.PathLike):
@@ -115,6 +103,10 @@ def run_study(
         }
         _finish_all(settings, arms, out, options, workers, progress)
     return _tabulate(settings, arms, out)
+
+
+run = run_study
+"""The name of the command."""
 
 
 def _read(study: "str | os.PathLike[str] | Mapping[str, Any] | StudySettings") -> StudySettings:

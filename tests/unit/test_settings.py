@@ -112,6 +112,7 @@ def test_everything_is_said_of_a_command_and_of_its_settings(settings):
 def test_the_function_has_the_commands_name(settings):
     words = settings.command.replace("-", "_").split()
     own = {"_".join(words), "_".join(reversed(words)), "_".join(reversed(words)).removesuffix("s")}
+    own |= {f"{name}s" for name in own}
     assert own & {*mastlens.__all__}, settings.command
     name = next(iter(own & {*mastlens.__all__}))
     assert getattr(mastlens, name) is named(settings.function)

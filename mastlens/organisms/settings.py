@@ -1,0 +1,55 @@
+"""Settings of the commands on lineages."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mastlens.runs.settings import REPORT, FilePath, Settings, setting
+
+
+def organism_lines() -> list[str]:
+    """Return every lineage with its summary, for the help."""
+    from mastlens.organisms import ORGANISMS
+
+    return [f"{name}: {organism.summary}" for name, organism in ORGANISMS.items()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOrganismsSettings(Settings):
+    """Settings of ``organism list``."""
+
+    command, group = "organism list", REPORT
+    summary = "what is shipped, with accuracies"
+    example = "organism list"
+    function = "mastlens.organisms:list_organisms"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrganismTrajectorySettings(Settings):
+    """Settings of ``organism trajectory``."""
+
+    command, group = "organism trajectory", REPORT
+    summary = "run a lineage's RLVR again and keep the steps (about eight minutes, once)"
+    example = "organism trajectory qwen2"
+    function = "mastlens.organisms.replay:organism_trajectory"
+
+    name: str = setting("which lineage", positional=True, metavar="NAME", listing=organism_lines)
+    cache: FilePath | None = setting(
+        "where to keep it ($MASTLENS_CACHE or the user's cache folder)", None, metavar="DIR"
+    )
+    lineage: FilePath | None = setting("the lineage's folder (the shipped one)", None, metavar="DIR")
+    recipe: Any = setting("what the lineage was built with, its own by default", None, python_only=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOrganismSettings(Settings):
+    """Settings of ``organism build``."""
+
+    command, group = "organism build", REPORT
+    summary = "train a lineage anew (about 20 minutes)"
+    example = "organism build qwen2 --out lineage"
+    function = "mastlens.organisms:build_organism"
+
+    name: str = setting("which lineage", positional=True, metavar="NAME", listing=organism_lines)
+    out: FilePath = setting("folder for the lineage; it must not hold anything yet", metavar="DIR", placed=True)
+    trajectory: bool = setting("keep checkpoints along the RLVR run, in trajectory/step_N", False)
+    recipe: Any = setting("other settings than the lineage's own", None, python_only=True)

@@ -1,0 +1,75 @@
+"""Settings of the commands that run whole studies."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mastlens.runs.settings import REPORT, FilePath, Writing, path_to, setting
+
+_ALIKE = "of all methods alike"
+
+
+def study_lines() -> list[str]:
+    """Return the studies that belong to lineages, for the help."""
+    from mastlens.organisms import study_names
+
+    return [f"organism:{name}" for name in study_names()]
+
+
+def method_lines() -> list[str]:
+    """Return the rows of R2MU's table, for the help."""
+    from mastlens.studies.reasoning import METHODS
+
+    return [f"{name}: {method.label}" for name, method in METHODS.items()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(Writing):
+    """Settings of ``run``."""
+
+    command, group = "run", REPORT
+    summary = "a whole study from one file; run again, it continues where it stopped"
+    example = "run organism:qwen2 --out study --workers 2"
+    function = "mastlens.studies.runner:run_study"
+
+    study: FilePath | Any = setting(
+        "a TOML file, or organism:NAME for the study of a lineage",
+        positional=True,
+        metavar="STUDY",
+        listing=study_lines,
+    )
+    out: FilePath | None = setting("the run's output folder (the file's name)", None, metavar="DIR", placed=True)
+    workers: int = setting("processes that make arms, with one thread each", 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReasoningTableSettings(Writing):
+    """Settings of ``reasoning-table``."""
+
+    command, group = "reasoning-table", REPORT
+    summary = "R2MU's table: every method and seed, judged"
+    example = "reasoning-table --organism --out table"
+    function = "mastlens.studies.reasoning:reasoning_table"
+
+    study: Any = setting("a ReasoningStudy: models, files, settings", None, python_only=True, placed=True)
+    organism: bool = setting("organism:think, its files and its settings", False)
+    model: str | None = setting(path_to("the reasoning model"), None, metavar="PATH")
+    reference: str | None = setting(path_to("a model that never learnt it"), None, metavar="PATH")
+    forget: str | None = setting("texts to forget", None, metavar="FILE")
+    retain: str | None = setting("texts to keep", None, metavar="FILE")
+    cot: str | None = setting("problems with chains of thought to keep", None, metavar="FILE")
+    questions: str | None = setting("multiple choice about what is to be forgotten", None, metavar="FILE")
+    utility: str | None = setting("multiple choice about what is kept", None, metavar="FILE")
+    maths: str | None = setting("problems whose solving is kept", None, metavar="FILE")
+    facts: str | None = setting("facts.json of the rule judge", None, metavar="FILE")
+    where: str | None = setting(f"which matrices are edited, a regular expression, {_ALIKE}", None, metavar="REGEX")
+    layer: int | None = setting(f"the layer that is steered, {_ALIKE}", None)
+    steps: int | None = setting(f"steps, {_ALIKE}", None)
+    lr: float | None = setting(f"learning rate, {_ALIKE}", None)
+    steering: float | None = setting(
+        f"length of the control vector, {_ALIKE}", None, unit="median norms of the layer's activations"
+    )
+    retain_weight: float | None = setting(f"weight of the retain term, {_ALIKE}", None)
+    methods: Sequence[str] | None = setting("rows (all)", None, metavar="NAME", listing=method_lines)
+    seeds: int | Sequence[int] = setting("seeds a method, from --seed on; in Python also the seeds themselves", 3)
+    judge: Any = setting("a Judge of the traces; the rule judge of the facts by default", None, python_only=True)
