@@ -192,7 +192,7 @@ def objectives() -> str:
     parts = [
         "# Objectives\n\n`mastlens unlearn --objective NAME`. The total loss is gamma × forget + retain_weight × "
         "retain; objectives on activations have more terms. {py:func}`mastlens.describe_objectives` returns this "
-        "table. [How to add one](../extending/index.md).\n\n",
+        "table. [How to add one](../extending/objective.md).\n\n",
         table(
             ["`--objective`", "what it does", "needs", "presets", "source"],
             [

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mastlens.decoding.sampling import Sampling
     from mastlens.edits.applying import apply_edit, compose_edit, revert_edit, scale_edit, show_edit
     from mastlens.edits.edit import Edit
-    from mastlens.edits.negation import negate_increment
+    from mastlens.edits.negation import negate
     from mastlens.errors import (
         BadFile,
         BadSetting,
@@ -82,7 +82,7 @@ if TYPE_CHECKING:
         unlearn,
     )
     from mastlens.unlearning.drift import Drift, drift_by_step, measure_drift
-    from mastlens.unlearning.traces import Traces, generate_traces
+    from mastlens.unlearning.traces import Traces, traces
 
 _PUBLIC = {
     "Agreement": "analysis.increments.agreement",
@@ -160,7 +160,6 @@ _PUBLIC = {
     "evaluate_traces": "evaluation.traces",
     "explore": "explorer",
     "figures": "paper",
-    "generate_traces": "unlearning.traces",
     "geometry": "analysis.increments.geometry",
     "grade_disagreements": "evaluation",
     "harness_scores": "evaluation.harness",
@@ -171,7 +170,7 @@ _PUBLIC = {
     "mast_benchmarks": "evaluation.protocol",
     "measure_collateral": "evaluation",
     "measure_drift": "unlearning.drift",
-    "negate_increment": "edits.negation",
+    "negate": "edits.negation",
     "organism_trajectory": "organisms.replay",
     "rank": "selection",
     "rank_agreement": "analysis.causal.causal_map",
@@ -195,6 +194,7 @@ _PUBLIC = {
     "show_edit": "edits.applying",
     "take_benchmark": "evaluation.benchmarks",
     "token_differences": "analysis.tokens",
+    "traces": "unlearning.traces",
     "trajectory": "analysis.trajectories.trajectory",
     "unlearn": "unlearning",
 }
@@ -275,7 +275,6 @@ __all__ = [
     "evaluate_traces",
     "explore",
     "figures",
-    "generate_traces",
     "geometry",
     "grade_disagreements",
     "harness_scores",
@@ -286,7 +285,7 @@ __all__ = [
     "mast_benchmarks",
     "measure_collateral",
     "measure_drift",
-    "negate_increment",
+    "negate",
     "organism_trajectory",
     "rank",
     "rank_agreement",
@@ -310,9 +309,17 @@ __all__ = [
     "show_edit",
     "take_benchmark",
     "token_differences",
+    "traces",
     "trajectory",
     "unlearn",
 ]
 
 
-__getattr__, __dir__ = attach("mastlens", _PUBLIC, {"evaluate_choices": "choices", "write_mast": "mast_benchmarks"})
+_FORMER = {
+    "evaluate_choices": "choices",
+    "generate_traces": "traces",
+    "negate_increment": "negate",
+    "write_mast": "mast_benchmarks",
+}
+
+__getattr__, __dir__ = attach("mastlens", _PUBLIC, _FORMER)

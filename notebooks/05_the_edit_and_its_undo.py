@@ -224,19 +224,19 @@ assert halves.loc["retain-math", "first half"] < halves.loc["retain-math", "seco
 # ## Two edits in one
 #
 # `compose` joins edits of different tensors, or an edit and one that was made on top of it. We check it on something
-# whose answer is known. `negate_increment` takes RLVR back where it is told to; taken back in the lower and in the
+# whose answer is known. `negate` takes RLVR back where it is told to; taken back in the lower and in the
 # upper layers, it must be taken back in both. And taken back *everywhere*, norms and biases included, the model must be
 # the SFT checkpoint, in every bit.
 
 # %%
 lineage = {"sft": SFT, "rlvr": RLVR, "progress": False}
-lower = mastlens.negate_increment(where=r"layers\.[0-3]\.", **lineage)
-upper = mastlens.negate_increment(where=r"layers\.[4-7]\.", **lineage)
-both, joined = mastlens.negate_increment(where=r"layers\.", **lineage), lower.compose(upper)
+lower = mastlens.negate(where=r"layers\.[0-3]\.", **lineage)
+upper = mastlens.negate(where=r"layers\.[4-7]\.", **lineage)
+both, joined = mastlens.negate(where=r"layers\.", **lineage), lower.compose(upper)
 assert sorted(joined.names) == sorted(both.names)
 assert all(torch.equal(joined.after[name], both.after[name]) for name in both.names)
 
-everything = mastlens.negate_increment(everything=True, **lineage)
+everything = mastlens.negate(everything=True, **lineage)
 returned = mastlens.Checkpoint(mastlens.apply_edit(everything, to=RLVR, out=out / "returned"))
 assert returned.fingerprint == SFT.fingerprint
 print(f"{len(lower.names)} + {len(upper.names)} = {len(joined.names)} tensors")

@@ -192,7 +192,7 @@ table.round(2)
 # + \lambda_2 \,\lVert h(x_\text{CoT}) - h_\text{before}(x_\text{CoT})\rVert^2 .$$
 
 # %%
-traces = mastlens.generate_traces(
+traces = mastlens.traces(
     model=MODEL,
     forget=TEXTS["forget"],
     segments=2,
@@ -326,7 +326,7 @@ last.round(3)
 # %%
 others = out / "others.jsonl"
 others.write_text("".join(TEXTS["retain"].read_text(encoding="utf-8").splitlines(keepends=True)[:ITEMS]), "utf-8")
-mastlens.generate_traces(
+mastlens.traces(
     model=MODEL, forget=others, segments=1, max_new_tokens=128, batch_size=ITEMS, out=out / "others", progress=False
 )
 about_others = {"forget": others, "traces": out / "others" / "traces.parquet"}

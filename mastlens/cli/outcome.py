@@ -1,6 +1,5 @@
 """What a command tells, and how tables are shown on a terminal."""
 
-import argparse
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,23 +37,6 @@ def check_device(device: str) -> None:
         raise BadSetting(f"{device!r} is not a torch device. Use cpu, cuda or cuda:0.") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise NotSupported("--device cuda: torch sees no CUDA device here. Use --device cpu.")
-
-
-def device_of(arguments: argparse.Namespace) -> str:
-    """Return the device asked for, if it is there."""
-    check_device(arguments.device)
-    return arguments.device
-
-
-def common(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return what every command that runs a model on problems and writes a folder is asked for."""
-    return {
-        "batch_size": arguments.batch_size,
-        "chat_template": not arguments.no_chat_template,
-        "device": device_of(arguments),
-        "out": arguments.out,
-        "overwrite": arguments.overwrite,
-    }
 
 
 def show(table, columns: list[str] | None = None, rows: int = 40) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from mastlens import __version__
-from mastlens.cli.by_hand import add_by_hand
 from mastlens.cli.reading import add_options
 from mastlens.cli.registry import COMMANDS, NOUNS, Command, handler
 from mastlens.errors import unknown
@@ -90,7 +89,6 @@ def build_parser() -> Parser:
                 nouns[noun] = added.add_subparsers(dest="action", required=True, metavar="ACTION")
             place = nouns[noun]
         _add_command(place, action, entry)
-    add_by_hand(subparsers)
     return parser
 
 

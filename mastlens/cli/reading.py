@@ -77,8 +77,9 @@ def _read_object(item: Field[Any], said: Declared, cls: type[Any], given: Mappin
     if not values:
         return None
     if missing := [inner.name for inner in fields(cls) if is_required(inner) and inner.name not in values]:
-        flags = said.options or {}
-        raise BadSetting(f"{flags[next(iter(values))]} needs {', '.join(flags[name] for name in missing)}, too.")
+        options = said.options or {}
+        given_too = " and ".join(options[name] for name in missing)
+        raise BadSetting(f"{', '.join(options[name] for name in values)}: give {given_too}, too.")
     return cls(**values)
 
 

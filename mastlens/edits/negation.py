@@ -1,6 +1,5 @@
 """Gradient-free edits: take the increment back, whole or in part, on chosen tensors (task-vector negation)."""
 
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,106 +16,77 @@ from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.edits.composition import check_scale, interpolated, rounded
 from mastlens.edits.edit import FILE, Edit
-from mastlens.errors import BadSetting, MastlensError, MastlensWarning, NotSupported, unknown
+from mastlens.edits.settings import NegateSettings
+from mastlens.errors import BadSetting, MastlensError, MastlensWarning, NotSupported
+from mastlens.runs.calls import takes
 from mastlens.runs.files import sha256_json
 from mastlens.runs.stages import remembered
 from mastlens.selection.tensors import named_matrices, select_tensors
 
-PARTS = ("all", "principal", "off-principal")
-"""What of the increment is taken back, against the base weight's top-k singular subspaces U_k and V_k: all of D, its
-principal part U_k U_k' D V_k V_k', or the rest."""
 
-
-def negate_increment(
-    *,
-    sft: "str | os.PathLike[str] | Checkpoint",
-    rlvr: "str | os.PathLike[str] | Checkpoint",
-    names: Sequence[str] | None = None,
-    ranking: str | os.PathLike[str] | None = None,
-    where: str | None = None,
-    all_parameters: bool = False,
-    everything: bool = False,
-    scale: float = 1.0,
-    part: str = "all",
-    rank: int = 16,
-    base: "str | os.PathLike[str] | Checkpoint | None" = None,
-    seed: int = 0,
-    device: str = "cpu",
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Edit:
+@takes(NegateSettings)
+def negate(settings: NegateSettings) -> Edit:
     """Return the edit RLVR - scale * part of (RLVR - SFT) on what is selected.
 
     Computed in float64 and rounded once to the checkpoint's dtype. At ``scale`` 1 the whole increment is not
     subtracted: the SFT tensors themselves are put back, so that on everything the result is SFT bit for bit.
 
     A part of the increment is taken matrix by matrix: of a fused tensor slice by slice, of a head against the head's
-    own base weight. The definition is that of ``off_principal`` in ``geometry``.
-
-    Args:
-        sft: The checkpoint that RLVR started from.
-        rlvr: The checkpoint to edit; it is never written to.
-        names: Edit these matrices; ``...#q`` for a slice of a fused tensor, ``...#h3`` for a head.
-        ranking: A ``ranking.parquet``: edit its selected tensors.
-        where: Regular expression over names: edit the weight matrices, or heads, that match.
-        all_parameters: Edit every weight matrix.
-        everything: Edit every tensor, norms and biases too.
-        scale: How much of it to take back.
-        part: ``all``, ``principal`` or ``off-principal``.
-        rank: k of the principal subspaces.
-        base: The checkpoint whose subspaces count as principal; needed for a part.
-        seed: Of the subspaces' iterative search.
-        device: Where to compute the subspaces.
-        out: Folder for ``edit.safetensors``; None to write nothing.
-        overwrite: Replace an edit made from other inputs or settings.
-        progress: Show a progress bar.
+    own base weight. The definition is that of ``off_principal`` in ``geometry``. ``out`` gets ``edit.safetensors``.
 
     Raises:
         MastlensError: If the checkpoints are no lineage, the selection is no good, a part is asked for without a base
             or of what is no matrix, or nothing changes.
     """
+    scale, part, rank, seed = settings.scale, settings.part, settings.rank, settings.seed
+    base, everything = settings.base, settings.everything
     check_scale(scale)
-    if part not in PARTS:
-        raise unknown("part of the increment", part, PARTS)
     if part != "all" and base is None:
         raise BadSetting(f"The {part} part is measured against the base weights. Say which: --base PATH.")
     if part != "all" and everything:
         raise NotSupported(
             f"Norms and biases have no {part} part. Use --all-parameters, which takes every weight matrix."
         )
-    lineage = Lineage.open(rlvr, sft=sft, base=base if part != "all" else None)
+    lineage = Lineage.open(settings.rlvr, sft=settings.sft, base=base if part != "all" else None)
     old, source = lineage.increments["rlvr"]
     selection = select_tensors(
-        source, ranking=ranking, where=where, all_parameters=all_parameters, names=names, everything=everything
+        source,
+        ranking=settings.ranking,
+        where=settings.where,
+        all_parameters=settings.all_parameters,
+        names=settings.names,
+        everything=everything,
     )
-    settings: dict[str, Any] = {"kind": "negated increment", "selection": selection, "scale": scale, "part": part}
+    deciding: dict[str, Any] = {"kind": "negated increment", "selection": selection, "scale": scale, "part": part}
     if part != "all":
-        settings |= {"rank": rank, "seed": seed, "base": lineage.fingerprints["base"]}
+        deciding |= {"rank": rank, "seed": seed, "base": lineage.fingerprints["base"]}
     matrices: Sequence[str | Projection] = selection if everything else named_matrices(source, selection)
 
     def compute() -> Edit:
         if part == "all" or lineage.base is None:
-            after = _negated(old, source, tqdm(matrices, desc="negate", unit="tensor", disable=not progress), scale)
+            after = _negated(
+                old, source, tqdm(matrices, desc="negate", unit="tensor", disable=not settings.progress), scale
+            )
         else:
-            split = _Split(lineage.base, part, rank, seed, device)
+            split = _Split(lineage.base, part, rank, seed, settings.device)
             pieces = list(_single_matrices(source, matrices))
-            after = split.negated(old, source, tqdm(pieces, desc="negate", disable=not progress), scale)
+            after = split.negated(old, source, tqdm(pieces, desc="negate", disable=not settings.progress), scale)
         before = {name: source.tensor(name) for name in after}
-        return Edit.of_changed(before, after, source.fingerprint, settings, source.digests)
+        return Edit.of_changed(before, after, source.fingerprint, deciding, source.digests)
 
     def write(edit: Edit, folder: Path) -> None:
         edit.save(folder / FILE)
 
-    recorded = {**settings, "selection": sha256_json(selection), "tensors": len(selection)}
+    recorded = {**deciding, "selection": sha256_json(selection), "tensors": len(selection)}
     return remembered(
-        out,
+        settings.out,
         "negate",
         outputs=[FILE],
-        lineage=lineage.fingerprints if out is not None else {},
+        lineage=lineage.fingerprints if settings.out is not None else {},
         settings=recorded,
-        device=device,
-        overwrite=overwrite,
+        command=settings,
+        device=settings.device,
+        overwrite=settings.overwrite,
         compute=compute,
         write=write,
         read=lambda folder: Edit.load(folder / FILE),

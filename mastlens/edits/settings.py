@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from mastlens.runs.settings import EDIT, CheckpointPath, FilePath, Settings, path_to, setting
+from mastlens.runs.settings import EDIT, CheckpointPath, FilePath, Settings, Writing, path_to, setting
+from mastlens.selection.settings import Selecting
+
+PARTS = ("all", "principal", "off-principal")
+"""What of the increment is taken back, against the base weight's top-k singular subspaces U_k and V_k: all of D, its
+principal part U_k U_k' D V_k V_k', or the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,3 +80,29 @@ class ComposeEditSettings(_Making):
         "an edit of what it gives, or of other tensors of its source", positional=True, metavar="NEXT"
     )
     out: FilePath = setting("the new edit.safetensors", metavar="FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegateSettings(Writing, Selecting):
+    """Settings of ``negate``."""
+
+    command, group = "negate", EDIT
+    summary = "take the RLVR increment back, whole or in part, without gradients"
+    example = "negate --sft organism:qwen2/sft --rlvr organism:qwen2/rlvr --all-parameters --out negated"
+    function = "mastlens.edits.negation:negate"
+
+    sft: CheckpointPath = setting(path_to("what RLVR started from"), metavar="PATH")
+    rlvr: CheckpointPath = setting(path_to("the checkpoint to edit"), metavar="PATH")
+    base: CheckpointPath | None = setting(
+        path_to("whose subspaces count as principal; needed for a part"), None, metavar="PATH"
+    )
+    everything: bool = setting("edit every tensor, norms and biases too", False, exclusive="selection")
+    scale: float = setting("how much of it to take back", 1.0, metavar="S")
+    part: str = setting(
+        "all of the increment, its principal part, or off-principal, the rest",
+        "all",
+        choices=PARTS,
+        kind="part of the increment",
+        metavar="PART",
+    )
+    rank: int = setting("k of the principal subspaces", 16, metavar="K")

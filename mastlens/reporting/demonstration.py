@@ -12,7 +12,7 @@ from mastlens.analysis.coupling.coupling import couple
 from mastlens.analysis.increments.geometry import geometry
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.edits.edit import Edit
-from mastlens.edits.negation import negate_increment
+from mastlens.edits.negation import negate
 from mastlens.evaluation import Evaluation, compare_tables, evaluate
 from mastlens.models.weights import snapshot, swapped
 from mastlens.organisms import lineage_folder
@@ -253,7 +253,7 @@ class _Run:
 
         def compute() -> Made:
             return edit_without_gradient(
-                negate_increment(sft=self.folder / "sft", rlvr=self.checkpoint, names=names, progress=False)
+                negate(sft=self.folder / "sft", rlvr=self.checkpoint, names=names, progress=False)
             )
 
         return self._edited(name, label, names, {"scale": 1.0}, compute)

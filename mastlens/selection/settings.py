@@ -1,10 +1,10 @@
 """Settings of the ranking."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mastlens.runs.settings import RANK, CheckpointPath, FilePath, Writing, path_to, setting
+from mastlens.runs.settings import RANK, CheckpointPath, FilePath, Settings, Writing, path_to, setting
 
 
 def rule_lines() -> list[str]:
@@ -16,6 +16,22 @@ def rule_lines() -> list[str]:
         summary = f"{row.summary} ({row.parameters})" if row.parameters else f"{row.summary}"
         lines += textwrap.wrap(f"{row.rule}: {summary} [{row.source}]", 88, subsequent_indent="    ")
     return lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selecting(Settings):
+    """Settings of a command that edits what is selected: exactly one way of saying it."""
+
+    ranking: FilePath | None = setting(
+        "edit the tensors that a ranking.parquet selects", None, exclusive="selection", metavar="FILE"
+    )
+    where: str | None = setting(
+        "edit the matrices whose names match; with a #, heads too (#h3$)", None, exclusive="selection", metavar="REGEX"
+    )
+    all_parameters: bool = setting("edit every weight matrix", False, exclusive="selection")
+    names: Sequence[str] | None = setting(
+        "edit these matrices: ...#q for a slice of a fused tensor, ...#h3 for a head", None, python_only=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

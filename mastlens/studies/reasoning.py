@@ -22,8 +22,7 @@ from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import Interval, seed_interval, wilson
 from mastlens.studies.commands import ReasoningTableSettings
 from mastlens.unlearning import OBJECTIVES, TokenWeights, unlearn
-from mastlens.unlearning.traces import FILE as TRACES_FILE
-from mastlens.unlearning.traces import generate_traces
+from mastlens.unlearning import traces as tracing
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -243,7 +242,7 @@ def reasoning_table(settings: ReasoningTableSettings) -> ReasoningTable:
         judge = RuleJudge.open(study.facts)
     folder = Path(settings.out)
     common = {"device": settings.device, "overwrite": settings.overwrite, "progress": settings.progress}
-    traces = generate_traces(
+    traces = tracing.traces(
         model=study.model,
         forget=study.forget,
         segments=study.segments,
@@ -275,7 +274,7 @@ def reasoning_table(settings: ReasoningTableSettings) -> ReasoningTable:
 def _edit(study: ReasoningStudy, method: Method, seed: int, folder: Path, common: Mapping[str, Any]) -> Path:
     """Make an edit, or find it, and return its file; methods that differ in how they are asked share it."""
     needs = OBJECTIVES[method.objective].needs
-    steered = {"traces": folder / "traces" / TRACES_FILE} if needs.traces else {}
+    steered = {"traces": folder / "traces" / tracing.FILE} if needs.traces else {}
     if needs.cot:
         steered["cot"] = Path(study.cot)
     settings = {"unthink_weight": study.unthink_weight} if steered else {}

@@ -15,7 +15,7 @@ import pandas as pd
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.edits.edit import FILE as EDIT_FILE
 from mastlens.edits.edit import Edit
-from mastlens.edits.negation import negate_increment
+from mastlens.edits.negation import negate
 from mastlens.errors import MastlensError
 from mastlens.models.weights import swapped
 from mastlens.registry import code_digest
@@ -171,7 +171,7 @@ class Workshop:
 
     def _negated(self, arm: Arm, folder: Path) -> Made:
         lineage = self.settings.lineage
-        edit = negate_increment(
+        edit = negate(
             sft=lineage.sft,
             rlvr=self.bench.checkpoint,
             base=lineage.base if arm.making["part"] != "all" else None,

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
         register_objective,
     )
     from mastlens.unlearning.objectives.describing import describe_objectives
-    from mastlens.unlearning.probes import ProbeSettings
+    from mastlens.unlearning.settings import ProbeSettings
     from mastlens.unlearning.token_weights import TokenWeights
-    from mastlens.unlearning.traces import Traces, generate_traces
+    from mastlens.unlearning.traces import Traces
 
 _PUBLIC = {
     "OBJECTIVES": "objectives",
     "Objective": "objectives",
-    "ProbeSettings": "probes",
+    "ProbeSettings": "settings",
     "SteeringTexts": "objectives",
     "Step": "loop",
     "TokenWeights": "token_weights",
@@ -33,7 +33,6 @@ _PUBLIC = {
     "Unlearner": "loop",
     "Unlearning": "editing",
     "describe_objectives": "objectives.describing",
-    "generate_traces": "traces",
     "make_objective": "objectives",
     "register_objective": "objectives",
     "unlearn": "editing",
@@ -51,7 +50,6 @@ __all__ = [
     "Unlearner",
     "Unlearning",
     "describe_objectives",
-    "generate_traces",
     "make_objective",
     "register_objective",
     "unlearn",

@@ -29,7 +29,7 @@ class Coefficient(Declared):
         """Raise for a value that makes no sense."""
         valid = self.valid()
         if valid is not None and value not in valid:
-            raise unknown(what, str(value), valid)
+            raise unknown(self.kind or what, str(value), valid)
         if not isinstance(value, int | float):
             return
         if not math.isfinite(value):

@@ -1,6 +1,5 @@
 """From files to an edit: the whole of ``mastlens unlearn``."""
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,9 +17,10 @@ from mastlens.decoding.reflection import reflection_tokens
 from mastlens.edits.edit import FILE as EDIT_FILE
 from mastlens.edits.edit import Edit
 from mastlens.edits.making import make_edit
-from mastlens.errors import BadSetting, MastlensWarning, NotTogether, unknown
+from mastlens.errors import BadSetting, MastlensWarning, NotTogether
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.problems.reading import Problem, read_problems
+from mastlens.runs.calls import takes
 from mastlens.runs.files import sha256_json, write_table
 from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, remembered
@@ -28,13 +28,13 @@ from mastlens.selection.tensors import named_matrices, select_tensors
 from mastlens.unlearning.control import CONTROL
 from mastlens.unlearning.documents import Encoder, read_documents
 from mastlens.unlearning.learnt import learnt_weights
-from mastlens.unlearning.loop import CACHE_MB, Step, Unlearner
+from mastlens.unlearning.loop import Step, Unlearner
 from mastlens.unlearning.objectives import OBJECTIVES, Objective, SteeringObjective, make_objective
-from mastlens.unlearning.probes import COLUMNS, Prober, ProbeSettings, choose_step
+from mastlens.unlearning.probes import COLUMNS, Prober, choose_step
 from mastlens.unlearning.refusals import REFUSALS, read_refusals, with_refusals
 from mastlens.unlearning.resuming import Partial, interruptible
+from mastlens.unlearning.settings import UnlearnSettings
 from mastlens.unlearning.sides import check_arguments
-from mastlens.unlearning.token_weights import TokenWeights
 from mastlens.unlearning.traces import read_traces
 from mastlens.unlearning.vanishing import warn_of_vanishing
 
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 FILE = "steps.parquet"
 WEIGHTS_FILE = "token_weights.parquet"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -89,176 +88,72 @@ def check_disjoint(sides: Mapping[str, Sequence[Problem]]) -> None:
         )
 
 
-def unlearn(
-    *,
-    rlvr: "str | os.PathLike[str] | Checkpoint",
-    forget: str | os.PathLike[str],
-    objective: str,
-    steps: int,
-    lr: float,
-    retain: str | os.PathLike[str] | None = None,
-    ranking: str | os.PathLike[str] | None = None,
-    where: str | None = None,
-    all_parameters: bool = False,
-    names: Sequence[str] | None = None,
-    batch_size: int = 8,
-    retain_weight: float | None = None,
-    preset: str | None = None,
-    beta: float | None = None,
-    beta2: float | None = None,
-    delta: float | None = None,
-    gamma: float | None = None,
-    retain_loss: str | None = None,
-    layer: int | None = None,
-    steering: float | None = None,
-    control_norm: float | None = None,
-    traces: str | os.PathLike[str] | None = None,
-    cot: str | os.PathLike[str] | None = None,
-    unthink_weight: float | None = None,
-    cot_weight: float | None = None,
-    reflection_weight: float | None = None,
-    reflection: str | None = None,
-    text_tokens: int | None = None,
-    trace_tokens: int | None = None,
-    cot_tokens: int | None = None,
-    in_context: bool | None = None,
-    token_weights: TokenWeights | bool | None = None,
-    refusals: str | os.PathLike[str] | None = None,
-    allow_overlap: bool = False,
-    probes: ProbeSettings | None = None,
-    precision: str = "float32",
-    cache_mb: float = CACHE_MB,
-    chat_template: bool = True,
-    seed: int = 0,
-    device: str = "cpu",
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Unlearning:
+@takes(UnlearnSettings)
+def unlearn(settings: UnlearnSettings) -> Unlearning:
     """Unlearn the forget problems by editing the selected tensors of a checkpoint, and return the edit.
 
     With ``retain`` the loss is gamma * forget + retain_weight * retain. Weights that are learnt are held in float32
-    and rounded once to the checkpoint's dtype. A run that was interrupted goes on from its last kept step, to the
-    same bits, when it is called again with the same ``out``.
+    and rounded once to the checkpoint's dtype. The source is never written to. A run that was interrupted goes on from
+    its last kept step, to the same bits, when it is called again with the same ``out``.
 
-    Args:
-        rlvr: The checkpoint to edit; it is never written to.
-        forget: File of the problems to forget; objectives that steer activations also take texts (``text``).
-        objective: One of ``OBJECTIVES``.
-        steps: Number of steps.
-        lr: Learning rate.
-        retain: File of the problems to keep, or of texts likewise.
-        ranking: A ``ranking.parquet``: edit its selected tensors.
-        where: Regular expression over tensor names: edit the weight matrices that match.
-        all_parameters: Edit every weight matrix.
-        names: Edit these matrices.
-        batch_size: Problems a step and side.
-        retain_weight: Weight of the retain term (alpha); 1 where nothing else says so.
-        preset: ``mast`` or ``open-unlearning``: the coefficients that these use; for RMU and R2MU ``paper`` or
-            ``release`` (see ``presets``).
-        beta: Inverse temperature of NPO, SimNPO and DPO; exponent of WGA and SatImp; UNDIAL's strength.
-        beta2: Second exponent of SatImp.
-        delta: Margin of SimNPO, inside beta.
-        gamma: Weight of the forget term.
-        retain_loss: ``nll`` or ``kl``, forward from the source.
-        layer: The decoder layer that RMU and R2MU steer.
-        steering: Their c, in median norms of the retain activations.
-        control_norm: Their c as a number, in place of ``steering``.
-        traces: A ``traces.parquet`` of the forget file, for R2MU (``generate_traces``).
-        cot: File of chains of thought to keep, for R2MU: problems, LIMO's records, or texts.
-        unthink_weight: Weight of R2MU's trace term (the paper's alpha).
-        cot_weight: Weight of R2MU's chain-of-thought term (the paper's beta).
-        reflection_weight: Weight of the reflection token penalty (rmu-rtp).
-        reflection: Whose list of reflection words: ``code``, ``paper`` or ``tip``.
-        text_tokens: Cut forget and retain texts to so many tokens.
-        trace_tokens: Cut traces to so many tokens.
-        cot_tokens: Cut chains of thought to so many tokens.
-        in_context: Read traces and chains of thought behind their prompts (default), or as texts of their own (False,
-            as both presets have it).
-        token_weights: Learn weights of the forget tokens (ATWU), with R2MU of the trace tokens; True for the
-            defaults.
-        refusals: Text file of refusals for DPO, one a line; None for our own.
-        allow_overlap: Let problems stand on both sides.
-        probes: What to look at while it runs, when to stop, and which step to take.
-        precision: Dtype of the model in memory, ``float32`` or ``bfloat16``; what is learnt is float32 in both.
-        cache_mb: Most memory, in MB, for what the layers below the selection give.
-        chat_template: Whether to use the tokenizer's chat template, where it has one.
-        seed: Decides the batches.
-        device: Where to compute.
-        out: Folder for ``edit.safetensors``, ``steps.parquet`` and, with token weights,
-            ``token_weights.parquet``; None to write nothing.
-        overwrite: Replace an edit made from other inputs or settings.
-        progress: Show a progress bar.
+    ``out`` gets ``edit.safetensors``, ``steps.parquet`` and, with token weights, ``token_weights.parquet``.
 
     Raises:
         MastlensError: If files, selection or settings do not fit.
     """
-    if retain is None and retain_weight is not None:
+    forget, retain, traces, cot = settings.forget, settings.retain, settings.traces, settings.cot
+    probes, device, out = settings.probes, settings.device, settings.out
+    coefficients = settings.given_coefficients
+    if retain is None and coefficients["retain_weight"] is not None:
         raise BadSetting("A retain weight without retain problems does nothing: give --retain, or leave it out.")
-    if precision not in DTYPES:
-        raise unknown("precision", precision, DTYPES)
-    chosen = make_objective(
-        objective,
-        preset=preset,
-        beta=beta,
-        beta2=beta2,
-        delta=delta,
-        gamma=gamma,
-        retain_weight=retain_weight,
-        retain_loss=retain_loss,
-        layer=layer,
-        steering=steering,
-        control_norm=control_norm,
-        unthink_weight=unthink_weight,
-        cot_weight=cot_weight,
-        reflection_weight=reflection_weight,
-        reflection=reflection,
-        text_tokens=text_tokens,
-        trace_tokens=trace_tokens,
-        cot_tokens=cot_tokens,
-        in_context=in_context,
-        token_weights=TokenWeights() if token_weights is True else token_weights or None,
-    )
-    if refusals is not None and not chosen.needs.alternatives:
+    chosen = make_objective(settings.objective, preset=settings.preset, **coefficients)
+    if settings.refusals is not None and not chosen.needs.alternatives:
         preferring = [name for name, kind in OBJECTIVES.items() if kind.needs.alternatives]
-        raise BadSetting(f"{objective} prefers no refusals; {', '.join(preferring)} does. Leave --refusals out.")
+        raise BadSetting(f"{chosen.name} prefers no refusals; {', '.join(preferring)} does. Leave --refusals out.")
     _check_files(chosen, traces, cot)
-    checkpoint = Checkpoint(rlvr)
-    selection = select_tensors(checkpoint, ranking=ranking, where=where, all_parameters=all_parameters, names=names)
-    check_arguments(chosen, selection, [] if retain else None, lr=lr, steps=steps, batch_size=batch_size)
-    settings: dict[str, Any] = {
+    checkpoint = Checkpoint(settings.rlvr)
+    selection = select_tensors(
+        checkpoint,
+        ranking=settings.ranking,
+        where=settings.where,
+        all_parameters=settings.all_parameters,
+        names=settings.names,
+    )
+    check_arguments(
+        chosen,
+        selection,
+        [] if retain else None,
+        lr=settings.lr,
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+    )
+    shared = ("steps", "lr", "batch_size", "seed", "chat_template", "precision", "cache_mb")
+    deciding: dict[str, Any] = {
         "objective": chosen.settings(),
         "selection": selection,
-        "steps": steps,
-        "lr": lr,
-        "batch_size": batch_size,
-        "seed": seed,
-        "chat_template": chat_template,
-        "precision": precision,
-        "cache_mb": cache_mb,
+        **{key: getattr(settings, key) for key in shared},
         "probes": None if probes is None else probes.settings(),
     }
-    files = {"forget": forget, "retain": retain, "refusals": refusals, "traces": traces, "cot": cot}
+    files = {"forget": forget, "retain": retain, "refusals": settings.refusals, "traces": traces, "cot": cot}
     files |= {} if probes is None else probes.files
     inputs = hash_inputs(files)
-    recorded = {**settings, "selection": sha256_json(selection), "tensors": len(selection)}
+    recorded = {**deciding, "selection": sha256_json(selection), "tensors": len(selection)}
     versions = [torch.__version__, device]  # a run that goes on elsewhere would not end in the same bits
-    unfinished = Partial(
-        out, sha256_json([checkpoint.behaviour_digest, inputs, recorded, versions]), overwrite=overwrite
-    )
+    key = sha256_json([checkpoint.behaviour_digest, inputs, recorded, versions])
+    unfinished = Partial(out, key, overwrite=settings.overwrite)
 
     def compute() -> Unlearning:
         with interruptible() as interrupted:
             return edited(interrupted)
 
     def edited(interrupted: Event) -> Unlearning:
-        warn_of_vanishing(checkpoint, selection, lr=lr, steps=steps)
-        model = checkpoint.load_model(device=device, dtype=DTYPES[precision])
+        warn_of_vanishing(checkpoint, selection, lr=settings.lr, steps=settings.steps)
+        model = checkpoint.load_model(device=device, dtype=getattr(torch, settings.precision))
         tokenizer = checkpoint.load_tokenizer()
-        read = Encoder(checkpoint, tokenizer, model.config, chat_template)
+        read = Encoder(checkpoint, tokenizer, model.config, settings.chat_template)
         load_side = read_documents if isinstance(chosen, SteeringObjective) else read_problems
         problems = {"forget": load_side(forget), "retain": [] if retain is None else load_side(retain)}
-        if not allow_overlap:
+        if not settings.allow_overlap:
             check_disjoint({"forget": problems["forget"], "retain": problems["retain"]})
             for role, path in ({} if probes is None else probes.files).items():
                 seen = read_problems(path)
@@ -266,8 +161,8 @@ def unlearn(
                     check_disjoint({role: seen, side: problems[side]})
         more: dict[str, Any] = {}
         if chosen.needs.alternatives:
-            wanted = REFUSALS if refusals is None else read_refusals(refusals)
-            more["alternatives"] = read(with_refusals(problems["forget"], wanted, seed=seed), "the refusals")
+            wanted = REFUSALS if settings.refusals is None else read_refusals(settings.refusals)
+            more["alternatives"] = read(with_refusals(problems["forget"], wanted, seed=settings.seed), "the refusals")
         encode: Callable[[Sequence[Problem], str], list[EncodedProblem]] = read
         if isinstance(chosen, SteeringObjective):
             texts = chosen.texts
@@ -285,17 +180,19 @@ def unlearn(
             chosen,
             encode(problems["forget"], str(forget)),
             encode(problems["retain"], str(retain)) if retain is not None else None,
-            lr=lr,
-            steps=steps,
-            batch_size=batch_size,
-            seed=seed,
-            originals=_originals(checkpoint, selection) if precision != "float32" else None,
-            cache_mb=cache_mb,
+            lr=settings.lr,
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            originals=_originals(checkpoint, selection) if settings.precision != "float32" else None,
+            cache_mb=settings.cache_mb,
             **more,
         )
         prober = None if probes is None else Prober(run, probes, tokenizer, read)
         records = unfinished.resume(run, prober)
-        with tqdm(initial=run.done, total=steps, desc="unlearn", unit="step", disable=not progress) as bar:
+        with tqdm(
+            initial=run.done, total=settings.steps, desc="unlearn", unit="step", disable=not settings.progress
+        ) as bar:
             for record in _steps(run, prober):
                 records.append(record)
                 bar.update()
@@ -309,14 +206,14 @@ def unlearn(
                 break
         taken = run.held if prober is None else choose_step(prober)
         run.close()
-        made = {**settings, "inputs": inputs, "step": taken}
+        made = {**deciding, "inputs": inputs, "step": taken}
         if run.control is not None:
             made[CONTROL] = run.control.tolist()  # float32 comes back from JSON bit for bit
         edit, swallowed = make_edit(checkpoint, model, selection, made, masters=run.masters.tensors())
         edit = replace(edit, settings={**edit.settings, "swallowed": swallowed})
         columns = list(Step.__dataclass_fields__) + ([] if prober is None else list(COLUMNS))
         learnt = None if run.scorer is None else learnt_weights(run, tokenizer)
-        return Unlearning(edit, pd.DataFrame(records, columns=columns), settings, swallowed, taken, learnt)
+        return Unlearning(edit, pd.DataFrame(records, columns=columns), deciding, swallowed, taken, learnt)
 
     def write(result: Unlearning, folder: Path) -> None:
         result.edit.save(folder / EDIT_FILE)
@@ -329,7 +226,7 @@ def unlearn(
         table = read_table(folder / FILE)
         learnt = read_table(folder / WEIGHTS_FILE) if chosen.token_weights else None
         swallowed, step = float(edit.settings["swallowed"]), int(edit.settings["step"])
-        return Unlearning(edit, table, settings, swallowed, step, learnt)
+        return Unlearning(edit, table, deciding, swallowed, step, learnt)
 
     result = remembered(
         out,
@@ -339,8 +236,9 @@ def unlearn(
         behaviour={"rlvr": checkpoint.behaviour},
         inputs=inputs,
         settings=recorded,
+        command=settings,
         device=device,
-        overwrite=overwrite,
+        overwrite=settings.overwrite,
         compute=compute,
         write=write,
         read=load,

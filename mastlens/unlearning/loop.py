@@ -22,6 +22,7 @@ from mastlens.unlearning.misdirection import Misdirection, check_reach
 from mastlens.unlearning.objectives import ForgetBatch, Objective, OutputObjective, SteeringObjective
 from mastlens.unlearning.passes import Passes
 from mastlens.unlearning.scorer import Scorer
+from mastlens.unlearning.settings import CACHE_MB
 from mastlens.unlearning.sides import check_arguments, check_sides, numbered, whole
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["CACHE_MB", "CLIP", "Step", "Unlearner", "batch_schedule", "make_edit", "unlearning_steps"]
 
 CLIP = 1.0
-CACHE_MB = 2000.0
 _READ = 32  # problems a pass where nothing is learnt
 
 

@@ -4,10 +4,9 @@ Probes are read on calibration problems, never on those that the gradient sees.
 """
 
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,62 +16,19 @@ from mastlens.decoding.answering import answer
 from mastlens.decoding.engines import Decoding, HuggingFaceEngine
 from mastlens.decoding.prompts import Prompt
 from mastlens.decoding.repetition import repeated_share
-from mastlens.errors import BadSetting, MastlensWarning, unknown
+from mastlens.errors import BadSetting, MastlensWarning
 from mastlens.models.divergence import token_divergence
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.problems.reading import Problem, read_problems
 from mastlens.unlearning.loop import Unlearner
+from mastlens.unlearning.settings import ProbeSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CHOICES = ("last", "pareto")
 _PROMPTS = 4  # responses in which repetition is looked for
 COLUMNS = ("forget_probe_logprob", "retain_probe_logprob", "retain_probe_kl", "retain_probe_repetition")
-
-
-@dataclass(frozen=True)
-class ProbeSettings:
-    """What to look at and when to stop.
-
-    Attributes:
-        forget: File of calibration problems to forget.
-        retain: File of calibration problems to keep.
-        every: Steps between two looks.
-        items: Problems of each side, the first ones of the file.
-        max_kl: Stop when KL(source || edited) on the retain problems is above this, in nats a token.
-        max_repetition: Stop when more than this share of 4-grams in responses repeats an earlier one.
-        choose: ``last``: the last step inside the guards; ``pareto``: of the steps that no other beats in both
-            forgetting and retain KL, the one that stands out most from the line between the extremes (``knee``).
-        new_tokens: Length of the responses in which repetition is looked for.
-    """
-
-    forget: str | os.PathLike[str]
-    retain: str | os.PathLike[str]
-    every: int = 10
-    items: int = 32
-    max_kl: float = 1.0
-    max_repetition: float = 0.5
-    choose: str = "last"
-    new_tokens: int = 48
-
-    def __post_init__(self):
-        if self.choose not in CHOICES:
-            raise unknown("choice of step", self.choose, CHOICES)
-        if self.every < 1 or self.items < 1 or self.new_tokens < 1:
-            raise BadSetting("Probes look every so many steps at so many items: each at least 1.")
-        if not (self.max_kl > 0 and self.max_repetition > 0):
-            raise BadSetting("The guards (max_kl, max_repetition) must be above 0; use inf for no guard.")
-
-    @property
-    def files(self) -> dict[str, str | os.PathLike[str]]:
-        """Role to file."""
-        return {"probe_forget": self.forget, "probe_retain": self.retain}
-
-    def settings(self) -> dict[str, Any]:
-        """Return what decides the result, without the files, whose contents are hashed."""
-        return {key: value for key, value in asdict(self).items() if key not in ("forget", "retain")}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ into N segments and asks the model to reason about each.
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +16,17 @@ from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.answering import Answered, answer
 from mastlens.decoding.engines import Decoding, HuggingFaceEngine
 from mastlens.decoding.prompts import Prompt
-from mastlens.errors import BadSetting, NotFound, NotTogether, unknown
+from mastlens.errors import NotFound, NotTogether
 from mastlens.problems.encoding import check_tokenizer
 from mastlens.problems.reading import Problem
 from mastlens.problems.thinking import CLOSER
+from mastlens.runs.calls import takes
 from mastlens.runs.files import sha256_file, sha256_json, write_table
 from mastlens.runs.ledger import Ledger
 from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, read_record, remembered
 from mastlens.unlearning.documents import is_text, read_documents
-from mastlens.unlearning.objectives.steering import TRIGGER
+from mastlens.unlearning.settings import TracesSettings, Tracing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,39 +34,7 @@ if TYPE_CHECKING:
 FILE = "traces.parquet"
 STAGE = "traces"
 COLUMNS = ("item", "segment", "prompt", "trace", "tokens", "truncated")
-PLACES = ("before", "after")
 _PARTIAL = "traces.partial.jsonl"
-
-
-@dataclass(frozen=True)
-class Tracing:
-    """How the model is asked to reason about a text.
-
-    Attributes:
-        segments: Windows of a text (N).
-        segment_tokens: Length of a window.
-        trigger: What makes it reason.
-        trigger_place: ``before`` or ``after`` the segment.
-        max_new_tokens: Where a trace is cut off.
-    """
-
-    segments: int = 3
-    segment_tokens: int = 512
-    trigger: str = TRIGGER
-    trigger_place: str = "before"
-    max_new_tokens: int = 1024
-
-    def __post_init__(self) -> None:
-        if self.trigger_place not in PLACES:
-            raise unknown("place of the trigger", self.trigger_place, PLACES)
-        if self.segments < 1 or self.segment_tokens < 1:
-            raise BadSetting(
-                f"Segments and their tokens are at least 1; they are {self.segments} and {self.segment_tokens}."
-            )
-
-
-TRACING: dict[str, Tracing] = {"paper": Tracing(), "release": Tracing(segments=1, trigger_place="after")}
-"""Preset to settings: the paper's text, and the released code, which asks about the first 512 tokens alone."""
 
 
 @dataclass(frozen=True)
@@ -111,93 +80,53 @@ def asked_about(document: Problem, tokenizer: "PreTrainedTokenizerBase", tracing
     return ["\n".join([part for part in (tracing.trigger, text)[order] if part]) for text in texts]
 
 
-def generate_traces(
-    *,
-    model: "str | os.PathLike[str] | Checkpoint",
-    forget: str | os.PathLike[str],
-    preset: str = "paper",
-    segments: int | None = None,
-    segment_tokens: int | None = None,
-    trigger: str | None = None,
-    trigger_place: str | None = None,
-    max_new_tokens: int | None = None,
-    batch_size: int = 32,
-    chat_template: bool = True,
-    device: str = "cpu",
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Traces:
+@takes(TracesSettings)
+def traces(settings: TracesSettings) -> Traces:
     """Let a model reason about every forget text, greedily, and keep what it thinks.
 
     The prompt is the chat template's user turn with segment and trigger, opened for thinking, so that the response
     begins with its trace; without a template it is segment and trigger, a newline and ``<think>``. An interrupted
-    run goes on where it stopped.
-
-    Args:
-        model: The checkpoint that will be edited.
-        forget: File of texts (``text``) or problems, JSON lines. A problem is asked as it stands, in one piece.
-        preset: ``paper`` (three windows of a text, the trigger before each) or ``release`` (its first window, the
-            trigger behind): what is not given below.
-        segments: Windows of a text; they begin a ``segments``-th of it apart.
-        segment_tokens: Length of a window.
-        trigger: What makes the model reason.
-        trigger_place: ``before`` or ``after`` the segment.
-        max_new_tokens: Where a response is cut off.
-        batch_size: Segments at a time.
-        chat_template: Whether to use the tokenizer's chat template, where it has one.
-        device: Where to compute.
-        out: Folder for ``traces.parquet``; None to write nothing.
-        overwrite: Replace traces made from other inputs or settings.
-        progress: Show a progress bar.
+    run goes on where it stopped. ``out`` gets ``traces.parquet``.
 
     Raises:
         MastlensError: If files or settings do not fit.
     """
-    if preset not in TRACING:
-        raise unknown("preset of traces", preset, TRACING)
-    given = {
-        "segments": segments,
-        "segment_tokens": segment_tokens,
-        "trigger": trigger,
-        "trigger_place": trigger_place,
-        "max_new_tokens": max_new_tokens,
-    }
-    tracing = replace(TRACING[preset], **{key: value for key, value in given.items() if value is not None})
-    decoding = Decoding(tracing.max_new_tokens, batch_size)
-    checkpoint = Checkpoint(model)
-    settings = {**asdict(tracing), "chat_template": chat_template}
+    forget, chat_template, tracing = settings.forget, settings.chat_template, settings.tracing
+    decoding = Decoding(tracing.max_new_tokens, settings.batch_size)
+    checkpoint = Checkpoint(settings.model)
+    recorded = {**asdict(tracing), "chat_template": chat_template}
     inputs = hash_inputs({"forget": forget})
 
     def compute() -> Traces:
         documents = read_documents(forget)
-        loaded, tokenizer = checkpoint.load_model(device=device), checkpoint.load_tokenizer()
+        loaded, tokenizer = checkpoint.load_model(device=settings.device), checkpoint.load_tokenizer()
         check_tokenizer(tokenizer, documents, checkpoint.spec)
         prompts = [
             Prompt.of(text, tokenizer, name=f"{item}/{segment}", think="forced", chat_template=chat_template)
             for item, document in enumerate(documents)
             for segment, text in enumerate(asked_about(document, tokenizer, tracing))
         ]
-        key = sha256_json([settings, inputs, checkpoint.behaviour_digest])
-        with Ledger(None if out is None else Path(out) / _PARTIAL, key) as ledger:
-            engine, label = HuggingFaceEngine(loaded, tokenizer), "traces" if progress else None
+        key = sha256_json([recorded, inputs, checkpoint.behaviour_digest])
+        with Ledger(None if settings.out is None else Path(settings.out) / _PARTIAL, key) as ledger:
+            engine, label = HuggingFaceEngine(loaded, tokenizer), "traces" if settings.progress else None
             answered = answer(engine, prompts, decoding, ledger=ledger, progress=label)
-        return Traces(pd.DataFrame(map(_row, answered), columns=list(COLUMNS)), settings)
+        return Traces(pd.DataFrame(map(_row, answered), columns=list(COLUMNS)), recorded)
 
     return remembered(
-        out,
+        settings.out,
         STAGE,
         partial=_PARTIAL,
         outputs=[FILE],
         lineage={"rlvr": checkpoint.fingerprint},
         behaviour={"rlvr": checkpoint.behaviour},
         inputs=inputs,
-        settings=settings,
-        device=device,
-        overwrite=overwrite,
+        settings=recorded,
+        command=settings,
+        device=settings.device,
+        overwrite=settings.overwrite,
         compute=compute,
         write=lambda result, folder: write_table(folder / FILE, result.table),
-        read=lambda folder: Traces(read_table(folder / FILE), settings),
+        read=lambda folder: Traces(read_table(folder / FILE), recorded),
     )
 
 

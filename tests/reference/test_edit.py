@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 import mastlens as m
 from mastlens.checkpoints.digests import fingerprint_of, tensor_digests
 from mastlens.cli import main
+from mastlens.edits import negation
 from mastlens.edits.edit import Edit
-from mastlens.edits.negation import negate_increment
 from mastlens.models.weights import swapped
 
 Q0, K0, V1 = (f"model.layers.{where}_proj.weight" for where in ("0.self_attn.q", "0.self_attn.k", "1.self_attn.v"))
@@ -35,7 +35,7 @@ def bits(tensor):
 
 def negate(tiny, rlvr=None, **changes):
     settings = {"sft": tiny.sft, "rlvr": rlvr or tiny.rlvr, "progress": False}
-    return negate_increment(**(settings | changes))
+    return negation.negate(**(settings | changes))
 
 
 def bare(edit):

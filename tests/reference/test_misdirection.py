@@ -19,7 +19,8 @@ from mastlens.unlearning.drift import drift_by_step, measure_drift, state_drift
 from mastlens.unlearning.objectives import OBJECTIVES, make_objective
 from mastlens.unlearning.objectives.steering import TRIGGER, SteeringTexts
 from mastlens.unlearning.passes import States
-from mastlens.unlearning.traces import Tracing, asked_about, generate_traces, read_traces, segments_of
+from mastlens.unlearning.settings import TRACING, Tracing
+from mastlens.unlearning.traces import asked_about, read_traces, segments_of
 
 from ..conftest import tiny_config
 from . import plain
@@ -314,7 +315,7 @@ def files(tiny, tmp_path_factory):
         ("cot", cot),
     ):
         (root / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    made = generate_traces(
+    made = traces.traces(
         model=tiny.rlvr,
         forget=root / "forget.jsonl",
         segments=2,
@@ -346,16 +347,16 @@ def test_traces_are_what_the_model_says_to_segment_and_trigger(tiny, files, monk
     model = plain.load_model(tiny.rlvr)
     said, tokens, truncated = plain.greedy(model, tokenizer, tokenizer(row["prompt"])["input_ids"], 6)
     assert (row["trace"], row["tokens"], row["truncated"]) == (said.strip(), tokens, truncated)
-    after = asked_about(read_documents(root / "forget.jsonl")[1], tokenizer, traces.TRACING["release"])
+    after = asked_about(read_documents(root / "forget.jsonl")[1], tokenizer, TRACING["release"])
     assert after == [f"{text}\n{TRIGGER}"]
     problem = read_documents(tiny.forget)[0]
     assert asked_about(problem, tokenizer, Tracing()) == [f"{TRIGGER}\n{problem.problem}"]
     monkeypatch.setattr(traces, "answer", None)  # kept: nothing is generated again
     given = {"segments": 2, "segment_tokens": 8, "max_new_tokens": 6, "out": root / "traces", "progress": False}
-    again = generate_traces(model=tiny.rlvr, forget=root / "forget.jsonl", **given)
+    again = traces.traces(model=tiny.rlvr, forget=root / "forget.jsonl", **given)
     assert again.table.equals(table)
     with pytest.raises(m.MastlensError, match="trigger_place"):
-        generate_traces(model=tiny.rlvr, forget=root / "forget.jsonl", trigger_place="after", **given)
+        traces.traces(model=tiny.rlvr, forget=root / "forget.jsonl", trigger_place="after", **given)
     with pytest.raises(m.MastlensError, match="another file"):
         read_traces(root / "traces" / "traces.parquet", forget=root / "retain.jsonl")
     with pytest.raises(m.MastlensError, match="another checkpoint"):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import mastlens as m
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.cli import main
-from mastlens.edits.negation import negate_increment
+from mastlens.edits import negation
 from mastlens.selection.tensors import weight_matrices
 from tests.conftest import write_lineage
 
@@ -34,7 +34,7 @@ def bits(tensor):
 
 
 def negate(tiny, **changes):
-    return negate_increment(sft=tiny.sft, rlvr=tiny.rlvr, **({"progress": False} | changes))
+    return negation.negate(sft=tiny.sft, rlvr=tiny.rlvr, **({"progress": False} | changes))
 
 
 def principal_part(base, increment, rank=RANK):

@@ -8,7 +8,7 @@ import torch
 
 import mastlens as m
 from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.edits.negation import negate_increment
+from mastlens.edits.negation import negate
 from mastlens.problems.encoding import encode_problems
 from mastlens.problems.reading import read_problems
 from mastlens.selection.tensors import named_matrices, select_tensors
@@ -100,7 +100,7 @@ def test_the_first_step_of_a_slice_is_that_of_plain_adam_on_its_own_gradient(fus
 def test_negating_a_slice_puts_the_sft_slice_back(fused, label):
     sft, rlvr = Checkpoint(fused.sft), Checkpoint(fused.rlvr)
     projection = named(rlvr, label)
-    edit = negate_increment(sft=sft, rlvr=rlvr, names=[projection.name], progress=False)
+    edit = negate(sft=sft, rlvr=rlvr, names=[projection.name], progress=False)
     assert edit.names == [projection.stored]
     after = edit.after[projection.stored]
     assert torch.equal(projection.read(after), sft.matrix(projection))

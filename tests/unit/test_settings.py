@@ -179,6 +179,14 @@ def test_a_former_name_still_works_and_says_so():
         assert count("x", minimum=5).least == 5
 
 
+@pytest.mark.parametrize(("old", "new"), mastlens._FORMER.items())
+def test_a_former_name_of_a_function_still_works_and_says_so(old, new):
+    with pytest.warns(DeprecationWarning, match=f"mastlens.{old} is now mastlens.{new}"):
+        assert getattr(mastlens, old) is getattr(mastlens, new)
+    assert old not in mastlens.__all__
+    assert new in mastlens.__all__
+
+
 def test_a_value_too_many_and_one_given_twice_are_told():
     with pytest.raises(MastlensError, match="takes 1 values without a name; 2 were given"):
         count("x", "y")

@@ -7,12 +7,13 @@
 and more terms where activations are steered (``steering``). The formulas are pure functions in ``losses``.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from mastlens.errors import BadSetting, unknown
 from mastlens.registry import Registry, subclasses_of
 from mastlens.unlearning.coefficient import Coefficient, coefficient
-from mastlens.unlearning.objectives.objective import RETAIN, ForgetBatch, Needs, Objective, OutputObjective
+from mastlens.unlearning.objectives.objective import RETAIN, ForgetBatch, Needs, Objective, OutputObjective, Presets
 from mastlens.unlearning.objectives.steering import SteeringObjective, SteeringTexts
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Needs",
     "Objective",
     "OutputObjective",
+    "Presets",
     "SteeringObjective",
     "SteeringTexts",
     "coefficient",
@@ -40,10 +42,14 @@ register_objective = OBJECTIVES.register
 """Adds an objective of one's own; usable as a decorator of its class."""
 
 
-def coefficient_names() -> dict[str, list[str]]:
-    """Return every coefficient that some objective has, and the names of those that have it."""
+def coefficient_names(kinds: Mapping[str, type[Objective]] | None = None) -> dict[str, list[str]]:
+    """Return every coefficient that some objective has, and the names of those that have it.
+
+    Args:
+        kinds: Name to objective; None for all that can be found.
+    """
     having: dict[str, list[str]] = {}
-    for name, kind in OBJECTIVES.items():
+    for name, kind in (OBJECTIVES if kinds is None else kinds).items():
         for key in kind.coefficients():
             having.setdefault(key, []).append(name)
     return having

@@ -23,9 +23,7 @@ class NPO(OutputObjective):
         "open-unlearning": {"beta": 0.1, "gamma": 1.0, "retain_weight": 1.0},
     }
 
-    beta: float = coefficient(
-        "inverse temperature: the smaller, the closer to ga", 0.1, unit="1/nat", source="its paper", above=0
-    )
+    beta: float = coefficient("inverse temperature", 0.1, unit="1/nat", source="its paper", above=0)
 
     def forget_loss(self, batch: ForgetBatch, weights: "Tensor | None" = None) -> "Tensor":
         """Return -(2/beta) mean log sigmoid(-beta (log p - log p_ref)); token weights are rescaled to the length."""

@@ -123,7 +123,9 @@ class ForgetBatch:
 class OutputObjective(Objective):
     """An objective on what the model says: log-probabilities of solution tokens, or logits there."""
 
-    retain_loss: str = coefficient("retain term: nll, or kl, forward from the source", "nll", choices=RETAIN)
+    retain_loss: str = coefficient(
+        "retain term: nll, or kl, forward from the source", "nll", choices=RETAIN, kind="retain term"
+    )
     token_weights: TokenWeights | None = coefficient("learn which forget tokens to forget (ATWU)", None)
 
     @abstractmethod

@@ -24,7 +24,9 @@ class ReflectionPenalty(RMU):
     }
 
     reflection_weight: float = coefficient("weight of the reflection token penalty", 1.0, least=0)
-    reflection: str = coefficient("whose list of reflection words", "code", choices=tuple(WORDS))
+    reflection: str = coefficient(
+        "whose list of reflection words", "code", choices=tuple(WORDS), kind="list of reflection words"
+    )
 
     @property
     def term_weights(self) -> dict[str, float]:
