@@ -7,13 +7,14 @@ solution, it ends before the solution first states the answer.
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mastlens.attacks.measuring import Prompted
 from mastlens.attacks.methods.prompts import PREFILLS
 from mastlens.errors import BadSetting, MastlensWarning
 from mastlens.problems.encoding import EncodedProblem, encode_problem, encode_prompt
 from mastlens.problems.reading import Problem
+from mastlens.problems.templates import apply_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -109,7 +110,7 @@ def knows_thinking(tokenizer: "PreTrainedTokenizerBase") -> bool:
 
 def _opens_thinking(tokenizer: "PreTrainedTokenizerBase") -> bool:
     turns = [{"role": "user", "content": "?"}]
-    rendered = str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+    rendered = apply_template(tokenizer, turns, add_generation_prompt=True)
     return rendered.rstrip().endswith(THINK)
 
 
@@ -142,8 +143,8 @@ def _put(
         for one in before:
             turns += [{"role": "user", "content": one.problem}, {"role": "assistant", "content": one.solution}]
         turns.append({"role": "user", "content": text})
-        rendered: Any = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        prompt = tuple(tokenizer(str(rendered), add_special_tokens=False)["input_ids"])
+        rendered = apply_template(tokenizer, turns, add_generation_prompt=True)
+        prompt = tuple(tokenizer(rendered, add_special_tokens=False)["input_ids"])
     else:
         shown = "".join(f"{one.problem}\n{one.solution}\n\n" for one in before)
         prompt = encode_prompt(shown + text, tokenizer, chat_template=template)

@@ -10,7 +10,7 @@ import torch
 
 from mastlens.errors import BadSetting, MastlensWarning
 from mastlens.models.likelihood import token_logprobs
-from mastlens.problems.encoding import EncodedProblem, collate
+from mastlens.problems.encoding import EncodedProblem, check_vocabulary, collate
 from mastlens.problems.reading import Problem
 from mastlens.unlearning.loop import CLIP, batch_schedule
 
@@ -57,6 +57,7 @@ def relearning_steps(
         seed: Decides the batches.
     """
     check_training(lr=lr, steps=steps, batch_size=batch_size)
+    check_vocabulary(model, (ids.prompt + ids.solution for ids in problems))
     model.eval().requires_grad_(True)
     parameters = list(model.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.999), weight_decay=0.0)

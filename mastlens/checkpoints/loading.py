@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mastlens.architectures.placement import Place, locate_tensors
+from mastlens.architectures.rotation import rotate_rows_alone
 from mastlens.errors import BadFile, NotSupported, unknown
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def load_model(
             f"{missing[0]}. They would be random numbers. Complete the checkpoint."
         )
     _settle(checkpoint, model)
+    rotate_rows_alone(model)
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from mastlens.architectures.rotation import turning_length
 from mastlens.decoding.sampling import Sampling, draw
 from mastlens.errors import BadSetting, MastlensError, NotSupported
 from mastlens.problems.answers import boxed
-from mastlens.problems.encoding import context_length
-from mastlens.problems.thinking import CLOSER, OPENER, ids_open
+from mastlens.problems.encoding import check_vocabulary, context_length
+from mastlens.problems.templates import turn_end
+from mastlens.problems.thinking import CLOSER, OPENER, decode_response, ids_open
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -109,13 +111,17 @@ def generate(
         MastlensError: If a prompt leaves no room in the model's context.
     """
     from mastlens.decoding.rolling import can_roll, roll
+    from mastlens.decoding.turning import across_turn
 
     check_generation(max_new_tokens, batch_size)
+    check_vocabulary(model, prompts)
     ending = _Ending(model, tokenizer, prompts, max_new_tokens, stop_at_answer)
     choose = _chooser(sampling, names or [str(place) for place in range(len(prompts))], max_new_tokens)
     if penalty is not None:
         choose = penalty.before(choose)
     rows = roll if can_roll(model) else partial(_generate, rooms=ending.rooms, end=min(ending.ends))
+    if (turn := turning_length(model.config.get_text_config())) is not None:
+        rows = partial(across_turn, rows=rows, turn=turn, rooms=ending.rooms)
     responses: dict[int, Response] = {}
     with tqdm(total=len(prompts), desc=progress, disable=progress is None, unit="item", smoothing=0) as bar:
         for item, written in rows(model, prompts, batch_size=batch_size, choose=choose, over=ending.over):
@@ -194,18 +200,18 @@ class _Ending:
         return not thinking and boxed(said) is not None
 
     def _decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return decode_response(ids, self.tokenizer)
 
 
 def end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Return the tokens that end a response: the tokenizer's and the generation configuration's.
+    """Return the tokens that end a response: the tokenizer's, the generation configuration's, the chat template's.
 
     Raises:
         MastlensError: If neither names one.
     """
     stated = getattr(model.generation_config, "eos_token_id", None)
     ends = stated if isinstance(stated, list) else [stated]
-    ends = [int(e) for e in [tokenizer.eos_token_id, *ends] if e is not None]
+    ends = [int(e) for e in [tokenizer.eos_token_id, *ends, turn_end(tokenizer)] if e is not None]
     if not ends:
         raise MastlensError("Neither the tokenizer nor the generation config names an end-of-sequence token.")
     return list(dict.fromkeys(ends))

@@ -7,16 +7,19 @@ between the first and the last dollar sign, which is near 0 for models that box 
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from mastlens.decoding.generation import end_tokens
 from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting, MissingPackage, unknown
 from mastlens.evaluation.settings import EvaluateSettings, HarnessTasks
+from mastlens.problems.templates import dated_template
 from mastlens.runs.calls import make
 from mastlens.runs.files import sha256_file, sha256_json
 from mastlens.runs.settings import FilePath
@@ -125,26 +128,53 @@ def run_tasks(
     for task in settings["tasks"]:
         if not manager.match_tasks([task]):
             raise unknown("task of lm-evaluation-harness", task, manager.all_tasks)
+    templated = bool(settings["chat_template"] and tokenizer.chat_template)
     wrapped = wrapper(
-        pretrained=model, tokenizer=tokenizer, batch_size=batch_size, think_end_token=settings["think_end"]
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        think_end_token=settings["think_end"],
+        chat_template_args={"chat_template": dated_template(tokenizer)} if templated else None,
     )
     most = settings["max_new_tokens"]
-    found = lm_eval.simple_evaluate(
-        model=wrapped,
-        tasks=list(settings["tasks"]),
-        num_fewshot=settings["shots"],
-        limit=settings["limit"],
-        gen_kwargs=None if most is None else {"max_gen_toks": most},
-        apply_chat_template=bool(settings["chat_template"] and tokenizer.chat_template),
-        task_manager=manager,
-        bootstrap_iters=0,  # the items are kept: intervals come from them, paired
-        log_samples=True,
-        random_seed=settings["seed"],
-        numpy_random_seed=settings["seed"],
-        torch_random_seed=settings["seed"],
-        fewshot_random_seed=settings["seed"],
-    )
+    with _own_generation(model, tokenizer):
+        found = lm_eval.simple_evaluate(
+            model=wrapped,
+            tasks=list(settings["tasks"]),
+            num_fewshot=settings["shots"],
+            limit=settings["limit"],
+            gen_kwargs=None if most is None else {"max_gen_toks": most},
+            apply_chat_template=templated,
+            task_manager=manager,
+            bootstrap_iters=0,  # the items are kept: intervals come from them, paired
+            log_samples=True,
+            random_seed=settings["seed"],
+            numpy_random_seed=settings["seed"],
+            torch_random_seed=settings["seed"],
+            fewshot_random_seed=settings["seed"],
+        )
     return dict(found)
+
+
+@contextmanager
+def _own_generation(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> Iterator[None]:
+    """Leave out what the checkpoint's generation config asks for besides its ends: penalties would change greedy text.
+
+    A task's own generation settings still count: they are part of the task.
+    """
+    from transformers import GenerationConfig
+
+    stated = model.generation_config
+    pad = getattr(stated, "pad_token_id", None)
+    model.generation_config = GenerationConfig(
+        bos_token_id=getattr(stated, "bos_token_id", None),
+        eos_token_id=end_tokens(model, tokenizer),
+        pad_token_id=tokenizer.pad_token_id if pad is None else pad,
+    )
+    try:
+        yield
+    finally:
+        model.generation_config = stated
 
 
 def _tables(found: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -23,6 +23,7 @@ attention have more (``q_a``, ``kv_a``, ``k_rope``, ``gate``): what these projec
 softmax's input: a model with attention sinks has taken a constant from each row. ``names`` lists what a layer has.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mastlens.architectures.rotation import positions_of
 from mastlens.errors import MastlensError, NotSupported, unknown
 from mastlens.models.backends import Backend, open_backend
 from mastlens.models.backends.recording import Point, Recorder, Seen
@@ -107,10 +109,19 @@ class View:
     def logits(
         self, input_ids: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"] | None = None
     ) -> Float[Tensor, "batch pos vocab"]:
-        """Run the model and return its logits. With the plain backend, calling the model itself is as good."""
+        """Run the model and return its logits. With the plain backend, calling the model itself is as good.
+
+        Args:
+            input_ids: Token ids.
+            attention_mask: 1 where there is a token. Where padding stands in front, positions count from the first
+                token of each row, as they do without padding.
+        """
         inputs = {"input_ids": input_ids}
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
+            takes = "position_ids" in inspect.signature(self._backend.model.forward).parameters
+            if takes and not bool(attention_mask[:, 0].all()):
+                inputs["position_ids"] = positions_of(attention_mask)
         return self._backend.forward(self._recorder, inputs)
 
     def loss(self, batch: Batch | Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from mastlens.problems.encoding import Batch, EncodedProblem, batches
+from mastlens.problems.encoding import Batch, EncodedProblem, batches, check_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -183,6 +183,7 @@ def by_length(
         size: Problems a batch.
         progress: Label of a progress bar; None for none.
     """
+    check_vocabulary(model, (ids.prompt + ids.solution for ids in encoded))
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].prompt) + len(encoded[i].solution))
     ordered = [encoded[i] for i in order]
     with tqdm(total=len(encoded), desc=progress, disable=progress is None, unit="item") as bar:

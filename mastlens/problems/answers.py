@@ -2,6 +2,8 @@
 
 import re
 
+from mastlens.problems.thinking import split_trace
+
 _BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 # Where a model goes on with the next problem of a prompt with examples.
 _NEXT = re.compile(r"^\s*(?:Question|Problem|Q)\s*:", re.MULTILINE)
@@ -42,10 +44,12 @@ def _boxes(text: str) -> list[tuple[int, int, int]]:
 def final_answer(response: str) -> str | None:
     r"""Return the response's answer: what its last box holds, else what the last line with ``####`` says, else None.
 
+    Thinking is no answer, cut off or not.
+
     Boxes that a comma or a word puts beside each other (``\boxed{1} and \boxed{2}``) are one answer, ``1, 2``. Where a
     model goes on with a problem of its own (a line that begins with ``Question:``), what it said before counts.
     """
-    text = response.rpartition("</think>")[2]
+    text = split_trace(response).answer
     for turn in _NEXT.finditer(text):
         if (answer := _answer(text[: turn.start()])) is not None:
             return answer

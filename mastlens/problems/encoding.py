@@ -2,7 +2,7 @@
 
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from mastlens.architectures.rotation import extended_length
 from mastlens.errors import BadSetting, MastlensWarning, NotSupported, NotTogether
 from mastlens.problems.reading import Problem
-from mastlens.problems.thinking import has_template, render_prompt
+from mastlens.problems.thinking import decode_response, has_template, render_prompt
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,18 @@ def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", problems: Sequence[Pro
     Raises:
         MastlensError: If characters other than white space are lost.
     """
+    if _appends_end(tokenizer):
+        warnings.warn(
+            f"The tokenizer of {name} appends the end of sequence to every text. It is left out behind prompts, where "
+            "a response has to follow.",
+            MastlensWarning,
+            stacklevel=2,
+        )
     for problem in problems:
         for text in (problem.problem, problem.solution):
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-            decoded = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            wanted, got = (unicodedata.normalize("NFC", t) for t in (text, str(decoded)))
+            decoded = decode_response(ids, tokenizer)
+            wanted, got = (unicodedata.normalize("NFC", t) for t in (text, decoded))
             if wanted == got:
                 continue
             if "".join(wanted.split()) == "".join(got.split()):
@@ -75,6 +83,10 @@ def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", problems: Sequence[Pro
                 f"back as {got[:80]!r}{f', without {lost}' if lost else ''}. Its class does not fit its files; "
                 "copy the tokenizer files of the base model."
             )
+
+
+def _appends_end(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    return len(ids := tokenizer("1")["input_ids"]) > 1 and ids[-1] == tokenizer.eos_token_id
 
 
 def encode_prompt(
@@ -96,7 +108,15 @@ def encode_prompt(
     # The template writes the special tokens itself, so the tokenizer must not add them once more.
     if has_template(tokenizer, chat_template):
         return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return tuple(tokenizer(text)["input_ids"])
+    return open_ended(tokenizer(text)["input_ids"], tokenizer)
+
+
+def open_ended(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    """Return a prompt's token ids without the end of sequence that some tokenizers append: a response follows."""
+    end = len(ids)
+    while end > 1 and ids[end - 1] == tokenizer.eos_token_id:
+        end -= 1
+    return tuple(ids[:end])
 
 
 def encode_problem(
@@ -142,10 +162,26 @@ def encode_problems(
     return encoded
 
 
+def check_vocabulary(model: "PreTrainedModel", rows: Iterable[Sequence[int]]) -> None:
+    """Check that the model has a row of its embedding for every token id.
+
+    Raises:
+        MastlensError: If a tokenizer knows tokens that the model does not.
+    """
+    most = max((max(ids) for ids in rows if ids), default=0)
+    size = len(next(model.get_input_embeddings().parameters()))
+    if most >= size:
+        raise NotTogether(
+            f"The tokenizer gives the token id {most}, and the model's embedding has {size} rows: it was trained with "
+            "another tokenizer, or tokens were added and the embedding was not resized. Use the tokenizer that the "
+            "model was trained with."
+        )
+
+
 def context_length(config: Any) -> int | None:
     """Return the context length in tokens that a transformers config states, or None."""
     length = getattr(config, "max_position_embeddings", None)
-    return int(length) if length else None
+    return extended_length(config, int(length)) if length else None
 
 
 def collate(encoded: Sequence[EncodedProblem], *, pad: int = 0, device: str = "cpu") -> Batch:

@@ -5,10 +5,12 @@ distillations write the opener themselves; others, and models without a template
 is decided by the prompt that the template really writes, not by the model's name.
 """
 
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mastlens.errors import unknown
+from mastlens.problems.templates import apply_template, thinking_switches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -17,9 +19,9 @@ THINK = ("free", "empty", "forced", "none")
 """The think modes.
 
 ``free``: the template's generation prompt as it is. ``empty``: the thinking is closed before it begins, by the template
-where it knows ``enable_thinking``, else by ``<think></think>`` in front of the response (ZeroThink; Jiang et al. 2025,
-arXiv:2502.12025). ``forced``: the response begins inside an open ``<think>``. ``none``: no tags at all; the response
-begins behind ``Answer:``, as multiple choice is asked zero-shot.
+where it has a switch for that, whatever its name, else by ``<think></think>`` in front of the response (ZeroThink;
+Jiang et al. 2025, arXiv:2502.12025). ``forced``: the response begins inside an open ``<think>``. ``none``: no tags at
+all; the response begins behind ``Answer:``, as multiple choice is asked zero-shot.
 """
 
 PARTS = ("reasoning", "trace", "answer", "response")
@@ -30,6 +32,8 @@ trace alone, nothing where there is none; ``answer``: what follows the trace; ``
 """
 
 OPENER, CLOSER, CUE = "<think>", "</think>", "Answer:"
+# Thinking at the end of a prompt: opened, closed, or both at once.
+_NO_THINKING = re.compile(rf"(?:{OPENER}\s*)?{CLOSER}\s*$|{OPENER}\s*$")
 _TAIL = 16  # tokens: a tag and the white space behind it, whatever the tokenizer makes of them
 
 
@@ -97,22 +101,34 @@ def render_prompt(
             return problem.rstrip() if problem.rstrip().endswith(CUE) else f"{problem}\n{CUE}"
         return problem + "\n" + {"free": "", "empty": f"{OPENER}{CLOSER}\n\n", "forced": f"{OPENER}\n"}[think]
     turns = [{"role": "user", "content": problem}]
-
-    def rendered(**switches: Any) -> str:
-        return str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **switches))
-
-    known = "enable_thinking" in str(tokenizer.chat_template)
     if think == "free":
-        return rendered()
+        return apply_template(tokenizer, turns, add_generation_prompt=True)
+    switches = dict.fromkeys(thinking_switches(tokenizer), think != "empty")
+    text = apply_template(tokenizer, turns, add_generation_prompt=True, **switches)
+    if think == "empty" and text.rstrip().endswith(CLOSER):
+        return text
     if think == "empty":
-        text = rendered(enable_thinking=False) if known else rendered()
-        if text.rstrip().endswith(CLOSER):
-            return text
         return f"{text}{CLOSER}\n\n" if prompt_opens(text) else f"{text}{OPENER}{CLOSER}\n\n"
-    text = rendered(enable_thinking=True) if known else rendered()
     if think == "forced":
-        return text if prompt_opens(text) else f"{text}{OPENER}\n"
-    return (text.rpartition(OPENER)[0] if prompt_opens(text) else text) + CUE
+        return text if prompt_opens(text) else f"{_NO_THINKING.sub('', text)}{OPENER}\n"
+    return _NO_THINKING.sub("", text) + CUE
+
+
+def decode_response(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Return the text of a response without special tokens, but for the tags of its thinking, which may be such."""
+    tags = {tokenizer.convert_tokens_to_ids(tag): tag for tag in (OPENER, CLOSER)}
+    tags = {token: tag for token, tag in tags.items() if token in tokenizer.all_special_ids and token in ids}
+    pieces: list[str | list[int]] = [[]]
+    for token in ids:
+        if token in tags and token != tokenizer.unk_token_id:
+            pieces += [tags[token], []]
+        else:
+            pieces[-1].append(token)  # pyright: ignore[reportAttributeAccessIssue] - the last one is always a list
+    return "".join(piece if isinstance(piece, str) else _plain_text(piece, tokenizer) for piece in pieces)
+
+
+def _plain_text(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def has_template(tokenizer: "PreTrainedTokenizerBase", chat_template: bool = True) -> bool:

@@ -18,7 +18,7 @@ from mastlens.errors import BadSetting, NotSupported
 from mastlens.models.likelihood import Reading, by_length, read_solutions
 from mastlens.models.suffix import PartialForward, largest_layers, same_computation
 from mastlens.models.weights import owners, snapshot, swapped
-from mastlens.problems.encoding import Batch, EncodedProblem, collate
+from mastlens.problems.encoding import Batch, EncodedProblem, check_vocabulary, collate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,6 +62,7 @@ class Passes:
         cache_mb: float,
     ):
         self.model, self.stored, self.problems = model, list(stored), problems
+        check_vocabulary(model, (ids.prompt + ids.solution for side in problems.values() for ids in side))
         self._before: dict[str, Tensor] | None = None
         self._known = False
         self._lower: dict[str, dict[int, Tensor]] = {}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mastlens as m
-from mastlens.cli.options import named_files
+from mastlens.cli import main
 from mastlens.decoding.generation import generate, sampling_of
 from tests.conftest import run_command
 from tests.reference.plain import load_model, load_tokenizer, logprob, read_records
@@ -123,10 +123,9 @@ def test_the_command_takes_the_mode(tiny, tmp_path):
     assert pd.read_parquet(tmp_path / "responses.parquet")["prompt"].str.endswith(CLOSED).all()
 
 
-def test_files_are_named_by_the_option_that_took_them():
-    assert named_files(["a=b", "c=d=e"]) == {"a": "b", "c": "d=e"}
-    for given in (["a"], ["=b"], ["a="], ["a=b", "a=c"]):
-        with pytest.raises(m.MastlensError, match="--split"):
-            named_files(given)
-        with pytest.raises(m.MastlensError, match="--questions"):
-            named_files(given, "--questions")
+@pytest.mark.parametrize("given", ["a", "=b", "a=", "a=b a=c"])
+def test_files_are_named_by_the_option_that_took_them(given, tiny, tmp_path, capsys):
+    line = ["evaluate", "--model", str(tiny.rlvr), "--split", *given.split(), "--out", str(tmp_path / "run")]
+    assert main(line) == 2
+    assert "--split" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

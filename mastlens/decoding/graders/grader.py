@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from mastlens.errors import BadSetting
-from mastlens.problems.thinking import CLOSER
+from mastlens.problems.thinking import CLOSER, OPENER, split_trace
 from mastlens.registry import code_digest
 
 
@@ -67,13 +67,12 @@ class Grader(ABC):
         Args:
             response: What the model wrote. What it thought before ``</think>`` does not count.
             gold: The gold answer alone, as the problem file has it.
-            opened: Whether the prompt ended inside an open ``<think>`` (see ``problems.thinking.prompt_opens``): then
-                a response without ``</think>`` is thinking that was cut off, and holds no answer.
+            opened: Whether the prompt ended inside an open ``<think>`` (see ``problems.thinking.prompt_opens``).
+                Thinking that was opened, there or here, and never closed was cut off: it holds no answer.
         """
-        _, closed, said = response.rpartition(CLOSER)
-        if opened and not closed:
+        if CLOSER not in response and (opened or OPENER in response):
             return Grade(False, False, None, "the thinking was cut off")
-        return self.judge(said, gold)
+        return self.judge(split_trace(response, opened=opened).answer, gold)
 
     @property
     def spelled(self) -> str:

@@ -13,6 +13,7 @@ from mastlens.decoding.prompts import Prompt
 from mastlens.evaluation.judges.interface import UNJUDGED, Judgement, Question
 from mastlens.evaluation.judges.rubrics import AGAIN, TRACE_RUBRIC, Rubric
 from mastlens.problems.encoding import context_length
+from mastlens.problems.templates import apply_template
 from mastlens.problems.thinking import has_template, ids_open
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class LocalJudge:
         # Some templates know no system turn: what it says opens the first user turn instead.
         told, first, *rest = chat
         turns = [{"role": "user", "content": f"{told['content']}\n\n{first['content']}"}, *rest]
-        rendered = str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+        rendered = apply_template(tokenizer, turns, add_generation_prompt=True)
         return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
 

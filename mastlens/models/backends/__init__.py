@@ -29,7 +29,13 @@ BACKENDS = ("plain", "transformer_lens", "nnsight")
 
 @runtime_checkable
 class Backend(Protocol):
-    """A way to watch a model."""
+    """A way to watch a model.
+
+    Attributes:
+        model: The user's model.
+    """
+
+    model: Any
 
     def names(self, layer: int) -> tuple[str, ...]:
         """Return the activations that can be watched in a layer."""

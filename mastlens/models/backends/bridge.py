@@ -83,7 +83,7 @@ class BridgeBackend:
         inputs = dict(inputs)
         ids = inputs.pop("input_ids")
         # Left to itself the bridge counts positions from the first token that is not padding, and the model does not.
-        positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        positions = inputs.pop("position_ids", torch.arange(ids.shape[1], device=ids.device)[None])
         hooks = [record(point) for point in recorder.wanted]
         return self.bridge.run_with_hooks(ids, return_type="logits", fwd_hooks=hooks, position_ids=positions, **inputs)
 
