@@ -193,3 +193,15 @@ def test_the_placement_null_follows_what_rounding_lets_through():
     assert plain.distinguishable(share) and not stored.distinguishable(share)
     assert (plain.source, stored.source) == ("placed", "stored")
     assert stored.mean == pytest.approx(share, abs=0.03) and plain.mean == pytest.approx(0.5, abs=5e-3)
+
+
+def test_an_overlap_of_few_entries_is_counted_and_not_interpolated():
+    """Of one changed entry all lies inside or none does: neither is beyond chance, and of a thousand both are."""
+    inside = torch.zeros(128, 128, dtype=torch.bool)
+    inside[:, :64] = True
+    for count, told in ((1, False), (3, False), (1000, True)):
+        changed = torch.zeros(128 * 128, dtype=torch.bool)
+        changed[torch.randperm(128 * 128, generator=generator(0))[:count]] = True
+        null = placed_null(changed.reshape(128, 128), inside)
+        assert [null.distinguishable(share) for share in (0.0, 1.0)] == [told, told]
+        assert not null.distinguishable(0.5)

@@ -112,8 +112,9 @@ class _Spread:
         self.total = float(sums.sum())
         self.means = sums / self.sizes
         self.scatter = np.maximum(squares - sums * self.means, 0.0)  # sums of squared deviations
+        self.counted = table.dtype == np.bool_
         self.coarse = np.zeros(self.count)
-        if rounding is not None and table.dtype != np.bool_:
+        if rounding is not None and not self.counted:
             # A change x is known to half a spacing u: x^2 varies by x^2 u^2 / 3 + u^4 / 180, though all x be equal.
             unit = rounding.spacing[used] ** 2
             self.scatter += self.sizes * (self.means * unit / 3 + unit**2 / 180)
@@ -147,7 +148,8 @@ class _Spread:
         lean = float((density * (1 - density) * n * v * self.coarse).sum())  # large entries of a binade round coarser
         variance += (_LEAN * lean) ** 2
         share = float((density * n * v).sum()) / self.total
-        return Null(share, variance**0.5 / self.total, "beta", source, draws=_FREEDOM)
+        step = 1 / self.total if self.counted else 0.0
+        return Null(share, variance**0.5 / self.total, "beta", source, draws=_FREEDOM, step=step)
 
 
 def _gapless(strata: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
