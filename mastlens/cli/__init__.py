@@ -14,6 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mastlens.cli.outcome import finite
     from mastlens.cli.parser import build_parser
     from mastlens.runs.files import cannot_write
+    from mastlens.runs.limits import pattern_refusal
 
     arguments = build_parser().parse_args(argv)
     debug = arguments.debug
@@ -34,8 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
-    except Exception as error:
-        refused = cannot_write(error)
+    except BaseException as error:
+        refused = cannot_write(error) or pattern_refusal(error)
+        if refused is None and not isinstance(error, Exception):
+            raise
         if debug:
             traceback.print_exc()
         elif refused is not None:

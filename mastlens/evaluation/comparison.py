@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from mastlens.errors import MastlensError, MastlensWarning, NotFound, NotTogether, unknown
+from mastlens.errors import BadFile, MastlensError, MastlensWarning, NotFound, NotTogether, unknown
 from mastlens.evaluation.responses import FILE
 from mastlens.evaluation.settings import CompareSettings
 from mastlens.runs.calls import takes
@@ -107,6 +107,8 @@ def compare_tables(
 ) -> Comparison:
     """Compare two tables of ``evaluate``, joined by split and item; arguments as in ``compare``."""
     items = _paired_items(before, after)
+    if not len(items):
+        raise BadFile("There is nothing to compare: the tables of responses have no rows.")
     labels = None if clusters is None else _labels(before, items, clusters)
     rows = []
     # In the order of the evaluation before, which is that of its command line.

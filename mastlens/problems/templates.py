@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from mastlens.errors import MastlensError
+from mastlens.runs.limits import bounded, check_length
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -17,6 +20,8 @@ falls back on. Numbers that are measured tomorrow must come from the prompts of 
 
 _DATE = re.compile(r"""\bstrftime_now\s*\(\s*(['"])(.*?)\1\s*\)""")
 _SWITCH = re.compile(r"(?<![\w.'\"\[])(?:\w*think\w*|\w*reason\w*)(?![\w(])", re.IGNORECASE)
+_MOST_SWITCHES = 16  # names that are tried: each is rendered twice, and real templates have one or two
+_WHAT = "The chat template"
 _SWITCHES: dict[str, tuple[str, ...]] = {}  # template to its switches: every prompt asks
 _MARK = "Thus-it-is"
 
@@ -33,9 +38,14 @@ def apply_template(tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Mapping
         tokenizer: One with a chat template.
         turns: ``role`` and ``content`` of each.
         given: What else the template is given, e.g. ``add_generation_prompt`` or a switch of its own.
+
+    Raises:
+        MastlensError: If it does not come to an end, or writes without one.
     """
     template = dated_template(tokenizer)
-    return str(tokenizer.apply_chat_template(list(turns), chat_template=template, tokenize=False, **given))  # pyright: ignore[reportArgumentType]
+    with bounded(_WHAT):
+        text = tokenizer.apply_chat_template(list(turns), chat_template=template, tokenize=False, **given)  # pyright: ignore[reportArgumentType]
+    return check_length(str(text), _WHAT)
 
 
 def thinking_switches(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
@@ -52,11 +62,13 @@ def thinking_switches(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
 def _find_switches(template: str, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
     turns = [{"role": "user", "content": "?"}]
     found = []
-    for name in dict.fromkeys(_SWITCH.findall(template)):
+    for name in list(dict.fromkeys(_SWITCH.findall(template)))[:_MOST_SWITCHES]:
         try:
             on, off = (
                 apply_template(tokenizer, turns, add_generation_prompt=True, **{name: value}) for value in (True, False)
             )
+        except MastlensError:
+            raise
         except Exception:  # no name that takes true and false
             continue
         if on != off and not any(word in text for text in (on, off) for word in ("True", "False")):
@@ -74,6 +86,8 @@ def turn_end(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
     try:
         _, said, rest = apply_template(tokenizer, turns).rpartition(_MARK)
+    except MastlensError:
+        raise
     except Exception:  # a template without answers
         return None
     ids = tokenizer(rest.lstrip(), add_special_tokens=False)["input_ids"] if said else []

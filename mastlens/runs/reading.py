@@ -32,6 +32,7 @@ LARGEST_TOML = 2**18
 MOST_CELLS = 10**8
 """Rows times columns of a table; runs of equal values let a file of a kilobyte claim billions."""
 
+_CHUNK = 2**20
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[{]|[\]}]', re.DOTALL)
 _PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _DOTTED = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{DEEPEST}}}")
@@ -80,8 +81,12 @@ def read_text(path: str | os.PathLike[str], *, limit: int = LARGEST_TEXT, what: 
     if not path.is_file():  # a pipe or a device would be read without end
         raise NotFound(f"There is no file {path}.")
     try:
-        with path.open("rb") as stream:
-            data = stream.read(limit + 1)
+        with path.open("rb") as stream:  # not all at once: a buffer of the whole limit would be made first
+            parts, size = [], 0
+            while size <= limit and (part := stream.read(_CHUNK)):
+                parts.append(part)
+                size += len(part)
+            data = b"".join(parts)
     except OSError as error:
         raise BadFile(f"{path} cannot be read: {error.strerror or error}. {what} is expected.") from error
     if len(data) > limit:

@@ -1,0 +1,68 @@
+"""``python -m tests.fuzz --inputs 10000``: damaged inputs for every reader, and what became of them."""
+
+import argparse
+import os
+import random
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+CORPUS = Path(__file__).parent / "corpus"
+
+
+def drawn(inputs: int, seed: int, only: list[str]) -> list[tuple[str, int]]:
+    """Return targets and seeds, in the shares that the targets have."""
+    from .targets import TARGETS
+
+    rng = random.Random(seed)
+    names = only or list(TARGETS)
+    return [(rng.choices(names, [TARGETS[n].share for n in names])[0], seed * 10**6 + i) for i in range(inputs)]
+
+
+def corpus() -> Iterator[tuple[str, Path]]:
+    """Yield target and folder of every input that once failed."""
+    for folder in sorted(CORPUS.glob("*/*")):
+        if folder.is_dir():
+            yield folder.parent.name, folder
+
+
+def main() -> int:
+    """Run; return 0 where every input was read or refused."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--inputs", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", default=[], metavar="TARGET")
+    parser.add_argument("--keep", action="store_true", help="put one input of each failure into the corpus")
+    arguments = parser.parse_args()
+    from .working import Worker
+
+    begun, worker, outcomes = time.monotonic(), Worker(), Counter()
+    failures: dict[tuple[str, str, str], tuple[int, str]] = {}
+    asked = [(name, 0, folder) for name, folder in corpus() if not arguments.only or name in arguments.only]
+    replayed = len(asked)
+    asked += [(name, seed, None) for name, seed in drawn(arguments.inputs, arguments.seed, arguments.only)]
+    try:
+        for name, seed, given in asked:
+            found = worker.read(name, seed, given)
+            outcomes[found.outcome if found.good else "failed"] += 1
+            key = (name, found.outcome.partition(":")[0], found.where)
+            if not found.good and key not in failures:
+                failures[key] = (seed, f"{given.name}: {found.outcome}" if given else found.outcome)
+                if arguments.keep and given is None and found.files is not None and found.files.is_dir():
+                    shutil.copytree(found.files, CORPUS / name / f"seed-{seed}", dirs_exist_ok=True)
+    finally:
+        worker.close()
+    for (name, _, where), (seed, outcome) in failures.items():
+        sys.stdout.write(f"{name} seed {seed}: {outcome} ({where})\n")
+    took = time.monotonic() - begun
+    told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+    sys.stdout.write(f"{arguments.inputs} inputs and {replayed} of the corpus in {took:.0f} s: {told}\n")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

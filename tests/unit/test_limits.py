@@ -1,0 +1,92 @@
+"""Programs that come with a model end in time: templates that loop, templates that flood, patterns that backtrack."""
+
+import json
+import shutil
+import threading
+import time
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.cli import main
+from mastlens.errors import BadFile
+from mastlens.problems.thinking import render_prompt
+from mastlens.runs import limits
+
+from ..conftest import write_tokenizer
+
+LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% set x = i + j %}{% endfor %}{% endfor %}"
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    write_tokenizer(tmp_path)
+    return AutoTokenizer.from_pretrained(tmp_path)
+
+
+def in_a_thread(call):
+    found = []
+
+    def run():
+        try:
+            found.append(call())
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(60)
+    return found[0]
+
+
+def test_a_template_that_loops_is_stopped(tokenizer, monkeypatch):
+    monkeypatch.setattr(limits.bounded.__wrapped__, "__defaults__", (0.5,))
+    tokenizer.chat_template = LOOP
+    begun = time.monotonic()
+    with pytest.raises(BadFile, match="chat template does not come to an end"):
+        render_prompt("q", tokenizer)
+    error = in_a_thread(lambda: render_prompt("q", tokenizer))
+    assert isinstance(error, BadFile)
+    assert time.monotonic() - begun < 30
+    tokenizer.chat_template = "{{ messages[0]['content'] }}!"
+    assert render_prompt("q", tokenizer) == "q!"  # and nothing comes later
+    time.sleep(0.7)
+
+
+def test_a_template_that_floods_is_refused(tokenizer, monkeypatch):
+    monkeypatch.setattr(limits, "LONGEST_PROMPT", 1000)
+    tokenizer.chat_template = "{{ 'a' * 1001 }}"
+    with pytest.raises(BadFile, match="1,001 characters"):
+        render_prompt("q", tokenizer)
+    tokenizer.chat_template = "{{ 'a' * 1000 }}"
+    assert render_prompt("q", tokenizer) == "a" * 1000
+
+
+def test_a_block_keeps_its_own_errors():
+    with pytest.raises(KeyError), limits.bounded("x"):
+        raise KeyError("own")
+    with limits.bounded("x", 5.0):
+        value = 1
+    assert value == 1
+    assert threading.active_count() < 50
+
+
+def test_a_pattern_that_backtracks_is_the_files_fault(tiny, tmp_path, capsys, monkeypatch):
+    """tokenizers gives it up by an error that is no Exception."""
+    folder = shutil.copytree(tiny.rlvr, tmp_path / "m")
+    written = json.loads((folder / "tokenizer.json").read_text())
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    written["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, written["pre_tokenizer"]]}
+    (folder / "tokenizer.json").write_text(json.dumps(written))
+    # The class that goes with this architecture writes a pattern of its own; others take the file's.
+    loaded = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), eos_token="<|endoftext|>")
+    monkeypatch.setattr(Checkpoint, "load_tokenizer", lambda self, **_: loaded)
+    problem = {"problem": "a" * 40 + "!", "solution": r"\boxed{1}", "answer": "1"}
+    (tmp_path / "p.jsonl").write_text(json.dumps(problem))
+    asked = ["evaluate", "--model", str(folder), "--split", f"f={tmp_path / 'p.jsonl'}", "--out", str(tmp_path / "out")]
+    assert main(asked) == 2
+    said = capsys.readouterr().err
+    assert "pattern in tokenizer.json" in said
+    assert not (tmp_path / "out" / "responses.parquet").exists()
+    assert limits.pattern_refusal(ValueError("x")) is None
