@@ -4,6 +4,7 @@ import inspect
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import pytest
@@ -12,6 +13,7 @@ import mastlens
 from mastlens.cli.parser import build_parser
 from mastlens.cli.reading import settings_from
 from mastlens.cli.registry import COMMANDS, named
+from mastlens.cli.stubs import public_stub
 from mastlens.errors import MastlensError
 from mastlens.runs.calls import make, takes
 from mastlens.runs.settings import GROUPS, Settings, Writing, bare, declared, hints_of, is_required, setting
@@ -124,6 +126,18 @@ def test_the_example_is_a_command_line_of_this_command(settings):
     parsed(f"mastlens {settings.example}", settings)
 
 
+def test_no_public_function_has_more_than_twelve_parameters_of_its_own():
+    for name in mastlens.__all__:
+        function = getattr(mastlens, name)
+        if inspect.isfunction(function) and not hasattr(function, "settings"):
+            assert len(inspect.signature(function).parameters) <= 12, name
+
+
+def test_the_stub_is_the_one_that_the_declarations_give():
+    stub = Path(mastlens.__file__).with_suffix(".pyi")
+    assert stub.read_text(encoding="utf-8") == public_stub(), "write it again: python -m mastlens.cli.stubs"
+
+
 # --- the declaring itself, on a command of its own -----------------------------------------------------------------
 
 
@@ -181,7 +195,7 @@ def test_a_former_name_still_works_and_says_so():
 
 @pytest.mark.parametrize(("old", "new"), mastlens._FORMER.items())
 def test_a_former_name_of_a_function_still_works_and_says_so(old, new):
-    with pytest.warns(DeprecationWarning, match=f"mastlens.{old} is now mastlens.{new}"):
+    with pytest.warns(DeprecationWarning, match=f"mastlens.{old} is now called {new}"):
         assert getattr(mastlens, old) is getattr(mastlens, new)
     assert old not in mastlens.__all__
     assert new in mastlens.__all__

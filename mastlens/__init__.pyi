@@ -1,0 +1,426 @@
+"""Written by ``python -m mastlens.cli.stubs``; not to be edited."""
+
+import mastlens.analysis.causal.causal_map
+import mastlens.analysis.causal.cumulative
+import mastlens.analysis.causal.settings
+import mastlens.analysis.coupling.coupling
+import mastlens.analysis.coupling.settings
+import mastlens.analysis.increments.agreement
+import mastlens.analysis.increments.geometry
+import mastlens.analysis.increments.settings
+import mastlens.analysis.settings
+import mastlens.analysis.tokens
+import mastlens.analysis.trajectories.settings
+import mastlens.analysis.trajectories.trajectory
+import mastlens.attacks.method
+import mastlens.attacks.running
+import mastlens.attacks.settings
+import mastlens.checkpoints.inspection
+import mastlens.checkpoints.settings
+import mastlens.edits.edit
+import mastlens.edits.settings
+import mastlens.evaluation.benchmarks
+import mastlens.evaluation.collateral
+import mastlens.evaluation.comparison
+import mastlens.evaluation.forgetting
+import mastlens.evaluation.multiple_choice
+import mastlens.evaluation.responses
+import mastlens.evaluation.safety.evaluating
+import mastlens.evaluation.settings
+import mastlens.evaluation.traces.comparing
+import mastlens.evaluation.traces.results
+import mastlens.organisms.settings
+import mastlens.paper.making
+import mastlens.paper.settings
+import mastlens.reporting.demonstration
+import mastlens.reporting.settings
+import mastlens.selection.ranking
+import mastlens.selection.settings
+import mastlens.studies.commands
+import mastlens.studies.reasoning
+import mastlens.studies.runner
+import mastlens.unlearning.editing
+import mastlens.unlearning.settings
+import mastlens.unlearning.token_weights
+import mastlens.unlearning.traces
+import collections.abc
+import os
+import pathlib
+from typing import Any, overload
+
+from mastlens.analysis.increments.agreement import Agreement as Agreement
+from mastlens.attacks import Attack as Attack
+from mastlens.attacks import AttackMethod as AttackMethod
+from mastlens.errors import BadFile as BadFile
+from mastlens.errors import BadSetting as BadSetting
+from mastlens.errors import CannotWrite as CannotWrite
+from mastlens.analysis.causal.causal_map import CausalMap as CausalMap
+from mastlens.checkpoints.checkpoint import Checkpoint as Checkpoint
+from mastlens.evaluation.multiple_choice import ChoiceScores as ChoiceScores
+from mastlens.evaluation import Collateral as Collateral
+from mastlens.evaluation import Comparison as Comparison
+from mastlens.analysis.coupling.coupling import Coupling as Coupling
+from mastlens.analysis.causal.cumulative import CumulativeCurves as CumulativeCurves
+from mastlens.unlearning.drift import Drift as Drift
+from mastlens.edits.edit import Edit as Edit
+from mastlens.evaluation import EditComparison as EditComparison
+from mastlens.evaluation.judges import EndpointJudge as EndpointJudge
+from mastlens.evaluation import Evaluation as Evaluation
+from mastlens.explorer import Exploration as Exploration
+from mastlens.explorer import Explorer as Explorer
+from mastlens.analysis.increments.geometry import Geometry as Geometry
+from mastlens.models.hooked import HookedModel as HookedModel
+from mastlens.checkpoints.inspection import Inspection as Inspection
+from mastlens.checkpoints.lineage import Lineage as Lineage
+from mastlens.evaluation.judges import LocalJudge as LocalJudge
+from mastlens.errors import MastlensError as MastlensError
+from mastlens.errors import MastlensWarning as MastlensWarning
+from mastlens.errors import MissingPackage as MissingPackage
+from mastlens.errors import NotFound as NotFound
+from mastlens.errors import NotSupported as NotSupported
+from mastlens.errors import NotTogether as NotTogether
+from mastlens.organisms import Organism as Organism
+from mastlens.paper import PaperFigures as PaperFigures
+from mastlens.unlearning import ProbeSettings as ProbeSettings
+from mastlens.problems.reading import Problem as Problem
+from mastlens.selection import Ranking as Ranking
+from mastlens.studies.reasoning import ReasoningStudy as ReasoningStudy
+from mastlens.studies.reasoning import ReasoningTable as ReasoningTable
+from mastlens.evaluation.traces import RuleJudge as RuleJudge
+from mastlens.evaluation.safety import SafetyEvaluation as SafetyEvaluation
+from mastlens.decoding.sampling import Sampling as Sampling
+from mastlens.errors import StageRefused as StageRefused
+from mastlens.unlearning import SteeringTexts as SteeringTexts
+from mastlens.studies.runner import Study as Study
+from mastlens.analysis.tokens import TokenDifferences as TokenDifferences
+from mastlens.decoding.reflection import TokenPenalty as TokenPenalty
+from mastlens.unlearning import TokenWeights as TokenWeights
+from mastlens.evaluation.traces import TraceComparison as TraceComparison
+from mastlens.evaluation.traces import TraceEvaluation as TraceEvaluation
+from mastlens.unlearning.traces import Traces as Traces
+from mastlens.analysis.trajectories.trajectory import Trajectory as Trajectory
+from mastlens.errors import UnknownName as UnknownName
+from mastlens.unlearning import Unlearning as Unlearning
+from mastlens.attacks import describe_attacks as describe_attacks
+from mastlens.columns import describe_columns as describe_columns
+from mastlens.unlearning import describe_objectives as describe_objectives
+from mastlens.selection import describe_rules as describe_rules
+from mastlens.unlearning.drift import drift_by_step as drift_by_step
+from mastlens.explorer import explore as explore
+from mastlens.evaluation import grade_disagreements as grade_disagreements
+from mastlens.evaluation.harness import harness_scores as harness_scores
+from mastlens.evaluation.judges import judge_agreement as judge_agreement
+from mastlens.unlearning.drift import measure_drift as measure_drift
+from mastlens.analysis.causal.causal_map import rank_agreement as rank_agreement
+from mastlens.evaluation.benchmarks import read_benchmark as read_benchmark
+from mastlens.problems.reading import read_problems as read_problems
+from mastlens.studies.settings import read_study as read_study
+from mastlens.decoding.reflection import reflection_penalty as reflection_penalty
+from mastlens.architectures.catalogue import register_architecture as register_architecture
+from mastlens.attacks import register_attack as register_attack
+from mastlens.unlearning import register_objective as register_objective
+from mastlens.organisms import register_organism as register_organism
+from mastlens.evaluation.multiple_choice import score_choices as score_choices
+from mastlens.selection import select as select
+from mastlens.selection import selection_overlap as selection_overlap
+
+__version__: str
+__all__ = [
+    "Agreement",
+    "Attack",
+    "AttackMethod",
+    "BadFile",
+    "BadSetting",
+    "CannotWrite",
+    "CausalMap",
+    "Checkpoint",
+    "ChoiceScores",
+    "Collateral",
+    "Comparison",
+    "Coupling",
+    "CumulativeCurves",
+    "Drift",
+    "Edit",
+    "EditComparison",
+    "EndpointJudge",
+    "Evaluation",
+    "Exploration",
+    "Explorer",
+    "Geometry",
+    "HookedModel",
+    "Inspection",
+    "Lineage",
+    "LocalJudge",
+    "MastlensError",
+    "MastlensWarning",
+    "MissingPackage",
+    "NotFound",
+    "NotSupported",
+    "NotTogether",
+    "Organism",
+    "PaperFigures",
+    "ProbeSettings",
+    "Problem",
+    "Ranking",
+    "ReasoningStudy",
+    "ReasoningTable",
+    "RuleJudge",
+    "SafetyEvaluation",
+    "Sampling",
+    "StageRefused",
+    "SteeringTexts",
+    "Study",
+    "TokenDifferences",
+    "TokenPenalty",
+    "TokenWeights",
+    "TraceComparison",
+    "TraceEvaluation",
+    "Traces",
+    "Trajectory",
+    "UnknownName",
+    "Unlearning",
+    "apply_edit",
+    "attack",
+    "build_organism",
+    "causal_map",
+    "choices",
+    "compare",
+    "compare_edits",
+    "compare_traces",
+    "compose_edit",
+    "couple",
+    "cumulative_curves",
+    "demo",
+    "describe_attacks",
+    "describe_columns",
+    "describe_objectives",
+    "describe_rules",
+    "drift_by_step",
+    "evaluate",
+    "evaluate_safety",
+    "evaluate_traces",
+    "explore",
+    "figures",
+    "geometry",
+    "grade_disagreements",
+    "harness_scores",
+    "inspect",
+    "judge_agreement",
+    "list_organisms",
+    "mask_agreement",
+    "mast_benchmarks",
+    "measure_collateral",
+    "measure_drift",
+    "negate",
+    "organism_trajectory",
+    "rank",
+    "rank_agreement",
+    "read_benchmark",
+    "read_problems",
+    "read_study",
+    "reasoning_table",
+    "reflection_penalty",
+    "register_architecture",
+    "register_attack",
+    "register_objective",
+    "register_organism",
+    "report",
+    "revert_edit",
+    "run",
+    "run_study",
+    "scale_edit",
+    "score_choices",
+    "select",
+    "selection_overlap",
+    "show_edit",
+    "take_benchmark",
+    "token_differences",
+    "traces",
+    "trajectory",
+    "unlearn",
+]
+
+@overload
+def apply_edit(settings: mastlens.edits.settings.ApplyEditSettings, /, **fields: Any) -> pathlib.Path: ...
+@overload
+def apply_edit(edit: str | os.PathLike[str] | Any, *, to: str | os.PathLike[str] | Any, out: str | os.PathLike[str], seed: int = ..., device: str = ..., progress: bool = ..., overwrite: bool = ...) -> pathlib.Path: ...
+
+@overload
+def attack(settings: mastlens.attacks.settings.AttackSettings, /, **fields: Any) -> mastlens.attacks.running.Attack: ...
+@overload
+def attack(name: str | mastlens.attacks.method.AttackMethod, *, model: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], edit: str | os.PathLike[str] | Any | None = ..., source: str | os.PathLike[str] | Any | None = ..., control: str | os.PathLike[str] | Any | None = ..., train: str | os.PathLike[str] | None = ..., retain: str | os.PathLike[str] | None = ..., limit: int | None = ..., max_new_tokens: int = ..., batch_size: int = ..., chat_template: bool = ..., own: collections.abc.Mapping[str, Any] | None = ..., shots: collections.abc.Sequence[int] = ..., prefills: collections.abc.Sequence[float] = ..., formats: collections.abc.Sequence[str] = ..., embeddings: bool = ..., steps: int = ..., lr: float | None = ..., train_batch_size: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.attacks.running.Attack: ...
+
+@overload
+def build_organism(settings: mastlens.organisms.settings.BuildOrganismSettings, /, **fields: Any) -> pathlib.Path: ...
+@overload
+def build_organism(name: str, out: str | os.PathLike[str], *, trajectory: bool = ..., recipe: Any = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> pathlib.Path: ...
+
+@overload
+def causal_map(settings: mastlens.analysis.causal.settings.CausalMapSettings, /, **fields: Any) -> mastlens.analysis.causal.causal_map.CausalMap: ...
+@overload
+def causal_map(*, forget: str | os.PathLike[str], sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, batch_size: int = ..., chat_template: bool = ..., retain: str | os.PathLike[str] | None = ..., limit: int | None = ..., resamples: int = ..., heads: bool = ..., both_directions: bool = ..., accuracy: bool = ..., max_new_tokens: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.causal.causal_map.CausalMap: ...
+
+@overload
+def choices(settings: mastlens.evaluation.settings.ChoicesSettings, /, **fields: Any) -> mastlens.evaluation.multiple_choice.ChoiceScores: ...
+@overload
+def choices(*, model: str | os.PathLike[str] | Any, questions: collections.abc.Mapping[str, str | os.PathLike[str]], edit: str | os.PathLike[str] | Any | None = ..., batch_size: int = ..., chat_template: bool = ..., ask: str = ..., think: str = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.multiple_choice.ChoiceScores: ...
+
+@overload
+def compare(settings: mastlens.evaluation.settings.CompareSettings, /, **fields: Any) -> mastlens.evaluation.comparison.Comparison: ...
+@overload
+def compare(before: str | os.PathLike[str], after: str | os.PathLike[str], *, clusters: str | None = ..., resamples: int = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> mastlens.evaluation.comparison.Comparison: ...
+
+@overload
+def compare_edits(settings: mastlens.evaluation.settings.CompareEditsSettings, /, **fields: Any) -> mastlens.evaluation.forgetting.EditComparison: ...
+@overload
+def compare_edits(source: str | os.PathLike[str], edits: collections.abc.Sequence[str | os.PathLike[str]] | collections.abc.Mapping[str, str | os.PathLike[str]], *, forget: collections.abc.Sequence[str] | None = ..., retain: collections.abc.Sequence[str] | None = ..., resamples: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.forgetting.EditComparison: ...
+
+@overload
+def compare_traces(settings: mastlens.evaluation.settings.CompareTracesSettings, /, **fields: Any) -> mastlens.evaluation.traces.comparing.TraceComparison: ...
+@overload
+def compare_traces(before: str | os.PathLike[str] | Any, after: str | os.PathLike[str] | Any, *, resamples: int = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> mastlens.evaluation.traces.comparing.TraceComparison: ...
+
+@overload
+def compose_edit(settings: mastlens.edits.settings.ComposeEditSettings, /, **fields: Any) -> mastlens.edits.edit.Edit: ...
+@overload
+def compose_edit(edit: str | os.PathLike[str] | Any, following: str | os.PathLike[str] | Any, *, out: str | os.PathLike[str], seed: int = ..., device: str = ..., progress: bool = ..., overwrite: bool = ...) -> mastlens.edits.edit.Edit: ...
+
+@overload
+def couple(settings: mastlens.analysis.coupling.settings.CoupleSettings, /, **fields: Any) -> mastlens.analysis.coupling.coupling.Coupling: ...
+@overload
+def couple(*, forget: str | os.PathLike[str], sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, batch_size: int = ..., chat_template: bool = ..., retain: str | os.PathLike[str] | None = ..., autocast: bool = ..., fisher: bool = ..., spectrum: bool = ..., directions: int = ..., where: str | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.coupling.coupling.Coupling: ...
+
+@overload
+def cumulative_curves(settings: mastlens.analysis.causal.settings.CumulativeCurvesSettings, /, **fields: Any) -> mastlens.analysis.causal.cumulative.CumulativeCurves: ...
+@overload
+def cumulative_curves(*, forget: str | os.PathLike[str], sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, ranking: str | os.PathLike[str] | collections.abc.Sequence[str] | Any, batch_size: int = ..., chat_template: bool = ..., retain: str | os.PathLike[str] | None = ..., limit: int | None = ..., resamples: int = ..., direction: str = ..., draws: int = ..., points: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.causal.cumulative.CumulativeCurves: ...
+
+@overload
+def demo(settings: mastlens.reporting.settings.DemoCommandSettings, /, **fields: Any) -> mastlens.reporting.demonstration.Demonstration: ...
+@overload
+def demo(out: str | os.PathLike[str] = ..., *, settings: Any = ..., lineage: str | os.PathLike[str] | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., overwrite: bool = ...) -> mastlens.reporting.demonstration.Demonstration: ...
+
+@overload
+def evaluate(settings: mastlens.evaluation.settings.EvaluateSettings, /, **fields: Any) -> mastlens.evaluation.responses.Evaluation: ...
+@overload
+def evaluate(*, model: str | os.PathLike[str] | Any, edit: str | os.PathLike[str] | Any | None = ..., batch_size: int = ..., chat_template: bool = ..., think: str = ..., max_new_tokens: int | None = ..., samples: int = ..., temperature: float = ..., top_p: float = ..., splits: collections.abc.Mapping[str, str | os.PathLike[str]] | None = ..., stop_at_answer: bool = ..., engine: str = ..., harness: mastlens.evaluation.settings.HarnessTasks | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.responses.Evaluation: ...
+
+@overload
+def evaluate_safety(settings: mastlens.evaluation.settings.EvaluateSafetySettings, /, **fields: Any) -> mastlens.evaluation.safety.evaluating.SafetyEvaluation: ...
+@overload
+def evaluate_safety(*, model: str | os.PathLike[str] | Any, data: collections.abc.Mapping[str, str | os.PathLike[str]], edit: str | os.PathLike[str] | Any | None = ..., batch_size: int = ..., chat_template: bool = ..., think: str = ..., max_new_tokens: int | None = ..., samples: int = ..., temperature: float = ..., top_p: float = ..., judge: Any = ..., judged_by: mastlens.evaluation.settings.JudgeChoice | None = ..., judged: str = ..., limit: int | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.safety.evaluating.SafetyEvaluation: ...
+
+@overload
+def evaluate_traces(settings: mastlens.evaluation.settings.EvaluateTracesSettings, /, **fields: Any) -> mastlens.evaluation.traces.results.TraceEvaluation: ...
+@overload
+def evaluate_traces(*, model: str | os.PathLike[str] | Any, questions: collections.abc.Mapping[str, str | os.PathLike[str]], edit: str | os.PathLike[str] | Any | None = ..., batch_size: int = ..., chat_template: bool = ..., think: str = ..., max_new_tokens: int | None = ..., samples: int = ..., temperature: float = ..., top_p: float = ..., judge: Any = ..., judged_by: mastlens.evaluation.settings.JudgeChoice | None = ..., choices_think: str | None = ..., choices_ask: str = ..., judged: str = ..., reflection: float = ..., reflection_window: int | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.traces.results.TraceEvaluation: ...
+
+@overload
+def figures(settings: mastlens.paper.settings.FiguresSettings, /, **fields: Any) -> mastlens.paper.making.PaperFigures: ...
+@overload
+def figures(out: str | os.PathLike[str] = ..., *, demo: str | os.PathLike[str] = ..., study: str | os.PathLike[str] | None = ..., only: collections.abc.Sequence[str] = ..., images: collections.abc.Sequence[str] = ..., subtitle: str = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> mastlens.paper.making.PaperFigures: ...
+
+@overload
+def geometry(settings: mastlens.analysis.increments.settings.GeometrySettings, /, **fields: Any) -> mastlens.analysis.increments.geometry.Geometry: ...
+@overload
+def geometry(*, base: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, sft: str | os.PathLike[str] | Any | None = ..., rank: int | float | str = ..., full: bool = ..., masks: bool = ..., spectra: bool = ..., heads: bool = ..., where: str | None = ..., workers: int | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.increments.geometry.Geometry: ...
+
+@overload
+def inspect(settings: mastlens.checkpoints.settings.InspectSettings, /, **fields: Any) -> mastlens.checkpoints.inspection.Inspection: ...
+@overload
+def inspect(path: str | os.PathLike[str] | Any, *, seed: int = ..., device: str = ..., progress: bool = ...) -> mastlens.checkpoints.inspection.Inspection: ...
+
+@overload
+def list_organisms(settings: mastlens.organisms.settings.ListOrganismsSettings, /, **fields: Any) -> pd.DataFrame: ...
+@overload
+def list_organisms(*, seed: int = ..., device: str = ..., progress: bool = ...) -> pd.DataFrame: ...
+
+@overload
+def mask_agreement(settings: mastlens.analysis.increments.settings.MaskAgreementSettings, /, **fields: Any) -> mastlens.analysis.increments.agreement.Agreement: ...
+@overload
+def mask_agreement(reference: str | os.PathLike[str] | Any, runs: collections.abc.Sequence[str | os.PathLike[str] | Any] | collections.abc.Mapping[str, Any], *, view: str = ..., tolerance: float = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.increments.agreement.Agreement: ...
+
+@overload
+def mast_benchmarks(settings: mastlens.evaluation.settings.MastBenchmarksSettings, /, **fields: Any) -> mastlens.evaluation.benchmarks.Benchmark: ...
+@overload
+def mast_benchmarks(*, math: str | os.PathLike[str], gsm8k: str | os.PathLike[str], style: str = ..., shots: int = ..., math_train: str | os.PathLike[str] | None = ..., gsm8k_train: str | os.PathLike[str] | None = ..., forget: int = ..., retain_math: int = ..., retain_gsm: int = ..., calibration: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.benchmarks.Benchmark: ...
+
+@overload
+def measure_collateral(settings: mastlens.evaluation.settings.CollateralSettings, /, **fields: Any) -> mastlens.evaluation.collateral.Collateral: ...
+@overload
+def measure_collateral(*, model: str | os.PathLike[str] | Any, edit: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], batch_size: int = ..., chat_template: bool = ..., neutral: str | os.PathLike[str] | None = ..., before: str | os.PathLike[str] | None = ..., after: str | os.PathLike[str] | None = ..., resamples: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.collateral.Collateral: ...
+
+@overload
+def negate(settings: mastlens.edits.settings.NegateSettings, /, **fields: Any) -> mastlens.edits.edit.Edit: ...
+@overload
+def negate(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, ranking: str | os.PathLike[str] | None = ..., where: str | None = ..., all_parameters: bool = ..., names: collections.abc.Sequence[str] | None = ..., base: str | os.PathLike[str] | Any | None = ..., everything: bool = ..., scale: float = ..., part: str = ..., rank: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.edits.edit.Edit: ...
+
+@overload
+def organism_trajectory(settings: mastlens.organisms.settings.OrganismTrajectorySettings, /, **fields: Any) -> pathlib.Path: ...
+@overload
+def organism_trajectory(name: str, *, cache: str | os.PathLike[str] | None = ..., lineage: str | os.PathLike[str] | None = ..., recipe: Any = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> pathlib.Path: ...
+
+@overload
+def rank(settings: mastlens.selection.settings.RankSettings, /, **fields: Any) -> mastlens.selection.ranking.Ranking: ...
+@overload
+def rank(folder: str | os.PathLike[str], *, rule: str = ..., top: int | None = ..., match: str = ..., parameters: collections.abc.Mapping[str, float] | None = ..., candidates: str | os.PathLike[str] | Any | None = ..., anyway: bool = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.selection.ranking.Ranking: ...
+
+@overload
+def reasoning_table(settings: mastlens.studies.commands.ReasoningTableSettings, /, **fields: Any) -> mastlens.studies.reasoning.ReasoningTable: ...
+@overload
+def reasoning_table(study: Any = ..., *, organism: bool = ..., model: str | None = ..., reference: str | None = ..., forget: str | None = ..., retain: str | None = ..., cot: str | None = ..., questions: str | None = ..., utility: str | None = ..., maths: str | None = ..., facts: str | None = ..., where: str | None = ..., layer: int | None = ..., steps: int | None = ..., lr: float | None = ..., steering: float | None = ..., retain_weight: float | None = ..., methods: collections.abc.Sequence[str] | None = ..., seeds: int | collections.abc.Sequence[int] = ..., judge: Any = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.studies.reasoning.ReasoningTable: ...
+
+@overload
+def report(settings: mastlens.reporting.settings.ReportSettings, /, **fields: Any) -> pathlib.Path: ...
+@overload
+def report(folder: str | os.PathLike[str], *, before: str | os.PathLike[str] | None = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> pathlib.Path: ...
+
+@overload
+def revert_edit(settings: mastlens.edits.settings.RevertEditSettings, /, **fields: Any) -> pathlib.Path: ...
+@overload
+def revert_edit(edit: str | os.PathLike[str] | Any, *, source: str | os.PathLike[str] | Any, out: str | os.PathLike[str], seed: int = ..., device: str = ..., progress: bool = ..., overwrite: bool = ...) -> pathlib.Path: ...
+
+@overload
+def run(settings: mastlens.studies.commands.RunSettings, /, **fields: Any) -> mastlens.studies.runner.Study: ...
+@overload
+def run(study: str | os.PathLike[str] | Any, out: str | os.PathLike[str] | None = ..., *, workers: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., overwrite: bool = ...) -> mastlens.studies.runner.Study: ...
+
+@overload
+def run_study(settings: mastlens.studies.commands.RunSettings, /, **fields: Any) -> mastlens.studies.runner.Study: ...
+@overload
+def run_study(study: str | os.PathLike[str] | Any, out: str | os.PathLike[str] | None = ..., *, workers: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., overwrite: bool = ...) -> mastlens.studies.runner.Study: ...
+
+@overload
+def scale_edit(settings: mastlens.edits.settings.ScaleEditSettings, /, **fields: Any) -> mastlens.edits.edit.Edit: ...
+@overload
+def scale_edit(edit: str | os.PathLike[str] | Any, *, by: float, out: str | os.PathLike[str], seed: int = ..., device: str = ..., progress: bool = ..., overwrite: bool = ...) -> mastlens.edits.edit.Edit: ...
+
+@overload
+def show_edit(settings: mastlens.edits.settings.ShowEditSettings, /, **fields: Any) -> mastlens.edits.edit.Edit: ...
+@overload
+def show_edit(edit: str | os.PathLike[str] | Any, *, seed: int = ..., device: str = ..., progress: bool = ...) -> mastlens.edits.edit.Edit: ...
+
+@overload
+def take_benchmark(settings: mastlens.evaluation.settings.TakeBenchmarkSettings, /, **fields: Any) -> mastlens.evaluation.benchmarks.Benchmark: ...
+@overload
+def take_benchmark(source: str | os.PathLike[str], *, out: str | os.PathLike[str], style: str = ..., shots: int = ..., hub_split: str = ..., subjects: collections.abc.Sequence[str] = ..., levels: collections.abc.Sequence[int] = ..., count: int | None = ..., examples: str | os.PathLike[str] | None = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> mastlens.evaluation.benchmarks.Benchmark: ...
+
+@overload
+def token_differences(settings: mastlens.analysis.settings.TokenDifferencesSettings, /, **fields: Any) -> mastlens.analysis.tokens.TokenDifferences: ...
+@overload
+def token_differences(*, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], batch_size: int = ..., chat_template: bool = ..., base: str | os.PathLike[str] | Any | None = ..., sft: str | os.PathLike[str] | Any | None = ..., quantiles: int = ..., resamples: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.tokens.TokenDifferences: ...
+
+@overload
+def traces(settings: mastlens.unlearning.settings.TracesSettings, /, **fields: Any) -> mastlens.unlearning.traces.Traces: ...
+@overload
+def traces(*, model: str | os.PathLike[str] | Any, forget: str | os.PathLike[str], batch_size: int = ..., chat_template: bool = ..., preset: str = ..., segments: int | None = ..., segment_tokens: int | None = ..., trigger: str | None = ..., trigger_place: str | None = ..., max_new_tokens: int | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.unlearning.traces.Traces: ...
+
+@overload
+def trajectory(settings: mastlens.analysis.trajectories.settings.TrajectorySettings, /, **fields: Any) -> mastlens.analysis.trajectories.trajectory.Trajectory: ...
+@overload
+def trajectory(*paths: str | os.PathLike[str] | Any, start: str | os.PathLike[str] | Any | None = ..., steps: collections.abc.Sequence[int] | None = ..., base: str | os.PathLike[str] | Any | None = ..., window: int | float | None = ..., rank: int = ..., extrapolate: int | None = ..., reconstruct: int | None = ..., matrix_rank_1: bool = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.trajectories.trajectory.Trajectory: ...
+
+@overload
+def unlearn(settings: mastlens.unlearning.settings.UnlearnSettings, /, **fields: Any) -> mastlens.unlearning.editing.Unlearning: ...
+@overload
+def unlearn(*, forget: str | os.PathLike[str], rlvr: str | os.PathLike[str] | Any, objective: str, steps: int, lr: float, ranking: str | os.PathLike[str] | None = ..., where: str | None = ..., all_parameters: bool = ..., names: collections.abc.Sequence[str] | None = ..., batch_size: int = ..., chat_template: bool = ..., retain: str | os.PathLike[str] | None = ..., preset: str | None = ..., coefficients: collections.abc.Mapping[str, float] | None = ..., refusals: str | os.PathLike[str] | None = ..., allow_overlap: bool = ..., precision: str = ..., cache_mb: float = ..., traces: str | os.PathLike[str] | None = ..., cot: str | os.PathLike[str] | None = ..., token_weights: mastlens.unlearning.token_weights.TokenWeights | bool | None = ..., probes: mastlens.unlearning.settings.ProbeSettings | None = ..., gamma: float | None = ..., retain_weight: float | None = ..., retain_loss: str | None = ..., beta: float | None = ..., layer: int | None = ..., steering: float | None = ..., control_norm: float | None = ..., unthink_weight: float | None = ..., text_tokens: int | None = ..., trace_tokens: int | None = ..., in_context: bool | None = ..., cot_weight: float | None = ..., cot_tokens: int | None = ..., reflection_weight: float | None = ..., reflection: str | None = ..., beta2: float | None = ..., delta: float | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.unlearning.editing.Unlearning: ...
