@@ -35,6 +35,8 @@ class Inspection:
 def inspect(settings: InspectSettings) -> Inspection:
     """Look at a checkpoint without loading the model."""
     checkpoint = Checkpoint(settings.path)
+    if settings.verify:
+        checkpoint.verify()
     projections = checkpoint.projections
     config = complete_config(checkpoint.config)
     table = pd.DataFrame(

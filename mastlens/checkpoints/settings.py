@@ -15,3 +15,4 @@ class InspectSettings(Settings):
     function = "mastlens.checkpoints.inspection:inspect"
 
     path: CheckpointPath = setting(path_to("the checkpoint"), positional=True)
+    verify: bool = setting("read and hash all weights again, whatever is remembered of their files", False)

@@ -271,3 +271,11 @@ def test_a_damaged_memory_is_none(model, monkeypatch, tmp_path, damage):
     shutil.rmtree(tmp_path / "cache")
     (tmp_path / "cache").write_text("a file, so that nothing can be kept")
     assert Checkpoint(model).fingerprint == fingerprint
+
+
+def test_the_command_line_verifies(tiny, capsys):
+    from mastlens.cli import main
+
+    assert main(["inspect", str(tiny.sft), "--verify", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["behaviour"] == Checkpoint(tiny.sft).behaviour_digest != told["fingerprint"]
