@@ -1,6 +1,6 @@
 """The committed figures hold what the code gives now, and the command draws them again."""
 
-import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import pytest
 
 import mastlens
 from mastlens import plots
-from mastlens.cli.figures import add_figures, draw
+from mastlens.cli import main
 from mastlens.errors import MastlensError
 from mastlens.paper import CAPTIONS, SUBTITLE, captions, make_paper_figures
 from mastlens.paper.catalogue import FIGURES
@@ -141,16 +141,16 @@ def test_r2mu_has_its_place(tmp_path):
     assert "## r2mu" in captions({entry: figure})
 
 
-def test_the_command_draws_and_says_what_is_left_out(tmp_path):
-    parser = argparse.ArgumentParser()
-    parser.set_defaults(device="cpu", seed=0, json=True)
-    add_figures(lambda name, handler, summary: parser)
+def test_the_command_draws_and_says_what_is_left_out(tmp_path, capsys):
     demo = tmp_path / "demo"
     demo.mkdir()
     (demo / "arms.parquet").touch()  # a finished demo has it; the figures asked for read nothing else of it
-    given = ["--demo", str(demo), "--study", str(COMMITTED), "--out", str(tmp_path / "out"), "--images"]
-    told = draw(parser.parse_args([*given, "--only", "study-controls"]))
-    assert told.summary["figures"].keys() == {"study-controls"}
-    assert told.summary["note"] == ""
-    assert all(Path(file).is_file() for file in told.summary["files"])
-    assert told.text.startswith("study-controls: Under ")
+    given = ["figures", "--demo", str(demo), "--study", str(COMMITTED), "--only", "study-controls", "--images"]
+    assert main([*given, "--out", str(tmp_path / "out"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["figures"].keys() == {"study-controls"}
+    assert told["note"] == ""
+    assert all(Path(file).is_file() for file in told["files"])
+    assert not any(file.endswith(("svg", "pdf")) for file in told["files"])  # --images alone: none
+    assert main([*given, "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.startswith("study-controls: Under ")
