@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mastlens.evaluation.choices import read_choices
 from safetensors.torch import save
 
 from mastlens import Checkpoint, Edit, MastlensError, compare, inspect, rank, report, show_edit
 from mastlens.evaluation.judges import TRACE_RUBRIC, EndpointJudge, Question
 from mastlens.evaluation.judges import endpoint as endpoints
 from mastlens.evaluation.judges.transport import Response
+from mastlens.evaluation.multiple_choice import read_choices
 from mastlens.evaluation.perplexity import read_texts
 from mastlens.evaluation.safety.requests import read_requests
 from mastlens.evaluation.traces.facts import read_facts

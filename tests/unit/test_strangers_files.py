@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mastlens.evaluation.choices import read_choices
 
 from mastlens.checkpoints.folders import resolve_folder
 from mastlens.errors import BadFile, BadSetting, MastlensError, NotFound
+from mastlens.evaluation.multiple_choice import read_choices
 from mastlens.evaluation.perplexity import read_texts
 from mastlens.evaluation.safety.requests import read_requests
 from mastlens.evaluation.traces.facts import read_facts
