@@ -1,11 +1,15 @@
 """Responses, accuracy and log-probabilities of a model on problems, and what an edit changed of them."""
 
-from mastlens.evaluation.collateral import Collateral, measure_collateral
-from mastlens.evaluation.comparison import Comparison, compare, compare_tables, grade_disagreements
-from mastlens.evaluation.forgetting import EditComparison, compare_edits
-from mastlens.evaluation.perplexity import neutral_perplexity
-from mastlens.evaluation.responses import Evaluation, evaluate, evaluate_model
-from mastlens.models.divergence import token_divergence
+from typing import TYPE_CHECKING
+
+from mastlens.lazy import attach
+
+if TYPE_CHECKING:
+    from mastlens.evaluation.collateral import Collateral, measure_collateral
+    from mastlens.evaluation.comparison import Comparison, compare, compare_tables, grade_disagreements
+    from mastlens.evaluation.forgetting import EditComparison, compare_edits
+    from mastlens.evaluation.perplexity import neutral_perplexity
+    from mastlens.evaluation.responses import Evaluation, evaluate, evaluate_model
 
 __all__ = [
     "Collateral",
@@ -20,5 +24,21 @@ __all__ = [
     "grade_disagreements",
     "measure_collateral",
     "neutral_perplexity",
-    "token_divergence",
 ]
+
+_PUBLIC = {
+    "Collateral": "collateral",
+    "Comparison": "comparison",
+    "EditComparison": "forgetting",
+    "Evaluation": "responses",
+    "compare": "comparison",
+    "compare_edits": "forgetting",
+    "compare_tables": "comparison",
+    "evaluate": "responses",
+    "evaluate_model": "responses",
+    "grade_disagreements": "comparison",
+    "measure_collateral": "collateral",
+    "neutral_perplexity": "perplexity",
+}
+
+__getattr__, __dir__ = attach("mastlens.evaluation", _PUBLIC)

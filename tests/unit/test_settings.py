@@ -2,6 +2,8 @@
 
 import inspect
 import shlex
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
@@ -257,3 +259,12 @@ def test_words_that_are_not_known_get_the_nearest_ones(line, said, capsys):
     assert ended.value.code == 2
     assert said in captured.err
     assert captured.out == ""
+
+
+def test_the_declarations_can_be_read_without_anything_heavy():
+    program = (
+        "import sys; from mastlens.cli.parser import build_parser; build_parser().format_help(); "
+        "print(sorted({'torch', 'pandas', 'numpy', 'scipy', 'transformers', 'plotly', 'shtab'} & {*sys.modules}))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
