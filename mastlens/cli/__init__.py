@@ -16,7 +16,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mastlens.runs.files import cannot_write
     from mastlens.runs.limits import pattern_refusal
 
-    arguments = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    whole = "--print-completion" in words  # else only the command that was typed needs its options
+    first = next((word for word in words if not word.startswith("-")), "")
+    arguments = build_parser(None if whole else first).parse_args(words)
     debug = arguments.debug
     try:
         with warnings.catch_warnings():

@@ -58,8 +58,13 @@ class Help(argparse.RawDescriptionHelpFormatter):
         return [line for part in text.splitlines() for line in super(Help, self)._split_lines(part, width)]
 
 
-def build_parser() -> Parser:
-    """Return the parser of the whole command line."""
+def build_parser(only: str | None = None) -> Parser:
+    """Return the parser of the whole command line.
+
+    Args:
+        only: The first word that was typed: options are made for its commands alone, the others are only named. None
+            for everything.
+    """
     parser = Parser(
         prog="mastlens",
         usage="mastlens COMMAND [options]",
@@ -88,7 +93,7 @@ def build_parser() -> Parser:
                 added = subparsers.add_parser(noun, description=NOUNS[noun])
                 nouns[noun] = added.add_subparsers(dest="action", required=True, metavar="ACTION")
             place = nouns[noun]
-        _add_command(place, action, entry)
+        _add_command(place, action, entry, only)
     return parser
 
 
@@ -108,7 +113,7 @@ class PrintCompletion(argparse.Action):
         parser.exit(0)
 
 
-def _add_command(place: Any, name: str, entry: Command) -> None:
+def _add_command(place: Any, name: str, entry: Command, only: str | None) -> None:
     settings = entry.settings
     example = f"example:\n  mastlens {settings.example}" if settings.example else None
     added = place.add_parser(
@@ -119,7 +124,8 @@ def _add_command(place: Any, name: str, entry: Command) -> None:
         formatter_class=Help,
     )
     added.set_defaults(handler=handler(entry))
-    add_options(added, settings)
+    if only is None or only == settings.command.split()[0]:
+        add_options(added, settings)
 
 
 def overview() -> str:
