@@ -489,7 +489,7 @@ def test_a_mapping_that_does_not_fit_the_checkpoint_is_refused(registry, tmp_pat
         find_projections(GROUPED | {"num_hidden_layers": "two"}, GROUPED_SHAPES)
     with pytest.raises(MastlensError, match="layer by layer"):
         find_projections({"model_type": "gemma4_text"}, {"model.layers.0.self_attn.q_proj.weight": (8, 8)})
-    with pytest.raises(MastlensError, match="not a JSON file"):
+    with pytest.raises(MastlensError, match="There is no file"):
         register_architectures(tmp_path / "none.json")
     with pytest.raises(MastlensError, match="not that of a qwen2"):
         find_projections({"model_type": "qwen2", "hidden_size": "wide"}, {})

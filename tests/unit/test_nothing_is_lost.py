@@ -186,7 +186,7 @@ def test_outputs_of_another_call_are_still_refused(tmp_path):
 
 def test_what_was_generated_survives_a_last_write_that_fails(tiny, tmp_path, monkeypatch):
     import mastlens
-    from mastlens.evaluation import responses
+    from mastlens.runs import tables
 
     def full(*_):
         raise OSError(errno.ENOSPC, "full")
@@ -194,7 +194,7 @@ def test_what_was_generated_survives_a_last_write_that_fails(tiny, tmp_path, mon
     asked = {"model": tiny.rlvr, "splits": {"forget": tiny.forget}, "max_new_tokens": 8, "progress": False}
     whole = mastlens.evaluate(**asked, out=tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(responses, "write_table", full)
+        patch.setattr(tables, "write_table", full)
         with pytest.raises(CannotWrite):
             mastlens.evaluate(**asked, out=tmp_path / "run")
     kept = [p.name for p in (tmp_path / "run").iterdir() if p.name.endswith(".partial.jsonl")]

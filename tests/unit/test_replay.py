@@ -68,7 +68,7 @@ def test_steps_that_are_not_cached(tmp_path, monkeypatch):
             Checkpoint(path)
         with pytest.raises(MastlensError, match="not in the cache"):
             trajectory("organism:qwen2/sft", path, progress=False)
-    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} <= {"digests"}  # what is read is hashed once
 
 
 def test_cached_steps_are_paths(tmp_path, monkeypatch):
