@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadFile, MastlensError
 from mastlens.runs.limits import bounded, check_length
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ def dated_template(tokenizer: "PreTrainedTokenizerBase") -> str:
     return _DATE.sub(lambda found: repr(TODAY.strftime(found[2])), tokenizer.get_chat_template())
 
 
+class TemplateRefused(BadFile):
+    """A chat template that cannot be read, or refuses what it is given."""
+
+
 def apply_template(tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Mapping[str, str]], **given: Any) -> str:
     """Return the text of some turns, the same on every day.
 
@@ -40,11 +44,19 @@ def apply_template(tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Mapping
         given: What else the template is given, e.g. ``add_generation_prompt`` or a switch of its own.
 
     Raises:
-        MastlensError: If it does not come to an end, or writes without one.
+        MastlensError: If it does not come to an end, or writes without one; if it is broken, or refuses the turns.
     """
     template = dated_template(tokenizer)
-    with bounded(_WHAT):
-        text = tokenizer.apply_chat_template(list(turns), chat_template=template, tokenize=False, **given)  # pyright: ignore[reportArgumentType]
+    try:
+        with bounded(_WHAT):
+            text = tokenizer.apply_chat_template(list(turns), chat_template=template, tokenize=False, **given)  # pyright: ignore[reportArgumentType]
+    except MastlensError:
+        raise
+    except Exception as error:  # a template is a program of somebody else's: it can raise anything
+        raise TemplateRefused(
+            f"{_WHAT} cannot be used ({type(error).__name__}: {str(error)[:200]}). Mend it in tokenizer_config.json or "
+            "chat_template.jinja, or leave it out with --no-chat-template."
+        ) from error
     return check_length(str(text), _WHAT)
 
 
@@ -67,9 +79,7 @@ def _find_switches(template: str, tokenizer: "PreTrainedTokenizerBase") -> tuple
             on, off = (
                 apply_template(tokenizer, turns, add_generation_prompt=True, **{name: value}) for value in (True, False)
             )
-        except MastlensError:
-            raise
-        except Exception:  # no name that takes true and false
+        except TemplateRefused:  # no name that takes true and false
             continue
         if on != off and not any(word in text for text in (on, off) for word in ("True", "False")):
             found.append(name)
@@ -86,9 +96,7 @@ def turn_end(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
     try:
         _, said, rest = apply_template(tokenizer, turns).rpartition(_MARK)
-    except MastlensError:
-        raise
-    except Exception:  # a template without answers
+    except TemplateRefused:  # a template without answers
         return None
     ids = tokenizer(rest.lstrip(), add_special_tokens=False)["input_ids"] if said else []
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}

@@ -208,6 +208,18 @@ def test_any_value_in_an_adapters_settings(tiny, tmp_path_factory, key, value):
     shutil.rmtree(adapter)
 
 
+BROKEN = ["{% for", "{{ raise_exception(1) }}", "{{ 1 + messages }}", "{{ 1 / 0 }}", "{{ nothing.at.all }}"]
+
+
+@pytest.mark.parametrize("template", BROKEN)
+def test_a_broken_chat_template_is_refused_by_name(tiny, model, template):
+    (model / "chat_template.jinja").write_text(template)
+    asked = {"model": model, "splits": {"f": tiny.forget}, "max_new_tokens": 1, "progress": False}
+    with within(), pytest.raises(m.MastlensError, match="chat template"):
+        m.evaluate(**asked)
+    assert len(m.evaluate(**asked, chat_template=False).table)
+
+
 @pytest.mark.parametrize("name", ["notes.txt", "README.md", "trainer_state.json"])
 def test_a_link_out_of_the_folder_is_not_copied(model, tmp_path, name):
     (tmp_path / "key").write_text("PRIVATE")
