@@ -45,6 +45,7 @@ import mastlens.unlearning.token_weights
 import mastlens.unlearning.traces
 import collections.abc
 import os
+import pandas
 import pathlib
 from typing import Any, overload
 
@@ -125,6 +126,8 @@ from mastlens.selection import select as select
 from mastlens.selection import selection_overlap as selection_overlap
 
 __version__: str
+_PUBLIC: dict[str, str]
+_FORMER: dict[str, str]
 __all__ = [
     "Agreement",
     "Attack",
@@ -331,9 +334,9 @@ def inspect(settings: mastlens.checkpoints.settings.InspectSettings, /, **fields
 def inspect(path: str | os.PathLike[str] | Any, *, verify: bool = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> mastlens.checkpoints.inspection.Inspection: ...
 
 @overload
-def list_organisms(settings: mastlens.organisms.settings.ListOrganismsSettings, /, **fields: Any) -> pd.DataFrame: ...
+def list_organisms(settings: mastlens.organisms.settings.ListOrganismsSettings, /, **fields: Any) -> pandas.DataFrame: ...
 @overload
-def list_organisms(*, seed: int = ..., device: str = ..., progress: bool = ...) -> pd.DataFrame: ...
+def list_organisms(*, seed: int = ..., device: str = ..., progress: bool = ...) -> pandas.DataFrame: ...
 
 @overload
 def mask_agreement(settings: mastlens.analysis.increments.settings.MaskAgreementSettings, /, **fields: Any) -> mastlens.analysis.increments.agreement.Agreement: ...

@@ -33,7 +33,18 @@ def public_stub() -> str:
     imports = [f"import {module}" for module in dict.fromkeys(modules)]
     listed = "\n".join(f"    {name!r}," for name in sorted(mastlens.__all__)).replace("'", '"')
     top = [_HEAD, *imports, "from typing import Any, overload", "", *names]
-    return "\n".join([*top, "", "__version__: str", f"__all__ = [\n{listed}\n]", "", body])
+    return "\n".join(
+        [
+            *top,
+            "",
+            "__version__: str",
+            "_PUBLIC: dict[str, str]",
+            "_FORMER: dict[str, str]",
+            f"__all__ = [\n{listed}\n]",
+            "",
+            body,
+        ]
+    )
 
 
 def _overloads(name: str, function: Any) -> str:
@@ -63,7 +74,8 @@ def _overloads(name: str, function: Any) -> str:
 
 def _type(annotation: Any) -> str:
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    return re.sub(r"\btyping\.", "", text).replace("NoneType", "None")
+    text = re.sub(r"\btyping\.", "", text).replace("NoneType", "None")
+    return re.sub(r"\bpd\.", "pandas.", text)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def test_a_column_too_many_or_too_few_is_seen():
 def test_columns_can_be_asked_for():
     table = mastlens.describe_columns("geometry")
     assert table["table"].unique().tolist() == ["geometry.parquet"]
-    assert table.set_index("column").loc["off_principal", "null"] == "`off_principal_null`"
+    assert table.set_index("column").loc["off_principal", "null"] == "`off_principal_null`, `off_principal_null_stored`"
     assert set(mastlens.describe_columns()["table"]) == {one.file or "compare" for one in TABLES}
     with pytest.raises(mastlens.UnknownName, match="Did you mean 'geometry'"):
         mastlens.describe_columns("geometri")

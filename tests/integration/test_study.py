@@ -16,6 +16,7 @@ from mastlens.problems.encoding import encode_problem
 from mastlens.problems.reading import read_problems
 from mastlens.runs.files import sha256_file
 from mastlens.studies import working
+from mastlens.studies.commands import RunSettings
 from mastlens.studies.runner import run_study
 from mastlens.studies.settings import read_study
 from tests.columns import PROBES, check_table
@@ -273,13 +274,8 @@ def test_a_look_ends_when_it_is_told_and_says_what_a_whole_one_would(study):
 
 
 def test_the_command_tells_the_same(run, study):
-    import argparse
-
     out, result = run
-    arguments = argparse.Namespace(
-        study=str(study), out=str(out), workers=1, seed=0, device="cpu", overwrite=False, json=True
-    )
-    outcome = command.run(arguments)
+    outcome = command.run(result, RunSettings(study=str(study), out=str(out), workers=1))
     assert outcome.summary["arms"] == len(ARMS)
     assert outcome.summary["reached"] == int(result.table["reached"].sum())
     mean = result.summary.set_index(["selection", "measure"]).loc[("embeddings", "retain_accuracy"), "mean"]

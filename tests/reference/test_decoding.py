@@ -117,6 +117,11 @@ class Letters:
     def get_vocab(self):
         return {character: token for token, character in enumerate(self.alphabet)}
 
+    all_special_ids, unk_token_id = (0,), None
+
+    def convert_tokens_to_ids(self, token):
+        return self.get_vocab().get(token)
+
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
 SIZES |= {"intermediate_size": 32, "max_position_embeddings": 40, "initializer_range": 0.6, "head_dim": 8}

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import mastlens as m
 from mastlens.checkpoints.digests import fingerprint_of, tensor_digests
+from mastlens.checkpoints.folders import MANIFEST
 from mastlens.cli import main
 from mastlens.edits import negation
 from mastlens.edits.edit import Edit
@@ -371,7 +372,7 @@ def test_the_folder_is_complete_and_its_logits_are_those_of_the_model_in_memory(
     with swapped(model, edit.after):
         inside = model(ids).logits
     assert bits(loaded.eval()(ids).logits) == bits(inside) != bits(plain)
-    expected = {file.name for file in tiny.rlvr.iterdir()} | {"README.md"}
+    expected = {file.name for file in tiny.rlvr.iterdir()} | {"README.md", MANIFEST}
     assert {file.name for file in edited.iterdir()} == expected
 
 
@@ -454,4 +455,5 @@ def test_a_card_that_is_not_the_edits_stays(edit, edited, tmp_path):
 def files(folder):
     """Name to content of everything; of the weights the tensors, since a header may order them otherwise."""
     found = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix != ".safetensors"}
+    found.pop(MANIFEST, None)  # what was written there, for overwriting
     return found | {name: bits(tensor) for name, tensor in weights(folder).items()}

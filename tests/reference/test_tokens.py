@@ -141,6 +141,9 @@ def test_entropy_by_hand():
         def get_output_embeddings(self):
             return None
 
+        def get_input_embeddings(self):
+            return torch.nn.Embedding(2, 1)
+
         def forward(self, input_ids, attention_mask, use_cache):
             return SimpleNamespace(logits=logits[None].expand(len(input_ids), -1, -1))
 

@@ -311,7 +311,7 @@ def test_what_is_no_run(tiny, straight, tmp_path):
     two = [straight / "step_2", straight / "step_4"]
     refused("--start", straight)
     refused("two steps", tiny.sft, straight / "step_2")
-    refused("There is no checkpoint")
+    refused("needs paths")
     refused("--steps", tiny.base, tiny.sft, tiny.rlvr)
     refused("2 step numbers", tiny.sft, straight, steps=[1, 2])
     refused("ascend", tiny.sft, *two, steps=[2, 2])
