@@ -1,6 +1,6 @@
 """Paired tests, intervals, corrections and power. scipy does the work; these modules fix the choices."""
 
-from mastlens.statistics.bootstrap import FEWEST, mean_bootstrap, paired_bootstrap, ratio_bootstrap
+from mastlens.statistics.bootstrap import mean_bootstrap, paired_bootstrap, ratio_bootstrap
 from mastlens.statistics.intervals import Interval, newcombe_paired, wilson
 from mastlens.statistics.power import items_needed, mcnemar_power, smallest_drop
 from mastlens.statistics.ranks import rank_correlation, spearman
@@ -10,7 +10,6 @@ from mastlens.statistics.seeds import SeedSpread, seed_interval, seed_spread
 from mastlens.statistics.significance import holm, mcnemar_exact, permutation_p
 
 __all__ = [
-    "FEWEST",
     "Interval",
     "SampledAccuracy",
     "SeedSpread",

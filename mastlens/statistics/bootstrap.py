@@ -1,23 +1,17 @@
-"""Intervals of means over items: the percentile bootstrap, and Student's t over clusters of items that belong together.
+"""Percentile bootstrap of means over items, with items that belong together resampled together.
 
-Rows of one cluster (samples of one problem, problems of one subject) count as a whole, so that what they share is not
-counted as evidence several times (Field and Welsh 2007; Miller 2024, arXiv:2411.00640).
+Rows of one cluster (samples of one problem, problems of one subject) are drawn as a whole, so that what they
+share is not counted as evidence several times (Field and Welsh 2007; Miller 2024, arXiv:2411.00640).
 """
-
-import warnings
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from mastlens.errors import BadSetting, MastlensError, MastlensWarning
+from mastlens.errors import BadSetting, MastlensError
 from mastlens.statistics.intervals import Interval
 
-FEWEST = 3
-"""Clusters below which there is no interval."""
-FEW = 10
-"""Clusters below which an interval comes with a warning."""
 _BATCH = 1000  # resamples in memory at a time; another size would draw the same ones
 
 
@@ -30,11 +24,7 @@ def ratio_bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Return the interval of sum(numerators) / sum(denominators), e.g. of a mean over tokens.
-
-    Items on their own: the percentile bootstrap. Clusters: Student's t with one degree of freedom less than there are
-    clusters, on what each adds to the ratio (its linearisation; for a mean over clusters of one size, the t interval of
-    the cluster means). Resampling three clusters covers 71 % where 95 % are said; t covers what it says.
+    """Return the percentile interval of sum(numerators) / sum(denominators), e.g. of a mean over tokens.
 
     Args:
         numerators: One value an item, e.g. its summed log-probability.
@@ -45,7 +35,7 @@ def ratio_bootstrap(
         seed: Of the resampling.
 
     Raises:
-        MastlensError: If the arrays do not belong together, or there are fewer than three clusters.
+        MastlensError: If the arrays do not belong together, or there is only one cluster.
     """
     sums, counts = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
     if sums.ndim != 1 or sums.size == 0 or sums.shape != counts.shape:
@@ -53,7 +43,7 @@ def ratio_bootstrap(
     if not (counts > 0).all():
         raise MastlensError("A bootstrap interval of a ratio needs denominators above 0.")
     if clusters is not None:
-        return _over_clusters(*_together(sums, counts, np.asarray(clusters)), level)
+        sums, counts = _together(sums, counts, np.asarray(clusters))
     ratios = sums / counts
     if ratios.min() == ratios.max():  # nothing to resample
         return Interval(float(ratios[0]), float(ratios[0]))
@@ -76,32 +66,12 @@ def _together(sums: np.ndarray, counts: np.ndarray, labels: np.ndarray) -> tuple
     if labels.shape != sums.shape:
         raise MastlensError(f"There are {sums.size} items and {labels.size} cluster labels; each item needs one.")
     codes, names = pd.factorize(labels, use_na_sentinel=False)
-    if len(names) == 1:
+    if len(names) < 2:
         raise MastlensError(
             f"All {sums.size} items are of one cluster ({names[0]!r}), which says nothing of how clusters differ. "
             "Resample by something that the items differ in."
         )
-    if len(names) < FEWEST:
-        raise MastlensError(
-            f"The {sums.size} items are of {len(names)} clusters, which say next to nothing of how clusters differ. "
-            f"Take items of {FEWEST} clusters or more, or leave clusters out: the interval is then about these alone."
-        )
-    if len(names) < FEW:
-        warnings.warn(
-            f"There are only {len(names)} clusters: the interval covers what it says, and is wide, because so few "
-            f"say little of how clusters differ. {FEW} or more would say more.",
-            MastlensWarning,
-            stacklevel=4,
-        )
     return np.bincount(codes, sums), np.bincount(codes, counts)
-
-
-def _over_clusters(sums: np.ndarray, counts: np.ndarray, level: float) -> Interval:
-    """Return the t interval of sum(sums) / sum(counts) over clusters."""
-    ratio, n = float(sums.sum() / counts.sum()), len(sums)
-    rests = (sums - ratio * counts) / counts.mean()
-    reach = float(stats.t.isf((1 - level) / 2, n - 1) * rests.std(ddof=1)) / n**0.5
-    return Interval(ratio - reach, ratio + reach)
 
 
 def mean_bootstrap(

@@ -30,7 +30,7 @@ from mastlens.runs.files import sha256_json
 from mastlens.runs.ledger import Ledger
 from mastlens.runs.stages import hash_inputs
 from mastlens.runs.tables import Kept, json_rows
-from mastlens.statistics import FEWEST, Interval, mean_bootstrap, wilson
+from mastlens.statistics import Interval, mean_bootstrap, wilson
 
 FILE = "safety.parquet"
 SUMMARY = "safety.json"
@@ -66,7 +66,7 @@ class SafetyEvaluation:
             number = int(refused.sum())
             interval = Interval(nan, nan)
             if judged["item"].duplicated().any():
-                if judged["item"].nunique() >= FEWEST:
+                if judged["item"].nunique() > 1:
                     interval = mean_bootstrap(refused.to_numpy(dtype=float), clusters=judged["item"].to_numpy())
             elif len(judged):
                 interval = wilson(number, len(judged))

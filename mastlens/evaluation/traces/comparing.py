@@ -16,7 +16,6 @@ from mastlens.evaluation.traces.evaluating import FILE
 from mastlens.evaluation.traces.results import TraceEvaluation
 from mastlens.runs.calls import takes
 from mastlens.runs.reading import read_table
-from mastlens.statistics import FEWEST
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -71,7 +70,7 @@ def compare_traces(settings: CompareTracesSettings) -> TraceComparison:
     if not keys:
         raise MastlensError("There is no trace that was judged on both sides.")
     pair = [side[[key in keys for key in side[_KEYS].itertuples(index=False, name=None)]] for side in clear]
-    named = all(pair[0]["person"]) and (pair[0].groupby("split")["person"].nunique() >= FEWEST).all()
+    named = all(pair[0]["person"]) and (pair[0].groupby("split")["person"].nunique() > 1).all()
     # The same paired statistics as for accuracy; what is counted is a leak, not a right answer.
     graded = [side.assign(correct=side["leak"], correct_strict=side["leak"]) for side in pair]
     drawn = {"resamples": settings.resamples, "seed": settings.seed}

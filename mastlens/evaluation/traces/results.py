@@ -10,7 +10,7 @@ import pandas as pd
 
 from mastlens.evaluation.judges import UNJUDGED
 from mastlens.evaluation.judges.rubrics import TRACE_CATEGORIES
-from mastlens.statistics import FEWEST, Interval, mean_bootstrap, wilson
+from mastlens.statistics import Interval, mean_bootstrap, wilson
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -121,4 +121,4 @@ def _share_interval(rows: pd.DataFrame, chosen: pd.Series) -> Interval:
 
 
 def _bootstrap(values: np.ndarray, clusters: np.ndarray) -> Interval:
-    return mean_bootstrap(values, clusters=clusters) if len(set(clusters)) >= FEWEST else Interval(nan, nan)
+    return mean_bootstrap(values, clusters=clusters) if len(set(clusters)) > 1 else Interval(nan, nan)
