@@ -301,7 +301,7 @@ def test_other_files_are_refused_with_the_names_they_lack(safety, tmp_path):
     with pytest.raises(m.MastlensError, match="bring its file"):
         read_requests("star1", tmp_path / "none.json")
     (tmp_path / "odd.json").write_text("{")
-    with pytest.raises(m.MastlensError, match="odd.json, line 1: not a JSON object"):
+    with pytest.raises(m.MastlensError, match="line 1: not a JSON object"):
         read_requests("star1", tmp_path / "odd.json")
 
 
