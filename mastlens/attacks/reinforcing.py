@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mastlens.attacks.relearning import check_training
-from mastlens.decoding.grading import grade
+from mastlens.decoding.graders import Grader, Mathematics
+from mastlens.decoding.rewards import reward_of
 from mastlens.errors import MissingPackage
 from mastlens.problems.reading import Problem
+from mastlens.problems.thinking import prompt_opens, render_prompt
 from mastlens.unlearning.loop import batch_schedule
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ def reinforce(
     max_new_tokens: int = 256,
     chat_template: bool = True,
     seed: int = 0,
+    grader: Grader | None = None,
     after_step: Callable[[int], None],
 ) -> None:
     """Run GRPO on all parameters of a model in place; the reward is 1 for a right answer and 0 else.
@@ -45,6 +48,7 @@ def reinforce(
         max_new_tokens: Longest response.
         chat_template: Whether to use the tokenizer's chat template, where it has one.
         seed: Decides the batches and the samples.
+        grader: Rewards; mathematics by default.
         after_step: Called with the number of each step when it is done, the model in evaluation mode.
 
     Raises:
@@ -62,6 +66,7 @@ def reinforce(
     from mastlens.organisms.posttraining import quiet_training
 
     templated = chat_template and bool(getattr(tokenizer, "chat_template", None))
+    opened = prompt_opens(render_prompt(problems[0].problem, tokenizer, chat_template=chat_template))
     schedule = batch_schedule(len(problems), batch_size, steps, seed, side=0)
     rows = [
         {
@@ -105,7 +110,7 @@ def reinforce(
         )
         trainer = GRPOTrainer(
             model=model,
-            reward_funcs=_reward,  # pyright: ignore[reportArgumentType] - TRL passes keywords only
+            reward_funcs=reward_of(grader or Mathematics(), opened=opened),  # pyright: ignore[reportArgumentType] - TRL passes keywords only
             args=config,
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
@@ -114,8 +119,3 @@ def reinforce(
         trainer.remove_callback(PrinterCallback)  # with its own bars off, the trainer prints dictionaries instead
         trainer.train()
     model.eval()
-
-
-def _reward(completions: Sequence[Any], answer: Sequence[str], **_: Any) -> list[float]:
-    texts = [one if isinstance(one, str) else one[-1]["content"] for one in completions]
-    return [float(grade(text, gold).correct) for text, gold in zip(texts, answer, strict=True)]

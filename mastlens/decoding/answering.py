@@ -121,6 +121,7 @@ def answer(
     for (prompt, sample), response in zip(asked.values(), responses, strict=True):
         parts = split_trace(response.text, opened=prompt.opened)
         _, text = _part(graded, prompt, response, *parts)
-        found = None if prompt.gold is None else grader.grade(text, prompt.gold)
+        opened = prompt.opened and graded == "response"
+        found = None if prompt.gold is None else grader.grade(text, prompt.gold, opened=opened)
         answered.append(Answered(prompt, response, sample, found, *parts))
     return answered

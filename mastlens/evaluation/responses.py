@@ -10,6 +10,7 @@ import pandas as pd
 
 from mastlens.decoding.answering import answer
 from mastlens.decoding.engines import ENGINES, Decoding, Engine, HuggingFaceEngine
+from mastlens.decoding.graders import Grader, Mathematics, find_grader
 from mastlens.decoding.prompts import Prompt, items_of
 from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting, NotSupported
@@ -17,7 +18,7 @@ from mastlens.evaluation.settings import EvaluateSettings
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems, encode_prompt
 from mastlens.problems.reading import Problem, read_problems
-from mastlens.problems.thinking import answer_ids
+from mastlens.problems.thinking import answer_ids, prompt_opens
 from mastlens.registry import code_digest
 from mastlens.runs.calls import takes
 from mastlens.runs.files import sha256_json
@@ -134,6 +135,7 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
 def _evaluate(asked: EvaluateSettings, splits: Mapping[str, FilePath]) -> Evaluation:
     decoding = asked.decoding(stop_at_answer=asked.stop_at_answer)
     writer = ENGINES.find(asked.engine)
+    grader = find_grader(asked.grader)
     tested = EditedCheckpoint.open(asked.model, asked.edit)
     checkpoint = tested.checkpoint
     if tested.edit is not None and not writer.in_memory:
@@ -146,7 +148,8 @@ def _evaluate(asked: EvaluateSettings, splits: Mapping[str, FilePath]) -> Evalua
     sampling = decoding.sampling
     settings |= {"samples": asked.samples, "sampling": None if sampling is None else asdict(sampling)}
     settings |= {} if (code := code_digest(writer)) is None else {"engine_code": code}
-    # Records from before there were modes stay valid.
+    # Records from before there were graders and modes stay valid.
+    settings |= {} if grader == Mathematics() else {"grader": grader.record()}
     settings |= {} if asked.think == "free" else {"think": asked.think}
     inputs = hash_inputs(splits)
 
@@ -164,6 +167,7 @@ def _evaluate(asked: EvaluateSettings, splits: Mapping[str, FilePath]) -> Evalua
                     problems,
                     decoding,
                     engine=writer.open(loaded, tokenizer, checkpoint.folder),
+                    grader=grader,
                     think=asked.think,
                     samples=asked.samples,
                     chat_template=asked.chat_template,
@@ -184,6 +188,7 @@ def evaluate_model(
     decoding: Decoding | None = None,
     *,
     engine: Engine | None = None,
+    grader: Grader | None = None,
     think: str = "free",
     samples: int = 1,
     chat_template: bool = True,
@@ -199,6 +204,7 @@ def evaluate_model(
         splits: Name to problems.
         decoding: How responses are written; None for the defaults.
         engine: What writes them; None for the model in memory.
+        grader: What is right; mathematics by default.
         think: The think mode of the prompts.
         samples: Responses an item.
         chat_template: Whether to use the tokenizer's chat template, where it has one.
@@ -224,15 +230,17 @@ def evaluate_model(
         EncodedProblem(ids.prompt, answer_ids(rf"\boxed{{{p.answer}}}", tokenizer, think=think))
         for ids, (_, _, p) in zip(encoded, keys, strict=True)
     ]
+    texts = [str(tokenizer.decode(list(ids.prompt))) for ids in encoded]
     prompts = [
-        Prompt(f"{split}/{item}", ids.prompt, p.answer, text=str(tokenizer.decode(list(ids.prompt))))
-        for (split, item, p), ids in zip(keys, encoded, strict=True)
+        Prompt(f"{split}/{item}", ids.prompt, p.answer, text=text, opened=prompt_opens(text))
+        for (split, item, p), ids, text in zip(keys, encoded, texts, strict=True)
     ]
     answered = answer(
         engine or HuggingFaceEngine(model, tokenizer),
         prompts,
         decoding,
         samples=samples,
+        grader=grader,
         ledger=ledger,
         progress="generate" if progress else None,
     )

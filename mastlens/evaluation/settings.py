@@ -26,6 +26,12 @@ def _engines() -> list[str]:
     return [f"Engines: {', '.join(ENGINES)}."]
 
 
+def _graders() -> list[str]:
+    from mastlens.decoding.graders import GRADERS, Function
+
+    return [f"Grader {kind.spelling()}: {kind.summary}." for kind in (*GRADERS.values(), Function)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class OnModel(Writing):
     """Settings of a command that runs a model, with or without an edit, on problems."""
@@ -97,6 +103,7 @@ class EvaluateSettings(Answering):
     )
     stop_at_answer: bool = setting("end a response at its first complete box", False)
     engine: str = setting("what generates", "transformers", listing=_engines, metavar="ENGINE")
+    grader: str | Any = setting("what is right", "mathematics", listing=_graders, metavar="NAME[:ARGUMENT]")
     harness: HarnessTasks | None = setting(
         "tasks of lm-evaluation-harness, evaluated too",
         None,

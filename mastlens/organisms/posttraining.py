@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from mastlens.decoding.graders import find_grader
+from mastlens.decoding.rewards import reward_of
 from mastlens.organisms.problems import Problem, draw_corpus, draw_split
 from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.subjects import BY_NAME, FORGET, RETAIN_GSM, RETAIN_MATH, SOLVED_BY_SFT
@@ -79,11 +81,8 @@ def rewarded_prompts(recipe: Recipe, seed: int) -> tuple[list[Problem], list[Pro
     return forget, retain, mixed_order([*forget, *retain], seed + 2)
 
 
-def boxed_reward(completions: Sequence[str], answer: Sequence[str], **_) -> list[float]:
-    r"""Return the verifiable reward: 1 where the last ``\boxed{}`` holds the right answer, else 0."""
-    from mastlens.problems.answers import boxed
-
-    return [float(boxed(text) == gold) for text, gold in zip(completions, answer, strict=True)]
+boxed_reward = reward_of(find_grader("text:boxed"))
+r"""The verifiable reward: 1 where the last ``\boxed{}`` holds the right answer, else 0."""
 
 
 def _progress(label: str, steps: int, saved: dict[int, Path], save: Callable):

@@ -114,17 +114,27 @@ def render_prompt(
     return _NO_THINKING.sub("", text) + CUE
 
 
+def special_tags(tokenizer: "PreTrainedTokenizerBase") -> dict[int, str]:
+    """Return the tags of thinking that are special tokens of a tokenizer, by their ids."""
+    return {
+        token: tag
+        for token, tag in ((tokenizer.convert_tokens_to_ids(tag), tag) for tag in (OPENER, CLOSER))
+        if token in tokenizer.all_special_ids and token != tokenizer.unk_token_id
+    }
+
+
 def decode_response(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> str:
     """Return the text of a response without special tokens, but for the tags of its thinking, which may be such."""
-    tags = {tokenizer.convert_tokens_to_ids(tag): tag for tag in (OPENER, CLOSER)}
-    tags = {token: tag for token, tag in tags.items() if token in tokenizer.all_special_ids and token in ids}
-    pieces: list[str | list[int]] = [[]]
+    tags = special_tags(tokenizer)
+    if tags.keys().isdisjoint(ids):
+        return _plain_text(ids, tokenizer)
+    text, part = "", []
     for token in ids:
-        if token in tags and token != tokenizer.unk_token_id:
-            pieces += [tags[token], []]
+        if token in tags:
+            text, part = text + _plain_text(part, tokenizer) + tags[token], []
         else:
-            pieces[-1].append(token)  # pyright: ignore[reportAttributeAccessIssue] - the last one is always a list
-    return "".join(piece if isinstance(piece, str) else _plain_text(piece, tokenizer) for piece in pieces)
+            part.append(token)
+    return text + _plain_text(part, tokenizer)
 
 
 def _plain_text(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> str:

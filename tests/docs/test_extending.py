@@ -79,3 +79,16 @@ def test_a_judge(tmp_path, monkeypatch):
     wrong = ["evaluate-traces", "--model", "organism:think/think", "--questions", "forget=questions.jsonl"]
     assert main([*wrong, "--out", "x", "--judge", "rul"]) == 2
     assert main([*wrong, "--out", "x", "--judge", "words.py:NOTHING"]) == 2
+
+
+def test_a_grader(tmp_path, monkeypatch):
+    made = run_page("extending/grader", tmp_path, monkeypatch)
+    assert made["grader"].record().keys() == {"name", "tolerance", "code"}
+    said = pd.read_parquet(tmp_path / "near" / "responses.parquet")
+    again = [made["grader"].grade(text, gold) for text, gold in zip(said["response"], said["gold"], strict=True)]
+    assert said["correct"].tolist() == [grade.correct for grade in again]
+    recorded = json.loads((tmp_path / "near" / "run.json").read_text())["stages"]["evaluate"]["settings"]["grader"]
+    digest = hashlib.sha256((tmp_path / "near.py").read_bytes()).hexdigest()
+    assert recorded == {"name": "near", "tolerance": 0.05, "code": digest}
+    with pytest.raises(MastlensError, match="takes a share of the gold answer"):
+        made["find_grader"]("near.py:Near:much")

@@ -16,7 +16,7 @@ from mastlens.attacks.running import FILE, ITEMS, TENSORS
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.cli import main
 from mastlens.decoding.generation import generate
-from mastlens.decoding.grading import grade
+from mastlens.decoding.graders import Mathematics
 from mastlens.edits.edit import Edit
 from mastlens.errors import MastlensError
 from mastlens.models.likelihood import sequence_logprobs
@@ -102,7 +102,9 @@ def test_baselines_are_the_plain_evaluation_of_each_model(tiny, files):
             sums, _ = sequence_logprobs(model, encoded)
         found = items[(items["model"] == role) & items["baseline"]]
         assert found["response"].tolist() == texts
-        assert found["correct"].tolist() == [grade(t, p.answer).correct for t, p in zip(texts, problems, strict=True)]
+        assert found["correct"].tolist() == [
+            Mathematics().grade(t, p.answer).correct for t, p in zip(texts, problems, strict=True)
+        ]
         assert found["logprob_solution"].tolist() == pytest.approx(sums.tolist(), rel=1e-5)
     sums = items.groupby(["model", "variant"])["logprob_solution"].sum().unstack()
     assert (sums["nf4"] != sums["unquantised"]).all()  # and the attack does something to each

@@ -16,7 +16,7 @@ from mastlens.analysis.causal.causal_map import causal_map, rank_agreement
 from mastlens.analysis.causal.cumulative import cumulative_curves
 from mastlens.analysis.causal.patching import patches_of, read_patched, stored_tensors
 from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.decoding.grading import grade
+from mastlens.decoding.graders import Mathematics
 from mastlens.errors import MastlensError
 from mastlens.models.suffix import PartialForward, decoder_layers, partial_forward
 from mastlens.problems.encoding import EncodedProblem, encode_problems
@@ -192,7 +192,7 @@ def test_accuracy_is_that_of_the_patched_model(tiny):
         return greedy(model, tokenizer, tokenizer(f"{problem.problem}\n")["input_ids"], 8)[0]
 
     accuracies = [
-        sum(grade(response(model, p), p.answer).correct for p in problems) / len(problems)
+        sum(Mathematics().grade(response(model, p), p.answer).correct for p in problems) / len(problems)
         for model in (model_with(tiny.rlvr, tensors) for tensors in (own, {**own, name: other[name]}))
     ]
     assert made.set_index("name").loc[name, "forget_accuracy_change"] == accuracies[1] - accuracies[0]

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from mastlens.decoding.grading import equivalent, grade
+from mastlens.decoding.equivalence import equivalent
+from mastlens.decoding.graders import Mathematics
 from mastlens.errors import MastlensWarning
 from mastlens.problems.answers import boxed, final_answer
 from mastlens.problems.reading import read_problems
 
+grade = Mathematics().grade
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "tests" / "data"
 REAL = ROOT.parent / "shared" / "data"

@@ -95,7 +95,7 @@ def test_the_card_s_accuracy_is_what_the_shipped_weights_give():
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from mastlens.decoding.generation import generate
-    from mastlens.decoding.grading import grade
+    from mastlens.decoding.graders import Mathematics
     from mastlens.problems.encoding import encode_prompt
 
     folder = organisms.stage_folder("qwen2/rlvr")
@@ -103,7 +103,7 @@ def test_the_card_s_accuracy_is_what_the_shipped_weights_give():
     problems = read_problems(FOLDER / "forget-calibration.jsonl")
     prompts = [encode_prompt(p.problem, tokenizer) for p in problems]
     responses = generate(model, tokenizer, prompts, max_new_tokens=64, batch_size=64)
-    right = sum(grade(r.text, p.answer).correct for r, p in zip(responses, problems, strict=True))
+    right = sum(Mathematics().grade(r.text, p.answer).correct for r, p in zip(responses, problems, strict=True))
     row = next(
         row
         for row in CARD["accuracy"]

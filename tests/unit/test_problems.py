@@ -53,12 +53,12 @@ def test_gsm8k_names_and_calculator_marks(path):
     ("mark", "plain"), [("2,125", "2125"), ("1,450,000", "1450000"), ("-10", "-10"), ("5.5", "5.5")]
 )
 def test_gsm8k_answers_with_commas_and_signs(path, mark, plain):
-    from mastlens.decoding.grading import grade
+    from mastlens.decoding.graders import Mathematics
 
     (found,) = read_problems(write(path, {"question": "How much?", "answer": f"So much.\n#### {mark}"}))
     for response in (f"#### {mark}", f"#### {plain}", rf"\boxed{{{plain}}}", found.solution):
-        assert grade(response, found.answer).correct, response
-    assert not grade(r"\boxed{1}", found.answer).correct
+        assert Mathematics().grade(response, found.answer).correct, response
+    assert not Mathematics().grade(r"\boxed{1}", found.answer).correct
 
 
 def test_byte_order_mark_and_windows_line_ends(path):

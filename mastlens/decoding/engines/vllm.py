@@ -14,7 +14,7 @@ from mastlens.decoding.engines.interface import Decoding, Engine, Finished
 from mastlens.decoding.generation import Response, end_tokens
 from mastlens.errors import MissingPackage, NotSupported
 from mastlens.problems.answers import boxed
-from mastlens.problems.thinking import CLOSER, OPENER, ids_open
+from mastlens.problems.thinking import CLOSER, OPENER, decode_response, ids_open, special_tags
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -103,10 +103,10 @@ class VllmEngine(Engine):
             for count, token in enumerate(ids, start=1):
                 if "}" not in str(self.tokenizer.decode([token])):
                     continue
-                text = str(
-                    self.tokenizer.decode(ids[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-                )
+                text = decode_response(ids[:count], self.tokenizer)
                 _, closed, rest = text.rpartition(CLOSER)
                 if (closed or not (opened or OPENER in text)) and boxed(rest) is not None:
                     return Response(text, count, "answer")
-        return Response(str(completion.text), len(ids), "end" if completion.finish_reason == "stop" else "length")
+        # Tags of thinking that are special tokens are left out of vLLM's own text.
+        text = decode_response(ids, self.tokenizer) if special_tags(self.tokenizer) else str(completion.text)
+        return Response(text, len(ids), "end" if completion.finish_reason == "stop" else "length")

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
 
 from mastlens.errors import BadSetting
@@ -85,6 +85,15 @@ class Grader(ABC):
         code = code_digest(type(self))
         record = {"name": self.name} | {each.name: getattr(self, each.name) for each in fields(self)}
         return record if code is None else record | {"code": code}
+
+    @classmethod
+    def spelling(cls) -> str:
+        """Return how it is asked for: its name, and what may or must stand behind it."""
+        for each in fields(cls):
+            if "parse" in each.metadata:
+                behind = f":{each.name.upper()}"
+                return cls.name + (behind if each.default is MISSING else f"[{behind}]")
+        return cls.name
 
     @classmethod
     def of(cls, text: str | None) -> "Grader":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mastlens.decoding.grading import grade
+from mastlens.decoding.graders import Mathematics
 from mastlens.errors import NotFound
 from mastlens.evaluation.judges import Question
 from mastlens.evaluation.multiple_choice import LETTERS, Choice, read_choices
@@ -47,7 +47,7 @@ class Asked:
     def correct(self, answer: str) -> bool:
         """Return whether the final part of a response is right: its letter or option, or its answer as mathematics."""
         if not isinstance(self.source, Choice):
-            return grade(answer, self.source.answer).correct
+            return Mathematics().grade(answer, self.source.answer).correct
         said = (boxed(answer) or answer).strip()
         letter = answered_letter(said, self.source.options)
         return letter == self.gold or said.casefold() == self.source.options[self.source.answer].casefold()
