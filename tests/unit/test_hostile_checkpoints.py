@@ -144,7 +144,7 @@ KEYS = [
 
 
 @given(key=st.sampled_from(KEYS), value=JUNK)
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_value_in_a_configuration(tiny, tmp_path_factory, key, value):
     folder = shutil.copytree(tiny.rlvr, tmp_path_factory.mktemp("junk") / "m")
     edit(folder / "config.json", **{key: value})
@@ -156,7 +156,7 @@ def test_any_value_in_a_configuration(tiny, tmp_path_factory, key, value):
     file=st.sampled_from([*FILES[:1], *FILES[2:], "model.safetensors.index.json", "chat_template.jinja"]),
     content=st.binary(max_size=40) | JUNK.map(json.dumps).map(str.encode) | st.just(b"[" * 100_000),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_content_of_a_file_beside_the_weights(tiny, tmp_path_factory, file, content):
     folder = shutil.copytree(tiny.rlvr, tmp_path_factory.mktemp("junk") / "m")
     (folder / file).write_bytes(content)
@@ -167,7 +167,7 @@ def test_any_content_of_a_file_beside_the_weights(tiny, tmp_path_factory, file, 
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_byte_of_a_header(tiny, tmp_path_factory, data):
     folder = shutil.copytree(tiny.rlvr, tmp_path_factory.mktemp("junk") / "m")
     whole = bytearray((folder / "model.safetensors").read_bytes())
@@ -201,7 +201,7 @@ ADAPTER_KEYS = [
 
 
 @given(key=st.sampled_from(ADAPTER_KEYS), value=JUNK)
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_value_in_an_adapters_settings(tiny, tmp_path_factory, key, value):
     adapter = write_adapter(tmp_path_factory.mktemp("junk"), tiny.sft, **{key: value})
     assert told(refusal(lambda: Checkpoint(adapter).tensor("model.layers.0.self_attn.q_proj.weight")))
