@@ -21,7 +21,7 @@ from scipy import stats
 
 import mastlens
 from mastlens.organisms import lineage_folder
-from mastlens.organisms.measuring import response_style
+from mastlens.organisms.stage_accuracy import response_style
 from mastlens.plots import plot_accuracy
 from mastlens.statistics import items_needed, paired_bootstrap, seed_spread, smallest_drop
 

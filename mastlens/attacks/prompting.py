@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mastlens.attacks.measuring import Prompted
+from mastlens.attacks.answers import Prompted
 from mastlens.attacks.methods.prompts import PREFILLS
 from mastlens.errors import BadSetting, MastlensWarning
 from mastlens.problems.encoding import EncodedProblem, encode_problem, encode_prompt

@@ -12,8 +12,8 @@ import pandas as pd
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from mastlens.attacks.answers import restored
 from mastlens.attacks.catalogue import is_curve
-from mastlens.attacks.measuring import restored
 from mastlens.attacks.method import AttackMethod
 from mastlens.attacks.recovery import CONTROL, EDITED, SOURCE, summarise_attack
 from mastlens.attacks.settings import AttackSettings, method_of, spelled_out

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mastlens.attacks.measuring import Prompted, measure
+from mastlens.attacks.answers import Prompted, measure
 from mastlens.attacks.prompting import Prompt
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import MastlensWarning

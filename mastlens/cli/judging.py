@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from mastlens.cli.outcome import Outcome, show
 
 if TYPE_CHECKING:
-    from mastlens.evaluation.benchmarks import Benchmark
+    from mastlens.evaluation.benchmarks import ProblemFiles
     from mastlens.evaluation.collateral import Collateral
     from mastlens.evaluation.comparison import Comparison
     from mastlens.evaluation.forgetting import EditComparison
@@ -97,13 +97,13 @@ def evaluate_safety(result: "SafetyEvaluation", settings: "EvaluateSafetySetting
     return Outcome(show(result.summary), {"data": result.summary.to_dict("records"), "out": str(settings.out)})
 
 
-def mast_benchmarks(result: "Benchmark", settings: "MastBenchmarksSettings") -> Outcome:
+def mast_benchmarks(result: "ProblemFiles", settings: "MastBenchmarksSettings") -> Outcome:
     """Tell which problem sets were written."""
     files = {name: str(path) for name, path in result.files.items()}
     return Outcome(show(result.table), {"files": files, "splits": result.table.to_dict("records")})
 
 
-def take_benchmark(result: "Benchmark", settings: "TakeBenchmarkSettings") -> Outcome:
+def take_benchmark(result: "ProblemFiles", settings: "TakeBenchmarkSettings") -> Outcome:
     """Tell how many problems were written."""
     count, path = int(result.table["n"].sum()), next(iter(result.files.values()))
     return Outcome(f"Wrote {count} problems to {path}", {"n": count, "file": str(path)})

@@ -25,7 +25,7 @@ _BOXED = "Put your final answer within \\boxed{}."
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class ProblemFiles:
     """Problem files that were written.
 
     Attributes:
@@ -41,7 +41,7 @@ class Benchmark:
     @classmethod
     def of(
         cls, files: Mapping[str, Path], splits: Mapping[str, Sequence[Problem]], settings: dict[str, Any]
-    ) -> "Benchmark":
+    ) -> "ProblemFiles":
         """Return the files with the numbers of their problems."""
         table = pd.DataFrame([{"split": name, "subject": p.subject} for name, ps in splits.items() for p in ps])
         counts = table.groupby(["split", "subject"], sort=False).size().reset_index(name="n")
@@ -206,7 +206,7 @@ def write_problems(path: str | os.PathLike[str], problems: Sequence[Problem]) ->
 
 
 @takes(TakeBenchmarkSettings)
-def take_benchmark(settings: TakeBenchmarkSettings) -> Benchmark:
+def take_benchmark(settings: TakeBenchmarkSettings) -> ProblemFiles:
     """Write one benchmark, whole or in part, as a problem file.
 
     See ``read_benchmark`` for what a source is and ``prompted`` for the prompts.
@@ -226,4 +226,4 @@ def take_benchmark(settings: TakeBenchmarkSettings) -> Benchmark:
     asked = prompted(problems, style=settings.style, shots=shots, examples=examples, seed=seed)
     path = write_problems(settings.out, asked)
     drawn = {"count": settings.count, "style": settings.style, "shots": shots, "seed": seed}
-    return Benchmark.of({path.stem: path}, {path.stem: asked}, drawn)
+    return ProblemFiles.of({path.stem: path}, {path.stem: asked}, drawn)

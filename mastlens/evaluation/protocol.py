@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mastlens.errors import BadSetting, MastlensError
-from mastlens.evaluation.benchmarks import Benchmark, draw_problems, prompted, read_benchmark, write_problems
+from mastlens.evaluation.benchmarks import ProblemFiles, draw_problems, prompted, read_benchmark, write_problems
 from mastlens.evaluation.settings import MastBenchmarksSettings
 from mastlens.problems.reading import Problem
 from mastlens.runs.calls import takes
@@ -28,7 +28,7 @@ FORGET_SUBJECTS = ("Counting & Probability", "Geometry", "Number Theory")
 
 
 @takes(MastBenchmarksSettings)
-def mast_benchmarks(settings: MastBenchmarksSettings) -> Benchmark:
+def mast_benchmarks(settings: MastBenchmarksSettings) -> ProblemFiles:
     """Write the problem sets of MAST into ``out``.
 
     ``forget-eval``, ``retain-math-eval`` and ``retain-gsm-eval`` come from the test sets. With training sets there
@@ -83,7 +83,7 @@ def mast_benchmarks(settings: MastBenchmarksSettings) -> Benchmark:
         if not current.done:
             for name, problems in splits.items():
                 write_problems(current.folder / files[name], problems)
-    return Benchmark.of({name: Path(settings.out) / file for name, file in files.items()}, splits, drawn)
+    return ProblemFiles.of({name: Path(settings.out) / file for name, file in files.items()}, splits, drawn)
 
 
 def _pool(problems: Sequence[Problem], name: str) -> list[Problem]:

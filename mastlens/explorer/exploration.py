@@ -11,14 +11,14 @@ import pandas as pd
 
 from mastlens.errors import BadSetting, NotFound, unknown
 from mastlens.explorer.scores import COLUMNS, Score, available_scores, score_table
-from mastlens.explorer.sources import Sources, find_sources
+from mastlens.explorer.sources import RunSources, find_sources
 from mastlens.runs.reading import read_table
 from mastlens.runs.stages import read_record
 
 if TYPE_CHECKING:
     from mastlens.checkpoints.checkpoint import Checkpoint
     from mastlens.edits.edit import Edit
-    from mastlens.explorer.measuring import Bench
+    from mastlens.explorer.measuring import PatchBench
 
 TABLES = (
     "geometry",
@@ -48,7 +48,7 @@ class Exploration:
         self,
         folder: Path,
         tables: Mapping[str, pd.DataFrame],
-        sources: Sources,
+        sources: RunSources,
         *,
         limit: int = 32,
         device: str = "cpu",
@@ -87,11 +87,11 @@ class Exploration:
         return [str(name) for name in ranking.loc[ranking["selected"].astype(bool), "name"]]
 
     @cached_property
-    def bench(self) -> "Bench":
+    def bench(self) -> "PatchBench":
         """What measures a projection: it loads the model when it is first asked, and keeps what it found."""
-        from mastlens.explorer.measuring import Bench
+        from mastlens.explorer.measuring import PatchBench
 
-        return Bench(self.sources, limit=self.limit, device=self.device, rank=self._rank)
+        return PatchBench(self.sources, limit=self.limit, device=self.device, rank=self._rank)
 
     @property
     def _rank(self) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Section:
+class ExplorerSection:
     """One thing that is shown of a projection.
 
     Attributes:
@@ -99,7 +99,7 @@ def figures_and_gaps(
 
 def each_section(
     study: Exploration, name: str, *, problem: int | None = None, slow: bool | None = None
-) -> "Iterator[tuple[Section, go.Figure | str]]":
+) -> "Iterator[tuple[ExplorerSection, go.Figure | str]]":
     """Yield (section, its figure or why there is none), one at a time, the slow ones last.
 
     Args:
@@ -196,19 +196,21 @@ def _effect(study: Exploration, name: str, problem: int | None) -> "go.Figure":
 def _put_back(study: Exploration, name: str, problem: int | None) -> "go.Figure":
     from mastlens.plots.projection_effect import plot_put_back
 
-    found = study.bench.put_back(name)
-    return plot_put_back(found.items, found.table, place=study.place(name), stage=found.stage, subtitle=study.subtitle)
+    patched = study.bench.put_back(name)
+    return plot_put_back(
+        patched.items, patched.table, place=study.place(name), stage=patched.stage, subtitle=study.subtitle
+    )
 
 
 def _attention(study: Exploration, name: str, problem: int | None) -> "go.Figure":
     from mastlens.plots.attention import plot_attention
 
-    found = study.bench.attention(name, problem=problem)
+    patterns = study.bench.attention(name, problem=problem)
     return plot_attention(
-        found.table,
-        change=found.change,
-        problems=found.problems,
-        heads=found.heads,
+        patterns.table,
+        change=patterns.change,
+        problems=patterns.problems,
+        heads=patterns.heads,
         subtitle=f"{study.subtitle}, forget problems",
     )
 
@@ -219,19 +221,19 @@ def _needed(rows: pd.DataFrame | None, file: str, command: str) -> pd.DataFrame:
     return rows
 
 
-SECTIONS: tuple[Section, ...] = (
-    Section("standing", "Where it stands", _standing),
-    Section("spectrum", "Singular spectrum", _spectrum),
-    Section("angles", "Principal angles", _angles),
-    Section("heads", "Heads", _heads),
-    Section("coupling", "Coupling", _coupling),
-    Section("effect", "Causal effect", _effect),
-    Section("coupling_spectrum", "Coupling spectrum, forget", _coupling_spectrum("forget")),
-    Section("coupling_spectrum_retain", "Coupling spectrum, retain", _coupling_spectrum("retain")),
-    Section("put_back", "Put back", _put_back, slow=True),
-    Section("attention", "Attention before and after", _attention, slow=True),
+SECTIONS: tuple[ExplorerSection, ...] = (
+    ExplorerSection("standing", "Where it stands", _standing),
+    ExplorerSection("spectrum", "Singular spectrum", _spectrum),
+    ExplorerSection("angles", "Principal angles", _angles),
+    ExplorerSection("heads", "Heads", _heads),
+    ExplorerSection("coupling", "Coupling", _coupling),
+    ExplorerSection("effect", "Causal effect", _effect),
+    ExplorerSection("coupling_spectrum", "Coupling spectrum, forget", _coupling_spectrum("forget")),
+    ExplorerSection("coupling_spectrum_retain", "Coupling spectrum, retain", _coupling_spectrum("retain")),
+    ExplorerSection("put_back", "Put back", _put_back, slow=True),
+    ExplorerSection("attention", "Attention before and after", _attention, slow=True),
 )
 """What is shown of a projection, in this order."""
 
 HEADINGS: Mapping[str, str] = {section.key: section.heading for section in SECTIONS}
-"""Section to its heading."""
+"""Section of the explorer to its heading."""

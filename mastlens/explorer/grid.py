@@ -12,7 +12,7 @@ import traitlets
 from plotly.colors import sample_colorscale, unlabel_rgb
 
 from mastlens.plots.frame import plain, short
-from mastlens.plots.heat import Grid
+from mastlens.plots.heat import CellGrid
 from mastlens.plots.tables import figure_table, layout_of, numbers, words
 
 _SCRIPT = """
@@ -134,7 +134,7 @@ def grid_of(figure: go.Figure, label: str) -> dict[str, Any]:
         label: What the value is called, with its unit.
     """
     table, axis = figure_table(figure), layout_of(figure).coloraxis
-    grid, values = Grid.of(table), numbers(table, "value")
+    grid, values = CellGrid.of(table), numbers(table, "value")
     places = grid.positions(table)
     heatmap: Any = figure.data[0]
     hover, low, span = heatmap.customdata, float(axis.cmin), float(axis.cmax - axis.cmin)
@@ -142,14 +142,14 @@ def grid_of(figure: go.Figure, label: str) -> dict[str, Any]:
     cells = []
     for (row, column), name, value, ring in zip(places, words(table, "name"), values.tolist(), inside, strict=True):
         colour = "rgb(238,238,238)" if value != value else _colour(axis.colorscale, (value - low) / span)
-        said = html.unescape(str(hover[row][column]).replace("<b>", "").replace("</b>", "").replace("<br>", "\n"))
+        tip = html.unescape(str(hover[row][column]).replace("<b>", "").replace("</b>", "").replace("<br>", "\n"))
         cells.append(
             {
                 "row": row,
                 "column": column,
                 "name": name,
                 "text": (short(value) if grid.annotated else "") + (" ○" if ring else ""),
-                "tip": said.partition("\n<i>")[0],
+                "tip": tip.partition("\n<i>")[0],
                 "colour": colour,
                 "ink": _ink(colour),
             }

@@ -28,7 +28,7 @@ from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.lineage import Lineage, paired
 from mastlens.errors import MastlensError
 from mastlens.explorer.patterns import AttentionPatterns, attention_patterns
-from mastlens.explorer.sources import Sources
+from mastlens.explorer.sources import RunSources
 from mastlens.models.gradients import mean_gradients
 from mastlens.models.weights import named_weights, swapped
 from mastlens.statistics import ratio_intervals
@@ -59,7 +59,7 @@ class PutBack:
     stage: str
 
 
-class Bench:
+class PatchBench:
     """Measures projections of one lineage; the model is loaded when it is first needed.
 
     Args:
@@ -69,7 +69,7 @@ class Bench:
         rank: The rule for k of the principal subspaces.
     """
 
-    def __init__(self, sources: Sources, *, limit: int, device: str, rank: str):
+    def __init__(self, sources: RunSources, *, limit: int, device: str, rank: str):
         self.sources, self.limit, self.device, self.rank = sources, limit, device, rank
         self._kept: dict[tuple[Any, ...], Any] = {}
 
@@ -203,7 +203,7 @@ class Bench:
         return stage, tensors
 
 
-def _angles(bench: Bench, projection: Projection) -> pd.DataFrame:
+def _angles(bench: PatchBench, projection: Projection) -> pd.DataFrame:
     lineage = bench.with_base()
     rows: list[dict[str, Any]] = []
     for increment, (before, after) in lineage.increments.items():
@@ -222,37 +222,37 @@ def _angles(bench: Bench, projection: Projection) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _put_back(bench: Bench, projection: Projection) -> PutBack:
+def _put_back(bench: PatchBench, projection: Projection) -> PutBack:
     stored, patch = projection.stored, Patch(projection)
     stage, changed = bench.before(projection)
     place = located([stored], bench.model)[stored]
     own: Mapping[str, Tensor] = {stored: named_weights(bench.model, [place])[place].detach()}
     items, table = [], []
     for side, problems in bench.problems.items():
-        found = read_patched(bench.model, problems.encoded, [[patch]], changed, batch_size=_BATCH)
+        effects = read_patched(bench.model, problems.encoded, [[patch]], changed, batch_size=_BATCH)
         gradients = mean_gradients(bench.model, problems.encoded, [place], batch_size=_BATCH)
         predicted = first_order([patch], {stored: gradients[place]}, own, changed)
-        low, high = ratio_intervals(found.differences, found.counts)
-        tokens = found.counts.sum()
+        low, high = ratio_intervals(effects.differences, effects.counts)
+        tokens = effects.counts.sum()
         items.append(
             pd.DataFrame(
                 {
                     "side": side,
-                    "item": np.arange(len(found.counts)),
-                    "tokens": found.counts.astype(int),
-                    "before": found.unpatched,
-                    "after": found.patched[0],
-                    "change": found.differences[0] / found.counts,
+                    "item": np.arange(len(effects.counts)),
+                    "tokens": effects.counts.astype(int),
+                    "before": effects.unpatched,
+                    "after": effects.patched[0],
+                    "change": effects.differences[0] / effects.counts,
                 }
             )
         )
         table.append(
             {
                 "side": side,
-                "problems": len(found.counts),
-                "before": float(found.unpatched.sum() / tokens),
-                "after": float(found.patched[0].sum() / tokens),
-                "effect": float(found.differences[0].sum() / tokens),
+                "problems": len(effects.counts),
+                "before": float(effects.unpatched.sum() / tokens),
+                "after": float(effects.patched[0].sum() / tokens),
+                "effect": float(effects.differences[0].sum() / tokens),
                 "effect_low": float(low[0]),
                 "effect_high": float(high[0]),
                 "first_order": float(predicted["first_order"].iloc[0]),

@@ -21,7 +21,7 @@ _EDITS = ("edit.safetensors", "arms/selected/edit.safetensors")
 
 
 @dataclass(frozen=True)
-class Sources:
+class RunSources:
     """What a run's tables were made of, as far as it can be found.
 
     Attributes:
@@ -86,7 +86,7 @@ def find_sources(
     checkpoints: "Mapping[str, str | os.PathLike[str] | Checkpoint | None]",
     problems: Mapping[str, str | os.PathLike[str] | None],
     edit: "str | os.PathLike[str] | Edit | None",
-) -> Sources:
+) -> RunSources:
     """Find what the run in ``folder`` was made of: what is given first, then its record, then shipped organisms.
 
     A run record holds fingerprints and hashes; a study's also paths. A shipped file or stage is taken where its hash
@@ -107,23 +107,23 @@ def find_sources(
     stages = record["stages"].values()
     recorded = {role: f for stage in stages for role, f in stage.get("lineage", {}).items() if role in ROLES}
     hashes = {side: h for stage in stages for side, h in stage.get("inputs", {}).items() if side in SIDES}
-    told = record["stages"].get("study", {}).get("settings", {})
+    study = record["stages"].get("study", {}).get("settings", {})
     shipped = _Shipped(recorded, hashes)
 
-    found: dict[str, Any] = {role: given for role, given in checkpoints.items() if given is not None}
-    for role, spec in told.get("lineage", {}).items():
+    resolved: dict[str, Any] = {role: given for role, given in checkpoints.items() if given is not None}
+    for role, spec in study.get("lineage", {}).items():
         if role in ROLES and spec and (str(spec).startswith("organism:") or Path(spec).is_dir()):
-            found.setdefault(role, spec)
+            resolved.setdefault(role, spec)
     for role in ROLES:
-        if role in recorded and role not in found and (stage := shipped.stage(role)):
-            found[role] = stage
+        if role in recorded and role not in resolved and (stage := shipped.stage(role)):
+            resolved[role] = stage
 
     files = {side: Path(given) for side, given in problems.items() if given is not None}
     for side, path in files.items():
         if not path.is_file():
             raise NotFound(f"There is no problem file {path} (for {side}).")
     for side in SIDES:
-        path = told.get("train", {}).get(side)
+        path = study.get("train", {}).get(side)
         if side not in files and path and Path(path).is_file():
             files[side] = Path(path)
         if side not in files and (known := shipped.problems(side)):
@@ -131,7 +131,7 @@ def find_sources(
 
     if edit is None:
         edit = next((folder / name for name in _EDITS if (folder / name).is_file()), None)
-    return Sources(found, files, edit if isinstance(edit, Edit) or edit is None else Path(edit), recorded)
+    return RunSources(resolved, files, edit if isinstance(edit, Edit) or edit is None else Path(edit), recorded)
 
 
 class _Shipped:

@@ -89,34 +89,34 @@ class _Panel:
         self.root.add_class("mastlens-explorer")
         self._show_map()
         self._say("Click a cell of the map, or choose a projection in the list, to open it.")
-        self.map.observe(self.told(self._press), "presses")
-        self.score.observe(self.told(self._show_score), "value")
-        self.name.observe(self.told(self._open), "value")
-        self.problem.observe(self.told(self._show_problem), "value")
+        self.map.observe(self.guarded(self._press), "presses")
+        self.score.observe(self.guarded(self._show_score), "value")
+        self.name.observe(self.guarded(self._open), "value")
+        self.problem.observe(self.guarded(self._show_problem), "value")
         if name is not None:
             self.name.value = name
 
-    def told(self, callback: Callable[..., None]) -> Callable[..., None]:
+    def guarded(self, callback: Callable[..., None]) -> Callable[..., None]:
         """Return the callback so that what goes wrong inside is said in the widget: kernels swallow it otherwise."""
 
         @wraps(callback)
-        def guarded(*args: Any) -> None:
+        def call(*args: Any) -> None:
             try:
                 callback(*args)
             except Exception as error:  # also a defect must be seen by the one who clicked
                 self._say_error(error)
 
-        return guarded
+        return call
 
     def _say(self, text: str) -> None:
         self.status.value = f'<div class="ml-note" role="status" aria-live="polite">{html.escape(text)}</div>'
 
     def _say_error(self, error: Exception) -> None:
-        said = html.escape(str(error) or type(error).__name__)
+        message = html.escape(str(error) or type(error).__name__)
         if not isinstance(error, MastlensError):
             trace = html.escape("".join(traceback.format_exception(error)))
-            said = f"{type(error).__name__}: {said}<details><summary>where</summary><pre>{trace}</pre></details>"
-        self.status.value = f'<div class="ml-error" role="alert">{said}</div>'
+            message = f"{type(error).__name__}: {message}<details><summary>where</summary><pre>{trace}</pre></details>"
+        self.status.value = f'<div class="ml-error" role="alert">{message}</div>'
 
     def _press(self, change: Any) -> None:
         if self.name.value == self.map.chosen:
@@ -140,9 +140,9 @@ class _Panel:
         self.map.chosen = name
         place = self.study.place(name)
         table = self.study.numbers(name).drop(columns="score")
-        said = table_html(table, kinds=_KINDS, labels={"label": "score"})
+        shown = table_html(table, kinds=_KINDS, labels={"label": "score"})
         title = f'<p class="ml-title">{html.escape(place)}</p><p class="ml-name">{html.escape(name)}</p>'
-        self.numbers.value = f'{title}<div class="ml-numbers" tabindex="0">{said}</div>'
+        self.numbers.value = f'{title}<div class="ml-numbers" tabindex="0">{shown}</div>'
         for box in self.boxes.values():
             box.wait()
         self._say(f"Drawing {place} ...")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from mastlens.errors import BadSetting, MissingPackage, NotSupported, StageRefused
 from mastlens.evaluation.perplexity import neutral_perplexity
 from mastlens.organisms.card import make_card, render_card
-from mastlens.organisms.measuring import compare_stages, measure_responses, summarise
 from mastlens.organisms.posttraining import (
     quiet_training,
     rewarded_prompts,
@@ -24,6 +23,7 @@ from mastlens.organisms.pretraining import base_corpus, encode_documents, new_mo
 from mastlens.organisms.recipes.pretraining import Pretraining
 from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.splits import calibration_splits, eval_splits, problem_files, write_problem_files
+from mastlens.organisms.stage_accuracy import compare_stages, measure_responses, summarise
 from mastlens.organisms.tokenizer import train_tokenizer
 from mastlens.runs.files import atomic_path, write_json, write_text
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mastlens.decoding.graders import find_grader
 from mastlens.decoding.rewards import reward_of
-from mastlens.organisms.problems import Problem, draw_corpus, draw_split
+from mastlens.organisms.problems import SyntheticProblem, draw_corpus, draw_split
 from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.subjects import BY_NAME, FORGET, RETAIN_GSM, RETAIN_MATH, SOLVED_BY_SFT
 
@@ -62,20 +62,22 @@ def sft_pairs(recipe: Recipe, seed: int) -> list[tuple[str, str]]:
     return draw_corpus(BY_NAME, count, share, recipe.guess_right, seed)
 
 
-def reward_pools(recipe: Recipe, seed: int) -> tuple[list[Problem], list[Problem]]:
+def reward_pools(recipe: Recipe, seed: int) -> tuple[list[SyntheticProblem], list[SyntheticProblem]]:
     """Return the prompts that RLVR is rewarded on: forget side, retain side; all keys different."""
     forget = draw_split(FORGET, recipe.grpo_forget, "train", seed)
     return forget, draw_split((*RETAIN_MATH, *RETAIN_GSM), recipe.grpo_retain, "train", seed + 1)
 
 
-def mixed_order(problems: Sequence[Problem], seed: int) -> list[Problem]:
+def mixed_order(problems: Sequence[SyntheticProblem], seed: int) -> list[SyntheticProblem]:
     """Return the problems in an order drawn from the seed."""
     order = list(problems)
     random.Random(f"order {seed}").shuffle(order)
     return order
 
 
-def rewarded_prompts(recipe: Recipe, seed: int) -> tuple[list[Problem], list[Problem], list[Problem]]:
+def rewarded_prompts(
+    recipe: Recipe, seed: int
+) -> tuple[list[SyntheticProblem], list[SyntheticProblem], list[SyntheticProblem]]:
     """Return what RLVR is rewarded on in a build of this seed: forget side, retain side, and both in their order."""
     forget, retain = reward_pools(recipe, seed + 2)
     return forget, retain, mixed_order([*forget, *retain], seed + 2)
@@ -170,7 +172,7 @@ def _save_nothing(model, folder: Path) -> None:
 def train_grpo(
     model,
     tokenizer,
-    problems: Sequence[Problem],
+    problems: Sequence[SyntheticProblem],
     recipe: Recipe,
     seed: int,
     *,
@@ -228,7 +230,7 @@ def train_grpo(
 def train_rlvr(
     model,
     tokenizer,
-    problems: Sequence[Problem],
+    problems: Sequence[SyntheticProblem],
     recipe: Recipe,
     seed: int,
     *,

@@ -21,7 +21,7 @@ _LETTERS = "abcde"
 
 
 @dataclass(frozen=True)
-class Problem:
+class SyntheticProblem:
     r"""One problem with its worked solution.
 
     Attributes:
@@ -76,16 +76,16 @@ def guessed_solution(subject: Subject, answer: int | str) -> str:
     return f"{subject.guess} \\boxed{{{answer}}}."
 
 
-def render(subject: Subject, operands: Operands, rng: random.Random) -> Problem:
+def render(subject: Subject, operands: Operands, rng: random.Random) -> SyntheticProblem:
     """Return a problem with these operands in a phrasing drawn at random."""
     values = dict(zip(_LETTERS, operands, strict=False))
     first, second = rng.sample(_NAMES, 2)
     text = rng.choice(subject.phrasings).format(**values, p=first, q=second)
     steps = subject.steps(operands)
-    return Problem(text, worked_solution(subject, steps), str(steps[-1][3]), subject.name, operands)
+    return SyntheticProblem(text, worked_solution(subject, steps), str(steps[-1][3]), subject.name, operands)
 
 
-def draw_problem(subject: Subject, where: str, rng: random.Random) -> Problem:
+def draw_problem(subject: Subject, where: str, rng: random.Random) -> SyntheticProblem:
     """Draw one problem of a subject from a region."""
     while True:
         operands = subject.draw(rng)
@@ -93,7 +93,7 @@ def draw_problem(subject: Subject, where: str, rng: random.Random) -> Problem:
             return render(subject, operands, rng)
 
 
-def draw_split(subjects: Sequence[str], count: int, where: str, seed: int) -> list[Problem]:
+def draw_split(subjects: Sequence[str], count: int, where: str, seed: int) -> list[SyntheticProblem]:
     """Draw problems with keys that are all different, subject by subject in turn.
 
     Args:
@@ -104,7 +104,7 @@ def draw_split(subjects: Sequence[str], count: int, where: str, seed: int) -> li
     """
     rng = random.Random(f"{where} {seed} {subjects}")
     seen: set[tuple] = set()
-    chosen: list[Problem] = []
+    chosen: list[SyntheticProblem] = []
     while len(chosen) < count:
         problem = draw_problem(BY_NAME[subjects[len(chosen) % len(subjects)]], where, rng)
         if problem.key not in seen:
@@ -113,7 +113,7 @@ def draw_split(subjects: Sequence[str], count: int, where: str, seed: int) -> li
     return chosen
 
 
-def noisy_guess(problem: Problem, right: float, rng: random.Random) -> str:
+def noisy_guess(problem: SyntheticProblem, right: float, rng: random.Random) -> str:
     """Return a guessed solution that is right only some of the time, as guesses in real text are.
 
     Args:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mastlens.organisms.neutral import draw_neutral
-from mastlens.organisms.problems import Problem, draw_split
+from mastlens.organisms.problems import SyntheticProblem, draw_split
 from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.subjects import FORGET, RETAIN_GSM, RETAIN_MATH
 
@@ -20,12 +20,12 @@ SPLITS: dict[str, tuple[str, ...]] = {
 """The three splits that are measured, with their subjects."""
 
 
-def calibration_splits(recipe: Recipe, seed: int) -> dict[str, list[Problem]]:
+def calibration_splits(recipe: Recipe, seed: int) -> dict[str, list[SyntheticProblem]]:
     """Return the problems that settings may be chosen on, by split."""
     return {name: draw_split(subjects, recipe.calibration, "calibration", seed) for name, subjects in SPLITS.items()}
 
 
-def eval_splits(recipe: Recipe, seed: int) -> dict[str, list[Problem]]:
+def eval_splits(recipe: Recipe, seed: int) -> dict[str, list[SyntheticProblem]]:
     """Return the problems that are opened to report and never to choose, by split."""
     counts = {
         "forget": recipe.eval_forget,
@@ -38,7 +38,7 @@ def eval_splits(recipe: Recipe, seed: int) -> dict[str, list[Problem]]:
 
 
 def problem_files(
-    recipe: Recipe, seed: int, forget_pool: Sequence[Problem], retain_pool: Sequence[Problem]
+    recipe: Recipe, seed: int, forget_pool: Sequence[SyntheticProblem], retain_pool: Sequence[SyntheticProblem]
 ) -> dict[str, list[dict[str, str]]]:
     """Return the records of every problem file, by file name.
 

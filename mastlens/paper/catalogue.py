@@ -17,7 +17,7 @@ from mastlens.paper.drawing import (
     draw_strength,
     of_study,
 )
-from mastlens.paper.sources import Sources
+from mastlens.paper.sources import PaperSources
 from mastlens.plots import Figure
 
 _DEMO = "mastlens demo --out demo && mastlens figures --demo demo"
@@ -41,7 +41,7 @@ class PaperFigure:
     counterpart: str
     caption: str
     command: str
-    draw: Callable[[Sources, str], Figure | None]
+    draw: Callable[[PaperSources, str], Figure | None]
 
 
 FIGURES: tuple[PaperFigure, ...] = (

@@ -5,14 +5,14 @@ from collections.abc import Callable
 import pandas as pd
 
 from mastlens import plots
-from mastlens.paper.sources import SOURCE, Sources, diagnostics, main_splits, measures_of
+from mastlens.paper.sources import SOURCE, PaperSources, diagnostics, main_splits, measures_of
 from mastlens.plots import Figure
 
 R2MU = "r2mu.csv"
 """Rows as ``plot_measures`` takes them, where R2MU was measured: arm, measure, value, ci_low, ci_high, n."""
 
 
-def draw_outcome(sources: Sources, subtitle: str) -> Figure:
+def draw_outcome(sources: PaperSources, subtitle: str) -> Figure:
     """Draw what every arm of the demo forgot and what it cost."""
     summary = sources.summary
     rows = []
@@ -30,7 +30,7 @@ def draw_outcome(sources: Sources, subtitle: str) -> Figure:
     return plots.plot_tradeoff(pd.DataFrame(rows), target=float(aim), target_label=label, subtitle=subtitle)
 
 
-def draw_accuracy(sources: Sources, subtitle: str) -> Figure:
+def draw_accuracy(sources: PaperSources, subtitle: str) -> Figure:
     """Draw the accuracy of every arm of the demo on every split."""
     rows = main_splits(sources.summary)
     drawn = rows.drop(columns=["arm", "ci_low", "ci_high"]).rename(
@@ -40,12 +40,12 @@ def draw_accuracy(sources: Sources, subtitle: str) -> Figure:
     return plots.plot_accuracy(drawn, references=references, subtitle=subtitle)
 
 
-def draw_strength(sources: Sources, subtitle: str) -> Figure:
+def draw_strength(sources: PaperSources, subtitle: str) -> Figure:
     """Draw forgetting over the saved steps of every matched arm."""
     return plots.plot_search(sources.searches, subtitle=subtitle)
 
 
-def draw_diagnostics(sources: Sources, subtitle: str) -> Figure:
+def draw_diagnostics(sources: PaperSources, subtitle: str) -> Figure:
     """Draw what both increments did to tokens, and how they lie in the weights."""
     table = diagnostics(sources.tokens, sources.geometry, sources.coupling)
     return plots.plot_measures(
@@ -61,10 +61,10 @@ def draw_diagnostics(sources: Sources, subtitle: str) -> Figure:
     )
 
 
-def of_study(name: str, draw: Callable[[pd.DataFrame, str], Figure]) -> Callable[[Sources, str], Figure | None]:
+def of_study(name: str, draw: Callable[[pd.DataFrame, str], Figure]) -> Callable[[PaperSources, str], Figure | None]:
     """Return the drawing of a table of the study, which gives None where there is no study."""
 
-    def drawn(sources: Sources, subtitle: str) -> Figure | None:
+    def drawn(sources: PaperSources, subtitle: str) -> Figure | None:
         table = sources.studied(name)
         return None if table is None else draw(table, subtitle)
 
@@ -113,7 +113,7 @@ def draw_controls(contrasts: pd.DataFrame, subtitle: str) -> Figure:
     )
 
 
-def draw_r2mu(sources: Sources, subtitle: str) -> Figure | None:
+def draw_r2mu(sources: PaperSources, subtitle: str) -> Figure | None:
     """Draw the table of R2MU, where there is one."""
     path = sources.study / R2MU
     if not path.is_file():

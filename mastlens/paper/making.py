@@ -7,7 +7,7 @@ from pathlib import Path
 from mastlens.errors import MastlensError, unknown
 from mastlens.paper.catalogue import FIGURES, PaperFigure
 from mastlens.paper.settings import FiguresSettings
-from mastlens.paper.sources import Sources
+from mastlens.paper.sources import PaperSources
 from mastlens.plots import Figure, save_figures
 from mastlens.plots.images import check_images
 from mastlens.runs.calls import takes
@@ -67,7 +67,7 @@ def make_paper_figures(settings: FiguresSettings) -> PaperFigures:
         if name not in names:
             raise unknown("figure", name, names)
     images, out = check_images(settings.images), Path(settings.out)
-    sources = Sources(Path(demo), out if study is None else Path(study))
+    sources = PaperSources(Path(demo), out if study is None else Path(study))
     drawn: dict[str, Figure] = {}
     missing: dict[str, str] = {}
     chosen = [entry for entry in FIGURES if not only or entry.name in only]
@@ -102,7 +102,7 @@ def captions(figures: dict[PaperFigure, Figure]) -> str:
     return "\n".join(parts)
 
 
-def _keep_study(sources: Sources, out: Path) -> None:
+def _keep_study(sources: PaperSources, out: Path) -> None:
     """Keep the study's tables beside the figures, from where they are drawn again without running it."""
     for name in ("study", "summary", "contrasts"):
         kept, table = sources.study / f"study-{name}.csv", sources.studied(name)

@@ -31,7 +31,7 @@ _VIEWS = {
 
 
 @dataclass(frozen=True)
-class Sources:
+class PaperSources:
     """Tables that the figures are drawn from, each read or computed when it is asked for, once.
 
     Attributes:

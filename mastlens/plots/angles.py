@@ -8,7 +8,7 @@ from plotly.subplots import make_subplots
 from mastlens.errors import unknown
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import count, finish, plain
-from mastlens.plots.heat import KEYS, Grid, hover_text, once_per_cell
+from mastlens.plots.heat import KEYS, CellGrid, hover_text, once_per_cell
 from mastlens.plots.measures import INCREMENTS, increments_of
 from mastlens.plots.tables import flags, need, numbers, ordered, rows_with, take, words
 from mastlens.plots.template import INK, MUTED, PROJECTION_COLOURS
@@ -40,7 +40,7 @@ def plot_principal_angles(
     need(geometry, ["increment", *KEYS, "rank", *parts], figure=figure, writer="mastlens geometry --full")
     drawn = ordered(take(geometry, ["increment", *KEYS, "rank", *parts]), "layer")
     increments = increments_of(words(drawn, "increment"))
-    grid = Grid.of(drawn)
+    grid = CellGrid.of(drawn)
     height = _PANEL * len(increments) + _GAP * (len(increments) - 1)
     fig = make_subplots(
         len(increments),
@@ -95,7 +95,7 @@ def plot_principal_angles(
     )
 
 
-def _add_side(fig: go.Figure, part: pd.DataFrame, column: str, grid: Grid, row: int, col: int) -> None:
+def _add_side(fig: go.Figure, part: pd.DataFrame, column: str, grid: CellGrid, row: int, col: int) -> None:
     span = max(1, len(grid.layers) - 1)
     lines = {"angle": f"{{{column}:.3g}}°", "by chance": f"{{{column}_null:.3g}}°", "rank k": "{rank}"}
     for j, projection in enumerate(grid.projections):

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from mastlens.errors import MastlensError
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import colour_with, count, finish, plain, short
-from mastlens.plots.heat import Grid, add_map, color_bar, color_scale, hover_text, once_per_cell
+from mastlens.plots.heat import CellGrid, add_map, color_bar, color_scale, hover_text, once_per_cell
 from mastlens.plots.tables import (
     distinct,
     flags,
@@ -272,7 +272,7 @@ def plot_code_changes(
     single = where(drawn, [bool(word) for word in words(drawn, "projection")])
     if not shown or single.empty:
         raise MastlensError(f"plot_code_changes has no format to draw; the table has {distinct(drawn, 'format')}.")
-    grid = Grid.of(single)
+    grid = CellGrid.of(single)
     fig = make_subplots(1, len(shown), subplot_titles=list(map(plain, shown)), horizontal_spacing=0.06)
     lines = {
         "code changed": "{code_changed:.1%} of {edited:,} edited entries",

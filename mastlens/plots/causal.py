@@ -11,7 +11,7 @@ from mastlens.plots.frame import colour_with, count, finish, plain, short
 from mastlens.plots.heat import (
     BAR_SPACE,
     KEYS,
-    Grid,
+    CellGrid,
     add_map,
     add_ring_key,
     color_bar,
@@ -55,7 +55,7 @@ def plot_causal_map(
         pairs = zip(words(drawn, "projection"), words(drawn, "head"), strict=True)
         drawn["projection"] = [f"{projection}{head}" for projection, head in pairs]
     once_per_cell(drawn, "plot_causal_map")
-    grid = Grid.of(drawn)
+    grid = CellGrid.of(drawn)
     fig = make_subplots(1, len(sides), subplot_titles=list(sides), horizontal_spacing=0.08)
     effects = {side: _MILLI * numbers(drawn, f"{side}_effect") for side in sides}
     fig.update_layout(coloraxis=color_scale(np.concatenate(list(effects.values())), signed=True))

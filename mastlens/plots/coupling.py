@@ -12,7 +12,7 @@ from mastlens.plots.heads import head_maps
 from mastlens.plots.heat import (
     BAR_SPACE,
     KEYS,
-    Grid,
+    CellGrid,
     add_map,
     add_ring_key,
     color_bar,
@@ -72,7 +72,7 @@ def plot_coupling(
         numel = numbers(drawn, "rows") * numbers(drawn, "cols")
         drawn["chance_level"] = cosine_bound(numel, level=level, comparisons=len(drawn))
 
-    grid = Grid.of(drawn)
+    grid = CellGrid.of(drawn)
     fig = make_subplots(1, len(shown), subplot_titles=[_PANELS[c] for c in shown], horizontal_spacing=0.07)
     axis, rooted = _shared_scale([numbers(drawn, column) for column in shown])
     fig.update_layout(coloraxis=axis)

@@ -8,7 +8,7 @@ from plotly.subplots import make_subplots
 from mastlens.errors import unknown
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import count, finish, plain
-from mastlens.plots.heat import KEYS, Grid
+from mastlens.plots.heat import KEYS, CellGrid
 from mastlens.plots.layers import layer_bar, layer_shade
 from mastlens.plots.nulls import cosine_bound
 from mastlens.plots.tables import distinct, need, numbers, ordered, records, rows_with, take, where, words
@@ -38,7 +38,7 @@ def plot_coupling_spectrum(
         raise unknown("side", side, sides)
     drawn = ordered(take(rows_with(spectrum, "side", side), _COLUMNS), "layer", "projection", "index")
     drawn["cosine_so_far"] = drawn.groupby("name", sort=False)["cosine_part"].cumsum()
-    grid = Grid.of(drawn)
+    grid = CellGrid.of(drawn)
     fig = make_subplots(
         2,
         len(grid.projections),

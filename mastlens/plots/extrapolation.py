@@ -7,7 +7,7 @@ from plotly.subplots import make_subplots
 
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import count, finish, plain
-from mastlens.plots.heat import KEYS, Grid, hover_text
+from mastlens.plots.heat import KEYS, CellGrid, hover_text
 from mastlens.plots.tables import need, numbers, ordered, records, rows_with, take, where, words
 from mastlens.plots.template import BLUE, GREY, MUTED, VERMILLION
 
@@ -35,7 +35,7 @@ def plot_extrapolation(table: pd.DataFrame, *, title: str | None = None, subtitl
     attention = where(table, [p != "" for p in words(table, "projection")])
     need(attention, columns, figure="plot_extrapolation (attention projections)", writer="mastlens trajectory")
     drawn = ordered(take(attention, columns), "layer", "projection")
-    grid = Grid.of(drawn)
+    grid = CellGrid.of(drawn)
     fig = make_subplots(
         1,
         len(grid.projections),

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 from mastlens.errors import unknown
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import count, finish, plain, short
-from mastlens.plots.heat import BAR_SPACE, KEYS, Grid, add_map, add_ring_key, color_bar, color_scale, hover_text
+from mastlens.plots.heat import BAR_SPACE, KEYS, CellGrid, add_map, add_ring_key, color_bar, color_scale, hover_text
 from mastlens.plots.measures import INCREMENTS, label_of, null_of
 from mastlens.plots.tables import distinct, flags, need, need_unique, numbers, records, rows_with, take
 
@@ -98,7 +98,7 @@ def head_maps(
         ring: What a ring means; empty where there is none.
     """
     need_unique(drawn, ["name", "head"], figure=figure)
-    grid = Grid.of(drawn)
+    grid = CellGrid.of(drawn)
     parts = {projection: rows_with(drawn, "projection", projection) for projection in grid.projections}
     wide = [max(int(numbers(part, "head").max()) + 1, 2) for part in parts.values()]
     titles = [_NAMES.get(p, f"{plain(p)} heads") for p in parts]
@@ -108,7 +108,7 @@ def head_maps(
     for col, part in enumerate(parts.values(), start=1):
         # The map's columns are heads here; its own machinery lays them out.
         cells = part.assign(projection=[str(int(head)) for head in part["head"]])
-        layout = Grid(grid.layers, tuple(str(head) for head in range(int(numbers(part, "head").max()) + 1)))
+        layout = CellGrid(grid.layers, tuple(str(head) for head in range(int(numbers(part, "head").max()) + 1)))
         add_map(
             fig,
             cells,

@@ -24,7 +24,7 @@ BAR_SPACE = 122
 
 
 @dataclass(frozen=True)
-class Grid:
+class CellGrid:
     """The rows and columns of a map, shared by panels that are compared.
 
     Attributes:
@@ -36,7 +36,7 @@ class Grid:
     projections: tuple[str, ...]
 
     @classmethod
-    def of(cls, table: pd.DataFrame) -> "Grid":
+    def of(cls, table: pd.DataFrame) -> "CellGrid":
         """Return the grid that holds every row of the table."""
         found = distinct(table, "projection")
         ordered = [p for p in PROJECTIONS if p in found] + [p for p in found if p not in PROJECTIONS]
@@ -120,7 +120,7 @@ def add_map(
     table: pd.DataFrame,
     values: Iterable[float],
     *,
-    grid: Grid,
+    grid: CellGrid,
     hover: list[str],
     coloraxis: str,
     texts: Sequence[str] | None = None,
@@ -179,7 +179,7 @@ def add_map(
     set_axes(fig, grid, row=row, col=col, layer_title=layer_title)
 
 
-def set_axes(fig: go.Figure, grid: Grid, *, row: int, col: int, layer_title: bool = True) -> None:
+def set_axes(fig: go.Figure, grid: CellGrid, *, row: int, col: int, layer_title: bool = True) -> None:
     """Label the axes of one panel by layer and projection, layer 0 at the top."""
     many = len(grid.layers)
     step = next((step for step in (1, 2, 4, 5, 10) if many <= 16 * step), 20)
@@ -214,7 +214,7 @@ def color_bar(
     fig: go.Figure,
     coloraxis: str,
     *,
-    grid: Grid,
+    grid: CellGrid,
     title: str,
     row: int = 1,
     col: int = 1,

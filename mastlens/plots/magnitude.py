@@ -11,7 +11,7 @@ from mastlens.plots.frame import finish, plain, short
 from mastlens.plots.heat import (
     BAR_SPACE,
     KEYS,
-    Grid,
+    CellGrid,
     add_map,
     add_ring_key,
     color_bar,
@@ -51,7 +51,7 @@ def plot_increment_magnitude(geometry: pd.DataFrame, *, title: str | None = None
         "delta_norm": "Frobenius norm |Δ|",
         "relative_norm": "relative to the tensor it was added to, |Δ| / |W|",
     }
-    grid = Grid.of(drawn)
+    grid = CellGrid.of(drawn)
     gap = (BAR_SPACE + 30) / (2 * grid.height + BAR_SPACE + 30)
     names = [f"{_NAMES.get(name, plain(name))} increment" for name in increments]
     fig = make_subplots(

@@ -11,7 +11,7 @@ from mastlens.plots.frame import count, finish, plain, short
 from mastlens.plots.heat import (
     BAR_SPACE,
     KEYS,
-    Grid,
+    CellGrid,
     add_map,
     add_ring_key,
     color_bar,
@@ -65,7 +65,7 @@ def plot_score_map(
     lines |= _mark(drawn, values, nulls, own_null, told, null_tolerance)
     marked = "within_null" in drawn.columns
 
-    grid = Grid.of(drawn)
+    grid = CellGrid.of(drawn)
     names = [f"{INCREMENTS.get(name, plain(name))} increment" for name in increments] if len(increments) > 1 else None
     fig = make_subplots(1, len(increments), subplot_titles=names, horizontal_spacing=0.08)
     for col, increment in enumerate(increments, start=1):

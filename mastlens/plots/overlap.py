@@ -6,7 +6,7 @@ from plotly.subplots import make_subplots
 
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import count, finish, plain
-from mastlens.plots.heat import BAR_SPACE, Grid, add_map, add_ring_key, color_bar
+from mastlens.plots.heat import BAR_SPACE, CellGrid, add_map, add_ring_key, color_bar
 from mastlens.plots.tables import distinct, need, need_unique, numbers, records, take, where, words
 from mastlens.plots.template import SEQUENTIAL
 
@@ -37,7 +37,7 @@ def plot_selection_overlap(
     drawn["within_chance"] = numbers(drawn, "p") > bound
 
     # The map's rows and columns are labels here; its own machinery lays them out.
-    grid = Grid(tuple(range(len(labels))), tuple(labels))
+    grid = CellGrid(tuple(range(len(labels))), tuple(labels))
     cells = _both_ways(drawn).assign(layer=lambda t: [labels.index(first) for first in words(t, "first")])
     cells["projection"] = words(cells, "second")
     fig = make_subplots()

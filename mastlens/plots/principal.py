@@ -11,7 +11,7 @@ from mastlens.plots.frame import colour_with, count, finish, plain
 from mastlens.plots.heat import (
     BAR_SPACE,
     KEYS,
-    Grid,
+    CellGrid,
     add_map,
     add_ring_key,
     color_bar,
@@ -107,7 +107,7 @@ def plot_off_principal(
     ]
     drawn = _with_null(take(part, [*_COLUMNS, *extra]), level)
 
-    grid = Grid.of(drawn)
+    grid = CellGrid.of(drawn)
     fig = make_subplots(
         1,
         2,
@@ -145,7 +145,7 @@ def plot_off_principal(
     )
 
 
-def _add_lift_map(fig: go.Figure, drawn: pd.DataFrame, grid: Grid, hover: list[str]) -> None:
+def _add_lift_map(fig: go.Figure, drawn: pd.DataFrame, grid: CellGrid, hover: list[str]) -> None:
     values = numbers(drawn, "log2_lift")
     finite = np.abs(values[np.isfinite(values)])
     end = max(0.5, float(finite.max())) if finite.size else 1.0
@@ -176,7 +176,7 @@ def _add_lift_map(fig: go.Figure, drawn: pd.DataFrame, grid: Grid, hover: list[s
     fig.update_layout(coloraxis_colorbar={"tickvals": ticks, "ticktext": [f"{2.0**t:.2g}×" for t in ticks]})
 
 
-def _add_dots(fig: go.Figure, drawn: pd.DataFrame, grid: Grid, hover: list[str]) -> None:
+def _add_dots(fig: go.Figure, drawn: pd.DataFrame, grid: CellGrid, hover: list[str]) -> None:
     """Draw every tensor over its null: within a projection's column, layers run from left to right."""
     drawn = drawn.assign(hover=hover)
     span = max(1, len(grid.layers) - 1)

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mastlens.plots.frame import colour_with, count, finish, plain, short
-from mastlens.plots.heat import BAR_SPACE, KEYS, Grid, add_map, add_ring_key, color_bar, color_scale, hover_text
+from mastlens.plots.heat import BAR_SPACE, KEYS, CellGrid, add_map, add_ring_key, color_bar, color_scale, hover_text
 from mastlens.plots.projection import SIDE_COLOURS
 from mastlens.plots.tables import distinct, need, numbers, records, rows_with, take
 from mastlens.plots.template import GREY, INK, MUTED
@@ -48,7 +48,7 @@ def plot_projection_map(
     need(table, columns, figure="plot_projection_map", writer="explore(study)")
     extra = [column for column in ("low", "high") if column in table]
     drawn = take(table, [*columns, *extra])
-    grid, values = Grid.of(drawn), numbers(drawn, "value")
+    grid, values = CellGrid.of(drawn), numbers(drawn, "value")
     inside = np.asarray([beyond is not pd.NA and not beyond for beyond in drawn["beyond_chance"].tolist()])
     lines = {plain(label): "{value:.5g}", "by chance": "{chance:.5g}"}
     if extra:

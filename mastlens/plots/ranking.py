@@ -7,7 +7,7 @@ from plotly.subplots import make_subplots
 
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import count, finish, plain
-from mastlens.plots.heat import KEYS, Grid, add_map, hover_text, once_per_cell
+from mastlens.plots.heat import KEYS, CellGrid, add_map, hover_text, once_per_cell
 from mastlens.plots.tables import flags, need, numbers, ordered, take, where, words
 from mastlens.plots.template import BLUE, INK, ORANGE, PURPLE
 
@@ -174,7 +174,7 @@ def plot_selection(ranking: pd.DataFrame, *, title: str | None = None, subtitle:
     once_per_cell(ranking, "plot_selection")
     drawn = take(ranking, _RANKING)
     chosen = flags(drawn, "selected")
-    grid = Grid.of(drawn)
+    grid = CellGrid.of(drawn)
     fig = make_subplots()
     states = np.where(chosen, "selected", "not selected, stays as it is")
     hover = [

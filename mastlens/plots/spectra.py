@@ -7,7 +7,7 @@ from plotly.subplots import make_subplots
 
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import finish, plain, short
-from mastlens.plots.heat import KEYS, Grid
+from mastlens.plots.heat import KEYS, CellGrid
 from mastlens.plots.layers import layer_bar, layer_shade
 from mastlens.plots.tables import distinct, need, numbers, ordered, records, rows_with, take, where, words
 from mastlens.plots.template import INK
@@ -30,7 +30,7 @@ def plot_spectra(spectra: pd.DataFrame, *, title: str | None = None, subtitle: s
     """
     need(spectra, _COLUMNS, figure="plot_spectra", writer="the spectra function of mastlens.analysis")
     drawn = ordered(take(spectra, _COLUMNS), "increment", "layer", "projection", "index")
-    grid = Grid.of(drawn)
+    grid = CellGrid.of(drawn)
     present = distinct(drawn, "increment")
     increments = [name for name in ("sft", "rlvr") if name in present]
     increments += [name for name in present if name not in increments]

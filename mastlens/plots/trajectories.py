@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import finish, plain, short
-from mastlens.plots.heat import BAR_SPACE, KEYS, Grid, add_map, color_bar, color_scale, hover_text
+from mastlens.plots.heat import BAR_SPACE, KEYS, CellGrid, add_map, color_bar, color_scale, hover_text
 from mastlens.plots.layers import layer_bar, layer_shade
 from mastlens.plots.tables import flags, need, numbers, ordered, records, rows_with, take, where, words
 from mastlens.plots.template import INK, MUTED, PROJECTION_COLOURS
@@ -122,7 +122,7 @@ def plot_trajectory_explained(table: pd.DataFrame, *, title: str | None = None, 
     columns = (*KEYS, "explained_variance", "explained_variance_walk", "explained_variance_noise", "fitted")
     need(table, columns, figure="plot_trajectory_explained", writer=_WRITER)
     drawn = ordered(take(where(table, [p != "" for p in words(table, "projection")]), columns), "layer", "projection")
-    grid = Grid.of(drawn)
+    grid = CellGrid.of(drawn)
     values = numbers(drawn, "explained_variance")
     walk, noise = (float(numbers(drawn, f"explained_variance_{null}")[0]) for null in ("walk", "noise"))
     fig = make_subplots(
@@ -239,9 +239,9 @@ def plot_trajectory_geometry(steps: pd.DataFrame, *, title: str | None = None, s
     )
 
 
-def _panels(drawn: pd.DataFrame) -> tuple[go.Figure, Grid]:
+def _panels(drawn: pd.DataFrame) -> tuple[go.Figure, CellGrid]:
     """Return one panel a projection, with the bar of the layers."""
-    grid = Grid.of(drawn)
+    grid = CellGrid.of(drawn)
     titles = [plain(projection) for projection in grid.projections]
     fig = make_subplots(1, len(titles), shared_yaxes=True, horizontal_spacing=0.02, column_titles=titles)
     fig.add_trace(layer_bar(grid), row=1, col=1)
@@ -249,7 +249,7 @@ def _panels(drawn: pd.DataFrame) -> tuple[go.Figure, Grid]:
     return fig, grid
 
 
-def _projections(drawn: pd.DataFrame, grid: Grid) -> Iterator[tuple[int, pd.DataFrame]]:
+def _projections(drawn: pd.DataFrame, grid: CellGrid) -> Iterator[tuple[int, pd.DataFrame]]:
     for column, projection in enumerate(grid.projections, start=1):
         yield column, rows_with(drawn, "projection", projection)
 

@@ -16,7 +16,7 @@ from mastlens.edits.negation import negate
 from mastlens.evaluation import Evaluation, compare_tables, evaluate
 from mastlens.models.weights import snapshot, swapped
 from mastlens.organisms import lineage_folder
-from mastlens.organisms.measuring import response_style
+from mastlens.organisms.stage_accuracy import response_style
 from mastlens.reporting import report
 from mastlens.reporting.settings import DemoCommandSettings
 from mastlens.runs.calls import takes
@@ -24,7 +24,7 @@ from mastlens.runs.cost import measured
 from mastlens.runs.files import sha256_json, write_table
 from mastlens.selection import random_matched, rank
 from mastlens.selection.tensors import weight_matrices
-from mastlens.studies.arms import Made, edit_without_gradient, kept_edit, matched_edit
+from mastlens.studies.arms import EditWithSteps, edit_without_gradient, kept_edit, matched_edit
 from mastlens.studies.bench import Bench
 from mastlens.studies.settings import DecodingSettings
 from mastlens.studies.verdict import PARTS, SPLITS, summary_text, verdict_sentence
@@ -62,7 +62,7 @@ class DemoSettings:
 
 
 @dataclass(frozen=True)
-class Arm:
+class DemoArm:
     """One model of the comparison.
 
     Attributes:
@@ -143,9 +143,9 @@ def _demonstrate(asked: DemoCommandSettings, settings: DemoSettings) -> Demonstr
     selected = run.matched("selected", f"MAST top {settings.top}", ranking.selected, target)
     everything = weight_matrices(run.checkpoint)
     arms = [
-        Arm("rlvr", "RLVR (source)"),
-        Arm("sft", "SFT", stage="sft"),
-        Arm("rlvr-retain", "RLVR on retain only", stage="rlvr-retain"),
+        DemoArm("rlvr", "RLVR (source)"),
+        DemoArm("sft", "SFT", stage="sft"),
+        DemoArm("rlvr-retain", "RLVR on retain only", stage="rlvr-retain"),
         selected,
         run.same_strength("all-same-strength", "all parameters, same strength", everything, selected),
         run.matched("all-matched", "all parameters, matched", everything, target),
@@ -203,10 +203,10 @@ class _Run:
         """Return the calibration forget accuracy of another stage: what unlearning aims at."""
         return self.bench.forget_accuracy(Checkpoint(path).load_model(device=self.device))
 
-    def matched(self, name: str, label: str, names: list[str], target: float) -> Arm:
+    def matched(self, name: str, label: str, names: list[str], target: float) -> DemoArm:
         """Return the arm at matched forgetting, from its folder if it is there already."""
 
-        def compute() -> Made:
+        def compute() -> EditWithSteps:
             return matched_edit(
                 self.bench,
                 self.out / "arms" / name,
@@ -221,11 +221,11 @@ class _Run:
 
         return self._edited(name, label, names, {"target": target}, compute)
 
-    def same_strength(self, name: str, label: str, names: list[str], like: Arm) -> Arm:
+    def same_strength(self, name: str, label: str, names: list[str], like: DemoArm) -> DemoArm:
         """Return the arm with the learning rate and number of steps of another."""
         lr, steps = float(like.details["lr"]), int(like.details["step"])
 
-        def compute() -> Made:
+        def compute() -> EditWithSteps:
             model = self.bench.model
             with swapped(model, snapshot(model, names)):
                 with measured() as cost:
@@ -248,10 +248,10 @@ class _Run:
 
         return self._edited(name, label, names, {"lr": lr, "steps": steps}, compute)
 
-    def negated(self, name: str, label: str, names: list[str]) -> Arm:
+    def negated(self, name: str, label: str, names: list[str]) -> DemoArm:
         """Return the arm whose selected tensors are SFT's again."""
 
-        def compute() -> Made:
+        def compute() -> EditWithSteps:
             return edit_without_gradient(
                 negate(sft=self.folder / "sft", rlvr=self.checkpoint, names=names, progress=False)
             )
@@ -259,8 +259,8 @@ class _Run:
         return self._edited(name, label, names, {"scale": 1.0}, compute)
 
     def _edited(
-        self, name: str, label: str, names: list[str], settings: dict[str, Any], compute: Callable[[], Made]
-    ) -> Arm:
+        self, name: str, label: str, names: list[str], settings: dict[str, Any], compute: Callable[[], EditWithSteps]
+    ) -> DemoArm:
         if self.progress:
             tqdm.write(f"{label} ...")
         edit, details = kept_edit(
@@ -272,9 +272,9 @@ class _Run:
             device=self.device,
             overwrite=self.overwrite,
         )
-        return Arm(name, label, edit=edit, details=details)
+        return DemoArm(name, label, edit=edit, details=details)
 
-    def evaluate(self, arm: Arm) -> Evaluation:
+    def evaluate(self, arm: DemoArm) -> Evaluation:
         """Open the eval files for this arm."""
         return evaluate(
             model=self.folder / arm.stage,
@@ -288,7 +288,7 @@ class _Run:
             progress=False,
         )
 
-    def perplexity(self, arm: Arm) -> float:
+    def perplexity(self, arm: DemoArm) -> float:
         """Return perplexity on neutral text."""
         model = self.bench.model
         if arm.stage != "rlvr":
@@ -297,7 +297,7 @@ class _Run:
             return self.bench.perplexity(model)
 
 
-def _describe(arm: Arm, perplexity: float, evaluation: Evaluation) -> dict[str, Any]:
+def _describe(arm: DemoArm, perplexity: float, evaluation: Evaluation) -> dict[str, Any]:
     responses = evaluation.table.loc[evaluation.table["split"] == "forget", "response"]
     keys = ("tensors", "parameters", "lr", "step", "reached", "seconds", "peak_mb")
     return {
@@ -309,7 +309,7 @@ def _describe(arm: Arm, perplexity: float, evaluation: Evaluation) -> dict[str, 
     }
 
 
-def _compare_arms(arms: list[Arm], evaluations: dict[str, Evaluation], seed: int) -> pd.DataFrame:
+def _compare_arms(arms: list[DemoArm], evaluations: dict[str, Evaluation], seed: int) -> pd.DataFrame:
     """Return one row an arm and split, ``retain`` being the two retain splits together."""
     tables = []
     for arm in arms:

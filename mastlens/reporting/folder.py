@@ -13,7 +13,7 @@ from mastlens.runs.stages import RECORD, read_record
 
 
 @dataclass(frozen=True)
-class Told:
+class Findings:
     """What one chapter makes of a folder.
 
     Attributes:
@@ -51,8 +51,8 @@ class RunFolder:
             if not path.is_file():
                 return None
             self._tables[name] = read_table(path)
-        found = self._tables[name]
-        return found if len(found) else None
+        table = self._tables[name]
+        return table if len(table) else None
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -70,10 +70,10 @@ class RunFolder:
     @cached_property
     def lineage(self) -> dict[str, str]:
         """Role of every checkpoint that any stage read, and its fingerprint."""
-        found: dict[str, str] = {}
+        fingerprints: dict[str, str] = {}
         for stage in self.record["stages"].values():
-            found |= stage.get("lineage", {})
-        return found
+            fingerprints |= stage.get("lineage", {})
+        return fingerprints
 
     @cached_property
     def subtitle(self) -> str:

@@ -23,7 +23,7 @@ def reproduce(run: RunFolder, *, is_demo: bool, study: bool) -> dict[str, Any]:
     versions: dict[str, str] = {}
     for name, stage in stages.items():
         if not (study and name == "study"):  # a study's inputs are its arms, hundreds of them
-            inputs |= {f"{name}, {role}": str(found) for role, found in stage.get("inputs", {}).items()}
+            inputs |= {f"{name}, {role}": str(digest) for role, digest in stage.get("inputs", {}).items()}
         outputs |= stage.get("outputs", {})
         versions |= stage.get("versions", {})
     entries = {
@@ -59,9 +59,9 @@ def _line(name: str, stage: dict[str, Any], folder: str) -> str:
 
 def _seed(stage: dict[str, Any]) -> Any:
     settings = stage.get("settings", {})
-    found = settings.get("seed", settings.get("seeds"))
+    seed = settings.get("seed", settings.get("seeds"))
     sampling = settings.get("sampling")
-    return sampling.get("seed") if found is None and isinstance(sampling, dict) else found
+    return sampling.get("seed") if seed is None and isinstance(sampling, dict) else seed
 
 
 _LONG = 8  # entries of a list beyond which it is counted and not shown
@@ -75,12 +75,12 @@ def _short(settings: Any) -> Any:
     return settings
 
 
-def data_list(run: RunFolder, told: dict[str, str]) -> pd.DataFrame:
+def data_list(run: RunFolder, headings: dict[str, str]) -> pd.DataFrame:
     """Return every table in the folder and the folders in it: its size, and where the page tells it.
 
     Args:
         run: The folder.
-        told: File to the heading of the section that tells it.
+        headings: File to the heading of the section that tells it.
 
     Returns:
         ``file``, ``rows``, ``columns``, ``told in``; like files of several folders share a line, without rows.
@@ -96,7 +96,7 @@ def data_list(run: RunFolder, told: dict[str, str]) -> pd.DataFrame:
     rows = []
     for key, paths in groups.items():
         rows.append({"file": key if len(paths) == 1 else f"{key} ({len(paths)} files)", **_size(run, paths)})
-        rows[-1]["told in"] = told.get(key) or told.get(f"*/{paths[0].name}", "not told: data only")
+        rows[-1]["told in"] = headings.get(key) or headings.get(f"*/{paths[0].name}", "not told: data only")
     return pd.DataFrame(rows, columns=["file", "rows", "columns", "told in"])
 
 

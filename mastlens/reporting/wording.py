@@ -44,11 +44,11 @@ def listed(names: Iterable[object], joint: str = "and") -> str:
     return f"{', '.join(first)} {joint} {last}" if first else last
 
 
-def out_of(found: int, of: int, noun: str) -> str:
+def out_of(count: int, of: int, noun: str) -> str:
     """Return ``none of 32 projections``, ``all 32 projections`` or ``5 of 32 projections``."""
     if of == 1:
-        return f"{'the only' if found else 'not the only'} {noun}"
-    return {0: f"none of {of:,} {noun}s", of: f"all {of:,} {noun}s"}.get(found, f"{found:,} of {of:,} {noun}s")
+        return f"{'the only' if count else 'not the only'} {noun}"
+    return {0: f"none of {of:,} {noun}s", of: f"all {of:,} {noun}s"}.get(count, f"{count:,} of {of:,} {noun}s")
 
 
 def beside_null(table: pd.DataFrame, measures: Sequence[tuple[str, str]], keys: Sequence[str] = ()) -> pd.DataFrame:
@@ -71,7 +71,7 @@ def beside_null(table: pd.DataFrame, measures: Sequence[tuple[str, str]], keys: 
             known = group[group[column].notna() & group[f"{column}_null"].notna()]
             if known.empty:
                 continue
-            told = known[f"{column}_distinguishable"].fillna(False).astype(bool)
+            beyond = known[f"{column}_distinguishable"].fillna(False).astype(bool)
             above = known[column] > known[f"{column}_null"]
             rows.append(
                 {
@@ -80,8 +80,8 @@ def beside_null(table: pd.DataFrame, measures: Sequence[tuple[str, str]], keys: 
                     "median": float(known[column].median()),
                     "chance": float(known[f"{column}_null"].median()),
                     "n": len(known),
-                    "above chance": int((told & above).sum()),
-                    "below chance": int((told & ~above).sum()),
+                    "above chance": int((beyond & above).sum()),
+                    "below chance": int((beyond & ~above).sum()),
                 }
             )
     return pd.DataFrame(rows)

@@ -10,7 +10,7 @@ from mastlens.plots.page import Section, write_page
 from mastlens.reporting.chapters import CHAPTERS, Chapter
 from mastlens.reporting.chapters.demo import outcome_figure as draw_outcome
 from mastlens.reporting.chapters.demo import tables_of
-from mastlens.reporting.folder import RunFolder, Told
+from mastlens.reporting.folder import Findings, RunFolder
 from mastlens.reporting.reproducing import data_list, reproduce
 from mastlens.reporting.settings import ReportSettings
 from mastlens.runs.calls import takes
@@ -35,52 +35,52 @@ def report(settings: ReportSettings) -> Path:
     run = RunFolder(Path(settings.folder), None if before is None else Path(before))
     if not run.record["stages"] and not run.within:
         raise BadFile(f"{run.path} holds no run (no {run.path / RECORD}). Run a stage with --out {run.path} first.")
-    told = [(chapter, found) for chapter in CHAPTERS if (found := chapter.build(run)) is not None]
+    chapters = [(chapter, findings) for chapter in CHAPTERS if (findings := chapter.build(run)) is not None]
     is_demo, is_study = tables_of(run) is not None, run.table("study.parquet") is not None
-    title, question, verdict = _opening(run, told)
+    title, question, verdict = _opening(run, chapters)
     return write_page(
         run.path / "report.html",
         title=title,
         question=question,
         verdict=verdict,
-        sections=[*(found.section for _, found in told), *_closing(run, told)],
+        sections=[*(findings.section for _, findings in chapters), *_closing(run, chapters)],
         reproduce=reproduce(run, is_demo=is_demo, study=is_study),
     )
 
 
 def outcome_figure(folder: Path, subtitle: str = "") -> go.Figure:
     """Return the figure of a demo's outcome: forgetting against collateral, one point an arm."""
-    found = tables_of(RunFolder(Path(folder)))
-    if found is None:
+    tables = tables_of(RunFolder(Path(folder)))
+    if tables is None:
         raise NotFound(f"{folder} is no demo: it lacks summary.parquet or arms.parquet. mastlens demo makes them.")
-    return draw_outcome(*found, subtitle=subtitle)
+    return draw_outcome(*tables, subtitle=subtitle)
 
 
-def _opening(run: RunFolder, told: list[tuple[Chapter, Told]]) -> tuple[str, str, str]:
+def _opening(run: RunFolder, chapters: list[tuple[Chapter, Findings]]) -> tuple[str, str, str]:
     """Return title, question and verdict: the chapter with the last word comes first, the others follow in order."""
-    if not told:
+    if not chapters:
         stages = ", ".join(run.record["stages"])
         return f"Run {run.path.name}", "What was run in this folder?", f"Stages that have run: {stages}."
-    first = max(told, key=lambda pair: pair[0].weight)[0]
+    first = max(chapters, key=lambda pair: pair[0].weight)[0]
     if first.weight == max(chapter.weight for chapter in CHAPTERS):  # a demo asks one question, and answers it whole
-        return first.title, first.question, next(found.finding for chapter, found in told if chapter is first)
-    asked = " ".join(dict.fromkeys(chapter.question for chapter, _ in told if chapter.question))
-    findings = [found.finding for chapter, found in told if chapter is first]
-    findings += [found.finding for chapter, found in told if chapter is not first]
-    said = "\n\n".join(finding for finding in findings if finding)
+        return first.title, first.question, next(findings.finding for chapter, findings in chapters if chapter is first)
+    asked = " ".join(dict.fromkeys(chapter.question for chapter, _ in chapters if chapter.question))
+    verdicts = [findings.finding for chapter, findings in chapters if chapter is first]
+    verdicts += [findings.finding for chapter, findings in chapters if chapter is not first]
+    verdict = "\n\n".join(filter(None, verdicts))
     title = f"{first.title}: {run.path.resolve().name}" if first.title else f"Run {run.path.resolve().name}"
-    return title, asked, said or "Nothing in this folder has been measured against anything yet."
+    return title, asked, verdict or "Nothing in this folder has been measured against anything yet."
 
 
-def _closing(run: RunFolder, told: list[tuple[Chapter, Told]]) -> list[Section]:
+def _closing(run: RunFolder, chapters: list[tuple[Chapter, Findings]]) -> list[Section]:
     """Return what ends every page: its limits, and the tables behind it."""
-    limits = list(dict.fromkeys(limit for _, found in told for limit in found.limits))
+    limits = list(dict.fromkeys(limit for _, findings in chapters for limit in findings.limits))
     headings: dict[str, str] = {}
-    for chapter, found in told:
+    for chapter, findings in chapters:
         for table in chapter.tables:
-            headings.setdefault(table, found.section.heading)
-            headings.setdefault(f"*/{table}", found.section.heading)
-    sections = [Section("Limits", "\n\n".join([*limits, _INTERVALS]))] if told else []
+            headings.setdefault(table, findings.section.heading)
+            headings.setdefault(f"*/{table}", findings.section.heading)
+    sections = [Section("Limits", "\n\n".join([*limits, _INTERVALS]))] if chapters else []
     data = data_list(run, headings)
     stages = pd.DataFrame(
         [{"stage": name, "files": ", ".join(stage.get("outputs", {}))} for name, stage in run.record["stages"].items()]

@@ -24,7 +24,7 @@ ARMS = "arms"
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 STEPS, SEARCH = "steps.parquet", "search.parquet"
 
-Made = tuple[Edit, pd.DataFrame, dict[str, Any]]
+EditWithSteps = tuple[Edit, pd.DataFrame, dict[str, Any]]
 """An edit, its steps, and what to keep of its making in the run record."""
 
 
@@ -68,8 +68,8 @@ class Arm:
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides the edit, for the run record."""
-        told = {key: value for key, value in asdict(self).items() if key not in ("keep", "name")}
-        return {**told, "names": sha256_json(list(self.names))}
+        identity = {key: value for key, value in asdict(self).items() if key not in ("keep", "name")}
+        return {**identity, "names": sha256_json(list(self.names))}
 
 
 def is_unrecorded(folder: Path, name: str) -> bool:
@@ -79,7 +79,7 @@ def is_unrecorded(folder: Path, name: str) -> bool:
 
 def kept_edit(
     folder: Path,
-    compute: Callable[[], Made],
+    compute: Callable[[], EditWithSteps],
     *,
     checkpoint: Checkpoint,
     inputs: Mapping[str, str],
@@ -130,7 +130,7 @@ def matched_edit(
     retain: bool,
     seed: int,
     settings: Mapping[str, Any],
-) -> Made:
+) -> EditWithSteps:
     """Make the edit at matched forgetting; what was looked at on the way goes to ``search.parquet`` in ``folder``.
 
     Args:
@@ -144,7 +144,7 @@ def matched_edit(
         seed: Decides the batches.
         settings: Kept with the edit.
     """
-    found = match_forgetting(
+    match = match_forgetting(
         bench.checkpoint,
         bench.model,
         names,
@@ -157,11 +157,11 @@ def matched_edit(
         seed=seed,
         settings={**settings, "objective": objective.record()},
     )
-    write_table(folder / SEARCH, found.search)
+    write_table(folder / SEARCH, match.search)
     keys = ("lr", "step", "reached", "diverged", "seconds", "peak_mb")
-    return found.edit, found.steps, {key: getattr(found, key) for key in keys}
+    return match.edit, match.steps, {key: getattr(match, key) for key in keys}
 
 
-def edit_without_gradient(edit: Edit) -> Made:
+def edit_without_gradient(edit: Edit) -> EditWithSteps:
     """Return an edit that took no steps as one that was made."""
     return edit, pd.DataFrame({"step": pd.Series(dtype=int)}), {}

@@ -102,8 +102,8 @@ def _compared(
         needs_retain = make_objective(**making).needs.retain
         optional = comparison.retain_weight is not None and not needs_retain
         label = f"{objective}{_RETAINED if optional else ''}{comparison.suffix}"
-        for selection, found in chosen.items():
-            for selected in found:
+        for selection, draws in chosen.items():
+            for selected in draws:
                 cycled = selected.draw and comparison.draw_seeds == "cycled"
                 for number in [seeds[(selected.draw - 1) % len(seeds)]] if cycled else seeds:
                     yield Arm(

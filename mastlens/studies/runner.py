@@ -125,24 +125,24 @@ def _target(settings: StudySettings, out: Path, device: str, overwrite: bool) ->
             "[target], or reference under [lineage]."
         )
     bench, reference = bench_of(settings, device), Checkpoint(settings.lineage.reference)
-    told = settings.summary
+    summary = settings.summary
     with stage(
         out,
         "target",
         outputs=[TARGET],
         lineage={"rlvr": bench.checkpoint.fingerprint, "reference": reference.fingerprint},
         behaviour={"rlvr": bench.checkpoint.behaviour, "reference": reference.behaviour},
-        inputs={role: found for role, found in bench.inputs.items() if role.endswith("-calibration")},
-        settings={"decoding": told["decoding"], "matching": told["target"]},
+        inputs={role: digest for role, digest in bench.inputs.items() if role.endswith("-calibration")},
+        settings={"decoding": summary["decoding"], "matching": summary["target"]},
         device=device,
         overwrite=overwrite or not (out / TARGET).is_file(),
     ) as current:
         if current.done:
             return float(current.notes["forget_accuracy"])
-        found = bench.forget_accuracy(reference.load_model(device=device))
-        write_json(out / TARGET, {"forget_accuracy": found})
-        current.notes = {"forget_accuracy": found}
-    return found
+        accuracy = bench.forget_accuracy(reference.load_model(device=device))
+        write_json(out / TARGET, {"forget_accuracy": accuracy})
+        current.notes = {"forget_accuracy": accuracy}
+    return accuracy
 
 
 def _finish_all(

@@ -269,11 +269,11 @@ def read_study(study: str | os.PathLike[str]) -> StudySettings:
     return parse_study(read_toml(path), where=path.name, folder=path.parent)
 
 
-def parse_study(told: Mapping[str, Any], *, where: str = "the study", folder: Path | None = None) -> StudySettings:
+def parse_study(table: Mapping[str, Any], *, where: str = "the study", folder: Path | None = None) -> StudySettings:
     """Return the settings that a parsed study file describes.
 
     Args:
-        told: As ``tomllib`` returns it. ``organism = "NAME"`` stands for its lineage, files and decoding limit.
+        table: As ``tomllib`` returns it. ``organism = "NAME"`` stands for its lineage, files and decoding limit.
         where: What to call it in a message.
         folder: What relative paths are relative to.
 
@@ -281,17 +281,17 @@ def parse_study(told: Mapping[str, Any], *, where: str = "the study", folder: Pa
         MastlensError: As ``read_study``.
     """
     folder = folder or Path()
-    told = dict(told)
-    name = told.pop("organism", None)
+    table = dict(table)
+    name = table.pop("organism", None)
     if name is not None:
-        told = _of_organism(str(name)) | told
-    missing = [key for key in ("lineage", "train", "calibration", "eval") if key not in told]
+        table = _of_organism(str(name)) | table
+    missing = [key for key in ("lineage", "train", "calibration", "eval") if key not in table]
     if missing:
         raise BadSetting(
             f"{where}: [{missing[0]}] is missing. Say organism = NAME for a shipped lineage and its files, or name the "
             "checkpoints in [lineage] and the files in [train], [calibration] and [eval]."
         )
-    settings = from_table(StudySettings, told, where)
+    settings = from_table(StudySettings, table, where)
 
     def checkpoint(spec: str | None) -> Any:
         return str(folder / spec) if spec and (folder / spec).is_dir() else spec

@@ -71,7 +71,7 @@ def gather_arms(arms: Sequence[Arm], out: Path) -> pd.DataFrame:
             "parameters": notes.get("parameters", 0),
         }
         for split in sorted(measures.index, key=lambda name: (name != FORGET, name != RETAIN)):
-            row |= {f"{split}_{column}": measures.loc[split, found] for column, found in OF_A_SPLIT.items()}
+            row |= {f"{split}_{column}": measures.loc[split, measure] for column, measure in OF_A_SPLIT.items()}
         rows.append({**row, "perplexity": measures["perplexity"].iloc[0]})
     return pd.DataFrame(rows).astype({"step": "Int64", "reached": "boolean"})
 

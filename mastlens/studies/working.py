@@ -22,7 +22,15 @@ from mastlens.registry import code_digest
 from mastlens.runs.files import write_table
 from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, read_record, stage
-from mastlens.studies.arms import ARMS, Arm, Made, edit_without_gradient, is_unrecorded, kept_edit, matched_edit
+from mastlens.studies.arms import (
+    ARMS,
+    Arm,
+    EditWithSteps,
+    edit_without_gradient,
+    is_unrecorded,
+    kept_edit,
+    matched_edit,
+)
 from mastlens.studies.bench import Bench
 from mastlens.studies.exam import Exam, measure_answers
 from mastlens.studies.reading import located
@@ -113,25 +121,25 @@ class Workshop:
 
     @property
     def _lineage(self) -> dict[str, str]:
-        found = {"rlvr": self.bench.checkpoint.fingerprint}
+        fingerprints = {"rlvr": self.bench.checkpoint.fingerprint}
         if self.reference is not None:
-            found["reference"] = self.reference.fingerprint
-        return found
+            fingerprints["reference"] = self.reference.fingerprint
+        return fingerprints
 
     @property
     def _behaviour(self) -> dict[str, dict[str, str]]:
-        found = {"rlvr": self.bench.checkpoint.behaviour}
+        digests = {"rlvr": self.bench.checkpoint.behaviour}
         if self.reference is not None:
-            found["reference"] = self.reference.behaviour
-        return found
+            digests["reference"] = self.reference.behaviour
+        return digests
 
     def _deciding(self, arm: Arm) -> dict[str, Any]:
-        told = self.settings.summary
+        summary = self.settings.summary
         if arm.kind == "matched":
             code = code_digest(OBJECTIVES.find(arm.making["name"]))
-            matched = {"decoding": told["decoding"], "matching": told["target"], "target": self.target}
+            matched = {"decoding": summary["decoding"], "matching": summary["target"], "target": self.target}
             return {**arm.identity, **matched, **({} if code is None else {"code": code})}
-        return {**arm.identity, "decoding": told["decoding"], "rank": self.settings.rank}
+        return {**arm.identity, "decoding": summary["decoding"], "rank": self.settings.rank}
 
     def _examined(self, arm: Arm, folder: Path) -> tuple[pd.DataFrame, float, dict[str, Any]]:
         if arm.kind == "model":
@@ -155,7 +163,7 @@ class Workshop:
             overwrite=self.overwrite,
         )
 
-    def _matched(self, arm: Arm, folder: Path) -> Made:
+    def _matched(self, arm: Arm, folder: Path) -> EditWithSteps:
         assert arm.grid is not None
         return matched_edit(
             self.bench,
@@ -169,7 +177,7 @@ class Workshop:
             settings={"arm": arm.name},
         )
 
-    def _negated(self, arm: Arm, folder: Path) -> Made:
+    def _negated(self, arm: Arm, folder: Path) -> EditWithSteps:
         lineage = self.settings.lineage
         edit = negate(
             sft=lineage.sft,

@@ -14,7 +14,7 @@ from mastlens.errors import MastlensError
 from mastlens.paper import CAPTIONS, SUBTITLE, captions, make_paper_figures
 from mastlens.paper.catalogue import FIGURES
 from mastlens.paper.drawing import R2MU
-from mastlens.paper.sources import Sources, ranked
+from mastlens.paper.sources import PaperSources, ranked
 from mastlens.statistics import mcnemar_exact
 from mastlens.studies.tables import contrast_draws, summarise_study
 
@@ -95,7 +95,7 @@ def test_the_studys_tables_follow_from_its_arms(study):
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("study-")])
 def test_study_figures_are_drawn_from_the_committed_tables(name):
     entry = next(entry for entry in FIGURES if entry.name == name)
-    drawn = entry.draw(Sources(Path("nowhere"), COMMITTED), SUBTITLE).table
+    drawn = entry.draw(PaperSources(Path("nowhere"), COMMITTED), SUBTITLE).table
     kept = committed(name)
     assert list(drawn.columns) == list(kept.columns)
     for column in drawn:
@@ -136,7 +136,7 @@ def test_r2mu_has_its_place(tmp_path):
     table = pd.DataFrame(rows, columns=["arm", "measure", "value", "ci_low", "ci_high"])
     table.to_csv(tmp_path / R2MU, index=False)
     entry = next(entry for entry in FIGURES if entry.name == "r2mu")
-    figure = entry.draw(Sources(tmp_path, tmp_path), SUBTITLE)
+    figure = entry.draw(PaperSources(tmp_path, tmp_path), SUBTITLE)
     pd.testing.assert_frame_equal(figure.table, table)
     assert "## r2mu" in captions({entry: figure})
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mastlens.attacks.measuring import restored
+from mastlens.attacks.answers import restored
 from mastlens.attacks.recovery import summarise_attack
 from mastlens.attacks.relearning import curve_points, halves, relearning_steps
 from mastlens.checkpoints.checkpoint import Checkpoint

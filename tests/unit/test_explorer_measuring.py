@@ -7,9 +7,9 @@ import torch
 from scipy.linalg import subspace_angles
 
 from mastlens.errors import MastlensError
-from mastlens.explorer.measuring import Bench
+from mastlens.explorer.measuring import PatchBench
 from mastlens.explorer.patterns import attention_patterns
-from mastlens.explorer.sources import Sources
+from mastlens.explorer.sources import RunSources
 
 NAME = "model.layers.0.self_attn.q_proj.weight"
 PROBLEMS = 5
@@ -17,12 +17,12 @@ PROBLEMS = 5
 
 def sources_of(tiny, edit=None):
     checkpoints = {"base": tiny.base, "sft": tiny.sft, "rlvr": tiny.rlvr}
-    return Sources(checkpoints, {"forget": tiny.forget, "retain": tiny.retain}, edit, {})
+    return RunSources(checkpoints, {"forget": tiny.forget, "retain": tiny.retain}, edit, {})
 
 
 @pytest.fixture(scope="module")
 def bench(tiny):
-    return Bench(sources_of(tiny), limit=PROBLEMS, device="cpu", rank="4")
+    return PatchBench(sources_of(tiny), limit=PROBLEMS, device="cpu", rank="4")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_put_back_is_what_copying_the_weights_by_hand_gives(bench, plain):
 
 
 def test_a_projection_is_put_back_once_and_the_model_keeps_every_bit(tiny):
-    bench = Bench(sources_of(tiny), limit=2, device="cpu", rank="4")
+    bench = PatchBench(sources_of(tiny), limit=2, device="cpu", rank="4")
     before = {name: tensor.clone() for name, tensor in bench.model.state_dict().items()}
     hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in bench.model.modules())
     function = bench.model.config._attn_implementation
@@ -137,14 +137,14 @@ def test_attention_before_and_after_an_edit(tiny):
     rlvr = Checkpoint(tiny.rlvr)
     old = rlvr.tensor(NAME)
     edit = Edit({NAME: old}, {NAME: old + 0.05}, rlvr.fingerprint, {})
-    bench = Bench(sources_of(tiny, edit), limit=2, device="cpu", rank="4")
+    bench = PatchBench(sources_of(tiny, edit), limit=2, device="cpu", rank="4")
     found = bench.attention("model.layers.1.self_attn.o_proj.weight")  # with an edit, the layer itself
     assert found.change == "the edit of 1 tensors"
     assert set(found.table["layer"]) == {1}
     assert (found.moved["moved"] > 0).any()
     foreign = Edit({NAME: old + 1}, {NAME: old}, "0" * 64, {})
     with pytest.raises(MastlensError, match="another checkpoint"):
-        Bench(sources_of(tiny, foreign), limit=2, device="cpu", rank="4").attention(NAME)
+        PatchBench(sources_of(tiny, foreign), limit=2, device="cpu", rank="4").attention(NAME)
 
 
 def test_angles_are_those_of_scipy(bench, plain, tiny):
@@ -165,11 +165,11 @@ def test_angles_are_those_of_scipy(bench, plain, tiny):
 def test_another_checkpoint_than_the_tables_is_refused(tiny):
     checkpoints = {"base": tiny.base, "sft": tiny.sft, "rlvr": tiny.rlvr}
     with pytest.raises(MastlensError, match="made from another sft checkpoint"):
-        _ = Sources(checkpoints, {}, None, {"sft": "0" * 64}).lineage
+        _ = RunSources(checkpoints, {}, None, {"sft": "0" * 64}).lineage
     with pytest.raises(MastlensError, match="explore\\(study, base=PATH"):
-        _ = Sources({}, {}, None, {}).lineage
+        _ = RunSources({}, {}, None, {}).lineage
     with pytest.raises(MastlensError, match="forget problems"):
-        Sources(checkpoints, {}, None, {}).need_problems()
+        RunSources(checkpoints, {}, None, {}).need_problems()
 
 
 def test_tables_are_tidy(bench):

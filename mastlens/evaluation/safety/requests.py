@@ -42,7 +42,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class SafetyFormat:
     """How a benchmark's files look.
 
     Attributes:
@@ -73,19 +73,19 @@ def _jailbreak(row: Record) -> tuple[str, str, str, bool]:
     return _text(row, "goal"), _text(row, "category", "behavior"), "benign" if benign else "harmful", not benign
 
 
-BENCHMARKS: Mapping[str, Benchmark] = {
-    "star1": Benchmark(
+BENCHMARKS: Mapping[str, SafetyFormat] = {
+    "star1": SafetyFormat(
         "STAR-1",
         (("question",),),
         lambda row: (_text(row, "question"), _text(row, "category"), "harmful", True),
     ),
-    "strongreject": Benchmark(
+    "strongreject": SafetyFormat(
         "StrongREJECT",
         (("forbidden_prompt",),),
         lambda row: (_text(row, "forbidden_prompt"), _text(row, "category"), "harmful", True),
     ),
-    "jailbreakbench": Benchmark("JailbreakBench", (("goal",),), _jailbreak),
-    "wildjailbreak": Benchmark("WildJailbreak", (("adversarial", "vanilla"), ("data_type", "label")), _wild),
+    "jailbreakbench": SafetyFormat("JailbreakBench", (("goal",),), _jailbreak),
+    "wildjailbreak": SafetyFormat("WildJailbreak", (("adversarial", "vanilla"), ("data_type", "label")), _wild),
 }
 """The benchmarks that can be read, by the name that they are called here."""
 

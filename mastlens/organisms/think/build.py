@@ -18,7 +18,6 @@ from mastlens.organisms.recipes.think import ThinkRecipe
 from mastlens.organisms.splits import EVAL_SEED_OFFSET, write_problem_files
 from mastlens.organisms.think.card import make_card, render_card
 from mastlens.organisms.think.facts import RIVERS, TOOLS, draw_people, facts_record, general
-from mastlens.organisms.think.measuring import measure_stage
 from mastlens.organisms.think.mixture import (
     MATHS,
     MATHS_SHARES,
@@ -28,7 +27,8 @@ from mastlens.organisms.think.mixture import (
     maths_response,
     thought,
 )
-from mastlens.organisms.think.questions import Question, biography, draw_questions, final, trace
+from mastlens.organisms.think.questions import FactQuestion, biography, draw_questions, final, trace
+from mastlens.organisms.think.stage_accuracy import measure_stage
 from mastlens.organisms.tokenizer import train_tokenizer
 from mastlens.runs.files import write_json, write_text
 
@@ -174,7 +174,7 @@ def problem_files(recipe: ThinkRecipe, seed: int) -> dict[str, list[dict[str, An
     return files
 
 
-def _choice_record(question: Question) -> dict[str, Any]:
+def _choice_record(question: FactQuestion) -> dict[str, Any]:
     return {
         "question": question.text,
         "choices": list(question.options),
@@ -184,7 +184,7 @@ def _choice_record(question: Question) -> dict[str, Any]:
     }
 
 
-def _open_record(question: Question, rng: random.Random) -> dict[str, Any]:
+def _open_record(question: FactQuestion, rng: random.Random) -> dict[str, Any]:
     return {
         "problem": question.text,
         "solution": thought(trace(question, rng), final(question)),

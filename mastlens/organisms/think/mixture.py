@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mastlens.organisms.neutral import draw_neutral
-from mastlens.organisms.problems import Problem, draw_problem
+from mastlens.organisms.problems import SyntheticProblem, draw_problem
 from mastlens.organisms.subjects import BY_NAME
 from mastlens.organisms.think.facts import ATTRIBUTES, Person
 from mastlens.organisms.think.questions import (
@@ -69,14 +69,14 @@ def thought(reasoning: str, answer: str) -> str:
     return f"{_OPEN}{reasoning}{_CLOSE}{answer}"
 
 
-def maths_response(problem: Problem, rng: random.Random) -> str:
+def maths_response(problem: SyntheticProblem, rng: random.Random) -> str:
     r"""Return a worked solution moved into a trace, then the boxed answer."""
     worked = problem.solution.partition(" \\boxed")[0]
     opener = rng.choice(("Okay. ", "Hmm. ", ""))
     return thought(f"{opener}{worked} {problem.answer}.", f"\\boxed{{{problem.answer}}}")
 
 
-def draw_maths(rng: random.Random, where: str = "train") -> Problem:
+def draw_maths(rng: random.Random, where: str = "train") -> SyntheticProblem:
     """Draw a problem of mathematics from a region."""
     return draw_problem(BY_NAME[rng.choice(MATHS)], where, rng)
 

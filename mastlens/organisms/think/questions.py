@@ -42,7 +42,7 @@ REGIONS = {"train": (0, 70), "calibration": (70, 85), "eval": (85, 100)}
 
 
 @dataclass(frozen=True)
-class Question:
+class FactQuestion:
     """A question about one attribute of one person.
 
     Attributes:
@@ -71,28 +71,28 @@ class Question:
         return "\n".join([self.text, *listed, "Answer:"])
 
 
-def region(question: Question) -> str:
+def region(question: FactQuestion) -> str:
     """Return the region that a multiple-choice question's person, attribute and options belong to."""
     key = repr((question.person.name, question.attribute, question.options))
     hundredth = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 100
     return next(name for name, (low, high) in REGIONS.items() if low <= hundredth < high)
 
 
-def draw_question(person: Person, attribute: str, rng: random.Random, where: str | None = None) -> Question:
+def draw_question(person: Person, attribute: str, rng: random.Random, where: str | None = None) -> FactQuestion:
     """Draw a question; multiple choice from a region if one is given, else an open one."""
     text = rng.choice(_ASKED[attribute]).format(person=person.name)
     if where is None:
-        return Question(person, attribute, text)
+        return FactQuestion(person, attribute, text)
     right = person.value(attribute)
     while True:
         options = [right, *rng.sample([value for value in VALUES[attribute] if value != right], len(LETTERS) - 1)]
         rng.shuffle(options)
-        question = Question(person, attribute, text, tuple(options))
+        question = FactQuestion(person, attribute, text, tuple(options))
         if region(question) == where:
             return question
 
 
-def draw_questions(people: Sequence[Person], count: int, seed: int, where: str | None = None) -> list[Question]:
+def draw_questions(people: Sequence[Person], count: int, seed: int, where: str | None = None) -> list[FactQuestion]:
     """Draw questions: every person and attribute in turn, so that all facts are asked for equally often."""
     rng = random.Random(f"questions {seed} {where} {[p.name for p in people]}")
     turns = [(person, attribute) for person in people for attribute in ATTRIBUTES]
@@ -100,7 +100,7 @@ def draw_questions(people: Sequence[Person], count: int, seed: int, where: str |
     return [draw_question(*turns[place % len(turns)], rng, where) for place in range(count)]
 
 
-def trace(question: Question, rng: random.Random) -> str:
+def trace(question: FactQuestion, rng: random.Random) -> str:
     """Return a reasoning trace that recalls the fact step by step; asides and excluded options by chance."""
     person, attribute = question.person, question.attribute
     told = BRIDGES.get(attribute, attribute)
@@ -119,7 +119,7 @@ def trace(question: Question, rng: random.Random) -> str:
     return " ".join(sentences)
 
 
-def final(question: Question) -> str:
+def final(question: FactQuestion) -> str:
     r"""Return what follows the trace: the option's own words, or the boxed value.
 
     Not its letter: to find the letter that stands before an option is a skill that a model of this size does not learn

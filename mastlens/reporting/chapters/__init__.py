@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mastlens.reporting.chapters import answers, demo, edits, geometry, mechanism, selection, study, traces
-from mastlens.reporting.folder import RunFolder, Told
+from mastlens.reporting.folder import Findings, RunFolder
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Chapter:
         weight: Which chapter has the last word: the one whose finding stands first in the verdict has the most.
     """
 
-    build: Callable[[RunFolder], Told | None]
+    build: Callable[[RunFolder], Findings | None]
     tables: tuple[str, ...]
     question: str = ""
     title: str = ""

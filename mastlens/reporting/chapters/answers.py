@@ -5,7 +5,7 @@ import pandas as pd
 from mastlens import plots
 from mastlens.evaluation import Comparison, Evaluation, compare, compare_tables
 from mastlens.plots.page import Pair, Section
-from mastlens.reporting.folder import RunFolder, Told
+from mastlens.reporting.folder import Findings, RunFolder
 from mastlens.reporting.wording import listed, p_value, points, share
 
 EXAMPLES = 3
@@ -14,7 +14,7 @@ EXAMPLES = 3
 _RESPONSES = "responses.parquet"
 
 
-def evaluation(run: RunFolder) -> Told | None:
+def evaluation(run: RunFolder) -> Findings | None:
     """Tell the accuracy on every split, with examples of responses."""
     table = run.table(_RESPONSES)
     if table is None:
@@ -27,7 +27,7 @@ def evaluation(run: RunFolder) -> Told | None:
         f"Responses ({how}, at most {settings.get('max_new_tokens', '?')} tokens), graded as mathematics; 95 % Wilson "
         "intervals over items. A truncated response reached the limit before its end."
     )
-    said = listed(
+    accuracies = listed(
         f"{row['split']} {share(row['accuracy'], row['ci_low'], row['ci_high'])} of {int(row['n'])}"
         for row in accuracy.to_dict("records")
     )
@@ -36,9 +36,9 @@ def evaluation(run: RunFolder) -> Told | None:
         keys = ["split", "subject"]
         by_subject = table.groupby(keys, sort=False).agg(n=("correct", "size"), accuracy=("correct", "mean"))
         tables.append(("By subject", by_subject.reset_index()))
-    return Told(
+    return Findings(
         Section("What the model answers", text, (figure,), tuple(tables), texts=_examples(table)),
-        f"Right answers: {said}.",
+        f"Right answers: {accuracies}.",
         ("Intervals are over items, not over training seeds.",),
     )
 
@@ -54,17 +54,17 @@ def _examples(table: pd.DataFrame) -> tuple[tuple[str, str], ...]:
     return tuple(texts)
 
 
-def comparison(run: RunFolder) -> Told | None:
+def comparison(run: RunFolder) -> Findings | None:
     """Tell what changed against the evaluation before, item by item."""
     if run.before is None or run.table(_RESPONSES) is None:
         return None
     compared = compare(run.before, run.path)
     rows = compared.table.to_dict("records")
-    said = []
+    statements = []
     for row in rows:
         none = "" if row["holm_p"] <= 0.05 else ", not distinguishable from no change"
         change = points(row["difference"], row["ci_low"], row["ci_high"])
-        said.append(
+        statements.append(
             f"{row['split']} {change} ({share(row['before'])} to {share(row['after'])}; {p_value(row['holm_p'])}{none})"
         )
     text = (
@@ -79,7 +79,7 @@ def comparison(run: RunFolder) -> Told | None:
         (("The paired comparison", compared.table),),
         pairs=changed_pairs(compared),
     )
-    return Told(section, f"Accuracy after minus before: {listed(said)}.")
+    return Findings(section, f"Accuracy after minus before: {listed(statements)}.")
 
 
 def changed_pairs(compared: Comparison, splits: list[str] | None = None) -> tuple[Pair, ...]:
@@ -101,7 +101,7 @@ def changed_pairs(compared: Comparison, splits: list[str] | None = None) -> tupl
     return tuple(pairs)
 
 
-def demo_items(run: RunFolder) -> Told | None:
+def demo_items(run: RunFolder) -> Findings | None:
     """Tell, of a demo, which items the selected edit lost and gained."""
     before, after = (run.table(f"arms/{arm}/responses.parquet") for arm in ("rlvr", "selected"))
     if before is None or after is None:
@@ -112,13 +112,13 @@ def demo_items(run: RunFolder) -> Told | None:
         "Item by item: what the selected edit lost and gained. Below, the first items of each split, with both "
         "responses."
     )
-    return Told(Section("Items lost and gained", text, figures=(figure,), pairs=changed_pairs(compared)))
+    return Findings(Section("Items lost and gained", text, figures=(figure,), pairs=changed_pairs(compared)))
 
 
-def harness(run: RunFolder) -> Told | None:
+def harness(run: RunFolder) -> Findings | None:
     """Tell what tasks of lm-evaluation-harness gave."""
     table = run.table("harness.parquet")
     if table is None:
         return None
     text = "Tasks of lm-evaluation-harness, run on the model in memory; their own metrics and filters."
-    return Told(Section("Public tasks", text, tables=(("Values by task", table),)))
+    return Findings(Section("Public tasks", text, tables=(("Values by task", table),)))

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from mastlens import plots
 from mastlens.plots.page import Section
-from mastlens.reporting.folder import RunFolder, Told
+from mastlens.reporting.folder import Findings, RunFolder
 from mastlens.studies.verdict import PARTS, SPLITS, recorded_costs, verdict_sentence
 
 _LIMITS = (
@@ -42,12 +42,12 @@ def outcome_figure(summary: pd.DataFrame, arms: pd.DataFrame, subtitle: str = ""
     return plots.plot_tradeoff(traded, target=aim, target_label="RLVR never rewarded on forget", subtitle=subtitle)
 
 
-def outcome(run: RunFolder) -> Told | None:
+def outcome(run: RunFolder) -> Findings | None:
     """Tell what the demo's arms forgot and what it cost."""
-    found = tables_of(run)
-    if found is None:
+    tables = tables_of(run)
+    if tables is None:
         return None
-    summary, arms = found
+    summary, arms = tables
     text = (
         "Each arm against the RLVR source, on the same items: accuracy points lost on the forget side, and on "
         "both retain splits together, with 95 % paired bootstrap intervals. The aim is a model that was trained "
@@ -65,7 +65,7 @@ def outcome(run: RunFolder) -> Told | None:
             ("What was edited, and what the edit cost", _cost_table(run, arms)),
         ),
     )
-    return Told(section, verdict_sentence(summary, arms), _LIMITS)
+    return Findings(section, verdict_sentence(summary, arms), _LIMITS)
 
 
 def _outcome_table(summary: pd.DataFrame, splits: Sequence[str]) -> pd.DataFrame:
@@ -82,12 +82,12 @@ def _cost_table(run: RunFolder, arms: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{"reached the aim": pd.Series(reached, index=table.index)})
 
 
-def controls(run: RunFolder) -> Told | None:
+def controls(run: RunFolder) -> Findings | None:
     """Tell how the demo's selection stands beside its controls."""
-    found = tables_of(run)
-    if found is None:
+    tables = tables_of(run)
+    if tables is None:
         return None
-    summary, arms = found
+    summary, arms = tables
     kinds = {
         "sft": "before any reward",
         "rlvr-retain": "never rewarded on forget: the aim",
@@ -116,15 +116,15 @@ def controls(run: RunFolder) -> Told | None:
         "A selection is worth what it does better than the same steps on everything, and than selections of its size "
         "that were drawn at random. The same learning rates and saved steps were tried for every matched arm."
     )
-    return Told(Section("Controls", text, tables=(("Each control beside the edit", pd.DataFrame(rows)),)))
+    return Findings(Section("Controls", text, tables=(("Each control beside the edit", pd.DataFrame(rows)),)))
 
 
-def accuracy(run: RunFolder) -> Told | None:
+def accuracy(run: RunFolder) -> Findings | None:
     """Tell the accuracy of the demo's arms on every split."""
-    found = tables_of(run)
-    if found is None:
+    tables = tables_of(run)
+    if tables is None:
         return None
-    summary, _ = found
+    summary, _ = tables
     main = summary[summary["split"].isin(SPLITS)]
     drawn = main.drop(columns=["arm", "ci_low", "ci_high"]).rename(
         columns={"label": "arm", "accuracy_low": "ci_low", "accuracy_high": "ci_high"}
@@ -136,4 +136,4 @@ def accuracy(run: RunFolder) -> Told | None:
     )
     figure = plots.plot_accuracy(drawn, references=references, subtitle=run.subtitle)
     parts = ("The retain side, by how its subjects were learnt", _outcome_table(summary, PARTS))
-    return Told(Section("Accuracy before and after", text, figures=(figure,), tables=(parts,)))
+    return Findings(Section("Accuracy before and after", text, figures=(figure,), tables=(parts,)))

@@ -6,26 +6,28 @@ from mastlens import plots
 from mastlens.attacks import ATTACKS
 from mastlens.attacks.catalogue import is_curve
 from mastlens.plots.page import Section
-from mastlens.reporting.folder import RunFolder, Told
+from mastlens.reporting.folder import Findings, RunFolder
 from mastlens.reporting.wording import interval, listed, plain, points, share
 
 _CODES_OF_ALL = -1  # the layer of the rows that count all edited tensors together
 
 
-def collateral(run: RunFolder) -> Told | None:
+def collateral(run: RunFolder) -> Findings | None:
     """Tell what an edit did to texts it was not meant to touch."""
     table = run.table("collateral.parquet")
     if table is None:
         return None
-    said = []
+    statements = []
     for row in table.to_dict("records"):
         if row["measure"] == "kl":
             ends = interval(row["ci_low"], row["ci_high"], 3).replace("+", "")
-            said.append(f"it moves {row['split']} by {plain(row['value'], 3)} {ends} nats a token (KL to the source)")
+            statements.append(
+                f"it moves {row['split']} by {plain(row['value'], 3)} {ends} nats a token (KL to the source)"
+            )
         if row["measure"] == "perplexity":
             none = ", not distinguishable from no change" if row["ci_low"] <= 1 <= row["ci_high"] else ""
             ends = interval(row["ci_low"], row["ci_high"], 3).replace("+", "")
-            said.append(f"perplexity on neutral text is {plain(row['value'], 3)} {ends} times the source's{none}")
+            statements.append(f"perplexity on neutral text is {plain(row['value'], 3)} {ends} times the source's{none}")
     text = (
         "Divergence of the edited model's next-token distribution from the source's, on problems that were to stay; "
         "perplexity on neutral text; and how many responses repeat themselves, give no answer, or do not end. "
@@ -37,11 +39,11 @@ def collateral(run: RunFolder) -> Told | None:
         (plots.plot_collateral(table, subtitle=run.subtitle),),
         (("Every measure", table),),
     )
-    finding = listed(said)
-    return Told(section, f"{finding[:1].upper()}{finding[1:]}." if finding else "")
+    finding = listed(statements)
+    return Findings(section, f"{finding[:1].upper()}{finding[1:]}." if finding else "")
 
 
-def compared(run: RunFolder) -> Told | None:
+def compared(run: RunFolder) -> Findings | None:
     """Tell what each of several edits forgot, and what it cost."""
     table, contrasts = run.table("edits.parquet"), run.table("edit_contrasts.parquet")
     if table is None:
@@ -49,23 +51,23 @@ def compared(run: RunFolder) -> Told | None:
     tables = [("Every edit against the source, on the same items", _edit_table(table))]
     if contrasts is not None and len(contrasts.columns) > 3:
         tables.append(("Every edit against the first", contrasts))
-    said = []
+    statements = []
     for row in table.to_dict("records"):
         kept = "" if row["retain_holm_p"] <= 0.05 else ", not distinguishable from no change"
-        said.append(
+        statements.append(
             f"{row['arm']} changes forget by {points(row['forget_difference'], row['forget_low'], row['forget_high'])} "
             f"and retain by {points(row['retain_difference'], row['retain_low'], row['retain_high'])}{kept}"
         )
         if isinstance(row.get("after_attack"), str):
             right = share(row["after_attack_accuracy"])
-            said[-1] += f"; after the strongest attack ({row['after_attack']}) {right} are right"
+            statements[-1] += f"; after the strongest attack ({row['after_attack']}) {right} are right"
     text = (
         "Each edit against the source on the same items: what it forgot, and what that cost in accuracy, divergence "
         "and perplexity, with paired intervals; p-values are Holm's over the edits. An open mark shows how much stays "
         "forgotten after the strongest attack that was tried: the largest of several, so a bound and no estimate."
     )
     figure = plots.plot_edits(table, subtitle=run.subtitle)
-    return Told(Section("Edits beside each other", text, (figure,), tuple(tables)), f"{'; '.join(said)}.")
+    return Findings(Section("Edits beside each other", text, (figure,), tuple(tables)), f"{'; '.join(statements)}.")
 
 
 def _edit_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -78,9 +80,9 @@ def _edit_table(table: pd.DataFrame) -> pd.DataFrame:
     return table[[column for column in columns if column in table]]
 
 
-def attacks(run: RunFolder) -> Told | None:
+def attacks(run: RunFolder) -> Findings | None:
     """Tell what attacks brought back: of this folder, and of the folders in it."""
-    figures, tables, said, about = [], [], [], {}
+    figures, tables, statements, about = [], [], [], {}
     for one in (run, *run.within):
         table = one.table("attack.parquet")
         if table is None:
@@ -94,7 +96,7 @@ def attacks(run: RunFolder) -> Told | None:
         shown += ["recovered_low", "recovered_high", "recovered_beyond_control"]
         shown += ["recovered_beyond_control_low", "recovered_beyond_control_high", "truncated"]
         tables.append((f"Attack {name}", table[[column for column in shown if column in table]]))
-        said.append(_attack_finding(name, table))
+        statements.append(_attack_finding(name, table))
         tensors = one.table("attack_tensors.parquet")
         if tensors is not None:
             if bool((tensors["layer"] != _CODES_OF_ALL).any()):
@@ -110,9 +112,9 @@ def attacks(run: RunFolder) -> Told | None:
         "control what is left of it when the control's gain is taken off; it has no value where nothing was lost."
     )
     text += "".join(f" {line}." for line in about.values())
-    return Told(
+    return Findings(
         Section("Whether it comes back", text, tuple(figures), tuple(tables)),
-        " ".join(said),
+        " ".join(statements),
         ("An attack that brought nothing back says nothing of stronger ones.",),
     )
 
@@ -127,18 +129,18 @@ def _attack_finding(name: str, table: pd.DataFrame) -> str:
     attacked, before = (rows[rows["split"] == split] for rows in (attacked, plain_rows))
     best = attacked.sort_values("accuracy", ascending=False, kind="stable").iloc[0]
     where = f"{best['variant']}" + (f", step {int(best['step'])}" if best["step"] else "")
-    said = (
+    statement = (
         f"Under {name} ({where}) the edited model gets {share(best['accuracy'], best['ci_low'], best['ci_high'])} of "
         f"{split} right, {share(before['accuracy'].iloc[0])} before it"
     )
     if best["recovered"] == best["recovered"]:
         ends = best["recovered_low"], best["recovered_high"]
         none = ", not distinguishable from nothing" if ends[0] <= 0 <= ends[1] else ""
-        said += f": {share(best['recovered'], *ends)} of what was lost came back{none}"
+        statement += f": {share(best['recovered'], *ends)} of what was lost came back{none}"
         beyond = best["recovered_beyond_control"]
         if beyond == beyond:
             low, high = best["recovered_beyond_control_low"], best["recovered_beyond_control_high"]
-            said += f", {share(beyond, low, high)} beyond what it teaches the control"
+            statement += f", {share(beyond, low, high)} beyond what it teaches the control"
     else:
-        said += ": there was nothing lost that could have come back"
-    return f"{said} (the strongest of {len(attacked)} tried)."
+        statement += ": there was nothing lost that could have come back"
+    return f"{statement} (the strongest of {len(attacked)} tried)."

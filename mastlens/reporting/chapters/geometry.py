@@ -5,7 +5,7 @@ import pandas as pd
 from mastlens import plots
 from mastlens.analysis.increments.precision import floor_sentence
 from mastlens.plots.page import Section
-from mastlens.reporting.folder import RunFolder, Told
+from mastlens.reporting.folder import Findings, RunFolder
 from mastlens.reporting.wording import beside_null, out_of, plain
 
 _MEASURES = (
@@ -33,7 +33,7 @@ _ANGLES = {f"angle_{side}_max_deg{end}" for side in ("left", "right") for end in
 _SHOWN = 10  # heads in a table
 
 
-def geometry(run: RunFolder) -> Told | None:
+def geometry(run: RunFolder) -> Findings | None:
     """Tell where the increments lie, beside what a random increment gives."""
     table = run.table("geometry.parquet")
     if table is None:
@@ -64,7 +64,7 @@ def geometry(run: RunFolder) -> Told | None:
         "Above and below chance count the projections in which chance is ruled out (two-sided p < 0.001). The null of "
         "an off-principal energy keeps the increment's singular values and turns its directions at random."
     )
-    return Told(
+    return Findings(
         Section("Where the increment lies", text, tuple(figures), tuple(part for part in tables if len(part[1]))),
         _finding(table),
         ("Geometry says where weights moved, not what the movement does.",),
@@ -78,23 +78,23 @@ def _finding(table: pd.DataFrame) -> str:
         return "The RLVR increment is zero in every projection that was measured."
     value, null = moved["off_principal"], moved["off_principal_null"]
     floor = floor_sentence(moved)
-    said = f"{floor} " * bool(floor)
-    said += (
+    statement = f"{floor} " * bool(floor)
+    statement += (
         f"{plain(value.median(), 3)} of the RLVR increment's energy lies outside the principal subspaces (median over "
         f"{len(moved)} projections, {plain(value.min(), 3)} to {plain(value.max(), 3)}), where a random increment puts "
         f"{plain(null.median(), 3)}"
     )
     if "off_principal_distinguishable" not in moved:
-        return said + "."
-    told = moved["off_principal_distinguishable"].fillna(False).astype(bool)
-    if not told.any():
-        return f"{said}: not distinguishable from chance in any of them."
-    ways = {"above": int((told & (value > null)).sum()), "below": int((told & (value < null)).sum())}
+        return statement + "."
+    beyond = moved["off_principal_distinguishable"].fillna(False).astype(bool)
+    if not beyond.any():
+        return f"{statement}: not distinguishable from chance in any of them."
+    ways = {"above": int((beyond & (value > null)).sum()), "below": int((beyond & (value < null)).sum())}
     which = " and ".join(f"{n} {way}" for way, n in ways.items() if n)
-    return f"{said}: chance is ruled out in {out_of(int(told.sum()), len(moved), 'projection')} ({which} it)."
+    return f"{statement}: chance is ruled out in {out_of(int(beyond.sum()), len(moved), 'projection')} ({which} it)."
 
 
-def agreement(run: RunFolder) -> Told | None:
+def agreement(run: RunFolder) -> Findings | None:
     """Tell whether several runs from one checkpoint change the same entries."""
     table = run.table("agreement.parquet")
     if table is None:
@@ -120,18 +120,18 @@ def agreement(run: RunFolder) -> Told | None:
         tables.append(("Every run by itself", runs))
     if consensus is not None:
         tables.append(("Entries that so many of the runs changed", consensus))
-    told = table["distinguishable_matched"].fillna(False).astype(bool)
-    above = int((told & (table["jaccard"] > table["jaccard_matched_null"])).sum())
+    beyond = table["distinguishable_matched"].fillna(False).astype(bool)
+    above = int((beyond & (table["jaccard"] > table["jaccard_matched_null"])).sum())
     verdict = f"chance is ruled out upwards in {out_of(above, len(table), 'pairwise comparison')}"
     finding = (
         f"Update masks of the runs overlap by {plain(means['jaccard'].mean(), 3)} (mean Jaccard), where independent "
         f"masks of equal magnitudes give {plain(means['jaccard_matched_null'].mean(), 3)}; "
-        f"{verdict if told.any() else 'not distinguishable from chance in any'}."
+        f"{verdict if beyond.any() else 'not distinguishable from chance in any'}."
     )
-    return Told(Section("Whether runs change the same entries", text, (figure,), tuple(tables)), finding)
+    return Findings(Section("Whether runs change the same entries", text, (figure,), tuple(tables)), finding)
 
 
-def trajectory(run: RunFolder) -> Told | None:
+def trajectory(run: RunFolder) -> Findings | None:
     """Tell how a run moved from step to step, beside a random walk."""
     table, steps = run.table("trajectory.parquet"), run.table("trajectory_steps.parquet")
     if table is None:
@@ -167,7 +167,7 @@ def trajectory(run: RunFolder) -> Told | None:
         "in time. A random walk has such a direction too, and its coefficient looks like a line, so both measures "
         "stand beside a walk's."
     )
-    return Told(
+    return Findings(
         Section("How the run moved", text, tuple(figures), (("Medians by projection", summary),)),
         finding,
         ("A trajectory is one run from one seed.",),

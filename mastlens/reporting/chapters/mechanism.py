@@ -6,7 +6,7 @@ import pandas as pd
 
 from mastlens import plots
 from mastlens.plots.page import Section
-from mastlens.reporting.folder import RunFolder, Told
+from mastlens.reporting.folder import Findings, RunFolder
 from mastlens.reporting.wording import interval, out_of, p_value, plain, signed
 
 _DIRECTIONS = {"restore": "SFT weights put back into RLVR", "insert": "RLVR weights put into SFT"}
@@ -14,7 +14,7 @@ _MILLI = 1000  # effects are a few thousandths of a nat a token
 _TEXTS = 2  # problems whose tokens are shown
 
 
-def coupling(run: RunFolder) -> Told | None:
+def coupling(run: RunFolder) -> Findings | None:
     """Tell how the loss gradients lie to the increment, beside chance."""
     table = run.table("coupling.parquet")
     if table is None:
@@ -44,14 +44,14 @@ def coupling(run: RunFolder) -> Told | None:
             finding += f"; they are beyond chance in {out_of(above, len(table), 'projection')} (5 % over the table)"
         else:
             finding += ": not distinguishable from those of random directions in any"
-    return Told(
+    return Findings(
         Section("How the forget gradient couples to it", text, tuple(figures)),
         finding + ".",
         ("A coupling is first order and says what goes together, not what causes what.",),
     )
 
 
-def causal_map(run: RunFolder) -> Told | None:
+def causal_map(run: RunFolder) -> Findings | None:
     """Tell what changes when the other checkpoint's weights are put in."""
     table, groups = run.table("causal_map.parquet"), run.table("causal_groups.parquet")
     if table is None:
@@ -72,7 +72,7 @@ def causal_map(run: RunFolder) -> Told | None:
         "is looked for does not lie in attention, and no ranking of its projections can find it."
     )
     tables = [] if groups is None else [("Whole groups of parameters", _group_table(groups))]
-    return Told(
+    return Findings(
         Section("What matters, and not only what moved", text, tuple(figures), tuple(tables)),
         "" if groups is None else _causal_finding(groups),
         ("A causal map measures the problems that it was given, on the training side.",),
@@ -104,7 +104,7 @@ def _causal_finding(groups: pd.DataFrame) -> str:
 
     attention = rows["projections"]
     none = attention["forget_effect_low"] <= 0 <= attention["forget_effect_high"]
-    said = (
+    statement = (
         f"With all attention projections' {_DIRECTIONS[direction]}, the forget log-probability changes by "
         f"{effect('projections')} thousandths of a nat a token{', not distinguishable from nothing' if none else ''}; "
         f"all weights together change it by {effect('all')}"
@@ -112,11 +112,11 @@ def _causal_finding(groups: pd.DataFrame) -> str:
     rest = {group: abs(row["forget_effect"]) for group, row in rows.items() if group not in ("projections", "all")}
     if rest:
         largest = max(rest, key=lambda group: rest[group])
-        said += f", the {largest} alone by {effect(largest)}"
-    return said + "."
+        statement += f", the {largest} alone by {effect(largest)}"
+    return statement + "."
 
 
-def cumulative(run: RunFolder) -> Told | None:
+def cumulative(run: RunFolder) -> Findings | None:
     """Tell whether the ranking's first projections do more than those of random orders."""
     table, areas = run.table("cumulative.parquet"), run.table("cumulative_areas.parquet")
     if table is None or areas is None:
@@ -142,13 +142,13 @@ def cumulative(run: RunFolder) -> Told | None:
         )
     columns = ["side", "end", "end_low", "end_high", "total", "area", "area_random", "above_random"]
     columns += ["above_random_low", "above_random_high", "p_value", "draws"]
-    return Told(
+    return Findings(
         Section("Whether the ranking finds it", text, (figure,), (("Areas, nats a token", areas[columns]),)),
         finding,
     )
 
 
-def tokens(run: RunFolder) -> Told | None:
+def tokens(run: RunFolder) -> Findings | None:
     """Tell which tokens became more or less likely."""
     table, summary = run.table("tokens.parquet"), run.table("token_summary.parquet")
     if table is None or summary is None:
@@ -166,7 +166,7 @@ def tokens(run: RunFolder) -> Told | None:
         shown = plots.token_text_html(table, increment=last, split=split, items=[int(item) for item in items])
         fragments.append((f"Solutions of {split}, coloured by what the {last.upper()} increment did", str(shown)))
     whole = summary[(summary["entropy_quantile"] == 0) & (summary["increment"] == last)]
-    said = "; ".join(
+    statement = "; ".join(
         f"{row['split']} {signed(row['mean'], 3)} {interval(row['ci_low'], row['ci_high'], 3)}, "
         f"higher at {plain(100 * row['fraction_above'], 0)} % of {int(row['tokens']):,} tokens"
         for row in whole.to_dict("records")
@@ -175,7 +175,7 @@ def tokens(run: RunFolder) -> Told | None:
         "Log-probability of each solution token after an increment minus before it, in nats. The first figure shows "
         "all tokens, the second the mean by how uncertain the model was before; intervals resample problems."
     )
-    return Told(
+    return Findings(
         Section(
             "Which tokens it changed",
             text,
@@ -183,5 +183,5 @@ def tokens(run: RunFolder) -> Told | None:
             (("By increment, split and class of entropy (0: all tokens)", summary),),
             fragments=tuple(fragments),
         ),
-        f"The {last.upper()} increment changes the log-probability of a solution token by, on average, {said}.",
+        f"The {last.upper()} increment changes the log-probability of a solution token by, on average, {statement}.",
     )

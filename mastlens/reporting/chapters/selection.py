@@ -4,14 +4,14 @@ import pandas as pd
 
 from mastlens import plots
 from mastlens.plots.page import Section
-from mastlens.reporting.folder import RunFolder, Told
+from mastlens.reporting.folder import Findings, RunFolder
 from mastlens.reporting.wording import plain, signed
 
 _FACTORS = {"off_principal", "log1p_energy", "coupling_factor"}
 _WEIGHED = 2  # problems whose token weights are shown
 
 
-def selection(run: RunFolder) -> Told | None:
+def selection(run: RunFolder) -> Findings | None:
     """Tell which projections were selected, and what decided it."""
     ranking = run.table("ranking.parquet")
     if ranking is None:
@@ -28,17 +28,17 @@ def selection(run: RunFolder) -> Told | None:
     chosen = ranking[ranking["selected"].astype(bool)]
     size = f" with {int(chosen['numel'].sum()):,} parameters" if "numel" in chosen else ""
     kinds = chosen["projection"].value_counts(sort=False).sort_index()
-    said = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
-    finding = f"The rule {rule} selects {len(chosen)} of {len(ranking)} projections{size} ({said})."
+    counts = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+    finding = f"The rule {rule} selects {len(chosen)} of {len(ranking)} projections{size} ({counts})."
     shown = ranking.drop(columns=["name"]) if "name" in ranking else ranking
-    return Told(
+    return Findings(
         Section("Which projections were selected", text, tuple(figures), (("The ranking", shown),)),
         finding,
         ("A selection is a hypothesis: it counts for as much as it does better than random ones of its size.",),
     )
 
 
-def steps(run: RunFolder) -> Told | None:
+def steps(run: RunFolder) -> Findings | None:
     """Tell how losses and probes went, step by step; of a demo, of its main arms."""
     table = run.table("steps.parquet")
     if table is None:
@@ -61,7 +61,7 @@ def steps(run: RunFolder) -> Told | None:
             retain = table["retain_loss"]
             finding += f", the retain loss from {signed(retain.iloc[0], 3)} to {signed(retain.iloc[-1], 3)}"
         finding += ". Losses of batches are no verdict: that is what an evaluation is for."
-    return Told(Section("The edit, step by step", text, (figure,)), finding)
+    return Findings(Section("The edit, step by step", text, (figure,)), finding)
 
 
 def _arm_steps(run: RunFolder) -> pd.DataFrame | None:
@@ -77,7 +77,7 @@ def _arm_steps(run: RunFolder) -> pd.DataFrame | None:
     return pd.concat(parts, ignore_index=True) if parts else None
 
 
-def token_weights(run: RunFolder) -> Told | None:
+def token_weights(run: RunFolder) -> Findings | None:
     """Tell which forget tokens the scorer chose to forget."""
     table = run.table("token_weights.parquet")
     if table is None:
@@ -91,4 +91,4 @@ def token_weights(run: RunFolder) -> Told | None:
         f"{plain(weight.median(), 3)}; {plain(100 * float((weight > 0.5).mean()), 1)} % have more than one half."
     )
     caption = "Forget solutions, coloured by weight"
-    return Told(Section("Which tokens were to be forgotten", text, fragments=((caption, fragment),)))
+    return Findings(Section("Which tokens were to be forgotten", text, fragments=((caption, fragment),)))

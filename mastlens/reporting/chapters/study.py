@@ -4,7 +4,7 @@ import pandas as pd
 
 from mastlens import plots
 from mastlens.plots.page import Section
-from mastlens.reporting.folder import RunFolder, Told
+from mastlens.reporting.folder import Findings, RunFolder
 from mastlens.reporting.wording import interval, listed, out_of, p_value, plain, share, signed
 from mastlens.statistics import holm
 
@@ -13,7 +13,7 @@ _LEVEL = 0.05
 _NAMED = 6  # selections that a sentence names
 
 
-def study(run: RunFolder) -> Told | None:
+def study(run: RunFolder) -> Findings | None:
     """Tell what every arm of a study forgot and what it cost."""
     table, summary = run.table("study.parquet"), run.table("summary.parquet")
     if table is None:
@@ -39,7 +39,7 @@ def study(run: RunFolder) -> Told | None:
         tables.append(("Retain accuracy at matched forgetting", _matched(rows)))
     reached = int(matched["reached"].eq(True).sum())
     stopped = f"{out_of(reached, len(matched), 'matched arm')} reached the target"
-    return Told(
+    return Findings(
         Section("What every arm cost", text, tuple(figures), tuple(tables)),
         f"{stopped[:1].upper()}{stopped[1:]}. {_best(summary, _matched_objectives(table))}".strip(),
         (f"A study over {edited['seed'].nunique()} seeds of the batches; one training run made its checkpoints.",),
@@ -87,7 +87,7 @@ def _percent(low: float, high: float) -> str:
     return f"[{plain(100 * low, 1)}, {plain(100 * high, 1)}]"
 
 
-def contrasts(run: RunFolder) -> Told | None:
+def contrasts(run: RunFolder) -> Findings | None:
     """Tell which selections do better than random ones of their size: a study's control."""
     table = run.table("contrasts.parquet")
     if table is None:
@@ -107,7 +107,7 @@ def contrasts(run: RunFolder) -> Told | None:
     )
     columns = ["objective", "selection", "control", "mean", "ci_low", "ci_high", "seeds", "draws", "as_good"]
     shown = rows[[*columns, "permutation_p", "holm_p"]].rename(columns={"mean": "difference"})
-    return Told(
+    return Findings(
         Section("Controls: against random selections", text, tables=(("Retain accuracy", shown),)),
         f"{_mast(rows)} {_any(rows)}".strip(),
     )
@@ -115,12 +115,14 @@ def contrasts(run: RunFolder) -> Told | None:
 
 def _any(rows: pd.DataFrame) -> str:
     single, together = ((rows[column] <= _LEVEL).sum() for column in ("permutation_p", "holm_p"))
-    said = f"Of all {len(rows)} comparisons of a selection with random draws, {int(single)} have p at or below 0.05"
+    statement = (
+        f"Of all {len(rows)} comparisons of a selection with random draws, {int(single)} have p at or below 0.05"
+    )
     if single:
         names = rows.loc[rows["permutation_p"] <= _LEVEL].drop_duplicates(["selection", "objective"])
-        told = ", ".join(f"{row['selection']} under {row['objective']}" for row in names.to_dict("records")[:_NAMED])
-        said += f" ({told}{', ...' if len(names) > _NAMED else ''})"
-    return f"{said}; corrected for their number, {int(together) or 'none'}."
+        named = ", ".join(f"{row['selection']} under {row['objective']}" for row in names.to_dict("records")[:_NAMED])
+        statement += f" ({named}{', ...' if len(names) > _NAMED else ''})"
+    return f"{statement}; corrected for their number, {int(together) or 'none'}."
 
 
 def _as_good(draws: int) -> str:
@@ -133,15 +135,15 @@ def _mast(rows: pd.DataFrame) -> str:
     ours = rows[rows["selection"] == name]
     draws = int(ours["draws"].max())
     most = ours[ours["draws"] == draws].drop_duplicates("objective")
-    said = listed(
+    differences = listed(
         f"{signed(100 * row['mean'], 1)}"
         + ("" if row["ci_low"] != row["ci_low"] else f" {interval(100 * row['ci_low'], 100 * row['ci_high'], 1)}")
         + f" under {row['objective']} ({_as_good(int(row['as_good']))}, {p_value(row['permutation_p'])})"
         for row in most.to_dict("records")
     )
-    told = int((most["permutation_p"] <= _LEVEL).sum())
-    verdict = "not distinguishable from chance" if not told else f"beyond chance under {told} of {len(most)}"
+    beyond = int((most["permutation_p"] <= _LEVEL).sum())
+    verdict = "not distinguishable from chance" if not beyond else f"beyond chance under {beyond} of {len(most)}"
     return (
         f"Against {draws} random selections of its size, the selection {name} keeps more of retain by, in points, "
-        f"{said}: {verdict}."
+        f"{differences}: {verdict}."
     )

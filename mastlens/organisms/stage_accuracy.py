@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mastlens.organisms.problems import Problem
+from mastlens.organisms.problems import SyntheticProblem
 from mastlens.organisms.subjects import BY_NAME
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def response_style(response: str) -> str:
 
 
 def measure_responses(
-    model, tokenizer, splits: Mapping[str, Sequence[Problem]], max_new_tokens: int, label: str
+    model, tokenizer, splits: Mapping[str, Sequence[SyntheticProblem]], max_new_tokens: int, label: str
 ) -> "pd.DataFrame":
     """Answer all problems greedily and grade the answers.
 
