@@ -77,6 +77,7 @@ from mastlens.evaluation.judges import LocalJudge as LocalJudge
 from mastlens.errors import MastlensError as MastlensError
 from mastlens.errors import MastlensWarning as MastlensWarning
 from mastlens.errors import MissingPackage as MissingPackage
+from mastlens.errors import NoReply as NoReply
 from mastlens.errors import NotFound as NotFound
 from mastlens.errors import NotSupported as NotSupported
 from mastlens.errors import NotTogether as NotTogether
@@ -157,6 +158,7 @@ __all__ = [
     "MastlensError",
     "MastlensWarning",
     "MissingPackage",
+    "NoReply",
     "NotFound",
     "NotSupported",
     "NotTogether",

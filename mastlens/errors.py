@@ -71,6 +71,12 @@ class MissingPackage(MastlensError):
     page = "docs/errors/missing-package.md"
 
 
+class NoReply(MastlensError):
+    """A server or a helping process that gives no reply that could be used, or refuses."""
+
+    page = "docs/errors/no-reply.md"
+
+
 class MastlensWarning(UserWarning):
     """Something worth knowing that does not stop the work."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from mastlens.errors import BadFile, BadSetting, MastlensError, unknown
+from mastlens.errors import BadFile, BadSetting, MastlensError, NotSupported, unknown
 from mastlens.runs.reading import read_object
 
 ORDER = ("q", "k", "v", "o", "gate", "q_a", "kv_a", "k_rope")
@@ -301,7 +301,7 @@ def not_known(model_type: str, shapes: Mapping[str, tuple[int, ...]]) -> Mastlen
     error = unknown("known architecture", model_type, sorted({*ARCHITECTURES, *_registered}))
     if not shown:
         names = ", ".join(list(shapes)[:6]) or "none"
-        return MastlensError(f"{error}\nThe checkpoint has no attention tensors by name; its tensors: {names}.")
+        return NotSupported(f"{error}\nThe checkpoint has no attention tensors by name; its tensors: {names}.")
     return BadSetting(
         f"{error}\nIts attention tensors, with their shapes, are those below. Say what each holds, and leave out those "
         f"that are no projection:\nmastlens.register_architecture({model_type!r}, {{\n" + "\n".join(shown) + "\n})\n"

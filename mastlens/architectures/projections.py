@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mastlens.architectures.catalogue import ORDER, Architecture, Contents, find_architecture, find_prefix, not_known
 from mastlens.architectures.configuration import complete_config, has_attention, read_size
-from mastlens.errors import BadSetting, MastlensError, NotSupported
+from mastlens.errors import BadFile, BadSetting, NotSupported, NotTogether, UnknownName
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,7 +138,7 @@ class Projection:
             MastlensError: If the matrix has another shape.
         """
         if tuple(matrix.shape) != (self.rows, self.cols):
-            raise MastlensError(f"{self.name} is {self.rows} x {self.cols}, the matrix given {tuple(matrix.shape)}.")
+            raise NotTogether(f"{self.name} is {self.rows} x {self.cols}, the matrix given {tuple(matrix.shape)}.")
         if matrix.untyped_storage().data_ptr() == stored.untyped_storage().data_ptr():
             matrix = matrix.clone()  # what read returned may be the very memory that is written
         part = self.layout.view(stored.detach())
@@ -154,7 +154,7 @@ class Projection:
             MastlensError: If there is no such head.
         """
         if not 0 <= head < self.heads:
-            raise MastlensError(f"{self.name} has {self.heads} heads, counted from 0; there is no head {head}.")
+            raise UnknownName(f"{self.name} has {self.heads} heads, counted from 0; there is no head {head}.")
         if self.layout.block is not None or self.layout.columns is not None:
             return self  # a head is its own only head
         suffix = f"{'.' if '#' in self.name else '#'}h{head}"
@@ -254,7 +254,7 @@ def _check_layer(here: list[Projection], layer: int, config: Any, architecture: 
         if wanted not in labels:
             raise NotSupported(f"The checkpoint has no tensor {' or '.join(holders)}, which its config.json promises.")
         if labels.count(wanted) > 1:
-            raise MastlensError(f"Layer {layer} has {wanted} more than once, in {' and '.join(holders)}.")
+            raise BadFile(f"Layer {layer} has {wanted} more than once, in {' and '.join(holders)}.")
 
 
 def _slices(
@@ -275,7 +275,7 @@ def _slices(
         out, into = into, out
     expected = (into, out) if contents.transposed else (out, into)
     if tuple(shapes[stored]) != expected:
-        raise MastlensError(
+        raise BadFile(
             f"{stored} is {tuple(shapes[stored])}, its config.json says {expected} (for {', '.join(contents.parts)}). "
             "If the architecture stores it in another way, say how with mastlens.register_architecture."
         )

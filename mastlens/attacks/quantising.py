@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mastlens.attacks.formats import Format
-from mastlens.errors import BadFile, MastlensError
+from mastlens.errors import BadFile, BadSetting
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def quantise(weight: Tensor, format: Format, *, scales: Scales | None = None) ->
         MastlensError: If the weight is no matrix or not finite.
     """
     if weight.ndim < 2:
-        raise MastlensError(f"Matrices are quantised; this tensor has the shape {tuple(weight.shape)}.")
+        raise BadSetting(f"Matrices are quantised; this tensor has the shape {tuple(weight.shape)}.")
     values = weight.detach().float()
     if not bool(values.isfinite().all()):
         raise BadFile("A weight with NaN or infinite entries cannot be quantised.")

@@ -96,7 +96,7 @@ class Checkpoint:
                 raise BadFile(f"{itself}.")
             self.base = Checkpoint(found, _through=through)
         except MastlensError as error:
-            raise MastlensError(
+            raise NotFound(
                 f"The base of the adapter {self.spec} cannot be opened: {error} Name another: BASE+{folder}."
             ) from error
         self.folder, self.config = self.base.folder, self.base.config

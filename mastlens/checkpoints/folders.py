@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mastlens.errors import BadFile, MastlensError, NotFound
+from mastlens.errors import BadFile, NotFound
 from mastlens.runs.reading import read_object
 
 MANIFEST = ".mastlens.json"
@@ -30,7 +30,7 @@ def resolve_folder(spec: str | os.PathLike[str]) -> Path:
     if Path(text).is_dir():
         return Path(text)
     if Path(text).exists():
-        raise MastlensError(f"{text} is a file. A checkpoint is a folder with config.json and its weights.")
+        raise BadFile(f"{text} is a file. A checkpoint is a folder with config.json and its weights.")
     repository, _, revision = text.partition("@")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository) or text.startswith((".", "/", "~")):
         raise NotFound(f"There is no folder {text}. Give a local folder, a hub id, or organism:NAME/STAGE.")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any, TypeVar
 
-from mastlens.errors import BadSetting, MastlensError
+from mastlens.errors import BadSetting
 from mastlens.runs.settings import EVERY, Declared, Settings, bare, declared, flag_of, hints_of, is_required, options_of
 
 S = TypeVar("S", bound=Settings)
@@ -154,7 +154,7 @@ def _read(value: Any, flag: str, said: Declared, kind: Any) -> Any:
         try:
             return tuple(convert(part) for part in value.split(said.separator))
         except ValueError as error:
-            raise MastlensError(f"{flag} takes {said.metavar}: {error}.") from error
+            raise BadSetting(f"{flag} takes {said.metavar}: {error}.") from error
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -171,7 +171,7 @@ def _named(given: Sequence[str], flag: str, said: Declared, kind: Any) -> dict[s
         try:
             values[name] = _converter(said, kind)(value)
         except ValueError as error:
-            raise MastlensError(f"{flag} takes {metavar}, e.g. {_EXAMPLES.get(metavar, metavar)}: {error}.") from error
+            raise BadSetting(f"{flag} takes {metavar}, e.g. {_EXAMPLES.get(metavar, metavar)}: {error}.") from error
     return values
 
 

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
-from mastlens.errors import MastlensError, MastlensWarning
+from mastlens.errors import MastlensWarning, NoReply
 
 TIME_LIMIT = 5.0
 """Seconds of processor time that one comparison may take."""
@@ -48,7 +48,7 @@ class _Worker:
             ready = None
         if ready is None:
             self.end()
-            raise MastlensError(
+            raise NoReply(
                 "The process that compares answers with math-verify did not start. Try it by hand: "
                 "python -m mastlens.decoding.equivalence should print 'ready'."
             )

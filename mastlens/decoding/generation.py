@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from mastlens.architectures.rotation import turning_length
 from mastlens.decoding.sampling import Sampling, draw
-from mastlens.errors import BadSetting, MastlensError, NotSupported
+from mastlens.errors import BadSetting, NotFound, NotSupported
 from mastlens.problems.answers import boxed
 from mastlens.problems.encoding import check_vocabulary, context_length
 from mastlens.problems.templates import turn_end
@@ -213,7 +213,7 @@ def end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -
     ends = stated if isinstance(stated, list) else [stated]
     ends = [int(e) for e in [tokenizer.eos_token_id, *ends, turn_end(tokenizer)] if e is not None]
     if not ends:
-        raise MastlensError("Neither the tokenizer nor the generation config names an end-of-sequence token.")
+        raise NotFound("Neither the tokenizer nor the generation config names an end-of-sequence token.")
     return list(dict.fromkeys(ends))
 
 

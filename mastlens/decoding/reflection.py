@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mastlens.errors import BadSetting, MastlensError, unknown
+from mastlens.errors import BadSetting, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +75,7 @@ def reflection_tokens(tokenizer: "PreTrainedTokenizerBase", words: str | Sequenc
         if not hits:
             absent.append(word)
     if not found:
-        raise MastlensError(
+        raise BadSetting(
             f"None of the {len(words)} reflection words ({', '.join(words[:5])}, ...) is a single token of this "
             "tokenizer: there is nothing to penalise. Give words that are, or leave the penalty out."
         )
@@ -100,7 +100,7 @@ class TokenPenalty:
 
     def __post_init__(self) -> None:
         if not self.tokens:
-            raise MastlensError("A penalty needs tokens to penalise: see reflection_tokens.")
+            raise BadSetting("A penalty needs tokens to penalise: see reflection_tokens.")
         if not math.isfinite(self.amount):
             raise BadSetting(f"The penalty is taken off logits: it must be a finite number, it is {self.amount}.")
         if self.window is not None and self.window < 1:

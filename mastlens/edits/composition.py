@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mastlens.checkpoints.digests import fingerprint_of, tensor_digest
 from mastlens.edits.edit import Edit, listed
-from mastlens.errors import BadSetting, MastlensError, NotTogether
+from mastlens.errors import BadSetting, NotTogether
 from mastlens.models.weights import same_bits
 
 
@@ -105,7 +105,7 @@ def _check_follows(first: Edit, following: Edit, shared: list[str]) -> Mapping[s
     if fingerprint_of(source) != first.source or fingerprint_of(given) != following.source:
         expected = following.digests or {name: tensor_digest(t) for name, t in following.before.items()}
         others = sorted(name for name, line in expected.items() if given.get(name) != line)
-        raise MastlensError(
+        raise NotTogether(
             f"{says} ({fingerprint_of(given)[:12]}), but on the checkpoint with fingerprint {following.source[:12]}. "
             + (f"They differ in {len(others)} tensors: {listed(others)}." if others else "")
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.digests import fingerprint_of, tensor_digest
-from mastlens.errors import BadFile, MastlensError, NotFound, NotTogether
+from mastlens.errors import BadFile, BadSetting, NotFound, NotTogether
 from mastlens.models.weights import same_bits
 from mastlens.runs.files import sha256_json, sha256_tensor, write_tensors
 from mastlens.runs.reading import parse_json
@@ -58,7 +58,7 @@ class Edit:
         """
         names = [name for name in after if not same_bits(before[name], after[name])]
         if not names:
-            raise MastlensError(
+            raise BadSetting(
                 f"The edit is empty: all {len(after)} tensors come out as the source has them, bit for bit. There is "
                 "nothing to apply."
             )

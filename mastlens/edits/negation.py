@@ -17,7 +17,7 @@ from mastlens.checkpoints.lineage import Lineage
 from mastlens.edits.composition import check_scale, interpolated, rounded
 from mastlens.edits.edit import FILE, Edit
 from mastlens.edits.settings import NegateSettings
-from mastlens.errors import BadSetting, MastlensError, MastlensWarning, NotSupported
+from mastlens.errors import BadSetting, MastlensWarning, NotSupported, NotTogether
 from mastlens.runs.calls import takes
 from mastlens.runs.files import sha256_json
 from mastlens.runs.stages import remembered
@@ -111,7 +111,7 @@ def _negated(
 def _counterpart(old: Checkpoint, source: Checkpoint, name: str) -> Tensor:
     then, shape = old.tensor(name), source.tensors[name].shape
     if tuple(then.shape) != tuple(shape):
-        raise MastlensError(f"{name} is {tuple(then.shape)} in {old.spec} and {tuple(shape)} in {source.spec}.")
+        raise NotTogether(f"{name} is {tuple(then.shape)} in {old.spec} and {tuple(shape)} in {source.spec}.")
     return then
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mastlens.decoding.sampling import Sampling
-from mastlens.errors import BadFile, BadSetting, MastlensError, MissingPackage, NotFound, unknown
+from mastlens.errors import BadFile, BadSetting, MissingPackage, NotFound, UnknownName, unknown
 from mastlens.evaluation.settings import STYLES, TakeBenchmarkSettings
 from mastlens.problems.reading import Problem, parse_problem, read_problems
 from mastlens.runs.calls import takes
@@ -76,9 +76,7 @@ def read_benchmark(
     kept = [p for p in problems if (not subjects or p.subject in subjects) and (not levels or p.level in levels)]
     if not kept:
         stated = sorted({p.level for p in problems if not subjects or p.subject in subjects} - {0})
-        raise MastlensError(
-            f"{source} has no problem of level {list(levels)}; its levels are {stated or 'not stated'}."
-        )
+        raise UnknownName(f"{source} has no problem of level {list(levels)}; its levels are {stated or 'not stated'}.")
     return kept
 
 

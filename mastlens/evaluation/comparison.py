@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from mastlens.errors import BadFile, MastlensError, MastlensWarning, NotFound, NotTogether, unknown
+from mastlens.errors import BadFile, MastlensWarning, NotFound, NotTogether, unknown
 from mastlens.evaluation.responses import FILE
 from mastlens.evaluation.settings import CompareSettings
 from mastlens.runs.calls import takes
@@ -148,13 +148,13 @@ def _by_item(table: pd.DataFrame, side: str) -> pd.DataFrame:
         return kept.assign(subject=table.get("subject", ""))
     if "sample" not in table:
         first = table[repeated].iloc[0]
-        raise MastlensError(
+        raise BadFile(
             f"Item {first['item']} of split {first['split']!r} comes several times in the evaluation {side}, and no "
             "column 'sample' tells the samples apart. Evaluate again into a new folder."
         )
     for key in ("prompt", "gold"):
         if (table.groupby(_KEYS)[key].nunique(dropna=False) > 1).any():
-            raise MastlensError(f"The samples of one item of the evaluation {side} do not share one {key}.")
+            raise BadFile(f"The samples of one item of the evaluation {side} do not share one {key}.")
     groups = table.assign(subject=table.get("subject", "")).groupby(_KEYS, sort=False)
     first = groups[["prompt", "gold", "response", "subject"]].first()
     return first.join(groups[["correct", "correct_strict"]].mean()).reset_index()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mastlens.errors import BadSetting, MastlensError, unknown
+from mastlens.errors import BadSetting, unknown
 from mastlens.evaluation.aftermath import attack_files, strongest_attack
 from mastlens.evaluation.comparison import compare_tables, read_responses, warn_of_other_settings
 from mastlens.evaluation.degeneration import response_faults
@@ -144,7 +144,7 @@ def _sides(splits: list[str], forget: Sequence[str] | None, retain: Sequence[str
                 f"--{side} NAME."
             )
     if both := sorted(set(forgotten) & set(kept)):
-        raise MastlensError(f"The split {both[0]!r} cannot be on both sides.")
+        raise BadSetting(f"The split {both[0]!r} cannot be on both sides.")
     return {"forget": forgotten, "retain": kept}
 
 

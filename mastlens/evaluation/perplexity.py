@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mastlens.errors import BadFile, MastlensError, NotFound, NotSupported
+from mastlens.errors import BadFile, NotFound, NotSupported
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.problems.encoding import EncodedProblem, context_length
 from mastlens.runs.reading import read_lines
@@ -62,7 +62,7 @@ def neutral_logprobs(
         if len(ids) > 1:
             encoded.append(EncodedProblem(tuple(ids[:1]), tuple(ids[1:])))
     if not encoded:
-        raise MastlensError("No neutral text has two tokens, so there is nothing to predict.")
+        raise BadFile("No neutral text has two tokens, so there is nothing to predict.")
     return sequence_logprobs(model, encoded, batch_size=batch_size, progress=progress)
 
 

@@ -7,7 +7,7 @@ Forget = Counting & Probability, Geometry and Number Theory of MATH, 150; retain
 from collections.abc import Sequence
 from pathlib import Path
 
-from mastlens.errors import BadSetting, MastlensError
+from mastlens.errors import BadFile, BadSetting
 from mastlens.evaluation.benchmarks import ProblemFiles, draw_problems, prompted, read_benchmark, write_problems
 from mastlens.evaluation.settings import MastBenchmarksSettings
 from mastlens.problems.reading import Problem
@@ -91,7 +91,7 @@ def _pool(problems: Sequence[Problem], name: str) -> list[Problem]:
     if name == "retain-gsm":
         return list(problems)
     if problems and not {p.subject for p in problems} & set(MATH_SUBJECTS):
-        raise MastlensError(
+        raise BadFile(
             f"None of the {len(problems)} problems names a subject of MATH under 'subject' or 'type' "
             f"({', '.join(MATH_SUBJECTS)}); without it, what to forget cannot be told from what to keep."
         )

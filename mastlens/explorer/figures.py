@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mastlens.analysis.increments.spectra import gaussian_singular_values
-from mastlens.errors import MastlensError, NotSupported, unknown
+from mastlens.errors import MastlensError, NotFound, NotSupported, unknown
 from mastlens.explorer.exploration import Exploration, open_exploration
 from mastlens.explorer.scores import score_table
 
@@ -178,7 +178,7 @@ def _coupling_spectrum(side: str) -> "Callable[[Exploration, str, int | None], g
 
         rows = _needed(study.rows("coupling_spectrum", name), "coupling_spectrum.parquet", "mastlens couple")
         if side not in set(rows["side"]):
-            raise MastlensError(f"The run has no {side} coupling. mastlens couple --{side} FILE measures it.")
+            raise NotFound(f"The run has no {side} coupling. mastlens couple --{side} FILE measures it.")
         figure = plot_coupling_spectrum(rows, side=side, subtitle=study.subtitle)
         figure.update_traces(marker_showscale=False, selector={"mode": "markers"})  # of one layer there is no scale
         return figure
@@ -217,7 +217,7 @@ def _attention(study: Exploration, name: str, problem: int | None) -> "go.Figure
 
 def _needed(rows: pd.DataFrame | None, file: str, command: str) -> pd.DataFrame:
     if rows is None:
-        raise MastlensError(f"The run has no {file} with this projection. {command} writes it.")
+        raise NotFound(f"The run has no {file} with this projection. {command} writes it.")
     return rows
 
 

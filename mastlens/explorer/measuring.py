@@ -26,7 +26,7 @@ from mastlens.analysis.increments.subspaces import principal_angles, principal_s
 from mastlens.analysis.increments.weight_basis import weight_basis
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.lineage import Lineage, paired
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting, NotSupported, UnknownName
 from mastlens.explorer.patterns import AttentionPatterns, attention_patterns
 from mastlens.explorer.sources import RunSources
 from mastlens.models.gradients import mean_gradients
@@ -126,7 +126,7 @@ class PatchBench:
             MastlensError: If the base checkpoint is not known.
         """
         if self.sources.lineage.base is None:
-            raise MastlensError("This needs the base checkpoint. Say: explore(study, base=PATH).")
+            raise BadSetting("This needs the base checkpoint. Say: explore(study, base=PATH).")
         return self.sources.lineage
 
     def angles(self, name: str) -> pd.DataFrame:
@@ -160,7 +160,7 @@ class PatchBench:
     def _attention(self, projection: Projection, problem: int | None) -> AttentionPatterns:
         edit, encoded = self.sources.opened_edit, self.problems["forget"].encoded
         if problem is not None and not 0 <= problem < len(encoded):
-            raise MastlensError(f"There is no forget problem {problem}; there are {len(encoded)}, counted from 0.")
+            raise UnknownName(f"There is no forget problem {problem}; there are {len(encoded)}, counted from 0.")
         chosen = encoded if problem is None else encoded[problem : problem + 1]
         layer = projection.layer
         if edit is None:
@@ -185,7 +185,7 @@ class PatchBench:
             return projection.layer
         above = [p.layer for p in self.sources.lineage.rlvr.projections if p.layer > projection.layer]
         if not above:
-            raise MastlensError(
+            raise NotSupported(
                 f"{projection.projection} of the last layer acts after all attention patterns: putting it back moves "
                 "none. Give an edit to see what that does: explore(study, edit=FILE)."
             )

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mastlens.errors import MastlensError, NotFound, NotTogether
+from mastlens.errors import BadSetting, MastlensError, NotFound, NotTogether
 
 if TYPE_CHECKING:
     from mastlens.checkpoints.checkpoint import Checkpoint
@@ -46,7 +46,7 @@ class RunSources:
         from mastlens.checkpoints.lineage import Lineage
 
         if "rlvr" not in self.checkpoints or not {"base", "sft"} & set(self.checkpoints):
-            raise MastlensError(_missing("checkpoints", "explore(study, base=PATH, sft=PATH, rlvr=PATH)"))
+            raise BadSetting(_missing("checkpoints", "explore(study, base=PATH, sft=PATH, rlvr=PATH)"))
         lineage = Lineage.open(**self.checkpoints)
         for role, fingerprint in lineage.fingerprints.items():
             if self.recorded.get(role, fingerprint) != fingerprint:
@@ -75,7 +75,7 @@ class RunSources:
             MastlensError: If no forget problems are known.
         """
         if "forget" not in self.problems:
-            raise MastlensError(_missing("forget problems", "explore(study, forget=FILE, retain=FILE)"))
+            raise BadSetting(_missing("forget problems", "explore(study, forget=FILE, retain=FILE)"))
         return self.problems
 
 

@@ -34,7 +34,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mastlens.architectures.rotation import positions_of
-from mastlens.errors import MastlensError, NotSupported, unknown
+from mastlens.errors import BadSetting, NotFound, NotSupported, UnknownName, unknown
 from mastlens.models.backends import Backend, open_backend
 from mastlens.models.backends.recording import Point, Recorder, Seen
 from mastlens.models.backends.sites import Anatomy
@@ -76,7 +76,7 @@ class View:
                 if self._recorder.gradients
                 else "watch with gradients=True"
             )
-            raise MastlensError(f"There is no gradient of {name} in layer {layer}: {why}.")
+            raise NotFound(f"There is no gradient of {name} in layer {layer}: {why}.")
         return seen.placement.read(seen.gradient[0])
 
     def gradients(self, loss: Float[Tensor, ""], *, retain_graph: bool = False) -> dict[Point, Tensor]:
@@ -93,7 +93,7 @@ class View:
             MastlensError: If gradients are not watched, or nothing has been seen yet.
         """
         if not self._recorder.gradients:
-            raise MastlensError("There are no gradients here: watch with gradients=True.")
+            raise BadSetting("There are no gradients here: watch with gradients=True.")
         seen = {id(one.raw): one for one in map(self._seen, self.points)}
         found = torch.autograd.grad(
             loss,
@@ -164,7 +164,7 @@ class View:
                 else "no forward pass ran inside the block. Call view.loss(...) or view.logits(...) there; with the "
                 "plain backend the model itself will do"
             )
-            raise MastlensError(f"{point[0]} of layer {point[1]} has not been seen: {why}.")
+            raise NotFound(f"{point[0]} of layer {point[1]} has not been seen: {why}.")
         return self._recorder.seen[point]
 
 
@@ -248,7 +248,7 @@ class HookedModel:
     def _check_layer(self, layer: int) -> None:
         if layer not in self.layers:
             shown = ", ".join(map(str, self.layers))
-            raise MastlensError(f"There is no layer {layer} with attention. Layers with attention: {shown}.")
+            raise UnknownName(f"There is no layer {layer} with attention. Layers with attention: {shown}.")
 
     def _check_point(self, name: str, layer: int) -> None:
         if name not in self.names(layer):

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import NotFound, unknown
 from mastlens.paper.catalogue import FIGURES, PaperFigure
 from mastlens.paper.settings import FiguresSettings
 from mastlens.paper.sources import PaperSources
@@ -78,7 +78,7 @@ def make_paper_figures(settings: FiguresSettings) -> PaperFigures:
         else:
             drawn[entry.name] = figure
     if not drawn:
-        raise MastlensError(f"None of {', '.join(entry.name for entry in chosen)} could be drawn: {missing}.")
+        raise NotFound(f"None of {', '.join(entry.name for entry in chosen)} could be drawn: {missing}.")
     if study is not None and Path(study).resolve() != out.resolve():
         _keep_study(sources, out)
     saved = save_figures(drawn, out, images=images)

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mastlens.errors import MastlensError
+from mastlens.errors import NotFound
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import colour_with, count, finish, plain, short
 from mastlens.plots.heat import CellGrid, add_map, color_bar, color_scale, hover_text, once_per_cell
@@ -271,7 +271,7 @@ def plot_code_changes(
     shown = [one for one in distinct(drawn, "format") if formats is None or one in formats]
     single = where(drawn, [bool(word) for word in words(drawn, "projection")])
     if not shown or single.empty:
-        raise MastlensError(f"plot_code_changes has no format to draw; the table has {distinct(drawn, 'format')}.")
+        raise NotFound(f"plot_code_changes has no format to draw; the table has {distinct(drawn, 'format')}.")
     grid = CellGrid.of(single)
     fig = make_subplots(1, len(shown), subplot_titles=list(map(plain, shown)), horizontal_spacing=0.06)
     lines = {

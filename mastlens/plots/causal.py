@@ -5,7 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mastlens.errors import MastlensError
+from mastlens.errors import NotFound
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import colour_with, count, finish, plain, short
 from mastlens.plots.heat import (
@@ -197,7 +197,7 @@ def plot_causal_groups(
     need(groups, columns, figure="plot_causal_groups", writer=_WRITER)
     drawn = rows_with(groups, "direction", direction).reset_index(drop=True)
     if drawn.empty:
-        raise MastlensError(f"The table has no rows of the direction {direction!r}.")
+        raise NotFound(f"The table has no rows of the direction {direction!r}.")
     fig = go.Figure()
     for side, colour in zip(_SIDES, (BLUE, VERMILLION), strict=True):
         if f"{side}_effect" not in drawn:
@@ -332,7 +332,7 @@ def _of_direction(
     rows = where(rows, (numbers(rows, "head") >= 0) == heads)
     if rows.empty:
         hint = " Single heads are measured with heads=True (--heads)." if heads else ""
-        raise MastlensError(f"{figure}: the table has no rows of the direction {direction!r} to draw.{hint}")
+        raise NotFound(f"{figure}: the table has no rows of the direction {direction!r} to draw.{hint}")
     columns = ["direction", *KEYS, "head", *(f"{side}_{part}" for side in sides for part in parts)]
     return take(rows, columns), sides
 

@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting, CannotWrite
 from mastlens.plots.figure import TextFigure
 from mastlens.plots.frame import readable_width
 from mastlens.plots.images import IMAGES, draw_images
@@ -107,7 +107,7 @@ def save_text_figure(text: TextFigure, folder: Path, name: str) -> SavedFigure:
 
 def _checked(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise MastlensError(f"{name!r} is no name for a figure's files: use letters, digits, '.', '-' and '_' only.")
+        raise BadSetting(f"{name!r} is no name for a figure's files: use letters, digits, '.', '-' and '_' only.")
     return name
 
 
@@ -148,7 +148,7 @@ def _write(path: Path, content: bytes) -> Path:
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
-        raise MastlensError(
+        raise CannotWrite(
             f"Cannot write {path.name} to {path.parent}: {error.strerror}. Give a folder that can be written to."
         ) from error
     return path

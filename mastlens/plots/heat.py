@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from mastlens.errors import MastlensError
+from mastlens.errors import MastlensError, NotTogether
 from mastlens.plots.frame import plain
 from mastlens.plots.tables import distinct, need_unique, records, words
 from mastlens.plots.template import DIVERGING, INK, SEQUENTIAL
@@ -74,7 +74,7 @@ def once_per_cell(table: pd.DataFrame, figure: str) -> None:
     try:
         need_unique(table, ["layer", "projection"], figure=figure)
     except MastlensError as error:
-        raise MastlensError(
+        raise NotTogether(
             f"{error} Keep one of them first, for instance table[table['increment'] == 'rlvr']."
         ) from None
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from mastlens.errors import MastlensError
+from mastlens.errors import UnknownName
 from mastlens.plots.tables import layout_of
 
 IMAGES = ("svg", "png", "pdf")
@@ -72,7 +72,7 @@ def check_images(images: Sequence[str]) -> tuple[str, ...]:
     """
     images = (images,) if isinstance(images, str) else tuple(images)
     if wrong := [kind for kind in images if kind not in IMAGES]:
-        raise MastlensError(f"There is no image of the kind {wrong[0]!r}; there are {', '.join(IMAGES)}.")
+        raise UnknownName(f"There is no image of the kind {wrong[0]!r}; there are {', '.join(IMAGES)}.")
     return images
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from mastlens.errors import MastlensError
+from mastlens.errors import CannotWrite
 from mastlens.plots.cells import escaped, table_html
 from mastlens.plots.files import CONFIG
 from mastlens.plots.frame import without_captions
@@ -119,7 +119,7 @@ def write_page(
         with atomic_path(path) as temporary:
             temporary.write_bytes(page.encode("utf-8"))
     except OSError as error:
-        raise MastlensError(
+        raise CannotWrite(
             f"Cannot write the report {path}: {error.strerror}. Give a folder that can be written to."
         ) from error
     return path

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting, NotFound, NotTogether
 
 
 def need(table: pd.DataFrame, columns: Iterable[str], *, figure: str, writer: str) -> None:
@@ -30,20 +30,20 @@ def need(table: pd.DataFrame, columns: Iterable[str], *, figure: str, writer: st
     columns = list(columns)
     wanted = ", ".join(columns)
     if not isinstance(table, pd.DataFrame):
-        raise MastlensError(
+        raise BadSetting(
             f"{figure} takes a pandas DataFrame, not {type(table).__name__}. It needs the columns {wanted}; "
             f"{writer} writes such a table."
         )
     missing = [column for column in columns if column not in table.columns]
     if missing:
         have = ", ".join(map(str, table.columns)) or "none at all"
-        raise MastlensError(
+        raise NotFound(
             f"{figure} needs the column{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}, which "
             f"this table does not have. It needs: {wanted}. The table has: {have}. "
             f"{writer} writes such a table."
         )
     if table.empty:
-        raise MastlensError(
+        raise NotFound(
             f"{figure} was given a table without rows, so there is nothing to draw. It needs the columns "
             f"{wanted}; {writer} writes such a table."
         )
@@ -55,7 +55,7 @@ def need_unique(table: pd.DataFrame, keys: list[str], *, figure: str) -> None:
     if twice.any():
         second = where(table, twice)
         place = ", ".join(f"{key} {words(second, key)[0]}" for key in keys)
-        raise MastlensError(f"{figure} takes one row for each {' and '.join(keys)}, but has several for {place}.")
+        raise NotTogether(f"{figure} takes one row for each {' and '.join(keys)}, but has several for {place}.")
 
 
 def take(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
@@ -142,7 +142,7 @@ def figure_table(fig: go.Figure) -> pd.DataFrame:
     """
     meta = layout_of(fig).meta
     if not isinstance(meta, dict) or "table" not in meta:
-        raise MastlensError("This figure carries no table: only figures made by the plot_ functions of mastlens do.")
+        raise BadSetting("This figure carries no table: only figures made by the plot_ functions of mastlens do.")
     kept = meta["table"]
     table = pd.DataFrame(dict(zip(kept["columns"], kept["values"], strict=True)))
     for column, dtype in zip(kept["columns"], kept["dtypes"], strict=True):

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, UnknownName, unknown
 from mastlens.plots.cells import escaped
 from mastlens.plots.figure import Figure, TextFigure
 from mastlens.plots.frame import count, finish, plain
@@ -203,12 +203,12 @@ def token_text_html(
     split = words(chosen, "split")[0]
     there = sorted({int(item) for item in chosen["item"].tolist()})
     if missing := [item for item in items if item not in there]:
-        raise MastlensError(
+        raise UnknownName(
             f"Split {split} has no item {missing[0]}; its {count(len(there), 'item')} begin at {there[0]}."
         )
     parts = {item: ordered(where(chosen, numbers(chosen, "item") == item), "position") for item in items}
     if not parts:
-        raise MastlensError("token_text_html was given no items to show.")
+        raise BadSetting("token_text_html was given no items to show.")
     sizes = np.abs(np.concatenate([numbers(part, "difference") for part in parts.values()]))
     end = float(np.quantile(sizes, 0.98)) or float(sizes.max()) or 1.0
     blocks = [
@@ -236,7 +236,7 @@ def token_weights_html(weights: pd.DataFrame, *, items: Sequence[int] = (0,)) ->
     need(weights, ("item", "position", "text", "weight"), figure="token_weights_html", writer="mastlens unlearn")
     there = sorted({int(item) for item in weights["item"].tolist()})
     if missing := [item for item in items if item not in there]:
-        raise MastlensError(f"There is no item {missing[0]}; the {count(len(there), 'item')} begin at {there[0]}.")
+        raise UnknownName(f"There is no item {missing[0]}; the {count(len(there), 'item')} begin at {there[0]}.")
     blocks, parts = [], []
     for item in items:
         part = ordered(where(weights, numbers(weights, "item") == item), "position")

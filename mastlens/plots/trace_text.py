@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import BadSetting, UnknownName, unknown
 from mastlens.plots.cells import escaped
 from mastlens.plots.figure import TextFigure
 from mastlens.plots.frame import count
@@ -43,9 +43,9 @@ def trace_text_html(
         chosen = where(chosen, numbers(chosen, "sample") == sample)
     rows = {int(row["item"]): row for row in records(chosen)}
     if not items:
-        raise MastlensError("trace_text_html was given no items to show.")
+        raise BadSetting("trace_text_html was given no items to show.")
     if missing := [item for item in items if item not in rows]:
-        raise MastlensError(
+        raise UnknownName(
             f"Split {split} has no item {missing[0]} with a sample {sample}; its {count(len(rows), 'item')} begin at "
             f"{min(rows, default=0)}."
         )

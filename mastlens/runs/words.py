@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import Field, fields, is_dataclass, replace
 from typing import Any
 
-from mastlens.errors import MastlensError
+from mastlens.errors import MastlensError, NotSupported
 from mastlens.runs.settings import Declared, Settings, at_default, declared, flag_of
 
 _PLACE = ("out", "overwrite", "progress")  # where a result went, and how: a folder may be moved
@@ -59,7 +59,7 @@ def words(settings: Settings, *, out: str | None = None) -> list[str]:
         if at_default(settings, item) or item.name == "progress":
             continue
         if said.python_only:
-            raise MastlensError(f"{item.name} cannot be typed: {settings.command} was called from Python with it.")
+            raise NotSupported(f"{item.name} cannot be typed: {settings.command} was called from Python with it.")
         if said.positional:
             last += [str(part) for part in (value if isinstance(value, list | tuple) else [value])]
         else:

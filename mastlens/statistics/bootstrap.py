@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from mastlens.errors import BadSetting, MastlensError
+from mastlens.errors import BadSetting, NotTogether
 from mastlens.statistics.intervals import Interval
 
 _BATCH = 1000  # resamples in memory at a time; another size would draw the same ones
@@ -41,7 +41,7 @@ def ratio_bootstrap(
     if sums.ndim != 1 or sums.size == 0 or sums.shape != counts.shape:
         raise BadSetting("A bootstrap interval needs one value an item, for at least one item.")
     if not (counts > 0).all():
-        raise MastlensError("A bootstrap interval of a ratio needs denominators above 0.")
+        raise BadSetting("A bootstrap interval of a ratio needs denominators above 0.")
     if clusters is not None:
         sums, counts = _together(sums, counts, np.asarray(clusters))
     ratios = sums / counts
@@ -64,10 +64,10 @@ def ratio_bootstrap(
 def _together(sums: np.ndarray, counts: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the sums over each cluster, clusters in order of appearance: their names do not matter."""
     if labels.shape != sums.shape:
-        raise MastlensError(f"There are {sums.size} items and {labels.size} cluster labels; each item needs one.")
+        raise NotTogether(f"There are {sums.size} items and {labels.size} cluster labels; each item needs one.")
     codes, names = pd.factorize(labels, use_na_sentinel=False)
     if len(names) < 2:
-        raise MastlensError(
+        raise BadSetting(
             f"All {sums.size} items are of one cluster ({names[0]!r}), which says nothing of how clusters differ. "
             "Resample by something that the items differ in."
         )

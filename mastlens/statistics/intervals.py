@@ -5,7 +5,7 @@ from math import sqrt
 
 from scipy import stats
 
-from mastlens.errors import BadSetting, MastlensError
+from mastlens.errors import BadSetting
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Interval:
 def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
     """Return the Wilson score interval of a proportion (Wilson 1927, without continuity correction)."""
     if n == 0:
-        raise MastlensError("A proportion of no items has no interval.")
+        raise BadSetting("A proportion of no items has no interval.")
     interval = stats.binomtest(successes, n).proportion_ci(level, method="wilson")
     return Interval(float(interval.low), float(interval.high))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 from mastlens.statistics.bootstrap import mean_bootstrap
 
 
@@ -37,7 +37,7 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
         k: At most n.
     """
     if not (0 <= correct <= samples and 1 <= k <= samples):
-        raise MastlensError(
+        raise BadSetting(
             f"pass@{k} cannot be estimated from {correct} right of {samples} samples: it takes at least {k} samples."
         )
     every = comb(samples, k)
@@ -65,7 +65,7 @@ def sampled_accuracy(
     """
     rows = pd.DataFrame({"item": np.asarray(items), "correct": np.asarray(correct, dtype=bool)})
     if rows.empty:
-        raise MastlensError("There are no samples to take an accuracy of.")
+        raise BadSetting("There are no samples to take an accuracy of.")
     counts = rows.groupby("item", sort=False)["correct"].agg(samples="size", correct="sum").reset_index()
     pairs = list(zip(counts["samples"].tolist(), counts["correct"].tolist(), strict=True))
     sizes = sorted({n for n, _ in pairs})

@@ -1,5 +1,8 @@
 """Each kind of error has its page, each page its kind; the command line names the page with --debug alone."""
 
+import ast
+from pathlib import Path
+
 import pytest
 
 import mastlens
@@ -18,6 +21,25 @@ def test_every_kind_has_a_page_and_every_page_a_kind():
     for kind in set(KINDS) - {errors.MastlensError}:
         assert getattr(mastlens, kind.__name__) is kind
         assert f"`mastlens.{kind.__name__}`" in (DOCS.parent / kind.page).read_text(encoding="utf-8")
+
+
+def _plain_raises(folder: Path) -> list[str]:
+    """Return where an error is made that is of no kind."""
+    return [
+        f"{path.name}:{node.lineno}"
+        for path in sorted(folder.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and (getattr(node.func, "id", None) or getattr(node.func, "attr", None)) == "MastlensError"
+    ]
+
+
+def test_every_error_is_of_a_kind(tmp_path):
+    assert _plain_raises(Path(mastlens.__file__).parent) == []
+    (tmp_path / "plain.py").write_text("def f():\n    raise MastlensError('x')\n")
+    (tmp_path / "other.py").write_text("def f(error):\n    return errors.MastlensError(f'{error}')\n")
+    (tmp_path / "kind.py").write_text("raise BadSetting('x')\n")
+    assert _plain_raises(tmp_path) == ["other.py:2", "plain.py:2"]
 
 
 def test_the_page_runs(tmp_path, monkeypatch):

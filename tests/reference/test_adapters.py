@@ -135,9 +135,9 @@ def test_the_base_is_found(tiny, tmp_path, monkeypatch):
         path.write_text(json.dumps(config | {"base_model_name_or_path": base}))
 
     copy = shutil.copytree(tiny.sft, tmp_path / "runs" / "base")
+    monkeypatch.chdir(tmp_path)  # where no other folder is called as the base
     name_base("../base")  # from the adapter's folder
     assert m.Checkpoint(adapter).fingerprint == asked
-    monkeypatch.chdir(tmp_path)
     name_base("runs/base")  # from the working folder
     assert m.Checkpoint(adapter).fingerprint == asked
     for lost in ("nobody/no-such-base", str(tmp_path / "gone"), None, str(adapter)):

@@ -30,7 +30,7 @@ from mastlens.analysis.causal.settings import DIRECTIONS, CausalMapSettings
 from mastlens.architectures.placement import locate_tensors
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
-from mastlens.errors import MastlensError, NotTogether, unknown
+from mastlens.errors import NotFound, NotTogether, unknown
 from mastlens.models.gradients import mean_gradients
 from mastlens.models.weights import stored_parameters, swapped
 from mastlens.runs.calls import takes
@@ -433,7 +433,7 @@ def rank_agreement(
         scores = dict(zip(scores["name"], scores["score"], strict=True))
     rows = _chosen(causal, direction, "projection")
     if rows.empty:
-        raise MastlensError(f"The causal map has no rows of the direction '{direction}'.")
+        raise NotFound(f"The causal map has no rows of the direction '{direction}'.")
     if missing := [name for name in rows["name"] if name not in scores]:
         raise NotTogether(
             f"There is no score for {missing[0]} ({len(missing)} of {len(rows)} are missing). Causal map and "

@@ -13,7 +13,7 @@ from mastlens.analysis.causal.patching import Patch, Readings, read_patched, rea
 from mastlens.analysis.causal.settings import CumulativeCurvesSettings
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
-from mastlens.errors import BadFile, MastlensError, NotFound, unknown
+from mastlens.errors import BadFile, BadSetting, NotFound, NotTogether, unknown
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
@@ -74,7 +74,7 @@ def cumulative_curves(settings: CumulativeCurvesSettings) -> CumulativeCurves:
         MastlensError: If the ranking is not one of this model's projections, or a number makes no sense.
     """
     if settings.draws < 1 or settings.points < 1:
-        raise MastlensError(
+        raise BadSetting(
             f"At least one random order and one point are needed, not {settings.draws} and {settings.points}."
         )
     lineage = Lineage.open(settings.rlvr, sft=settings.sft)
@@ -169,7 +169,7 @@ def _order(ranking: "str | os.PathLike[str] | pd.DataFrame | Sequence[str]", che
     if strange := [name for name in order if name not in valid]:
         raise unknown(f"projection in {checkpoint.spec}", strange[0], valid)
     if len(order) != len(set(order)) or len(order) != len(valid):
-        raise MastlensError(
+        raise NotTogether(
             f"The ranking has {len(order)} names, {len(set(order))} of them different; the model has {len(valid)} "
             "projections. A cumulative curve needs each of them once, so that all orders end in one place."
         )

@@ -18,7 +18,7 @@ from mastlens.analysis.coupling.spectral import coupling_by_direction
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage, paired
-from mastlens.errors import BadSetting, MastlensError
+from mastlens.errors import BadSetting, NotFound
 from mastlens.models.gradients import Gradients, measure_gradients
 from mastlens.problems.encoding import check_tokenizer, context_length, encode_problems
 from mastlens.problems.reading import read_problems
@@ -74,7 +74,7 @@ class Coupling:
         from mastlens.plots.coupling_spectrum import plot_coupling_spectrum
 
         if self.spectrum is None:
-            raise MastlensError("This coupling has no spectrum. Measure it with couple(..., spectrum=True).")
+            raise NotFound("This coupling has no spectrum. Measure it with couple(..., spectrum=True).")
         return plot_coupling_spectrum(self.spectrum, side=side)
 
 

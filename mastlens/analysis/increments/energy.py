@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mastlens.analysis.increments.nulls import READINGS, Null, Reading, isotropic_null, rotated_null
-from mastlens.errors import BadFile, MastlensError
+from mastlens.errors import BadFile, BadSetting
 
 _BLOCK = 128  # rows at a time: few enough for little memory, enough for the products to run at full rate
 
@@ -221,7 +221,7 @@ def head_readings(
     """
     size = increment.shape[0 if side == "rows" else 1]
     if heads < 1 or size % heads:
-        raise MastlensError(f"{size} {side} cannot be {heads} heads of equal size.")
+        raise BadSetting(f"{size} {side} cannot be {heads} heads of equal size.")
     k = products.core.shape[0]
     basis = (left if side == "rows" else right).double().reshape(heads, size // heads, k)
     other = products.right if side == "rows" else products.left.T

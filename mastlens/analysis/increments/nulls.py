@@ -22,7 +22,7 @@ from jaxtyping import Float
 from scipy import special, stats
 from torch import Tensor
 
-from mastlens.errors import BadFile, MastlensError
+from mastlens.errors import BadFile, BadSetting
 
 LEVEL = 0.001
 """Two-sided p below which a value counts as distinguishable: a tenth of a false alarm in a column of 112 tensors."""
@@ -296,7 +296,7 @@ def sampled_null(values: Sequence[float], *, step: float = 0.0) -> Null:
     """
     drawn = np.asarray(values, dtype=np.float64)
     if drawn.size < 2:
-        raise MastlensError(f"A sampled null needs at least 2 draws, better 10 or more; there are {drawn.size}.")
+        raise BadSetting(f"A sampled null needs at least 2 draws, better 10 or more; there are {drawn.size}.")
     if not np.isfinite(drawn).all():
         raise BadFile("The statistic is NaN or infinite on a random draw, so it has no null.")
     sd = (float(drawn.var(ddof=1)) + step**2 / 12) ** 0.5

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 
 BELOW = "below the precision floor"
 """What a table's ``note`` says of an increment that is not larger than what rounding alone gives."""
@@ -111,7 +111,7 @@ def neighbour_fraction(
     integers = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
     if dtype not in integers:
         known = ", ".join(str(d).removeprefix("torch.") for d in integers)
-        raise MastlensError(f"Steps are counted in {known}, not in {str(dtype).removeprefix('torch.')}.")
+        raise BadSetting(f"Steps are counted in {known}, not in {str(dtype).removeprefix('torch.')}.")
     a, b = (t.to(dtype).contiguous().view(integers[dtype]).numpy() for t in (before, after))
     with np.errstate(over="ignore"):  # of unequal signs the difference wraps; no finite pair wraps to 1
         step = a - b

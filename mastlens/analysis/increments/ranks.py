@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mastlens.errors import BadSetting, MastlensError
+from mastlens.errors import BadSetting
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def energy_rank(singular_values: Float[Tensor, " smaller"], share: float) -> int
     """
     energy = singular_values.double().square().cumsum(0)
     if not float(energy[-1]) > 0:
-        raise MastlensError("A zero matrix has no principal directions; give the rank as a number.")
+        raise BadSetting("A zero matrix has no principal directions; give the rank as a number.")
     # A hair of slack: the whole energy is reached at the last value that is not rounding.
     reached = energy >= share * float(energy[-1]) * (1 - 4 * torch.finfo(torch.float64).eps)
     return int(reached.to(torch.uint8).argmax()) + 1

@@ -8,7 +8,7 @@ import torch
 from mastlens.analysis.increments.subspaces import principal_subspaces
 from mastlens.analysis.trajectories.relex import Rank1
 from mastlens.analysis.trajectories.steps import Steps, tied_output
-from mastlens.errors import MastlensError
+from mastlens.errors import UnknownName
 
 _TOLERANCE = 1e-6  # sine of the angle to the first singular vectors: below what float32 weights can hold
 _ROWS = 4096  # rows that are in float64 at a time
@@ -47,7 +47,7 @@ def reconstructed(steps: Steps, models: Mapping[str, Rank1], step: int) -> Mappi
         MastlensError: If the run has no such step.
     """
     if step not in steps.numbers:
-        raise MastlensError(f"The run has no step {step}; it has {', '.join(map(str, steps.numbers))}.")
+        raise UnknownName(f"The run has no step {step}; it has {', '.join(map(str, steps.numbers))}.")
     index = steps.numbers.index(step)
     return _combined(steps, {name: model.reconstruction(index) for name, model in models.items()})
 

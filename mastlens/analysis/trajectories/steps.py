@@ -15,7 +15,7 @@ from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.folders import resolve_folder
 from mastlens.checkpoints.lineage import check_pair
 from mastlens.checkpoints.tying import OUTPUTS, find_tie
-from mastlens.errors import BadSetting, MastlensError, NotFound
+from mastlens.errors import BadSetting, NotFound, NotTogether
 
 _NUMBER = re.compile(r"(?:^|[/@_.-])(?:global_step|checkpoint|step|iter)[_-]?0*(\d+)(?:/.*)?$")
 _BUDGET = 64 << 20  # entries of all steps together that are in memory at a time
@@ -139,7 +139,7 @@ def open_steps(
             )
         start, sources = sources[0], sources[1:]
     if len(sources) < 2:
-        raise MastlensError(f"A trajectory needs two steps or more after theta_0; there are {len(sources)}.")
+        raise BadSetting(f"A trajectory needs two steps or more after theta_0; there are {len(sources)}.")
     if numbers is None:
         found = [_number(source) for source in sources]
         if None in found:
@@ -210,7 +210,7 @@ def _check(steps: Steps) -> None:
         own = {name: stored.shape for name, stored in checkpoint.tensors.items()}
         if own != shapes:
             differing = sorted(set(shapes.items()) ^ set(own.items()))[0][0]
-            raise MastlensError(
+            raise NotTogether(
                 f"{differing} is not the same in {steps.start.spec} and {checkpoint.spec}, in name and shape. The "
                 "checkpoints are not one run."
             )

@@ -17,7 +17,7 @@ from mastlens.analysis.trajectories.settings import TrajectorySettings
 from mastlens.analysis.trajectories.steps import Steps, open_steps
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.export import export, exported_files
-from mastlens.errors import BadSetting, MastlensError
+from mastlens.errors import BadSetting, UnknownName
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.reading import read_table
@@ -103,7 +103,7 @@ def trajectory(settings: TrajectorySettings) -> Trajectory:
     if settings.out is None and (extrapolate is not None or reconstruct is not None or settings.matrix_rank_1):
         raise BadSetting("A predicted checkpoint needs a folder to go to: give --out DIR.")
     if reconstruct is not None and reconstruct not in run.numbers:
-        raise MastlensError(f"The run has no step {reconstruct}; it has {', '.join(map(str, run.numbers))}.")
+        raise UnknownName(f"The run has no step {reconstruct}; it has {', '.join(map(str, run.numbers))}.")
     recorded = {"steps": list(run.numbers), "start": run.start_number, "fitted": run.fitted, "rank": rank}
     against = {} if settings.base is None or settings.out is None else {"base": held.fingerprint}
     lineage = {} if settings.out is None else run.fingerprints | against

@@ -7,7 +7,7 @@ from math import nan
 import numpy as np
 import pandas as pd
 
-from mastlens.errors import MastlensError
+from mastlens.errors import NotTogether
 from mastlens.evaluation.judges.interface import UNJUDGED
 from mastlens.evaluation.judges.rubrics import TRACE_CATEGORIES
 from mastlens.statistics import Interval, wilson
@@ -50,7 +50,7 @@ def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float:
         MastlensError: If there are no texts, or not the same number.
     """
     if len(first) != len(second) or not first:
-        raise MastlensError(
+        raise NotTogether(
             f"Two judges agree or not on the same texts; given are {len(first)} and {len(second)} judgements."
         )
     names = sorted({*first, *second})
@@ -68,11 +68,11 @@ def judge_agreement(first: Sequence[str], second: Sequence[str]) -> JudgeAgreeme
         second: The other's, of the same texts in the same order.
     """
     if len(first) != len(second):
-        raise MastlensError(f"There are {len(first)} judgements of one judge and {len(second)} of the other.")
+        raise NotTogether(f"There are {len(first)} judgements of one judge and {len(second)} of the other.")
     pairs = [(str(a), str(b)) for a, b in zip(first, second, strict=True)]
     both = [pair for pair in pairs if UNJUDGED not in pair]
     if not both:
-        raise MastlensError("There is no text that both judges judged.")
+        raise NotTogether("There is no text that both judges judged.")
     one, other = ([pair[side] for pair in both] for side in (0, 1))
     names = sorted({*one, *other})
     counts = [[sum(pair == (a, b) for pair in both) for b in names] for a in names]

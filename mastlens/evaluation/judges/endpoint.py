@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from mastlens.errors import BadFile, BadSetting, MastlensError
+from mastlens.errors import BadFile, BadSetting, MastlensError, NoReply
 from mastlens.evaluation.judges.interface import Judgement, Question
 from mastlens.evaluation.judges.rubrics import AGAIN, TRACE_RUBRIC, Rubric
 from mastlens.evaluation.judges.transport import Response, post
@@ -70,12 +70,12 @@ class EndpointJudge:
     def __post_init__(self) -> None:
         parts = urllib.parse.urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise MastlensError(
+            raise BadSetting(
                 f"{self.url!r} is no endpoint. Give the base of an OpenAI-compatible server with its scheme, e.g. "
                 "http://127.0.0.1:8000/v1."
             )
         if parts.username or parts.password:
-            raise MastlensError(f"A key does not belong in the URL: put it into the variable {self.key_variable}.")
+            raise BadSetting(f"A key does not belong in the URL: put it into the variable {self.key_variable}.")
         if min(self.workers, self.tries, self.max_tokens) < 1:
             raise BadSetting("An endpoint needs at least one worker, one try and one token.")
 
@@ -149,9 +149,7 @@ class EndpointJudge:
                 if response.status in _REFUSED_ARGUMENT and self._learns(last, body):
                     continue  # at once, and this was no try
                 if response.status not in _TRANSIENT:
-                    raise MastlensError(
-                        f"The judge at {self.url} refused: {last}.{self._advice(response.status)}"
-                    ) from None
+                    raise NoReply(f"The judge at {self.url} refused: {last}.{self._advice(response.status)}") from None
                 wait = max(wait, _seconds(response.headers.get("Retry-After")))
             except (OSError, http.client.HTTPException, ValueError, BadFile) as error:
                 last = _excerpt(self._without_key(f"{type(error).__name__}: {error}"))
@@ -159,7 +157,7 @@ class EndpointJudge:
             if attempt < self.tries:
                 time.sleep(min(wait, _LONGEST_WAIT))
                 wait *= 2
-        raise MastlensError(
+        raise NoReply(
             f"The judge at {self.url} gave no reply in {self.tries} tries; the last: {last}. Check that it runs; "
             "what it did answer is kept, and the same command asks only for the rest."
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mastlens.errors import MastlensError, NotFound, NotTogether
+from mastlens.errors import NotFound, NotTogether
 from mastlens.evaluation.comparison import compare_tables
 from mastlens.evaluation.judges import UNJUDGED
 from mastlens.evaluation.judges.rubrics import TRACE_CATEGORIES
@@ -68,7 +68,7 @@ def compare_traces(settings: CompareTracesSettings) -> TraceComparison:
     keys = set.intersection(*(set(side[_KEYS].itertuples(index=False, name=None)) for side in clear))
     _same_items(old, new)
     if not keys:
-        raise MastlensError("There is no trace that was judged on both sides.")
+        raise NotTogether("There is no trace that was judged on both sides.")
     pair = [side[[key in keys for key in side[_KEYS].itertuples(index=False, name=None)]] for side in clear]
     named = all(pair[0]["person"]) and (pair[0].groupby("split")["person"].nunique() > 1).all()
     # The same paired statistics as for accuracy; what is counted is a leak, not a right answer.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from mastlens.errors import MastlensError, unknown
+from mastlens.errors import MissingPackage, unknown
 from mastlens.models.backends.recording import Recorder
 from mastlens.models.backends.sites import Anatomy
 
@@ -77,7 +77,7 @@ def open_backend(name: str, model: "PreTrainedModel", anatomy: Anatomy) -> Backe
         if (error.name or "").partition(".")[0] != name:
             raise
         extra = "lens" if name == "transformer_lens" else name
-        raise MastlensError(f'The backend {name} needs a package: pip install "mastlens[{extra}]".') from error
+        raise MissingPackage(f'The backend {name} needs a package: pip install "mastlens[{extra}]".') from error
     raise unknown("backend", name, BACKENDS)
 
 

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mastlens.errors import MastlensError
+from mastlens.errors import BadSetting
 from mastlens.models.backends.placements import Placement
 
 Point = tuple[str, int]
@@ -69,7 +69,7 @@ class Recorder:
                 value = placement.write(value, self._replaced(point, placement.read(value)))
         if self.gradients:
             if not torch.is_grad_enabled():
-                raise MastlensError(
+                raise BadSetting(
                     "gradients=True needs a forward pass with gradients on, and this one ran under torch.no_grad(). "
                     "Take it out of that block, or watch without gradients."
                 )
@@ -88,7 +88,7 @@ class Recorder:
         new = self.replacements[point](old)
         if not isinstance(new, Tensor) or new.shape != old.shape:
             got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-            raise MastlensError(
+            raise BadSetting(
                 f"The replacement for {point[0]} of layer {point[1]} must return a tensor of shape "
                 f"{tuple(old.shape)}, as it was given; it returned {got}."
             )
