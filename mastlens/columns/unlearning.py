@@ -83,4 +83,20 @@ TRACES = Table(
     ),
 )
 
-TABLES = (RANKING, STEPS, TOKEN_WEIGHTS, TRACES)
+OWN_RESPONSES = Table(
+    "rewind.parquet",
+    "mastlens unlearn",
+    "a response that a model gave itself, for rewind",
+    (
+        Column("side", "forget: the SFT model's; retain: the source's"),
+        Column("item", "the problem, from 0 in its file"),
+        Column("sample", "which response to it, from 0"),
+        Column("prompt", "as the model read it"),
+        Column("response", "what it wrote, without special tokens"),
+        Column("ids", "the token ids that were drawn, the end of sequence included; these are learnt from"),
+        Column("stopped", "end, or length where it was cut off"),
+        Column("digest", "behaviour digest of the model that wrote it"),
+    ),
+)
+
+TABLES = (RANKING, STEPS, TOKEN_WEIGHTS, TRACES, OWN_RESPONSES)

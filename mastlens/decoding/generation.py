@@ -39,11 +39,13 @@ class Response:
         text: The response without special tokens.
         tokens: Number of generated tokens, the end of sequence included.
         stopped: Why it ends: ``end`` (of sequence), ``answer`` (a complete box, where that was asked for), ``length``.
+        ids: The generated token ids; empty where an engine, or a record, has none.
     """
 
     text: str
     tokens: int
     stopped: str
+    ids: tuple[int, ...] = ()
 
     @property
     def truncated(self) -> bool:
@@ -189,9 +191,9 @@ class _Ending:
     def response(self, item: int, written: list[int]) -> Response:
         """Return the finished response."""
         if written[-1] in self.ends:
-            return Response(self._decode(written[:-1]), len(written), "end")
+            return Response(self._decode(written[:-1]), len(written), "end", tuple(written))
         answered = written[-1] in self.closing and self._answered(item, written)
-        return Response(self._decode(written), len(written), "answer" if answered else "length")
+        return Response(self._decode(written), len(written), "answer" if answered else "length", tuple(written))
 
     def _answered(self, item: int, written: list[int]) -> bool:
         text = self._decode(written)

@@ -1,5 +1,6 @@
 """How far one model's next-token distributions are from another's, under teacher forcing. In nats."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,25 @@ def forward_kl(
     lowest = torch.finfo(before.dtype).min
     difference = before.clamp_min(lowest) - logits.log_softmax(dim=1).clamp_min(lowest)
     return (before.exp() * difference).sum(dim=1)
+
+
+def reverse_kl(
+    logits: Float[Tensor, "tokens vocabulary"], reference: Float[Tensor, "tokens vocabulary"]
+) -> Float[Tensor, " tokens"]:
+    """Return each token's KL(model || reference), in nats; arguments as in ``forward_kl``."""
+    return forward_kl(reference, logits)
+
+
+def jensen_shannon(
+    logits: Float[Tensor, "tokens vocabulary"], reference: Float[Tensor, "tokens vocabulary"]
+) -> Float[Tensor, " tokens"]:
+    """Return each token's Jensen-Shannon divergence, in nats: at most log 2; arguments as in ``forward_kl``.
+
+    The mean of KL(reference || m) and KL(model || m), m halfway between the two (Lin 1991).
+    """
+    now, before = logits.log_softmax(dim=1), reference.log_softmax(dim=1)
+    between = torch.logaddexp(now, before) - math.log(2)
+    return (forward_kl(between, before) + forward_kl(between, now)) / 2
 
 
 @torch.no_grad()

@@ -29,10 +29,18 @@ from mastlens.unlearning.control import CONTROL
 from mastlens.unlearning.documents import Encoder, read_documents
 from mastlens.unlearning.learnt import learnt_weights
 from mastlens.unlearning.loop import Step, Unlearner
-from mastlens.unlearning.objectives import OBJECTIVES, Objective, SteeringObjective, make_objective
+from mastlens.unlearning.objectives import (
+    OBJECTIVES,
+    Objective,
+    OutputObjective,
+    SteeringObjective,
+    make_objective,
+)
 from mastlens.unlearning.probes import COLUMNS, Prober, choose_step
 from mastlens.unlearning.refusals import REFUSALS, read_refusals, with_refusals
 from mastlens.unlearning.resuming import Partial, interruptible
+from mastlens.unlearning.rewinding import FILE as RESPONSES_FILE
+from mastlens.unlearning.rewinding import PARTIAL, Responses, Said, check_before, imitated, starting_values, table_of
 from mastlens.unlearning.settings import UnlearnSettings
 from mastlens.unlearning.sides import check_arguments
 from mastlens.unlearning.traces import read_traces
@@ -57,6 +65,7 @@ class Unlearning:
             returned to what they were.
         chosen: The step whose weights the edit holds.
         token_weights: One row a forget token, see ``learnt_weights``; None without token weights.
+        responses: One row a response that a model gave itself, as ``rewind.parquet``; None where none is learnt from.
     """
 
     edit: Edit
@@ -65,6 +74,7 @@ class Unlearning:
     swallowed: float = 0.0
     chosen: int = 0
     token_weights: pd.DataFrame | None = None
+    responses: pd.DataFrame | None = None
 
     def plot(self) -> "go.Figure":
         """Draw losses, gradient norm and probes by step."""
@@ -96,7 +106,8 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
     and rounded once to the checkpoint's dtype. The source is never written to. A run that was interrupted goes on from
     its last kept step, to the same bits, when it is called again with the same ``out``.
 
-    ``out`` gets ``edit.safetensors``, ``steps.parquet`` and, with token weights, ``token_weights.parquet``.
+    ``out`` gets ``edit.safetensors``, ``steps.parquet``, with token weights ``token_weights.parquet``, and where models
+    imitate themselves ``rewind.parquet``: their responses.
 
     Raises:
         MastlensError: If files, selection or settings do not fit.
@@ -111,7 +122,10 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
         preferring = [name for name, kind in OBJECTIVES.items() if kind.needs.alternatives]
         raise BadSetting(f"{chosen.name} prefers no refusals; {', '.join(preferring)} does. Leave --refusals out.")
     _check_files(chosen, traces, cot)
+    drawn = check_before(settings, chosen)
     checkpoint = Checkpoint(settings.rlvr)
+    sft = None if settings.sft is None else Checkpoint(settings.sft)
+    models = {"rlvr": checkpoint, **({} if sft is None else {"sft": sft})}
     selection = select_tensors(
         checkpoint,
         ranking=settings.ranking,
@@ -134,13 +148,19 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
         **{key: getattr(settings, key) for key in shared},
         "probes": None if probes is None else probes.settings(),
     }
+    # Only where they decide: a run without them is the same run as before there were any.
+    if drawn is not None:
+        deciding["own_responses"] = asdict(drawn) if settings.responses is None else None
+    if settings.start != "source":
+        deciding["start"] = {"at": settings.start, **({"noise": settings.noise} if settings.start == "noise" else {})}
     files = {"forget": forget, "retain": retain, "refusals": settings.refusals, "traces": traces, "cot": cot}
+    files |= {} if settings.responses is None else {"responses": settings.responses}
     files |= {} if probes is None else probes.files
     inputs = hash_inputs(files)
     recorded = {**deciding, "selection": sha256_json(selection), "tensors": len(selection)}
     versions = [torch.__version__, device]  # a run that goes on elsewhere would not end in the same bits
-    key = sha256_json([checkpoint.behaviour_digest, inputs, recorded, versions])
-    unfinished = Partial(out, key, overwrite=settings.overwrite)
+    key_of_run = sha256_json([*(model.behaviour_digest for model in models.values()), inputs, recorded, versions])
+    unfinished = Partial(out, key_of_run, overwrite=settings.overwrite)
 
     def compute() -> Unlearning:
         with interruptible() as interrupted:
@@ -148,9 +168,7 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
 
     def edited(interrupted: Event) -> Unlearning:
         warn_of_vanishing(checkpoint, selection, lr=settings.lr, steps=settings.steps)
-        model = checkpoint.load_model(device=device, dtype=getattr(torch, settings.precision))
         tokenizer = checkpoint.load_tokenizer()
-        read = Encoder(checkpoint, tokenizer, model.config, settings.chat_template)
         load_side = read_documents if isinstance(chosen, SteeringObjective) else read_problems
         problems = {"forget": load_side(forget), "retain": [] if retain is None else load_side(retain)}
         if not settings.allow_overlap:
@@ -159,7 +177,28 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
                 seen = read_problems(path)
                 for side in problems:
                     check_disjoint({role: seen, side: problems[side]})
+        load = partial(Checkpoint.load_model, device=device, dtype=getattr(torch, settings.precision))
+        own: dict[str, Said] = {}
+        responses = None
         more: dict[str, Any] = {}
+        if drawn is not None and sft is not None:  # one model after the other: never both in memory
+            key = [key_of_run, settings.chat_template]
+            responses = Responses(
+                tokenizer,
+                drawn,
+                seed=settings.seed,
+                chat=settings.chat_template,
+                out=out,
+                key=key,
+                given=settings.responses,
+            )
+            own["forget"] = responses.of("forget", sft, problems["forget"], partial(load, sft), settings.progress)
+            if isinstance(chosen, OutputObjective) and chosen.imitates_distributions:
+                more["imitated"] = imitated(load(sft), own["forget"].encoded)
+        model = load(checkpoint)
+        if responses is not None and retain is not None:
+            own["retain"] = responses.of("retain", checkpoint, problems["retain"], lambda: model, settings.progress)
+        read = Encoder(checkpoint, tokenizer, model.config, settings.chat_template)
         if chosen.needs.alternatives:
             wanted = REFUSALS if settings.refusals is None else read_refusals(settings.refusals)
             more["alternatives"] = read(with_refusals(problems["forget"], wanted, seed=settings.seed), "the refusals")
@@ -174,18 +213,24 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
                 more["cot"] = read.chains(read_documents(cot), str(cot), texts=texts)
             if words := chosen.reflection_words:
                 more["reflection"] = reflection_tokens(tokenizer, words).ids
+        sides = {
+            side: own[side].encoded if side in own else encode(problems[side], str(path))
+            for side, path in (("forget", forget), ("retain", retain))
+            if path is not None
+        }
         run = Unlearner(
             model,
             named_matrices(checkpoint, selection),
             chosen,
-            encode(problems["forget"], str(forget)),
-            encode(problems["retain"], str(retain)) if retain is not None else None,
+            sides["forget"],
+            sides.get("retain"),
             lr=settings.lr,
             steps=settings.steps,
             batch_size=settings.batch_size,
             seed=settings.seed,
             originals=_originals(checkpoint, selection) if settings.precision != "float32" else None,
             cache_mb=settings.cache_mb,
+            begin_at=starting_values(checkpoint, sft, selection, settings),
             **more,
         )
         prober = None if probes is None else Prober(run, probes, tokenizer, read)
@@ -213,27 +258,36 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
         edit = replace(edit, settings={**edit.settings, "swallowed": swallowed})
         columns = list(Step.__dataclass_fields__) + ([] if prober is None else list(COLUMNS))
         learnt = None if run.scorer is None else learnt_weights(run, tokenizer)
-        return Unlearning(edit, pd.DataFrame(records, columns=columns), deciding, swallowed, taken, learnt)
+        table = pd.DataFrame(records, columns=columns)
+        return Unlearning(edit, table, deciding, swallowed, taken, learnt, table_of(own.values()) if own else None)
 
     def write(result: Unlearning, folder: Path) -> None:
         result.edit.save(folder / EDIT_FILE)
         write_table(folder / FILE, result.table)
         if result.token_weights is not None:
             write_table(folder / WEIGHTS_FILE, result.token_weights)
+        if result.responses is not None:
+            write_table(folder / RESPONSES_FILE, result.responses)
 
     def load(folder: Path) -> Unlearning:
         edit = Edit.load(folder / EDIT_FILE)
         table = read_table(folder / FILE)
         learnt = read_table(folder / WEIGHTS_FILE) if chosen.token_weights else None
         swallowed, step = float(edit.settings["swallowed"]), int(edit.settings["step"])
-        return Unlearning(edit, table, deciding, swallowed, step, learnt)
+        said = read_table(folder / RESPONSES_FILE) if drawn is not None else None
+        return Unlearning(edit, table, deciding, swallowed, step, learnt, said)
 
     result = remembered(
         out,
         "unlearn",
-        outputs=[EDIT_FILE, FILE, *([WEIGHTS_FILE] if chosen.token_weights else [])],
-        lineage={"rlvr": checkpoint.fingerprint},
-        behaviour={"rlvr": checkpoint.behaviour},
+        partial=PARTIAL if drawn is not None else None,
+        outputs=[
+            *(EDIT_FILE, FILE),
+            *([WEIGHTS_FILE] if chosen.token_weights else []),
+            *([] if drawn is None else [RESPONSES_FILE]),
+        ],
+        lineage={stage: model.fingerprint for stage, model in models.items()},
+        behaviour={stage: model.behaviour for stage, model in models.items()},
         inputs=inputs,
         settings=recorded,
         command=settings,

@@ -21,6 +21,7 @@ from mastlens.unlearning.masters import Masters
 from mastlens.unlearning.misdirection import Misdirection, check_reach
 from mastlens.unlearning.objectives import ForgetBatch, Objective, OutputObjective, SteeringObjective
 from mastlens.unlearning.passes import Passes
+from mastlens.unlearning.rewinding import Imitated
 from mastlens.unlearning.scorer import Scorer
 from mastlens.unlearning.settings import CACHE_MB
 from mastlens.unlearning.sides import check_arguments, check_sides, numbered, whole
@@ -102,6 +103,9 @@ class Unlearner:
         originals: Name to stored tensor of what is selected, where the model holds it rounded.
         cache_mb: Most memory, in MB, for what the layers below the selection give, and for the activations of before
             that are kept; it does not change a result beyond rounding.
+        begin_at: Name to stored tensor of what is selected, where the run begins at other values than the model's; what
+            an objective knows of before is still the model's.
+        imitated: What the SFT model says at the tokens of ``forget``, for an objective that imitates it.
     """
 
     def __init__(
@@ -122,6 +126,8 @@ class Unlearner:
         seed: int = 0,
         originals: Mapping[str, Tensor] | None = None,
         cache_mb: float = CACHE_MB,
+        begin_at: Mapping[str, Tensor] | None = None,
+        imitated: Imitated | None = None,
     ):
         check_arguments(objective, matrices, retain, lr=lr, steps=steps, batch_size=batch_size)
         if objective.needs.alternatives and (alternatives is None or len(alternatives) != len(forget)):
@@ -171,7 +177,10 @@ class Unlearner:
                 batch_size=batch_size,
                 budget=cache_mb * 1e6 - self.passes.held,
             )
+        self.imitated = imitated
         self.masters = Masters(model, matrices, originals)
+        if begin_at is not None:
+            self.masters.begin_at(begin_at)
         self.optimiser = torch.optim.AdamW(self.masters.parameters, lr=lr, betas=(0.9, 0.999), weight_decay=0.0)
         self.scorer: Scorer | None = None
         if self.misdirection is not None and objective.token_weights is not None:
@@ -271,7 +280,8 @@ class Unlearner:
         solutions = passes.read("forget", rows)
         refusals = passes.read("refusal", rows).logprobs.sums if objective.needs.alternatives else None
         references = {side: sums[list(rows)] for side, sums in self._reference.items()}
-        batch = ForgetBatch(solutions, references.get("forget"), before, refusals, references.get("refusal"))
+        wanted = None if self.imitated is None else self.imitated.logits(rows)
+        batch = ForgetBatch(solutions, references.get("forget"), before, refusals, references.get("refusal"), wanted)
         loss = objective.forget_loss(batch, self._token_weights(objective, batch))
         with torch.no_grad():  # constants: an objective on whole distributions has not made them yet
             logprob = float(replace(solutions, hidden=solutions.hidden.detach()).logprobs.values.mean())

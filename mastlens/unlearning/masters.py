@@ -38,7 +38,7 @@ class Masters:
         moved: set[tuple[int, int | None, int | None]] = set()
         # Projection None: the whole stored tensor.
         self._copies: list[tuple[str, Projection | None, torch.nn.Parameter]] = []
-        self.parameters: list[torch.nn.Parameter] = []
+        self._moved: list[tuple[str, Projection | None, torch.nn.Parameter]] = []
         for matrix in matrices:
             whole = isinstance(matrix, str)
             name = matrix if whole else matrix.stored
@@ -52,15 +52,20 @@ class Masters:
                 and isinstance(weight, torch.nn.Parameter)
                 and weight.dtype == torch.float32
             ):
-                self.parameters.append(weight)
+                self._moved.append((name, None, weight))
                 continue
             start = self._start(name)
             part = start if whole else matrix.read(start)
             master = torch.nn.Parameter(part.to(torch.float32, copy=True))
             self._copies.append((name, None if whole else matrix, master))
-            self.parameters.append(master)
+            self._moved.append(self._copies[-1])
         for weight, _ in self._weights.values():
             weight.requires_grad_(True)
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What the optimiser moves, in the order of the selection."""
+        return [parameter for _, _, parameter in self._moved]
 
     def _spot(self, name: str) -> tuple[int, int | None, int | None]:
         """Return what two names share that are one tensor in the model."""
@@ -91,6 +96,18 @@ class Masters:
                 master.grad.add_(part)
         for name, _, _ in self._copies:
             self._weights[name][0].grad = None
+
+    @torch.no_grad()
+    def begin_at(self, values: Mapping[str, Tensor]) -> None:
+        """Set the masters, and the model with them, to other values of what is selected.
+
+        Args:
+            values: Name to stored tensor; of one that is selected in part, only that part is taken.
+        """
+        for name, matrix, master in self._moved:
+            value = values[name].to(master.device)
+            master.copy_(value if matrix is None else matrix.read(value))
+        self.write_back()
 
     @property
     def finite(self) -> bool:

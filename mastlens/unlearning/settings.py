@@ -25,6 +25,8 @@ PLACES = ("before", "after")
 _PROBING = "looking while it runs"
 _WEIGHTS = "token weights (ATWU)"
 _STEERING = "steering activations"
+_BEFORE = "the model before RLVR"
+STARTS = ("source", "sft", "noise")
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,27 @@ class ProbeSettings:
     def settings(self) -> dict[str, Any]:
         """Return what decides the result, without the files, whose contents are hashed."""
         return {key: value for key, value in asdict(self).items() if key not in ("forget", "retain")}
+
+
+@dataclass(frozen=True)
+class OwnResponses:
+    """How the responses are drawn that models give themselves: the whole distribution, nothing cut from it.
+
+    Attributes:
+        samples: Responses a problem.
+        temperature: What logits are divided by.
+        max_new_tokens: Where a response is cut off.
+    """
+
+    samples: int = setting("responses a problem", 1)
+    temperature: float = setting("of sampling", 1.0)
+    max_new_tokens: int = setting("where a response is cut off", 1024, unit="tokens")
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.max_new_tokens < 1:
+            raise BadSetting("A problem has at least one response of its own, of at least one token.")
+        if not self.temperature > 0:
+            raise BadSetting(f"The temperature of a model's own responses is above 0, it is {self.temperature:g}.")
 
 
 def preset_lines() -> list[str]:
@@ -150,6 +173,35 @@ class UnlearnSettings(ForgetRetain, Selecting):
     )
     cot: FilePath | None = setting(
         "chains of thought to keep, JSON lines, for r2mu", None, group=_STEERING, metavar="FILE"
+    )
+    sft: CheckpointPath | None = setting(
+        path_to("the model before RLVR, whose behaviour is wanted back (rewind, --start sft)"),
+        None,
+        group=_BEFORE,
+        metavar="PATH",
+    )
+    start: str = setting(
+        "values that the selected tensors begin at: the source's, the SFT model's (put back, then restore what that "
+        "cost), or the source's with noise",
+        "source",
+        choices=STARTS,
+        kind="start",
+        group=_BEFORE,
+    )
+    noise: float = setting(
+        "share of the way to noise of a tensor's own scale, for --start noise", 0.5, flag="--start-noise", group=_BEFORE
+    )
+    own_responses: OwnResponses | None = setting(
+        "how models' own responses are drawn, for rewind",
+        None,
+        group=_BEFORE,
+        options={"samples": "--own-samples", "temperature": "--own-temperature", "max_new_tokens": "--own-tokens"},
+    )
+    responses: FilePath | None = setting(
+        "rewind.parquet of an earlier run: its responses, instead of drawing them anew",
+        None,
+        group=_BEFORE,
+        metavar="FILE",
     )
     token_weights: TokenWeights | bool | None = setting(
         TokenWeights.summary,

@@ -48,6 +48,8 @@ def commands(folder: Path) -> list[str]:
         f"unlearn --rlvr {RLVR} --ranking {folder}/run/ranking.parquet {pair} --objective npo --steps 2 --lr 1e-4 "
         f"--token-weights --probe-forget {e} --probe-retain {m} --probe-every 1 "
         f"--out {folder}/run",
+        f"unlearn --rlvr {RLVR} --sft {SFT} --where {top} {pair} --objective rewind --own-tokens 4 --steps 1 --lr 1e-4 "
+        f"--out {folder}/rewound",
         f"evaluate --model {RLVR} {splits} {small} --out {folder}/before",
         f"evaluate --model {RLVR} --edit {edit} {splits} {small} --out {folder}/after",
         f"measure-collateral --model {RLVR} --edit {edit} --split retain={m} --neutral {n} "

@@ -36,6 +36,8 @@ class Needs:
         alternatives: A refusal for each forget problem.
         traces: Reasoning traces of the forget documents.
         cot: Chains of thought to keep.
+        own_responses: What models say themselves in the place of the solutions: the SFT model's responses to the
+            forget problems, the source's to the retain problems.
     """
 
     reference: bool = False
@@ -44,6 +46,7 @@ class Needs:
     alternatives: bool = False
     traces: bool = False
     cot: bool = False
+    own_responses: bool = False
 
     def __str__(self) -> str:
         return ", ".join(each.name for each in fields(self) if getattr(self, each.name))
@@ -110,6 +113,7 @@ class ForgetBatch:
         logits_before: Gives the logits, before unlearning, of a slice of the solution tokens; where they are needed.
         refusals: log p of each refusal under the model as it is, summed; where they are needed.
         refusals_reference: The same before unlearning.
+        logits_wanted: Gives the logits, in the SFT model, of a slice of the solution tokens; where it is imitated.
     """
 
     solutions: "Reading"
@@ -117,6 +121,7 @@ class ForgetBatch:
     logits_before: "Callable[[slice], Tensor] | None" = None
     refusals: "Tensor | None" = None
     refusals_reference: "Tensor | None" = None
+    logits_wanted: "Callable[[slice], Tensor] | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +132,11 @@ class OutputObjective(Objective):
         "retain term: nll, or kl, forward from the source", "nll", choices=RETAIN, kind="retain term"
     )
     token_weights: TokenWeights | None = coefficient("learn which forget tokens to forget (ATWU)", None)
+
+    @property
+    def imitates_distributions(self) -> bool:
+        """Whether it reads the SFT model's whole distributions (``ForgetBatch.logits_wanted``)."""
+        return False
 
     @abstractmethod
     def forget_loss(self, batch: ForgetBatch, weights: "Tensor | None" = None) -> "Tensor":

@@ -22,6 +22,8 @@ OF_STEERING = (
     *("needs_traces", "needs_cot"),
 )
 """Keys that the record of a run has only where activations are steered."""
+LATER = ("own_responses",)
+"""Needs that earlier records do not name: an objective without them is recorded as it was then."""
 CODE = "code"
 """Key to the digest of an objective's own code, where it is none of ours."""
 
@@ -40,7 +42,7 @@ def recorded(name: str, values: Mapping[str, Any], needs: Mapping[str, bool], co
     return {
         "name": name,
         **{key: plain.get(key, value) for key, value in ABSENT.items()},
-        **{f"needs_{need}": value for need, value in needs.items()},
+        **{f"needs_{need}": value for need, value in needs.items() if value or need not in LATER},
         **own,
         **({} if code is None else {CODE: code}),
     }
