@@ -31,6 +31,7 @@ ROOMS = {
     "edits": "Edits",
     "unlearning": "Unlearning",
     "evaluation": "Evaluation",
+    "statistics": "Power, seeds and samples",
     "attacks": "Attacks",
     "organisms": "Organisms",
     "studies": "Studies",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mastlens.analysis.increments.geometry import Geometry, geometry
     from mastlens.analysis.tokens import TokenDifferences, token_differences
     from mastlens.analysis.trajectories.trajectory import Trajectory, trajectory
-    from mastlens.architectures.catalogue import register_architecture
+    from mastlens.architectures.catalogue import register_architecture, register_architectures
     from mastlens.attacks import Attack, AttackMethod, attack, describe_attacks, register_attack
     from mastlens.checkpoints.checkpoint import Checkpoint
     from mastlens.checkpoints.inspection import Inspection, inspect
@@ -70,6 +70,15 @@ if TYPE_CHECKING:
     from mastlens.reporting import report
     from mastlens.reporting.demonstration import demo
     from mastlens.selection import Ranking, describe_rules, rank, select, selection_overlap
+    from mastlens.statistics import (
+        SampledAccuracy,
+        SeedSpread,
+        items_needed,
+        mcnemar_power,
+        sampled_accuracy,
+        seed_spread,
+        smallest_drop,
+    )
     from mastlens.studies.reasoning import ReasoningStudy, ReasoningTable, reasoning_table
     from mastlens.studies.runner import Study, run, run_study
     from mastlens.studies.settings import read_study
@@ -127,7 +136,9 @@ _PUBLIC = {
     "ReasoningTable": "studies.reasoning",
     "RuleJudge": "evaluation.traces",
     "SafetyEvaluation": "evaluation.safety",
+    "SampledAccuracy": "statistics",
     "Sampling": "decoding.sampling",
+    "SeedSpread": "statistics",
     "StageRefused": "errors",
     "SteeringTexts": "unlearning",
     "Study": "studies.runner",
@@ -166,10 +177,12 @@ _PUBLIC = {
     "grade_disagreements": "evaluation",
     "harness_scores": "evaluation.harness",
     "inspect": "checkpoints.inspection",
+    "items_needed": "statistics",
     "judge_agreement": "evaluation.judges",
     "list_organisms": "organisms",
     "mask_agreement": "analysis.increments.agreement",
     "mast_benchmarks": "evaluation.protocol",
+    "mcnemar_power": "statistics",
     "measure_collateral": "evaluation",
     "measure_drift": "unlearning.drift",
     "negate": "edits.negation",
@@ -182,18 +195,22 @@ _PUBLIC = {
     "reasoning_table": "studies.reasoning",
     "reflection_penalty": "decoding.reflection",
     "register_architecture": "architectures.catalogue",
+    "register_architectures": "architectures.catalogue",
     "register_attack": "attacks",
-    "register_organism": "organisms",
     "register_objective": "unlearning",
+    "register_organism": "organisms",
     "report": "reporting",
     "revert_edit": "edits.applying",
     "run": "studies.runner",
     "run_study": "studies.runner",
+    "sampled_accuracy": "statistics",
     "scale_edit": "edits.applying",
     "score_choices": "evaluation.multiple_choice",
+    "seed_spread": "statistics",
     "select": "selection",
     "selection_overlap": "selection",
     "show_edit": "edits.applying",
+    "smallest_drop": "statistics",
     "take_benchmark": "evaluation.benchmarks",
     "token_differences": "analysis.tokens",
     "traces": "unlearning.traces",
@@ -243,7 +260,9 @@ __all__ = [
     "ReasoningTable",
     "RuleJudge",
     "SafetyEvaluation",
+    "SampledAccuracy",
     "Sampling",
+    "SeedSpread",
     "StageRefused",
     "SteeringTexts",
     "Study",
@@ -282,10 +301,12 @@ __all__ = [
     "grade_disagreements",
     "harness_scores",
     "inspect",
+    "items_needed",
     "judge_agreement",
     "list_organisms",
     "mask_agreement",
     "mast_benchmarks",
+    "mcnemar_power",
     "measure_collateral",
     "measure_drift",
     "negate",
@@ -298,6 +319,7 @@ __all__ = [
     "reasoning_table",
     "reflection_penalty",
     "register_architecture",
+    "register_architectures",
     "register_attack",
     "register_objective",
     "register_organism",
@@ -305,11 +327,14 @@ __all__ = [
     "revert_edit",
     "run",
     "run_study",
+    "sampled_accuracy",
     "scale_edit",
     "score_choices",
+    "seed_spread",
     "select",
     "selection_overlap",
     "show_edit",
+    "smallest_drop",
     "take_benchmark",
     "token_differences",
     "traces",

@@ -90,7 +90,9 @@ from mastlens.studies.reasoning import ReasoningStudy as ReasoningStudy
 from mastlens.studies.reasoning import ReasoningTable as ReasoningTable
 from mastlens.evaluation.traces import RuleJudge as RuleJudge
 from mastlens.evaluation.safety import SafetyEvaluation as SafetyEvaluation
+from mastlens.statistics import SampledAccuracy as SampledAccuracy
 from mastlens.decoding.sampling import Sampling as Sampling
+from mastlens.statistics import SeedSpread as SeedSpread
 from mastlens.errors import StageRefused as StageRefused
 from mastlens.unlearning import SteeringTexts as SteeringTexts
 from mastlens.studies.runner import Study as Study
@@ -111,7 +113,9 @@ from mastlens.unlearning.drift import drift_by_step as drift_by_step
 from mastlens.explorer import explore as explore
 from mastlens.evaluation import grade_disagreements as grade_disagreements
 from mastlens.evaluation.harness import harness_scores as harness_scores
+from mastlens.statistics import items_needed as items_needed
 from mastlens.evaluation.judges import judge_agreement as judge_agreement
+from mastlens.statistics import mcnemar_power as mcnemar_power
 from mastlens.unlearning.drift import measure_drift as measure_drift
 from mastlens.analysis.causal.causal_map import rank_agreement as rank_agreement
 from mastlens.evaluation.benchmarks import read_benchmark as read_benchmark
@@ -119,12 +123,16 @@ from mastlens.problems.reading import read_problems as read_problems
 from mastlens.studies.settings import read_study as read_study
 from mastlens.decoding.reflection import reflection_penalty as reflection_penalty
 from mastlens.architectures.catalogue import register_architecture as register_architecture
+from mastlens.architectures.catalogue import register_architectures as register_architectures
 from mastlens.attacks import register_attack as register_attack
 from mastlens.unlearning import register_objective as register_objective
 from mastlens.organisms import register_organism as register_organism
+from mastlens.statistics import sampled_accuracy as sampled_accuracy
 from mastlens.evaluation.multiple_choice import score_choices as score_choices
+from mastlens.statistics import seed_spread as seed_spread
 from mastlens.selection import select as select
 from mastlens.selection import selection_overlap as selection_overlap
+from mastlens.statistics import smallest_drop as smallest_drop
 
 __version__: str
 _PUBLIC: dict[str, str]
@@ -171,7 +179,9 @@ __all__ = [
     "ReasoningTable",
     "RuleJudge",
     "SafetyEvaluation",
+    "SampledAccuracy",
     "Sampling",
+    "SeedSpread",
     "StageRefused",
     "SteeringTexts",
     "Study",
@@ -210,10 +220,12 @@ __all__ = [
     "grade_disagreements",
     "harness_scores",
     "inspect",
+    "items_needed",
     "judge_agreement",
     "list_organisms",
     "mask_agreement",
     "mast_benchmarks",
+    "mcnemar_power",
     "measure_collateral",
     "measure_drift",
     "negate",
@@ -226,6 +238,7 @@ __all__ = [
     "reasoning_table",
     "reflection_penalty",
     "register_architecture",
+    "register_architectures",
     "register_attack",
     "register_objective",
     "register_organism",
@@ -233,11 +246,14 @@ __all__ = [
     "revert_edit",
     "run",
     "run_study",
+    "sampled_accuracy",
     "scale_edit",
     "score_choices",
+    "seed_spread",
     "select",
     "selection_overlap",
     "show_edit",
+    "smallest_drop",
     "take_benchmark",
     "token_differences",
     "traces",

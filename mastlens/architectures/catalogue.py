@@ -7,12 +7,14 @@ plan. Written down here is what transformers keeps only as code: how a fused ten
 
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from mastlens.errors import BadFile, BadSetting, MastlensError, NotSupported, unknown
+from mastlens.errors import BadFile, BadSetting, MastlensError, MastlensWarning, NotSupported, unknown
 from mastlens.runs.reading import read_object
 
 ORDER = ("q", "k", "v", "o", "gate", "q_a", "kv_a", "k_rope")
@@ -203,6 +205,9 @@ ARCHITECTURES: dict[str, Architecture] = {
 _USUAL = Architecture(SEPARATE | {f"layers.{{layer}}.self_attn.{o}.weight": "o" for o in ("out_proj", "dense")})
 _registered: dict[str, Architecture] = {}
 
+GROUP = "mastlens.architectures"
+"""Entry points of installed packages: ``model_type`` to a mapping of tensor names to what they hold."""
+
 
 def register_architecture(model_type: str, tensors: Mapping[str, str], *, sizes: Sizes | None = None) -> None:
     """Say how an architecture that mastlens does not know stores its attention projections.
@@ -220,6 +225,15 @@ def register_architecture(model_type: str, tensors: Mapping[str, str], *, sizes:
     Raises:
         MastlensError: If the mapping is not complete or cannot be understood. Shapes are checked when a checkpoint is
             opened.
+    """
+    _registered[model_type] = _understood(model_type, tensors, sizes)
+
+
+def _understood(model_type: str, tensors: Mapping[str, str], sizes: Sizes | None = None) -> Architecture:
+    """Return the architecture that a mapping describes.
+
+    Raises:
+        MastlensError: As ``register_architecture``.
     """
     if not isinstance(tensors, Mapping) or not tensors:
         raise BadSetting(f"The mapping of {model_type} is empty. It maps tensor names to what they hold.")
@@ -242,7 +256,26 @@ def register_architecture(model_type: str, tensors: Mapping[str, str], *, sizes:
     if absent := [label for label in ORDER[:4] if label not in labels]:
         raise BadSetting(f"The mapping of {model_type} does not say where {' and '.join(absent)} is.")
     bare = {name.removeprefix(next(p for p in PREFIXES if name.startswith(p))): text for name, text in tensors.items()}
-    _registered[model_type] = Architecture(bare, sizes)
+    return Architecture(bare, sizes)
+
+
+@cache
+def _installed() -> dict[str, Architecture]:
+    """Return what installed packages describe: an entry point is named as the ``model_type``, and holds the map."""
+    from importlib.metadata import entry_points
+
+    found = {}
+    for entry in entry_points(group=GROUP):
+        try:
+            found[entry.name] = _understood(entry.name, entry.load())
+        except Exception as error:  # another package's defect must not stop this one
+            warnings.warn(
+                f"The architecture {entry.name!r} of an installed package ({entry.value}) is left out: "
+                f"{type(error).__name__}: {error}",
+                MastlensWarning,
+                stacklevel=3,
+            )
+    return found
 
 
 def register_architectures(path: str | os.PathLike[str]) -> list[str]:
@@ -262,8 +295,8 @@ def register_architectures(path: str | os.PathLike[str]) -> list[str]:
 def find_architecture(config: Any, names: Iterable[str]) -> Architecture | None:
     """Return where the architecture of a completed configuration keeps its projections; None if that is not known.
 
-    What is registered goes first, then the table; else, if transformers has the architecture, the separate projections
-    of its tensor-parallel plan or those with the usual names.
+    What is registered goes first, then the table, then what installed packages describe; else, if transformers has the
+    architecture, the separate projections of its tensor-parallel plan or those with the usual names.
 
     Args:
         config: From ``complete_config``.
@@ -273,6 +306,8 @@ def find_architecture(config: Any, names: Iterable[str]) -> Architecture | None:
     for known in (_registered, ARCHITECTURES):
         if model_type in known:
             return known[model_type]
+    if model_type in _installed():  # entry points cost some milliseconds: last
+        return _installed()[model_type]
     if isinstance(config, SimpleNamespace):
         return None
     planned = {}
@@ -298,7 +333,7 @@ def not_known(model_type: str, shapes: Mapping[str, tuple[int, ...]]) -> Mastlen
     """Return the error for an architecture without a map: what its attention looks like, and how to pass one."""
     found = dict(_describe(shapes))
     shown = [f'    "{name}": "{_guess(name)}",  # {shape}' for name, shape in list(found.items())[:12]]
-    error = unknown("known architecture", model_type, sorted({*ARCHITECTURES, *_registered}))
+    error = unknown("known architecture", model_type, sorted({*ARCHITECTURES, *_registered, *_installed()}))
     if not shown:
         names = ", ".join(list(shapes)[:6]) or "none"
         return NotSupported(f"{error}\nThe checkpoint has no attention tensors by name; its tensors: {names}.")

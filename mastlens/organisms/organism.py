@@ -18,9 +18,6 @@ ROLES = ("base", "sft", "rlvr", "reference")
 """The parts that a stage can play: before post-training; fine-tuned; the model that is edited, which has the skill; and
 a model that never learnt it, which unlearning aims at."""
 
-NEUTRAL = "neutral-eval.jsonl"
-"""The file of neutral texts, which perplexity is measured on."""
-
 
 @dataclass(frozen=True)
 class Organism:

@@ -282,6 +282,3 @@ RETAIN_GSM: tuple[str, ...] = tuple(s.name for s in SUBJECTS if s.benchmark == "
 
 SOLVED_BY_SFT: tuple[str, ...] = tuple(s.name for s in SUBJECTS if not s.induced)
 """Retain subjects that SFT already works out."""
-
-INDUCED_BY_RLVR: tuple[str, ...] = tuple(s.name for s in SUBJECTS if s.induced)
-"""Subjects, on both sides, that SFT mostly guesses and only the reward brings out."""

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 
 END = "<|endoftext|>"
 """End of sequence."""
@@ -75,8 +74,3 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, chat: bool = False
             tokenizer.add_tokens(AddedToken(token, special=False, normalized=False))  # pyright: ignore[reportArgumentType]
         tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
-
-
-def save_tokenizer(tokenizer, folder: Path) -> None:
-    """Write the tokenizer's files into a folder."""
-    tokenizer.save_pretrained(folder)

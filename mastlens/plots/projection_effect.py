@@ -16,8 +16,6 @@ from mastlens.plots.template import GREY, INK, MUTED
 _MILLI = 1000.0
 _UNIT = "10⁻³ nats per token"
 _DID = {"restore": "put back into<br>RLVR", "insert": "put into<br>SFT"}
-CHOSEN = 2
-"""Which trace of a map is the frame of the chosen cell; 0 is the map, 1 the rings where they are marks."""
 
 
 def plot_projection_map(

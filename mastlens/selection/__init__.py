@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from mastlens.lazy import attach
 
 if TYPE_CHECKING:
-    from mastlens.selection.catalogue import RULES, describe_rules, rule_table
+    from mastlens.selection.catalogue import RULES, describe_rules
     from mastlens.selection.overlap import selection_overlap
     from mastlens.selection.ranking import Ranking, rank, read_selection, select, weight_table
     from mastlens.selection.rule import Control, Rule
@@ -20,7 +20,6 @@ __all__ = [
     "random_matched",
     "rank",
     "read_selection",
-    "rule_table",
     "select",
     "selection_overlap",
     "weight_table",
@@ -35,7 +34,6 @@ _PUBLIC = {
     "random_matched": "uniform",
     "rank": "ranking",
     "read_selection": "ranking",
-    "rule_table": "catalogue",
     "select": "ranking",
     "selection_overlap": "overlap",
     "weight_table": "ranking",

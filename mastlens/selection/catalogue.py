@@ -37,13 +37,3 @@ def describe_rules() -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def rule_table() -> str:
-    """Render the rules as a Markdown table."""
-    lines = ["| `--rule` | what ranks first | needs | source |", "|---|---|---|---|"]
-    for row in describe_rules().itertuples(index=False):
-        said = str(row.summary).replace("|", "&#124;").replace("<", "&lt;")
-        said += f" (`{row.parameters}`)" if row.parameters else ""
-        lines.append(f"| `{row.rule}` | {said} | {row.needs} | {row.source} |")
-    return "\n".join(lines)

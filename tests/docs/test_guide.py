@@ -15,3 +15,8 @@ def test_quickstart(tmp_path, monkeypatch):
     assert set(made["edit"].after) == selected
     for name in ("run/report.html", "after/responses.parquet", "edited-model/model.safetensors"):
         assert (tmp_path / name).is_file()
+
+
+def test_items_and_seeds(tmp_path, monkeypatch):
+    made = run_page("items-and-seeds", tmp_path, monkeypatch)
+    assert len(made["drops"]) == 5

@@ -19,7 +19,7 @@ from mastlens.architectures.catalogue import (
 from mastlens.architectures.matrices import find_matrices
 from mastlens.architectures.placement import same_names
 from mastlens.architectures.projections import ORDER, find_projections
-from mastlens.errors import MastlensError
+from mastlens.errors import MastlensError, MastlensWarning
 
 SIZES = {
     "vocab_size": 96,
@@ -533,3 +533,25 @@ def test_the_table_has_every_architecture():
     rows = architecture_table().splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == list(ARCHITECTURES)
     assert all(row.count(" | ") == 3 for row in rows)
+
+
+def test_an_installed_package_describes_an_architecture(registry, tmp_path, monkeypatch):
+    """Commands know it without an option; a package with a defect is left out with a warning."""
+    info = tmp_path / "other_models-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other-models\nVersion: 1\n")
+    lines = ["internlm-like = other_models:MAP", "broken = other_models:HALF"]
+    (info / "entry_points.txt").write_text("\n".join([f"[{module.GROUP}]", *lines, ""]))
+    mapping = {"layers.{layer}.attention.wqkv.weight": "q k v, per group", "layers.{layer}.attention.wo.weight": "o"}
+    half = {"layers.{layer}.attention.wqkv.weight": "q k v"}
+    (tmp_path / "other_models.py").write_text(f"MAP = {mapping!r}\nHALF = {half!r}\n")
+    with pytest.raises(MastlensError, match="no known architecture"):
+        find_projections(GROUPED, GROUPED_SHAPES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module._installed.cache_clear()
+    try:
+        with pytest.warns(MastlensWarning, match="'broken' of an installed package.*where o is"):
+            found = find_projections(GROUPED, GROUPED_SHAPES)
+        assert [p.projection for p in found] == ["q", "k", "v", "o"]
+    finally:
+        module._installed.cache_clear()

@@ -12,7 +12,7 @@ reading is called distinguishable where it lies beyond every law that stands bes
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -270,19 +270,6 @@ def random_subspaces(
         yield sides[0], sides[1]
 
 
-def turned_increments(
-    singular_values: Float[Tensor, " smaller"], rows: int, cols: int, *, draws: int, seed: int = 0, name: str = ""
-) -> Iterator[Float[Tensor, "rows cols"]]:
-    """Yield ``draws`` float64 increments with these singular values and random singular vectors. Slow: two QR each.
-
-    For statistics of the whole increment; what reads U and V alone takes ``random_subspaces``, which is cheaper.
-    """
-    smaller = len(singular_values)
-    pairs = random_subspaces(rows, cols, smaller, draws=draws, seed=seed, name=name)
-    for left, right in pairs:
-        yield (left * singular_values.double()) @ right.T
-
-
 def sampled_null(values: Sequence[float], *, step: float = 0.0) -> Null:
     """Return the law of a statistic from its values on random draws.
 
@@ -301,17 +288,3 @@ def sampled_null(values: Sequence[float], *, step: float = 0.0) -> Null:
         raise BadFile("The statistic is NaN or infinite on a random draw, so it has no null.")
     sd = (float(drawn.var(ddof=1)) + step**2 / 12) ** 0.5
     return Null(float(drawn.mean()), sd, "t", "sampled", draws=drawn.size, step=step)
-
-
-def sample_null(
-    statistic: Callable[[Float[Tensor, "rows cols"]], float],
-    rows: int,
-    cols: int,
-    norm: float,
-    *,
-    draws: int = 20,
-    seed: int = 0,
-    name: str = "",
-) -> Null:
-    """Return the law of ``statistic`` over isotropic increments of this shape and Frobenius norm, from ``draws``."""
-    return sampled_null([statistic(d) for d in random_increments(rows, cols, norm, draws=draws, seed=seed, name=name)])
