@@ -13,6 +13,7 @@ from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import BadSetting
 from mastlens.models.likelihood import solution_tokens
+from mastlens.plots.cards.carded import Carded
 from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems
 from mastlens.problems.reading import read_problems
 from mastlens.runs.calls import takes
@@ -25,14 +26,16 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from transformers import PreTrainedTokenizerBase
 
+    from mastlens.plots.cards.card import Card
+
 FILE = "tokens.parquet"
 SUMMARY = "token_summary.parquet"
 TOLERANCE = 1e-6
 """Differences up to this size count as none: bfloat16 logits make exact zeros, float32 sums of this size."""
 
 
-@dataclass(frozen=True)
-class TokenDifferences:
+@dataclass(frozen=True, repr=False)
+class TokenDifferences(Carded):
     """Log-probability differences of solution tokens, token by token.
 
     Attributes:
@@ -44,6 +47,12 @@ class TokenDifferences:
     table: pd.DataFrame
     summary: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.weights import tokens_card
+
+        return tokens_card(self.summary, self.settings)
 
     def plot(self) -> "go.Figure":
         """Draw the distribution of the differences, one line a split, increments side by side."""

@@ -23,6 +23,7 @@ from mastlens.decoding.generation import check_generation
 from mastlens.edits.edit import Edit
 from mastlens.errors import BadSetting, NotTogether
 from mastlens.models.weights import swapped
+from mastlens.plots.cards.carded import Carded
 from mastlens.problems.encoding import check_tokenizer
 from mastlens.problems.reading import Problem, read_problems
 from mastlens.runs.calls import takes
@@ -33,13 +34,15 @@ from mastlens.runs.stages import hash_inputs, remembered
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from mastlens.plots.cards.card import Card
+
 FILE, ITEMS, TENSORS = "attack.parquet", "attack_items.parquet", "attack_tensors.parquet"
 HAS = ("train", "retain")
 """What an attacker can have."""
 
 
-@dataclass(frozen=True)
-class Attack:
+@dataclass(frozen=True, repr=False)
+class Attack(Carded):
     """What an attack brought back.
 
     Attributes:
@@ -55,6 +58,12 @@ class Attack:
     items: pd.DataFrame
     tensors: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.answers import attack_card
+
+        return attack_card(self.table, self.settings)
 
     def plot(self) -> "go.Figure":
         """Draw a curve over the steps, or accuracy by variant."""

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -10,11 +10,15 @@ from mastlens.architectures.configuration import complete_config, read_size
 from mastlens.architectures.projections import ORDER
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.settings import InspectSettings
+from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
 
+if TYPE_CHECKING:
+    from mastlens.plots.cards.card import Card
 
-@dataclass(frozen=True)
-class Inspection:
+
+@dataclass(frozen=True, repr=False)
+class Inspection(Carded):
     """What a checkpoint holds.
 
     Attributes:
@@ -29,6 +33,12 @@ class Inspection:
 
     table: pd.DataFrame
     summary: dict[str, Any]
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.weights import inspection_card
+
+        return inspection_card(self.table, self.summary)
 
 
 @takes(InspectSettings)

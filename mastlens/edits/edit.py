@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -15,16 +15,20 @@ from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.digests import fingerprint_of, tensor_digest
 from mastlens.errors import BadFile, BadSetting, NotFound, NotTogether
 from mastlens.models.weights import same_bits
+from mastlens.plots.cards.carded import Carded
 from mastlens.runs.files import sha256_json, sha256_tensor, write_tensors
 from mastlens.runs.reading import parse_json
+
+if TYPE_CHECKING:
+    from mastlens.plots.cards.card import Card
 
 FILE = "edit.safetensors"
 FORMAT = 1
 _SHOWN = 5  # names in a message
 
 
-@dataclass(frozen=True)
-class Edit:
+@dataclass(frozen=True, repr=False)
+class Edit(Carded):
     """Whole tensors before and after, in the source's dtype, with where they belong.
 
     Attributes:
@@ -41,6 +45,12 @@ class Edit:
     source: str
     settings: Mapping[str, Any]
     digests: Mapping[str, str] = field(default_factory=dict)
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.edits import edit_card
+
+        return edit_card(self.table, self.source, self.settings)
 
     @classmethod
     def of_changed(

@@ -18,6 +18,7 @@ from mastlens.evaluation.perplexity import neutral_logprobs, read_texts
 from mastlens.evaluation.responses import FILE as RESPONSES
 from mastlens.evaluation.settings import CollateralSettings
 from mastlens.models.divergence import token_divergence
+from mastlens.plots.cards.carded import Carded
 from mastlens.problems.encoding import check_tokenizer, context_length, encode_problems
 from mastlens.problems.reading import read_problems
 from mastlens.runs.calls import takes
@@ -30,12 +31,14 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from mastlens.plots.cards.card import Card
+
 FILE = "collateral.parquet"
 ITEMS = "collateral_items.parquet"
 
 
-@dataclass(frozen=True)
-class Collateral:
+@dataclass(frozen=True, repr=False)
+class Collateral(Carded):
     """What an edit did beside what it was made for.
 
     Attributes:
@@ -54,6 +57,12 @@ class Collateral:
     table: pd.DataFrame
     items: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.answers import collateral_card
+
+        return collateral_card(self.table, self.settings)
 
     def plot(self) -> "go.Figure":
         """Draw divergence, perplexity and what became of the responses."""

@@ -13,6 +13,7 @@ import pandas as pd
 from mastlens.errors import BadFile, MastlensWarning, NotFound, NotTogether, unknown
 from mastlens.evaluation.responses import FILE
 from mastlens.evaluation.settings import CompareSettings
+from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
 from mastlens.runs.reading import read_table
 from mastlens.runs.stages import read_record
@@ -21,11 +22,13 @@ from mastlens.statistics import holm, mcnemar_exact, newcombe_paired, paired_boo
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from mastlens.plots.cards.card import Card
+
 _KEYS = ["split", "item"]
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Carded):
     """What changed between two evaluations.
 
     Attributes:
@@ -45,6 +48,12 @@ class Comparison:
 
     table: pd.DataFrame
     items: pd.DataFrame
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.answers import comparison_card
+
+        return comparison_card(self.table)
 
     @property
     def changed(self) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from mastlens.evaluation.comparison import compare_tables, read_responses, warn_
 from mastlens.evaluation.degeneration import response_faults
 from mastlens.evaluation.responses import FILE as RESPONSES
 from mastlens.evaluation.settings import CompareEditsSettings
+from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
 from mastlens.runs.reading import read_table
 from mastlens.runs.settings import FilePath
@@ -24,6 +25,8 @@ from mastlens.statistics import holm, ratio_bootstrap
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from mastlens.plots.cards.card import Card
+
 FILE = "edits.parquet"
 CONTRASTS = "edit_contrasts.parquet"
 _COLLATERAL, _COLLATERAL_ITEMS = "collateral.parquet", "collateral_items.parquet"
@@ -32,8 +35,8 @@ _PAIRED = {"ci_low": "low", "ci_high": "high"}
 _FAULTS = {"repetition": "repetition", "no answer": "no_answer", "truncated": "truncated"}
 
 
-@dataclass(frozen=True)
-class EditComparison:
+@dataclass(frozen=True, repr=False)
+class EditComparison(Carded):
     """Edits of one source against each other.
 
     Attributes:
@@ -56,6 +59,12 @@ class EditComparison:
     table: pd.DataFrame
     contrasts: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.answers import edits_card
+
+        return edits_card(self.table, self.settings)
 
     def plot(self) -> "go.Figure":
         """Draw forgetting against every collateral that the table has."""

@@ -17,6 +17,7 @@ from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadFile, BadSetting, NotFound, unknown
 from mastlens.evaluation.settings import ASK, ChoicesSettings
 from mastlens.models.likelihood import sequence_logprobs
+from mastlens.plots.cards.carded import Carded
 from mastlens.problems.encoding import EncodedProblem, encode_prompt
 from mastlens.problems.thinking import CUE, answer_ids
 from mastlens.runs.calls import takes
@@ -28,6 +29,8 @@ from mastlens.statistics import wilson
 if TYPE_CHECKING:
     import plotly.graph_objects as go
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mastlens.plots.cards.card import Card
 
 FILE = "choices.parquet"
 SUMMARY = "choices.json"
@@ -164,8 +167,8 @@ def score_choices(
     return pd.DataFrame(rows)
 
 
-@dataclass(frozen=True)
-class ChoiceScores:
+@dataclass(frozen=True, repr=False)
+class ChoiceScores(Carded):
     """What a model finds likeliest among the options of every question.
 
     Attributes:
@@ -175,6 +178,12 @@ class ChoiceScores:
 
     table: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.answers import evaluation_card
+
+        return evaluation_card(self.accuracy, self.settings)
 
     @property
     def accuracy(self) -> pd.DataFrame:

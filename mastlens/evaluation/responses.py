@@ -16,6 +16,7 @@ from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting, NotSupported
 from mastlens.evaluation.settings import EvaluateSettings
 from mastlens.models.likelihood import sequence_logprobs
+from mastlens.plots.cards.carded import Carded
 from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems, encode_prompt
 from mastlens.problems.reading import Problem, read_problems
 from mastlens.problems.thinking import answer_ids, prompt_opens
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from mastlens.evaluation.harness import HarnessScores
+    from mastlens.plots.cards.card import Card
 
 FILE = "responses.parquet"
 SUMMARY = "accuracy.json"
@@ -44,8 +46,8 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Carded):
     """A model's responses to problems.
 
     Attributes:
@@ -57,6 +59,12 @@ class Evaluation:
     table: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
     harness: "HarnessScores | None" = None
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.answers import evaluation_card
+
+        return evaluation_card(self.accuracy, self.settings)
 
     @property
     def accuracy(self) -> pd.DataFrame:

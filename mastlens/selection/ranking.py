@@ -10,6 +10,7 @@ import pandas as pd
 
 from mastlens.analysis.increments.precision import BELOW, ZERO, floor_sentence
 from mastlens.errors import BadSetting, NotFound, NotTogether
+from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.reading import read_table
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from mastlens.checkpoints.checkpoint import Checkpoint
+    from mastlens.plots.cards.card import Card
 
 FILE = "ranking.parquet"
 
 
-@dataclass(frozen=True)
-class Ranking:
+@dataclass(frozen=True, repr=False)
+class Ranking(Carded):
     """A ranking of tensors with its selection.
 
     Attributes:
@@ -41,6 +43,12 @@ class Ranking:
 
     table: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.weights import ranking_card
+
+        return ranking_card(self.table, self.settings)
 
     @property
     def selected(self) -> list[str]:

@@ -15,6 +15,7 @@ from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting, unknown
 from mastlens.evaluation.judges import Judge
 from mastlens.evaluation.traces import RuleJudge, evaluate_traces, read_questions
+from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table, write_text
 from mastlens.runs.reading import read_table
@@ -26,6 +27,8 @@ from mastlens.unlearning import traces as tracing
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+    from mastlens.plots.cards.card import Card
 
 ARMS, SUMMARY, CATEGORIES = "r2mu_arms.parquet", "r2mu.parquet", "r2mu_categories.parquet"
 DRAWN = "r2mu.csv"
@@ -150,8 +153,8 @@ def organism_study(region: str = "eval") -> ReasoningStudy:
     )
 
 
-@dataclass(frozen=True)
-class ReasoningTable:
+@dataclass(frozen=True, repr=False)
+class ReasoningTable(Carded):
     """R2MU's table.
 
     Attributes:
@@ -166,6 +169,12 @@ class ReasoningTable:
     table: pd.DataFrame
     categories: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.edits import reasoning_card
+
+        return reasoning_card(self.table)
 
     @property
     def measures(self) -> pd.DataFrame:

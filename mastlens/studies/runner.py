@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import BadSetting
+from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
 from mastlens.runs.files import sha256_file, write_json, write_table
 from mastlens.runs.reading import read_table
@@ -29,12 +30,14 @@ from mastlens.studies.working import MEASURES, REFERENCE, SOURCE, Workshop, begi
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from mastlens.plots.cards.card import Card
+
 TABLE, SUMMARY, CONTRASTS = "study.parquet", "summary.parquet", "contrasts.parquet"
 TARGET = "target.json"
 
 
-@dataclass(frozen=True)
-class Study:
+@dataclass(frozen=True, repr=False)
+class Study(Carded):
     """What a study found.
 
     Attributes:
@@ -50,6 +53,12 @@ class Study:
     contrasts: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
     out: Path = Path()
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.edits import study_card
+
+        return study_card(self.table, self.contrasts, self.settings)
 
     def plot(self) -> "go.Figure":
         """Draw what every arm forgot against what it cost, an objective a panel."""

@@ -21,6 +21,7 @@ from mastlens.errors import BadSetting
 from mastlens.models.likelihood import by_length, read_solutions
 from mastlens.models.suffix import PartialForward, largest_layers
 from mastlens.models.weights import snapshot, swapped
+from mastlens.plots.cards.carded import Carded
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.unlearning.control import kept_control
 from mastlens.unlearning.documents import Encoder, read_documents
@@ -33,13 +34,15 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from transformers import PreTrainedModel
 
+    from mastlens.plots.cards.card import Card
+
 TEXTS = ("forget", "traces", "cot", "retain")
 COLUMNS = ("step", "text", "layer", "cosine", "norm_ratio", "cosine_to_control", "texts", "tokens")
 Weights = Edit | Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Drift:
+@dataclass(frozen=True, repr=False)
+class Drift(Carded):
     """How far hidden states have moved.
 
     Attributes:
@@ -49,6 +52,12 @@ class Drift:
 
     table: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.edits import drift_card
+
+        return drift_card(self.table, self.settings)
 
     def plot(self) -> "go.Figure":
         """Draw the cosine to the source by layer, one panel a kind of text."""

@@ -18,6 +18,7 @@ from mastlens.edits.edit import FILE as EDIT_FILE
 from mastlens.edits.edit import Edit
 from mastlens.edits.making import make_edit
 from mastlens.errors import BadSetting, MastlensWarning, NotTogether
+from mastlens.plots.cards.carded import Carded
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.problems.reading import Problem, read_problems
 from mastlens.runs.calls import takes
@@ -49,12 +50,14 @@ from mastlens.unlearning.vanishing import warn_of_vanishing
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from mastlens.plots.cards.card import Card
+
 FILE = "steps.parquet"
 WEIGHTS_FILE = "token_weights.parquet"
 
 
-@dataclass(frozen=True)
-class Unlearning:
+@dataclass(frozen=True, repr=False)
+class Unlearning(Carded):
     """What an unlearning run made.
 
     Attributes:
@@ -75,6 +78,12 @@ class Unlearning:
     chosen: int = 0
     token_weights: pd.DataFrame | None = None
     responses: pd.DataFrame | None = None
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.edits import unlearning_card
+
+        return unlearning_card(self.table, self.edit.names, self.chosen, self.swallowed)
 
     def plot(self) -> "go.Figure":
         """Draw losses, gradient norm and probes by step."""

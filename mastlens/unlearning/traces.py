@@ -17,6 +17,7 @@ from mastlens.decoding.answering import Answered, answer
 from mastlens.decoding.engines import Decoding, HuggingFaceEngine
 from mastlens.decoding.prompts import Prompt
 from mastlens.errors import NotFound, NotTogether
+from mastlens.plots.cards.carded import Carded
 from mastlens.problems.encoding import check_tokenizer
 from mastlens.problems.reading import Problem
 from mastlens.problems.thinking import CLOSER
@@ -31,14 +32,16 @@ from mastlens.unlearning.settings import TracesSettings, Tracing
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from mastlens.plots.cards.card import Card
+
 FILE = "traces.parquet"
 STAGE = "traces"
 COLUMNS = ("item", "segment", "prompt", "trace", "tokens", "truncated")
 _PARTIAL = "traces.partial.jsonl"
 
 
-@dataclass(frozen=True)
-class Traces:
+@dataclass(frozen=True, repr=False)
+class Traces(Carded):
     """Reasoning traces.
 
     Attributes:
@@ -49,6 +52,12 @@ class Traces:
 
     table: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.answers import traces_card
+
+        return traces_card(self.summary, self.table)
 
     @property
     def summary(self) -> dict[str, int | float]:

@@ -33,6 +33,7 @@ from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import NotFound, NotTogether, unknown
 from mastlens.models.gradients import mean_gradients
 from mastlens.models.weights import stored_parameters, swapped
+from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.reading import read_table
@@ -43,12 +44,14 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from mastlens.plots.cards.card import Card
+
 FILE = "causal_map.parquet"
 GROUPS = "causal_groups.parquet"
 
 
-@dataclass(frozen=True)
-class CausalMap:
+@dataclass(frozen=True, repr=False)
+class CausalMap(Carded):
     """The effect of every projection's weights, measured and predicted.
 
     Attributes:
@@ -61,6 +64,12 @@ class CausalMap:
     table: pd.DataFrame
     groups: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.weights import causal_card
+
+        return causal_card(self.table, self.groups, self.settings)
 
     @property
     def correlation(self) -> pd.DataFrame:

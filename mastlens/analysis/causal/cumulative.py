@@ -15,6 +15,7 @@ from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import BadFile, BadSetting, NotFound, NotTogether, unknown
 from mastlens.models.likelihood import sequence_logprobs
+from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.reading import read_table
@@ -24,12 +25,14 @@ from mastlens.statistics import ratio_intervals
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from mastlens.plots.cards.card import Card
+
 FILE = "cumulative.parquet"
 AREAS = "cumulative_areas.parquet"
 
 
-@dataclass(frozen=True)
-class CumulativeCurves:
+@dataclass(frozen=True, repr=False)
+class CumulativeCurves(Carded):
     """What putting weights over does, the more of them the more, in several orders.
 
     Attributes:
@@ -41,6 +44,12 @@ class CumulativeCurves:
     table: pd.DataFrame
     areas: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.weights import curves_card
+
+        return curves_card(self.areas, self.settings)
 
     def plot(self) -> "go.Figure":
         """Draw ranking, reverse and the band of random orders, forget and retain beside each other."""

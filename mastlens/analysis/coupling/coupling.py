@@ -20,6 +20,7 @@ from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage, paired
 from mastlens.errors import BadSetting, NotFound
 from mastlens.models.gradients import Gradients, measure_gradients
+from mastlens.plots.cards.carded import Carded
 from mastlens.problems.encoding import check_tokenizer, context_length, encode_problems
 from mastlens.problems.reading import read_problems
 from mastlens.runs.calls import takes
@@ -30,13 +31,15 @@ from mastlens.runs.stages import hash_inputs, remembered
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from mastlens.plots.cards.card import Card
+
 FILE = "coupling.parquet"
 HEADS = "coupling_heads.parquet"
 SPECTRUM = "coupling_spectrum.parquet"
 
 
-@dataclass(frozen=True)
-class Coupling:
+@dataclass(frozen=True, repr=False)
+class Coupling(Carded):
     """The coupling of gradients and increment.
 
     Attributes:
@@ -52,6 +55,12 @@ class Coupling:
     heads: pd.DataFrame
     spectrum: pd.DataFrame | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.weights import coupling_card
+
+        return coupling_card(self.table, self.settings)
 
     def plot(self) -> "go.Figure":
         """Draw the cosines by layer and projection, signed, around 0."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,16 +20,20 @@ from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import BadSetting
+from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.reading import read_table
 from mastlens.runs.stages import remembered
 
+if TYPE_CHECKING:
+    from mastlens.plots.cards.card import Card
+
 FILES = {"table": "agreement.parquet", "runs": "agreement-runs.parquet", "consensus": "agreement-consensus.parquet"}
 
 
-@dataclass(frozen=True)
-class Agreement:
+@dataclass(frozen=True, repr=False)
+class Agreement(Carded):
     """How far the update masks of several runs agree.
 
     Attributes:
@@ -43,6 +47,12 @@ class Agreement:
     runs: pd.DataFrame
     consensus: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.weights import agreement_card
+
+        return agreement_card(self.table, self.settings)
 
     def summary(self) -> pd.DataFrame:
         """Return the mean over pairs for each projection: ``jaccard``, ``jaccard_null``, ``jaccard_matched_null``."""

@@ -18,6 +18,7 @@ from mastlens.analysis.increments.settings import GeometrySettings
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import BadSetting
+from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
 from mastlens.runs.files import sha256_json, write_table
 from mastlens.runs.ledger import Ledger
@@ -27,6 +28,8 @@ from mastlens.runs.stages import remembered
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from mastlens.plots.cards.card import Card
+
 T = TypeVar("T")
 
 FILE = "geometry.parquet"
@@ -35,8 +38,8 @@ SPECTRA = "spectra.parquet"
 _PARTIAL = ".geometry.partial.jsonl"
 
 
-@dataclass(frozen=True)
-class Geometry:
+@dataclass(frozen=True, repr=False)
+class Geometry(Carded):
     """The geometry of a lineage's increments.
 
     Attributes:
@@ -50,6 +53,12 @@ class Geometry:
     settings: dict[str, Any] = field(default_factory=dict)
     heads: pd.DataFrame | None = None
     spectra: pd.DataFrame | None = None
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.weights import geometry_card
+
+        return geometry_card(self.table, self.settings)
 
     def plot(self, increment: str = "rlvr") -> "go.Figure":
         """Draw off-principal energy by layer and projection, beside its null."""

@@ -18,6 +18,7 @@ from mastlens.analysis.trajectories.steps import Steps, open_steps
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.export import export, exported_files
 from mastlens.errors import BadSetting, UnknownName
+from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.reading import read_table
@@ -26,12 +27,14 @@ from mastlens.runs.stages import read_record, remembered, stage
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from mastlens.plots.cards.card import Card
+
 FILE = "trajectory.parquet"
 STEPS = "trajectory_steps.parquet"
 
 
-@dataclass(frozen=True)
-class Trajectory:
+@dataclass(frozen=True, repr=False)
+class Trajectory(Carded):
     """A run's temporal rank-1 analysis.
 
     Attributes:
@@ -45,6 +48,12 @@ class Trajectory:
     steps: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
     checkpoints: dict[str, Path] = field(default_factory=dict)
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.weights import trajectory_card
+
+        return trajectory_card(self.table, self.steps, self.settings)
 
     def plot(self) -> "go.Figure":
         """Draw the coefficients over the steps, with fit and extrapolation."""

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from math import nan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -25,6 +25,7 @@ from mastlens.evaluation.judges.rubrics import REFUSALS
 from mastlens.evaluation.safety.refusals import RefusalPhrases
 from mastlens.evaluation.safety.requests import draw_requests, read_requests
 from mastlens.evaluation.settings import EvaluateSafetySettings
+from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
 from mastlens.runs.files import sha256_json
 from mastlens.runs.ledger import Ledger
@@ -32,13 +33,16 @@ from mastlens.runs.stages import hash_inputs
 from mastlens.runs.tables import Kept, json_rows
 from mastlens.statistics import Interval, mean_bootstrap, wilson
 
+if TYPE_CHECKING:
+    from mastlens.plots.cards.card import Card
+
 FILE = "safety.parquet"
 SUMMARY = "safety.json"
 _PARTIAL = "safety.partial.jsonl"
 
 
-@dataclass(frozen=True)
-class SafetyEvaluation:
+@dataclass(frozen=True, repr=False)
+class SafetyEvaluation(Carded):
     """A model's judged responses to requests of safety benchmarks.
 
     Attributes:
@@ -50,6 +54,12 @@ class SafetyEvaluation:
 
     table: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.answers import safety_card
+
+        return safety_card(self.summary, self.settings)
 
     @property
     def summary(self) -> pd.DataFrame:

@@ -14,17 +14,20 @@ from mastlens.evaluation.judges.rubrics import TRACE_CATEGORIES
 from mastlens.evaluation.settings import CompareTracesSettings
 from mastlens.evaluation.traces.evaluating import FILE
 from mastlens.evaluation.traces.results import TraceEvaluation
+from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
 from mastlens.runs.reading import read_table
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from mastlens.plots.cards.card import Card
+
 _KEYS = ["split", "item", "sample"]
 
 
-@dataclass(frozen=True)
-class TraceComparison:
+@dataclass(frozen=True, repr=False)
+class TraceComparison(Carded):
     """What changed between two models' traces.
 
     Attributes:
@@ -40,6 +43,12 @@ class TraceComparison:
     table: pd.DataFrame
     transitions: pd.DataFrame
     categories: pd.DataFrame
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.answers import comparison_card
+
+        return comparison_card(self.table, "The share of traces that leak")
 
     def plot(self) -> "go.Figure":
         """Draw the shares of the categories before and after."""

@@ -10,16 +10,19 @@ import pandas as pd
 
 from mastlens.evaluation.judges import UNJUDGED
 from mastlens.evaluation.judges.rubrics import TRACE_CATEGORIES
+from mastlens.plots.cards.carded import Carded
 from mastlens.statistics import Interval, mean_bootstrap, wilson
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from mastlens.plots.cards.card import Card
+
 NOTHING = TRACE_CATEGORIES[0]
 
 
-@dataclass(frozen=True)
-class TraceEvaluation:
+@dataclass(frozen=True, repr=False)
+class TraceEvaluation(Carded):
     """A model's judged traces.
 
     Attributes:
@@ -34,6 +37,12 @@ class TraceEvaluation:
 
     table: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.answers import trace_card
+
+        return trace_card(self.summary, self.settings)
 
     @property
     def summary(self) -> pd.DataFrame:

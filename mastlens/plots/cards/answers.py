@@ -1,0 +1,122 @@
+"""Cards of what models answer: accuracy, comparisons with their tests, traces, refusals, attacks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from mastlens.plots.cards.card import Card
+
+
+def evaluation_card(accuracy: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
+    """Return the card of a model's accuracy by split."""
+    columns = ["split", "n", "correct", "accuracy", "ci_low", "ci_high", "truncated", "chance"]
+    return Card(
+        "Evaluation",
+        _shares(accuracy, "accuracy", "ci_low", "ci_high", "right"),
+        accuracy[[column for column in columns if column in accuracy]],
+        next=("result.plot()", "mastlens.compare(before, after)"),
+    )
+
+
+def comparison_card(table: pd.DataFrame, what: str = "Accuracy") -> Card:
+    """Return the card of a paired comparison: which splits changed, at a level held over all of them."""
+    changed = table[table["holm_p"] < 0.05] if "holm_p" in table else table.iloc[:0]
+    parts = [
+        f"{row.split}: {100 * row.difference:+.1f} points [{100 * row.ci_low:+.1f}, {100 * row.ci_high:+.1f}]"
+        for row in changed.itertuples()
+    ]
+    verdict = (
+        f"{what} changed in {len(changed)} of {len(table)} splits at the 5 % level (Holm's correction): "
+        + "; ".join(parts)
+        + "."
+        if parts
+        else f"No split of {len(table)} changed at the 5 % level (Holm's correction). "
+        "The column detectable says how large a change would have been found."
+    )
+    columns = ["split", "n", "before", "after", "b", "c", "difference", "ci_low", "ci_high", "holm_p", "detectable"]
+    rows = table[[column for column in columns if column in table]]
+    return Card("Comparison", verdict, rows, next=("result.changed", "result.plot()"))
+
+
+def edits_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
+    """Return the card of several edits of one source."""
+    forgot = table[table["forget_holm_p"] < 0.05] if "forget_holm_p" in table else table.iloc[:0]
+    cost = forgot[forgot["retain_holm_p"] < 0.05] if "retain_holm_p" in table else table.iloc[:0]
+    verdict = (
+        f"Of {len(table)} edits, {len(forgot)} changed what was to be forgotten at the 5 % level (Holm's correction), "
+        f"and {len(cost)} of those changed what was to be kept, too."
+    )
+    columns = ["arm", "forget_before", "forget_after", "forget_holm_p", "retain_before", "retain_after"]
+    columns += ["retain_holm_p", "kl", "after_attack_accuracy"]
+    return Card("Edits", verdict, table[[c for c in columns if c in table]], next=("result.plot()", "result.contrasts"))
+
+
+def collateral_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
+    """Return the card of what an edit did beside what it was made for."""
+    parts = [
+        f"{row.measure} {row.split}: {row.value:.3g} [{row.ci_low:.3g}, {row.ci_high:.3g}] {row.unit}".rstrip()
+        for row in table[table["measure"].isin(["kl", "perplexity"])].itertuples()
+    ]
+    columns = ["measure", "split", "items", "before", "after", "value", "ci_low", "ci_high", "unit"]
+    verdict = ("; ".join(parts) or "Nothing was measured") + "."
+    return Card("Collateral", verdict, table[columns], next=("result.plot()",))
+
+
+def attack_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
+    """Return the card of an attack: what came back at its end, beside a control where there is one."""
+    edited = table[(table["model"] == "edited") & ~table["baseline"].astype(bool)]
+    edited = edited if len(edited) else table[table["model"] == "edited"]
+    column = next((c for c in ("recovered_beyond_control", "recovered") if c in table and table[c].notna().any()), "")
+    beyond = " beyond the control" if column.endswith("control") else ""
+    last = edited[edited["step"] == edited["step"].max()] if len(edited) else edited
+    parts = [
+        f"{row['split']}, {row['variant']}: {100 * row[column]:.0f} % of what was forgotten{beyond} "
+        f"[{100 * row[f'{column}_low']:.0f}, {100 * row[f'{column}_high']:.0f}]"
+        for row in (last[last[column].notna()].to_dict("records") if column else [])
+    ]
+    verdict = "Came back: " + "; ".join(parts[:4]) + "." if parts else "What came back has no source to be measured by."
+    columns = ["variant", "model", "step", "split", "n", "accuracy", "ci_low", "ci_high", column]
+    rows = pd.concat([last, table.drop(last.index)])
+    name = str(settings.get("attack", "attack"))
+    return Card(f"Attack {name}", verdict, rows[[c for c in columns if c in rows]], next=("result.plot()",))
+
+
+def trace_card(summary: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
+    """Return the card of judged reasoning traces."""
+    columns = ["split", "n", "unjudged", "rt_ua", "rt_low", "rt_high", "fa_ua", "avg_ua", "accuracy", "truncated"]
+    rows = summary[[column for column in columns if column in summary]]
+    return Card(
+        "Reasoning traces", _shares(summary, "rt_ua", "rt_low", "rt_high", "leak"), rows, next=("result.plot()",)
+    )
+
+
+def safety_card(summary: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
+    """Return the card of refusals."""
+    named = summary.assign(split=summary["data"].astype(str) + " " + summary["kind"].astype(str))
+    columns = ["data", "kind", "harmful", "n", "refused", "rate", "ci_low", "ci_high"]
+    return Card(
+        "Safety", _shares(named, "rate", "ci_low", "ci_high", "refused"), summary[columns], next=("result.plot()",)
+    )
+
+
+def traces_card(summary: Mapping[str, Any], table: pd.DataFrame) -> Card:
+    """Return the card of reasoning traces about the forget texts."""
+    verdict = (
+        f"{summary['traces']:,} traces about {summary['documents']:,} documents, {summary['mean_tokens']:.0f} tokens "
+        f"on average; {summary['empty']:.1%} are empty, {summary['truncated']:.1%} were cut off."
+    )
+    rows = table[["item", "segment", "trace", "tokens"]]
+    return Card("Traces", verdict, rows, next=("mastlens.unlearn(objective='r2mu', traces=..., ...)",))
+
+
+def _shares(table: pd.DataFrame, value: str, low: str, high: str, what: str) -> str:
+    parts = [
+        f"{row['split']}: {100 * row[value]:.1f} % {what} [{100 * row[low]:.1f}, {100 * row[high]:.1f}], "
+        f"n = {row['n']:,}"
+        for row in table[table[value].notna()].to_dict("records")
+    ]
+    if not parts:
+        return "There is no response."
+    more = f"; and {len(parts) - 4} more" if len(parts) > 4 else ""
+    return f"{'; '.join(parts[:4])}{more}."

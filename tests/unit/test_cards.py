@@ -1,0 +1,173 @@
+"""Cards: a result at first glance, true, small, escaped and without script."""
+
+import dataclasses
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import mastlens as m
+from mastlens.plots.cards.card import ROWS, Card, CellMap
+from mastlens.plots.cards.carded import Carded
+from mastlens.plots.cards.weights import coupling_card, geometry_card
+
+LIMIT = 30_000  # bytes
+
+
+class Reader(HTMLParser):
+    """Collects tags and what is read, and knows whether all is closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.words, self.attributes = [], set(), [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += attrs
+        self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def check(card):
+    """Assert what holds of every card, and return what its HTML was read as."""
+    reader = Reader()
+    reader.feed(card.html)
+    assert not reader.open
+    assert not {"script", "link", "img", "iframe"} & reader.tags
+    assert not [name for name, value in reader.attributes if name.startswith("on") or "http" in str(value)]
+    assert len(card.html.encode()) < LIMIT
+    assert card.verdict in " ".join(reader.words)
+    assert card.verdict in card.text
+    assert len(card.shown) <= ROWS
+    return reader
+
+
+def increments(layers=3, *, beyond=False, note="", projections="qkvo", seed=0):
+    draw = np.random.default_rng(seed)
+    rows = [(layer, projection) for layer in range(layers) for projection in projections]
+    table = pd.DataFrame(rows, columns=["layer", "projection"])
+    null = draw.uniform(0.8, 0.9, len(table))
+    return table.assign(
+        increment="rlvr",
+        name=[f"layers.{a}.{b}" for a, b in rows],
+        relative_norm=0.01,
+        note=note,
+        off_principal=null + draw.normal(0, 0.02, len(table)),
+        off_principal_null=null,
+        off_principal_distinguishable=beyond,
+    )
+
+
+@pytest.fixture(scope="module")
+def results(tiny, tmp_path_factory):
+    """Every kind of result that a small lineage gives in seconds."""
+    out = tmp_path_factory.mktemp("cards")
+    pair = {"sft": tiny.sft, "rlvr": tiny.rlvr, "forget": tiny.forget, "retain": tiny.retain, "progress": False}
+    geometry = m.geometry(base=tiny.base, sft=tiny.sft, rlvr=tiny.rlvr, rank=4, out=out, progress=False)
+    coupling = m.couple(**pair, out=out)
+    ranking = m.rank(out, top=2)
+    run = {"rlvr": tiny.rlvr, "names": ranking.selected, "forget": tiny.forget, "objective": "npo", "progress": False}
+    unlearning = m.unlearn(**run, steps=3, lr=1e-2)
+    splits = {"splits": {"forget": tiny.forget, "retain": tiny.retain}, "max_new_tokens": 2, "progress": False}
+    before = m.evaluate(model=tiny.rlvr, **splits, out=out / "before")
+    m.evaluate(model=tiny.rlvr, edit=unlearning.edit, **splits, out=out / "after")
+    return [
+        *(geometry, coupling, ranking, unlearning, unlearning.edit, before),
+        m.compare(out / "before", out / "after"),
+        m.inspect(tiny.rlvr),
+        m.causal_map(**pair, limit=2),
+        m.token_differences(rlvr=tiny.rlvr, sft=tiny.sft, splits={"forget": tiny.forget}, progress=False),
+        m.mask_agreement(tiny.base, {"sft": tiny.sft, "rlvr": tiny.rlvr}, progress=False),
+        m.trajectory(tiny.base, tiny.sft, tiny.rlvr, steps=(1, 2), progress=False),
+        m.measure_collateral(model=tiny.rlvr, edit=unlearning.edit, splits={"retain": tiny.retain}, progress=False),
+    ]
+
+
+def test_every_result_shows_itself(results):
+    for result in results:
+        reader = check(result.card())
+        assert result._repr_html_() == result.card().html
+        assert repr(result) == result.card().text
+        assert "table" in reader.tags, type(result).__name__
+        assert max(map(len, repr(result).splitlines())) < 400
+
+
+def test_every_public_result_is_carded():
+    shown = {kind for name in m.__all__ if isinstance(kind := getattr(m, name), type) and hasattr(kind, "plot")}
+    assert {kind.__name__ for kind in shown if dataclasses.is_dataclass(kind)} <= {k.__name__ for k in carded()}
+
+
+def carded(kind=Carded):
+    return {inner for each in kind.__subclasses__() for inner in {each, *carded(each)}}
+
+
+def test_nothing_is_claimed_of_null_data():
+    for beyond, note in ((False, ""), (True, "below the precision floor")):
+        card = geometry_card(increments(beyond=beyond, note=note), {})
+        check(card)
+        assert "ruled out in none" in card.verdict
+        assert ("12 of 12 lie below the precision floor" in card.verdict) == bool(note)
+        assert not card.map.beyond.any()
+    assert "ruled out in 12 of 12" in geometry_card(increments(beyond=True), {}).verdict
+
+
+def test_a_coupling_counts_only_what_chance_does_not_give():
+    table = increments().assign(forget_cosine=[-0.2, 0.3] * 6, forget_cosine_p=0.5, forget_above_chance=False)
+    assert "falls along the increment in 0 and rises in 0 of 12" in coupling_card(table, {}).verdict
+    table["forget_above_chance"] = [True] * 3 + [False] * 9
+    assert "falls along the increment in 2 and rises in 1 of 12" in coupling_card(table, {}).verdict
+    table["note"] = "below the precision floor"
+    assert "falls along the increment in 0 and rises in 0 of 12" in coupling_card(table, {}).verdict
+
+
+def test_large_models_stay_small():
+    table = increments(80, projections=["q", "k", "v", "o", "gate", "up", "down"], beyond=True)
+    card = geometry_card(table, {})
+    check(card)
+    assert card.map.values.shape == (80, 7)
+    assert card.left == 550
+
+
+def test_the_map_shows_what_the_table_holds():
+    table = pd.DataFrame({"layer": [0, 2, -1], "projection": ["q", "o", ""], "value": [1.0, -2.0, 9.0]})
+    shown = CellMap.of(table, table["value"], "value", beyond=pd.Series([False, True, True]))
+    assert shown.values[0].tolist()[:1] == [1.0]
+    assert shown.values[2, shown.columns.index("o")] == -2.0
+    assert np.isnan(shown.values[1]).all()
+    assert int(shown.beyond.sum()) == 1
+    assert CellMap.of(table.iloc[2:], table["value"].iloc[2:], "value") is None
+
+
+def test_hostile_text_is_text():
+    bad = "<script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m"
+    card = Card(bad, bad, pd.DataFrame({bad: [bad, "x" * 5000]}), next=(bad,))
+    reader = Reader()
+    reader.feed(card.html)
+    assert not {"script", "img"} & reader.tags
+    assert "\x1b" not in card.text
+    assert len(card.shown.iloc[1, 0]) <= 60
+
+
+@pytest.mark.parametrize("rows", [0, 1, 10, 100_000])
+def test_any_number_of_rows(rows):
+    card = Card("Title", "Verdict.", pd.DataFrame({"a": np.arange(rows), "b": np.nan}))
+    check(card)
+    assert len(card.shown) == min(rows, ROWS)
+    assert card.left == max(0, rows - ROWS)
+    assert "b" not in card.shown
+
+
+def test_a_terminal_is_not_overrun(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    wide = pd.DataFrame({f"column {i}": [f"a value of column {i}"] for i in range(12)})
+    assert max(map(len, Card("T", "V.", wide).text.splitlines())) <= 60
