@@ -18,14 +18,16 @@ ROWS = 10
 """Rows of a table that a card shows."""
 LONGEST = 60
 """Characters of a cell that a card shows."""
-_CELL, _GAP = 9, 1  # pixels
+_CELL, _GAP = 12, 2  # pixels
+SIGNED = "orange above, blue below, framed where chance is ruled out"
 _STEPS = 5  # shades on each side of zero
 _WARM, _COOL, _FLAT = "#D55E00", "#0072B2", "#8A8A8A"
 _STYLE = (
     "<style>.mastlens-card{border:1px solid rgba(128,128,128,.55);border-radius:6px;padding:.7em 1em;margin:.4em 0;"
     "max-width:60em;font:14px/1.45 system-ui,-apple-system,'Segoe UI',sans-serif;overflow-x:auto}"
     ".mastlens-card p{margin:.25em 0}.mastlens-card .said{font-size:1.05em}"
-    ".mastlens-card table{border-collapse:collapse;margin:.5em 0;font-size:13px;background:transparent}"
+    ".mastlens-card table{border-collapse:collapse;margin:.5em 0;font-size:13px;background:transparent;"
+    "color:inherit}"
     ".mastlens-card th,.mastlens-card td{padding:.12em .7em;text-align:right;background:transparent;color:inherit;"
     "border:0;white-space:nowrap}.mastlens-card th{border-bottom:1px solid rgba(128,128,128,.55);font-weight:600}"
     ".mastlens-card .word{text-align:left}.mastlens-card .small{font-size:12px}"
@@ -42,7 +44,8 @@ class CellMap:
         columns: Name of each column.
         label: What the numbers are.
         beyond: Whether chance is ruled out there; framed.
-        floor: Whether it lies below the precision floor; drawn flat.
+        floor: Whether it lies below the precision floor; hatched.
+        key: What colours and frames say.
     """
 
     values: Float[np.ndarray, "layers columns"]
@@ -50,6 +53,7 @@ class CellMap:
     label: str
     beyond: Bool[np.ndarray, "layers columns"]
     floor: Bool[np.ndarray, "layers columns"]
+    key: str = SIGNED
 
     @classmethod
     def of(
@@ -60,6 +64,7 @@ class CellMap:
         *,
         beyond: pd.Series | None = None,
         floor: pd.Series | None = None,
+        key: str = SIGNED,
     ) -> "CellMap | None":
         """Return the map of a table with ``layer`` and ``projection``; None where it has no place for a cell.
 
@@ -71,6 +76,7 @@ class CellMap:
             label: What the numbers are.
             beyond: Whether chance is ruled out; None for nowhere.
             floor: Whether the row lies below the precision floor; None for nowhere.
+            key: What colours and frames say.
         """
         no = pd.Series(False, index=table.index)
         placed = pd.DataFrame(
@@ -100,6 +106,7 @@ class CellMap:
             label,
             laid("beyond", False).astype(bool),
             laid("floor", False).astype(bool),
+            key,
         )
 
     @property
@@ -123,7 +130,7 @@ class CellMap:
             if self.beyond[layer, row]:
                 frames.append(square)
         names = "".join(
-            f'<text x="0" y="{row * size + _CELL - 1}" font-size="9" fill="currentColor">{html.escape(str(name))[:6]}'
+            f'<text x="0" y="{row * size + _CELL - 1}" font-size="10" fill="currentColor">{html.escape(str(name))[:6]}'
             "</text>"
             for row, name in enumerate(self.columns)
         )
@@ -138,10 +145,8 @@ class CellMap:
     @property
     def said(self) -> str:
         """The map in words."""
-        parts = [
-            f"{self.label}, layers from left to right: orange above, blue below, framed where chance is "
-            f"ruled out ({int(self.beyond.sum())} of {int(np.isfinite(self.values).sum())})"
-        ]
+        framed, shown = int(self.beyond.sum()), int(np.isfinite(self.values).sum())
+        parts = [f"{self.label}, layers from left to right: {self.key} ({framed} of {shown})"]
         if self.floor.any():
             parts.append(f"hatched below the precision floor ({int(self.floor.sum())})")
         return "; ".join(parts) + "."

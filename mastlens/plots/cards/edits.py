@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from mastlens.plots.cards.card import Card
+from mastlens.plots.cards.wording import counted
 
 
 def edit_card(table: pd.DataFrame, source: str, settings: Mapping[str, Any]) -> Card:
@@ -14,7 +15,7 @@ def edit_card(table: pd.DataFrame, source: str, settings: Mapping[str, Any]) -> 
     how = objective.get("name") if isinstance(objective, Mapping) else objective
     made = f", made by {how}" if how else ""
     verdict = (
-        f"{len(table)} tensors changed{made}; the largest change is {table['relative_norm'].max():.3g} of its tensor's "
+        f"{counted(len(table), 'tensor')} changed{made}; the largest change is {table['relative_norm'].max():.3g} of its tensor's "
         f"norm. It belongs to the checkpoint {source[:12]} and to no other."
     )
     columns = ["name", "shape", "dtype", "relative_norm", "changed_fraction"]
@@ -30,7 +31,7 @@ def unlearning_card(table: pd.DataFrame, names: list[str], chosen: int, swallowe
         return Card("Unlearning", "No step was taken.")
     first, last = table.iloc[0], table.iloc[-1]
     verdict = (
-        f"{len(table)} steps on {len(names)} tensors, the edit holds step {chosen}; forget loss "
+        f"{counted(len(table), 'step')} on {counted(len(names), 'tensor')}, the edit holds step {chosen}; forget loss "
         f"{first['forget_loss']:.3g} to {last['forget_loss']:.3g}. Losses do not say what was forgotten: evaluate. "
         f"Rounding returned {swallowed:.2%} of the changed entries."
     )

@@ -9,6 +9,9 @@ import pandas as pd
 from mastlens.plots.cards.card import Card, CellMap
 from mastlens.plots.cards.wording import below_floor, beyond_in, is_beyond, median_of
 
+NO_FRAME = "orange above, blue below"
+INTERVAL = "orange above, blue below, framed where the interval leaves out zero"
+
 
 def geometry_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     """Return the card of increments: where they lie against the principal subspaces, counted beyond their null."""
@@ -71,7 +74,7 @@ def ranking_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
         verdict,
         table.sort_values("rank")[columns],
         len(table),
-        CellMap.of(table, chosen.astype(float), "selected", beyond=chosen),
+        CellMap.of(table, chosen.astype(float), "selection", beyond=chosen, key="framed where selected"),
         ("result.plot()", "mastlens.unlearn(rlvr=..., ranking=..., forget=..., objective='npo', steps=50, lr=5e-6)"),
     )
 
@@ -96,7 +99,7 @@ def causal_card(table: pd.DataFrame, groups: pd.DataFrame, settings: Mapping[str
         verdict,
         order[[column for column in columns if column in order]],
         len(table),
-        CellMap.of(part, part["forget_effect"], "forget effect, nats a token", beyond=known),
+        CellMap.of(part, part["forget_effect"], "forget effect, nats a token", beyond=known, key=INTERVAL),
         ("result.plot()", "result.correlation", "mastlens.cumulative_curves(...)"),
     )
 
@@ -115,7 +118,7 @@ def trajectory_card(table: pd.DataFrame, steps: pd.DataFrame, settings: Mapping[
         verdict,
         order[[column for column in columns if column in order]],
         len(table),
-        CellMap.of(table, order["size"].reindex(table.index), "explained variance beyond a random walk"),
+        CellMap.of(table, order["size"].reindex(table.index), "explained variance beyond a random walk", key=NO_FRAME),
         ("result.plot()", "result.plot_explained()"),
     )
 

@@ -33,3 +33,8 @@ def median_of(table: pd.DataFrame, column: str, what: str) -> str:
     if not len(table):
         return ""
     return f"{table[column].median():.3f} {what} (median); chance puts {table[f'{column}_null'].median():.3f} there."
+
+
+def counted(number: int, noun: str) -> str:
+    """Return ``1 tensor`` or ``12 tensors``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
