@@ -132,7 +132,7 @@ def run(name: str, arm: Arm, out: Path) -> dict[str, Any]:
         max_new_tokens=NEW_TOKENS,
         out=folder / "relearn",
     ).table
-    curve = back.groupby("step")["correct"].mean()
+    curve = back[back["split"] == "forget"].set_index("step")["accuracy"]
     return {
         "arm": name,
         **{split: 100 * accuracy[split] for split in SPLITS},

@@ -15,7 +15,8 @@ def edit_card(table: pd.DataFrame, source: str, settings: Mapping[str, Any]) -> 
     how = objective.get("name") if isinstance(objective, Mapping) else objective
     made = f", made by {how}" if how else ""
     verdict = (
-        f"{counted(len(table), 'tensor')} changed{made}; the largest change is {table['relative_norm'].max():.3g} of its tensor's "
+        f"{counted(len(table), 'tensor')} changed{made}; the largest change is "
+        f"{table['relative_norm'].max():.3g} of its tensor's "
         f"norm. It belongs to the checkpoint {source[:12]} and to no other."
     )
     columns = ["name", "shape", "dtype", "relative_norm", "changed_fraction"]
