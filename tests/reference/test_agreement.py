@@ -168,6 +168,24 @@ def test_runs_that_agree_are_found(tiny, runs, tmp_path):
     assert not table.loc[~same, "distinguishable"].any()
 
 
+def test_other_matrices_are_compared_by_name(tiny, tmp_path):
+    name = "model.layers.1.mlp.down_proj.weight"
+    before, paths = load_file(tiny.sft / "model.safetensors"), []
+    for run, rows in (("a", slice(0, 4)), ("b", slice(2, 6))):
+        paths.append(shutil.copytree(tiny.sft, tmp_path / run))
+        tensors = dict(before)
+        tensors[name] = tensors[name].clone()
+        tensors[name][rows] += 1
+        save_file(tensors, paths[-1] / "model.safetensors", metadata={"format": "pt"})
+    result = mask_agreement(tiny.sft, paths, where=r"mlp\.down_proj", out=tmp_path / "out", progress=False)
+    assert result.table["name"].tolist() == [name.replace("1", "0"), name]
+    assert math.isnan(result.table["jaccard"][0])  # neither run changed it
+    assert result.table["jaccard"][1] == 2 / 6
+    assert result.settings["where"] == r"mlp\.down_proj"
+    with pytest.raises(MastlensError, match="where"):
+        mask_agreement(tiny.sft, paths, out=tmp_path / "out", progress=False)
+
+
 def test_the_stored_tables_are_read_back_and_equal(tiny, runs, tmp_path):
     first = mask_agreement(tiny.sft, runs, out=tmp_path / "one", progress=False)
     again = mask_agreement(tiny.sft, runs, out=tmp_path / "one", progress=False)

@@ -160,6 +160,8 @@ def stripe_index(ratios: Float[NDArray[np.float64], " lines"], across: int) -> t
 def mask_agreement(settings: MaskAgreementSettings) -> Agreement:
     """Compare where several runs from one checkpoint changed it, per attention projection (arXiv:2511.08567, 4).
 
+    ``where`` takes other weight matrices, by name.
+
     ``table``, one row a projection and pair of runs: ``layer``, ``projection``, ``name``, ``rows``, ``cols``,
     ``run_a``, ``run_b``, ``share_a``, ``share_b`` (of entries changed), ``jaccard`` (|A and B| / |A or B|; NaN where
     neither run changed anything), ``jaccard_null`` (independent masks, pq / (p + q - pq)), ``z``, ``p`` (two-sided,
@@ -178,7 +180,10 @@ def mask_agreement(settings: MaskAgreementSettings) -> Agreement:
     named = {name: run.named_as(start) for name, run in _named(settings.runs).items()}
     for checkpoint in named.values():
         Lineage.open(checkpoint, sft=start)  # shapes, relation, and that they differ
-    recorded = {"view": settings.view, "tolerance": settings.tolerance, "runs": list(named)}
+    recorded: dict[str, Any] = {"view": settings.view, "tolerance": settings.tolerance, "runs": list(named)}
+    if settings.where is not None:
+        recorded["where"] = settings.where
+    chosen = start.projections if settings.where is None else start.matrices(settings.where)
     files = [FILES[part] for part in FILES]
 
     def write(result: Agreement, folder: Path) -> None:
@@ -197,7 +202,7 @@ def mask_agreement(settings: MaskAgreementSettings) -> Agreement:
         settings=recorded,
         command=settings,
         overwrite=settings.overwrite,
-        compute=lambda: _compare(start, named, recorded, progress=settings.progress),
+        compute=lambda: _compare(start, chosen, named, recorded, progress=settings.progress),
         write=write,
         read=read,
     )
@@ -215,10 +220,15 @@ def _named(runs: Any) -> dict[str, Checkpoint]:
 
 
 def _compare(
-    start: Checkpoint, runs: Mapping[str, Checkpoint], settings: Mapping[str, Any], *, progress: bool
+    start: Checkpoint,
+    chosen: Sequence[Projection],
+    runs: Mapping[str, Checkpoint],
+    settings: Mapping[str, Any],
+    *,
+    progress: bool,
 ) -> Agreement:
     pairs, single, consensus = [], [], []
-    for projection in tqdm(start.projections, desc="agreement", unit="tensor", disable=not progress):
+    for projection in tqdm(chosen, desc="agreement", unit="tensor", disable=not progress):
         before = start.matrix(projection)
         masks = {
             name: update_mask(before, run.matrix(projection), view=settings["view"], tolerance=settings["tolerance"])

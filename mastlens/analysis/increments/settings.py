@@ -63,4 +63,5 @@ class MaskAgreementSettings(Writing):
         kind="view of the update mask",
         metavar="VIEW",
     )
+    where: str | None = setting("other weight matrices, by name (attention by default)", None, metavar="REGEX")
     tolerance: float = setting("of the bf16 view, relative", TOLERANCE, python_only=True)
