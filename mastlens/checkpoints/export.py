@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mastlens.checkpoints.behaviour import decides_behaviour
 from mastlens.checkpoints.folders import MANIFEST, leads_outside
 from mastlens.errors import MastlensWarning, NotSupported, StageRefused
-from mastlens.runs.files import atomic_path, sha256_file, write_json, write_tensors, write_text
+from mastlens.runs.files import atomic_path, remove_leftovers, sha256_file, write_json, write_tensors, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,6 +88,7 @@ def export(
 
 def _check_place(out: Path, sources: Iterable[Path], *, overwrite: bool) -> None:
     """Raise unless a checkpoint can go to ``out`` without anything being lost that this program did not write there."""
+    remove_leftovers(out)  # what a killed run was about to replace is there again
     place = out.resolve()
     for source in (folder.resolve() for folder in sources):
         if place == source:

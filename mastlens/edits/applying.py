@@ -16,6 +16,7 @@ from mastlens.edits.settings import (
 )
 from mastlens.errors import BadSetting, StageRefused
 from mastlens.runs.calls import takes
+from mastlens.runs.files import remove_leftovers
 from mastlens.runs.settings import FilePath
 
 
@@ -94,6 +95,7 @@ def _saved(edit: Edit, out: FilePath, *, overwrite: bool) -> Edit:
     path = Path(out)
     if path.is_dir():
         raise BadSetting(f"{path} is a folder; --out names the file to write, e.g. {path / 'edit.safetensors'}.")
+    remove_leftovers(path)
     if path.exists() and not overwrite:
         raise StageRefused(f"{path} exists. Choose another --out, or pass --overwrite.")
     edit.save(path)

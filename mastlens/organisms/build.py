@@ -25,7 +25,7 @@ from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.splits import calibration_splits, eval_splits, problem_files, write_problem_files
 from mastlens.organisms.stage_accuracy import compare_stages, measure_responses, summarise
 from mastlens.organisms.tokenizer import train_tokenizer
-from mastlens.runs.files import atomic_path, write_json, write_text
+from mastlens.runs.files import atomic_path, remove_leftovers, write_json, write_text
 
 if TYPE_CHECKING:
     from mastlens.organisms.organism import Organism
@@ -53,6 +53,7 @@ def build_lineage(
             f"organism:{organism.name} is built by a {type(organism.recipe).__name__}, not a {type(recipe).__name__}."
         )
     check_trainers()
+    remove_leftovers(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise StageRefused(f"{out} exists already. Choose another folder, or remove it first.")
     if trajectory and not isinstance(recipe, Recipe):

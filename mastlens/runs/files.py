@@ -56,12 +56,16 @@ def cannot_write(error: BaseException, path: "Path | str | None" = None) -> Cann
     )
 
 
+_OPEN: set[Path] = set()  # scratch folders of writers at work in this process
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` that takes its place only if the block succeeds.
 
     Works for a file and for a folder. On an exception, also an interruption, nothing is left behind and what
     stood at ``path`` before still stands. What a killed writer left behind goes when ``path`` is written again.
+    Inside a folder that is being written in this way nobody sees a file yet: there, ``path`` itself is yielded.
 
     Raises:
         CannotWrite: If the disk is full, the place is read-only, and the like.
@@ -69,19 +73,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
     scratch = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not _OPEN.isdisjoint(path.parents):
+            yield path
+            return
         remove_leftovers(path)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        _OPEN.add(scratch)
         with held(scratch):
             temporary = scratch / path.name
             yield temporary
-            if temporary.is_dir() and path.is_dir():
-                path.rename(scratch / _REPLACED)  # a folder cannot be replaced in one step
-            temporary.replace(path)
+            _put(temporary, path, scratch / _REPLACED)
     except OSError as error:
         raise cannot_write(error, path) or error from error
     finally:
         if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
+            _OPEN.discard(scratch)
+            if path.exists() or not (scratch / _REPLACED).exists():  # else it holds what could not be put back
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _put(new: Path, path: Path, replaced: Path) -> None:
+    """Put a file or folder in its place; what stands there stays if that fails."""
+    try:
+        if new.is_dir() and path.is_dir():
+            path.rename(replaced)  # a folder cannot be replaced in one step
+        new.replace(path)
+    except BaseException:
+        if replaced.exists() and not path.exists():
+            replaced.rename(path)
+        raise
 
 
 def remove_leftovers(path: Path) -> None:

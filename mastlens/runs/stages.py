@@ -19,7 +19,7 @@ from mastlens import __version__
 from mastlens.errors import BadFile, BadSetting, MastlensError, MastlensWarning, NotFound, NotTogether, StageRefused
 from mastlens.runs import words
 from mastlens.runs.cost import measured
-from mastlens.runs.files import cannot_write, sha256_file, write_json
+from mastlens.runs.files import cannot_write, remove_leftovers, sha256_file, write_json
 from mastlens.runs.locks import held
 from mastlens.runs.reading import read_json, read_object
 from mastlens.runs.settings import Settings
@@ -231,6 +231,9 @@ def _stage(
     current = Stage(folder, done)
     if done:
         current.notes = previous.get("notes", {}) if previous else {}
+        _tidy(folder, name, partial)  # a run that was killed right after its record left this
+        for written in (folder / RECORD, _under_way(folder, name), *(folder / output for output in outputs)):
+            remove_leftovers(written)
         yield current
         return
     before = _standing(folder, outputs)
@@ -256,6 +259,11 @@ def _stage(
         },
     }
     write_json(folder / RECORD, record)
+    _tidy(folder, name, partial)
+
+
+def _tidy(folder: Path, name: str, partial: str | None) -> None:
+    """Remove what a stage needs only until it is recorded."""
     _under_way(folder, name).unlink(missing_ok=True)
     if partial is not None:
         (folder / partial).unlink(missing_ok=True)

@@ -153,6 +153,37 @@ def test_large_ranks_and_zero_weights_are_decomposed_exactly():
     np.testing.assert_allclose(zero.left.T @ zero.left, np.eye(4), atol=1e-12)
 
 
+@pytest.mark.parametrize("rank", [0, 1, 3, 7, 8, 12])
+def test_weights_of_a_low_rank(rank):
+    """Beyond its rank a weight is rounding: no bound may come out of that, and what is defined is found all the same."""
+    k, rng = 8, np.random.default_rng(rank)
+    weight = (rng.standard_normal((512, rank)) @ rng.standard_normal((rank, 512))).astype(np.float32)
+    delta = rng.standard_normal(weight.shape)
+    found = principal_subspaces(torch.tensor(weight), k)
+    assert 0 <= found.error <= 1
+    assert (found.method == "svd") == (rank < k)
+    for side in (found.left, found.right):
+        assert torch.allclose(side.T @ side, torch.eye(k, dtype=torch.float64), atol=1e-12)
+    u, _, vh = np.linalg.svd(weight.astype(np.float64))
+    exact = np.linalg.norm(u[:, :k].T @ delta @ vh[:k].T) ** 2
+    inside = np.linalg.norm(found.left.numpy().T @ delta @ found.right.numpy()) ** 2
+    if rank >= k:
+        assert found.error <= TOLERANCE
+        assert inside == pytest.approx(exact, rel=1e-5)
+    else:  # the other directions are anybody's; those of the rank are not
+        shared = np.linalg.norm(u[:, :rank].T @ found.left.numpy(), axis=1)
+        assert shared == pytest.approx(np.ones(rank), abs=1e-6)
+
+
+def test_nulls_of_angles_where_the_weight_has_fewer_directions_than_k():
+    weight = torch.outer(torch.arange(1.0, 25.0), torch.ones(16))
+    for before in (torch.zeros(24, 16), weight):
+        basis, subspaces = weight_basis(before), principal_subspaces(before, 4)
+        assert len(basis.values) < 4
+        nulls = angle_nulls(before, basis, subspaces, 1e-3 * torch.randn(24, 16, generator=torch.Generator().manual_seed(0)))
+        assert all(math.isfinite(null.mean) and math.isfinite(null.sd) and null.mean > 0 for null in nulls.values())
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_the_same_subspace():
     weight = decaying(420, 420, "square root")
     first, again, other = (principal_subspaces(weight, 8, seed=seed) for seed in (0, 0, 1))

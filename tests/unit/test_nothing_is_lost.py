@@ -145,6 +145,35 @@ def test_a_command_that_cannot_write_exits_with_2_and_goes_on_when_it_can(
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"geometry.parquet", "run.json"}
 
 
+def test_a_folder_whose_successor_cannot_take_its_place_stays(tmp_path, monkeypatch):
+    old = tmp_path / "model"
+    old.mkdir()
+    (old / "weights").write_text("the user's")
+    real = Path.replace
+
+    def full(self, target):
+        if Path(target) == old:
+            raise OSError(errno.ENOSPC, "full")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(CannotWrite), atomic_path(old) as new:
+        new.mkdir()
+    assert contents(tmp_path) == {"model/weights": b"the user's"}
+
+
+def test_a_file_inside_a_folder_that_is_being_written_needs_no_scratch_of_its_own(tmp_path):
+    with atomic_path(tmp_path / "model") as folder:
+        folder.mkdir()
+        with atomic_path(folder / "deep" / "card") as card:
+            assert card == folder / "deep" / "card"
+            card.write_text("x")
+        assert not (tmp_path / "model").exists()
+    assert contents(tmp_path) == {"model/deep/card": b"x"}
+    with atomic_path(tmp_path / "model" / "card") as card:
+        assert card.parent.parent == tmp_path / "model"  # it stands there now: what is written to it is seen
+
+
 # --- interruptions ---------------------------------------------------------------------------------------------
 
 
@@ -275,6 +304,29 @@ def test_what_a_killed_writer_left_goes_and_what_it_took_away_comes_back(tmp_pat
     assert (tmp_path / "model" / "weights").read_text() == "the user's"
     assert not left.exists()
     assert (tmp_path / ".model.notours").exists()
+
+
+def test_what_a_kill_right_after_the_record_left_goes_with_the_same_command(tmp_path):
+    made(tmp_path / "run")
+    (tmp_path / "run" / ".twofold.under-way.json").write_text("{}")
+    for name in ("run.json", "one", ".twofold.under-way.json"):
+        (tmp_path / "run" / f".{name}.ab12cd34").mkdir()
+    assert made(tmp_path / "run") == "result"
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"one", "two", "run.json"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_a_killed_overwrite_took_away_is_there_again_before_it_is_judged(tiny, written, overwrite):
+    left = written.parent / f".{written.name}.ab12cd34"
+    left.mkdir()
+    written.rename(left / "replaced")
+    if overwrite:
+        export(Checkpoint(tiny.rlvr), {}, written, card="second", overwrite=True)
+    else:
+        with pytest.raises(StageRefused, match="not empty"):
+            export(Checkpoint(tiny.rlvr), {}, written, card="second")
+    assert (written / "README.md").read_text() == ("second" if overwrite else "first")
+    assert [p.name for p in written.parent.iterdir()] == [written.name]
 
 
 def test_a_writer_at_work_is_left_alone(tmp_path):

@@ -53,8 +53,10 @@ def angle_nulls(
     """
     signs = turned_signs(increment, draws=draws, seed=seed, name=f"{name}/angles")
     wide = weight.float()
-    drawn = [_first_order(wide, basis, rows * increment * cols, subspaces.rank) for rows, cols in signs]
-    if max(float(angles.max()) for pair in drawn for angles in pair) > _SMALL:
+    drawn: list[tuple[Tensor, ...]] = []
+    if len(basis.values) >= subspaces.rank:  # else the weight does not define all k directions
+        drawn = [_first_order(wide, basis, rows * increment * cols, subspaces.rank) for rows, cols in signs]
+    if not drawn or max(float(angles.max()) for pair in drawn for angles in pair) > _SMALL:
         drawn = []
         for rows, cols in signs:
             new = principal_subspaces(wide + rows * increment * cols, subspaces.rank, tolerance=_ROUGH, seed=seed)

@@ -269,9 +269,9 @@ def residual_bound(
     if not gap > 0:
         return float("inf")
     bound = first / gap
-    if beyond and len(values) > rank:
+    distance = kept - beyond
+    if beyond and len(values) > rank and distance > 0:  # beyond a low rank, rounding alone orders the values
         second = _largest(residual[rank:])
-        distance = kept - beyond
         if (coupled := second**2 / (distance * gap)) < 1:
             bound = min(bound, first / distance * (1 + second / gap) / (1 - coupled))
     return bound
@@ -279,8 +279,12 @@ def residual_bound(
 
 def _divisors(values: Tensor) -> Tensor:
     """Return a column to divide by: where nothing but rounding is left, as beyond a low rank, it stays rounding."""
-    limits = torch.finfo(values.dtype)
-    return values.clamp_min(float(values[0]) * limits.eps).clamp_min(limits.tiny)[:, None]
+    return values.clamp_min(least_known(values)).clamp_min(torch.finfo(values.dtype).tiny)[:, None]
+
+
+def least_known(values: Tensor) -> float:
+    """Return the least singular value that the squares of these tell: below it, rounding of the largest is larger."""
+    return float(values[0]) * torch.finfo(values.dtype).eps ** 0.5
 
 
 def _largest(rows: Tensor) -> float:

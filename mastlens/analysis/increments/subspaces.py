@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mastlens.analysis.increments.krylov import block_krylov
+from mastlens.analysis.increments.krylov import block_krylov, least_known
 from mastlens.analysis.increments.singular_values import gram_matrix, leading_eigenpairs
 from mastlens.errors import BadSetting
 
@@ -97,6 +97,8 @@ def refined_subspaces(weight: Float[Tensor, "rows cols"], rank: int, *, seed: in
     elif 8 * rank <= smaller:
         for pairs in block_krylov(weight.float(), rank, seed):
             values = pairs.values
+            if float(values[rank - 1]) <= least_known(values):
+                break  # of a rank below k: only the exact decomposition knows what follows
             gap = float(values[rank - 1] - values[rank]) / max(float(values[0]), _TINY)
             left, right = pairs.left[:rank].T.contiguous(), pairs.right[:rank].T.contiguous()
             error = min(1.0, pairs.error + (_GROWTH * _EPS / gap if gap > 0 else 1.0))

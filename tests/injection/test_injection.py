@@ -1,0 +1,89 @@
+"""Every command that writes is in the table; failures at every k of some of them, at drawn k of others.
+
+In a process of its own: it forks, and a fork takes no threads along.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mastlens.cli.registry import COMMANDS
+
+from .commands import READ_ONLY, ROWS
+from .driver import Case
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_command_has_a_row():
+    """A new command that writes needs one; one that does not is listed as such."""
+    typed = [" ".join(row.words) + " " for row in ROWS]
+    rows = {
+        name for entry in COMMANDS for name in [entry.settings.command] if any(line.startswith(f"{name} ") for line in typed)
+    }
+    assert rows.isdisjoint(READ_ONLY)
+    assert rows | set(READ_ONLY) == {entry.settings.command for entry in COMMANDS}
+
+
+@pytest.mark.slow
+def test_a_failure_at_any_change_loses_nothing():
+    only = ("rank", "edit scale", "benchmarks take", "evaluate --", "edit apply")
+    command = [sys.executable, "-m", "tests.injection", "--cheap", "--drawn", "3", "--only", *only]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ", 0 wrong, " in done.stdout.splitlines()[-1]
+    assert "rank {o}: " in done.stdout
+
+
+def test_what_it_is_there_for_is_seen(tmp_path):
+    """A command that writes in place, loses what was there, hides a full disk, or cannot go on is found."""
+    start, inputs = tmp_path / "start", tmp_path / "inputs"
+    for folder in (start, inputs):
+        folder.mkdir()
+        (folder / "mine").write_text("mine")
+    out = tmp_path / "work" / "out"
+
+    def careless() -> int:
+        (out / "table").write_text("some words")
+        return 0
+
+    def loses() -> int:
+        mine = (out / "mine").read_text()
+        (out / "mine").unlink()
+        (out / "mine").write_text(mine)
+        return 0
+
+    def hides() -> int:
+        try:
+            (out / "table").write_text("some words")
+        except OSError:
+            pass
+        return 0
+
+    def spoils() -> int:
+        (out / "table").write_text("x")
+        (inputs / "mine").write_text("theirs" if (inputs / "mine").read_text() == "mine" else "mine")
+        return 0
+
+    def refuses() -> int:
+        (out / "one").mkdir(exist_ok=False)
+        (out / "two").mkdir()
+        return 0
+
+    found = {}
+    for action in (careless, loses, hides, spoils, refuses):
+        kept = tmp_path / action.__name__
+        kept.mkdir()
+        case = Case(action.__name__, action, start, inputs, tmp_path / "work")
+        changes = case.whole(kept)
+        found[action.__name__] = [told for k in range(changes) for told in (case.killed(kept / str(k)), case.full(k)) if told]
+    for name, word in {
+        "careless": "half written",
+        "loses": "lost or changed",
+        "hides": "not all is there",
+        "spoils": "an input was changed",
+        "refuses": "the same command exits with 1",
+    }.items():
+        assert any(word in told for told in found[name]), (name, found[name])
