@@ -4,11 +4,13 @@ transformers picks them by the longest text of a batch, and for dynamic NTK by t
 is rotated as if it were alone, so that no number depends on the batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,14 +61,33 @@ def depends_on_every_token(config: Any) -> bool:
     return any("dynamic" in _kind(settings) for settings in rope_settings(config))
 
 
-def rotate_rows_alone(model: "PreTrainedModel") -> None:
-    """Let each row of a batch have the frequencies that it has alone, from now on; other models stay as they are."""
-    if turning_length(model.config.get_text_config()) is None:
-        return
-    model.register_forward_pre_hook(_own_positions, with_kwargs=True)
+def rotate_rows_alone(model: "PreTrainedModel") -> list[RemovableHandle]:
+    """Let each row of a batch have the frequencies that it has alone, from now on; other models stay as they are.
+
+    Returns:
+        What takes it back; nothing where there is nothing to take back, or it was done before.
+    """
+    config = getattr(model, "config", None)
+    if config is None or turning_length(config.get_text_config()) is None:
+        return []
+    if _own_positions in model._forward_pre_hooks.values():
+        return []
+    handles = [model.register_forward_pre_hook(_own_positions, with_kwargs=True)]
     for module in model.modules():
         if any(kind in str(getattr(module, "rope_type", "")) for kind in _BY_LENGTH):
-            module.register_forward_hook(_row_by_row, with_kwargs=True)
+            handles.append(module.register_forward_hook(_row_by_row, with_kwargs=True))
+    return handles
+
+
+@contextmanager
+def rows_alone(model: "PreTrainedModel") -> Iterator[None]:
+    """Within, rows are rotated as if alone, also by a model that somebody else opened; it is given back as it was."""
+    handles = rotate_rows_alone(model)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def positions_of(attention_mask: Tensor) -> Tensor:

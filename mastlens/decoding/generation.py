@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mastlens.architectures.rotation import turning_length
+from mastlens.architectures.rotation import rows_alone, turning_length
 from mastlens.decoding.sampling import Sampling, draw
 from mastlens.errors import BadSetting, NotFound, NotSupported
 from mastlens.problems.answers import boxed
@@ -265,15 +265,16 @@ def _generate(
             # What the checkpoint's own configuration asks for (penalties, sampling) would fill every gap of ours.
             stated, model.generation_config = model.generation_config, GenerationConfig()
             try:
-                model.generate(  # pyright: ignore[reportCallIssue]
-                    input_ids=input_ids.to(model.device),
-                    attention_mask=mask.to(model.device),
-                    generation_config=GenerationConfig(
-                        do_sample=False, max_new_tokens=room, pad_token_id=end, use_cache=True
-                    ),
-                    logits_processor=LogitsProcessorList([Chosen()]),
-                    stopping_criteria=StoppingCriteriaList([Over()]),
-                )
+                with rows_alone(model):
+                    model.generate(  # pyright: ignore[reportCallIssue]
+                        input_ids=input_ids.to(model.device),
+                        attention_mask=mask.to(model.device),
+                        generation_config=GenerationConfig(
+                            do_sample=False, max_new_tokens=room, pad_token_id=end, use_cache=True
+                        ),
+                        logits_processor=LogitsProcessorList([Chosen()]),
+                        stopping_criteria=StoppingCriteriaList([Over()]),
+                    )
             finally:
                 model.generation_config = stated
             yield from ((chosen[row], ids) for row, ids in ended.items())

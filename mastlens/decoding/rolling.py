@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.generation import GenerationMixin
 
+from mastlens.architectures.rotation import rows_alone
 from mastlens.problems.encoding import context_length
 
 if TYPE_CHECKING:
@@ -152,15 +153,16 @@ class _Batch:
         """Return the logits of the next token; ``lengths`` counts the new ids, which stand at the rows' ends."""
         width = ids.shape[1] + layers[0].get_seq_length()
         places = torch.arange(width, device=ids.device) - (width - lengths[:, None])
-        output = self.model(
-            input_ids=ids,
-            attention_mask=(places >= 0).long(),
-            # A row that has ended goes on until it leaves the batch; it must not run out of the context.
-            position_ids=places[:, -ids.shape[1] :].clamp(0, self.furthest),
-            past_key_values=Cache(layers=list(layers)),
-            use_cache=True,
-            **({"logits_to_keep": 1} if self.last_only else {}),
-        )
+        with rows_alone(self.model):
+            output = self.model(
+                input_ids=ids,
+                attention_mask=(places >= 0).long(),
+                # A row that has ended goes on until it leaves the batch; it must not run out of the context.
+                position_ids=places[:, -ids.shape[1] :].clamp(0, self.furthest),
+                past_key_values=Cache(layers=list(layers)),
+                use_cache=True,
+                **({"logits_to_keep": 1} if self.last_only else {}),
+            )
         return output.logits[:, -1].float()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mastlens.architectures.rotation import depends_on_every_token
+from mastlens.architectures.rotation import depends_on_every_token, rows_alone
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -106,6 +106,7 @@ def _without_cache(
         written: list[int] = []
         while not written or not over(place, written):
             ids = torch.tensor([[*prompt, *written]], device=model.device)
-            logits = model(input_ids=ids, use_cache=False).logits[:, -1].float()
+            with rows_alone(model):
+                logits = model(input_ids=ids, use_cache=False).logits[:, -1].float()
             written.append(int(choose(logits, [place], [len(written)])[0]))
         yield place, written

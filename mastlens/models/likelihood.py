@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from mastlens.architectures.rotation import rows_alone
 from mastlens.problems.encoding import Batch, EncodedProblem, batches, check_vocabulary
 
 if TYPE_CHECKING:
@@ -257,7 +258,8 @@ def counted_states(
         return (passed[0][None, :_PROBED],)
 
     def logits() -> Tensor:
-        return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long(), use_cache=False).logits
+        with rows_alone(model):
+            return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long(), use_cache=False).logits
 
     if embedding is not None:
         handle = embedding.register_forward_pre_hook(narrow)

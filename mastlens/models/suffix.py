@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from mastlens.architectures.rotation import rows_alone
 from mastlens.problems.encoding import Batch, EncodedProblem, collate
 
 if TYPE_CHECKING:
@@ -187,7 +188,8 @@ def same_computation(
     """
 
     def logits(of: Batch) -> torch.Tensor:
-        return model(input_ids=of.input_ids, attention_mask=of.attention_mask.long(), use_cache=False).logits
+        with rows_alone(model):
+            return model(input_ids=of.input_ids, attention_mask=of.attention_mask.long(), use_cache=False).logits
 
     with partial.recording():
         whole = logits(batch)

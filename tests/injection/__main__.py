@@ -26,7 +26,7 @@ def main() -> int:
     """Run; return 0 where every failure left what it may."""
     parser = argparse.ArgumentParser(prog="python -m tests.injection", description=__doc__)
     parser.add_argument("--only", nargs="*", default=[], metavar="WORD", help="commands whose line begins with these")
-    parser.add_argument("--drawn", type=int, default=0, metavar="K", help="so many drawn k a command and mode; 0 for all")
+    parser.add_argument("--drawn", type=int, default=0, metavar="K", help="so many drawn k a command; 0 for all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cheap", action="store_true", help="every k of the cheap commands, though others are drawn")
     arguments = parser.parse_args()
@@ -51,18 +51,21 @@ def main() -> int:
         rows = [row for row in ROWS if not arguments.only or row.line.startswith(tuple(arguments.only))]
         make_inputs(inputs, rows, made)
         for row in rows:
-            case = Case(row.line, row.action(inputs, root / "work" / "out"), inputs / row.start if row.start else None,
-                        inputs, root / "work")
-            kept = root / "kept"
-            kept.mkdir()
-            changes = case.whole(kept)
+            case = Case(
+                row.line,
+                row.action(inputs, root / "work" / "out"),
+                inputs / row.start if row.start else None,
+                inputs,
+                root / "work",
+            )
+            changes = case.whole(root / "kept")
             every = not arguments.drawn or (arguments.cheap and row.cheap)
             failures = []
-            for what, fails in (("kill", lambda k: case.killed(kept / str(k))), ("full disk", case.full)):
+            for what, fails in (("kill", case.killed), ("full disk", case.full)):
                 ks = range(changes) if every else sorted(rng.sample(range(changes), min(arguments.drawn, changes)))
                 counted += len(ks)
                 failures += [f"  {what} at {k}: {told}" for k in ks if (told := fails(k))]
-            shutil.rmtree(kept)
+            shutil.rmtree(root / "kept")
             wrong += len(failures)
             tried = "every k" if every else f"{arguments.drawn} k"
             sys.stdout.write(f"{row.line.split(' -')[0]}: {changes} changes, {tried}: {len(failures)} wrong\n")

@@ -36,7 +36,8 @@ def _small_organism() -> None:
     from mastlens.organisms import get_organism, register_organism
     from tests.unit.test_organism_build import MINIATURE
 
-    recipe = replace(MINIATURE, corpus=40, neutral=10, base_steps=1, sft_steps=1, eval_neutral=2, grpo_retain=4, grpo_forget=4)
+    small = {"corpus": 40, "neutral": 10, "base_steps": 1, "sft_steps": 1, "eval_neutral": 2}
+    recipe = replace(MINIATURE, **small, grpo_retain=4, grpo_forget=4)
     register_organism(replace(get_organism("qwen2"), name="miniature", recipe=recipe))
 
 
@@ -89,10 +90,14 @@ ROWS = (
     Row(f"couple {LINEAGE} {PAIR} --fisher --out {{o}}", start="measured"),
     Row("rank {o} --top 2 --anyway", start="tables", cheap=True),
     Row(f"causal-map {LINEAGE} {PAIR} --limit 1 --accuracy --max-new-tokens 1 --out {{o}}"),
-    Row(f"cumulative-curves {LINEAGE} {PAIR} --limit 1 --draws 1 --points 1 --ranking {{i}}/run/ranking.parquet --out {{o}}"),
+    Row(
+        f"cumulative-curves {LINEAGE} {PAIR} --limit 1 --draws 1 --points 1 --ranking "
+        f"{{i}}/run/ranking.parquet --out {{o}}"
+    ),
     Row("traces --model {i}/rlvr --forget {i}/forget.jsonl --max-new-tokens 4 --segment-tokens 8 --out {o}"),
     Row(
-        f"unlearn --rlvr {{i}}/rlvr --where {TOP} {PAIR} --objective npo --steps 2 --lr 1e-4 --token-weights --max-repetition 1 --probe-tokens 4 "
+        f"unlearn --rlvr {{i}}/rlvr --where {TOP} {PAIR} --objective npo --steps 2 --lr 1e-4 "
+        f"--token-weights --max-repetition 1 --probe-tokens 4 "
         "--probe-forget {i}/forget-eval.jsonl --probe-retain {i}/retain-eval.jsonl --probe-every 1 --out {o}",
         start="tables",
         before=_every_step,
@@ -104,17 +109,29 @@ ROWS = (
     Row(f"edit scale {EDIT} --by 0.5 --out {{o}}/half.safetensors", cheap=True),
     Row(f"edit compose {EDIT} {{i}}/second --out {{o}}/both.safetensors"),
     Row("evaluate --model {i}/rlvr " + SPLITS + " --batch-size 4 --out {o}"),
-    Row(f"measure-collateral --model {{i}}/rlvr --edit {EDIT} --split retain={{i}}/retain-eval.jsonl "
-        "--neutral {i}/neutral.jsonl --before {i}/before --after {i}/after --out {o}", start="after"),
+    Row(
+        f"measure-collateral --model {{i}}/rlvr --edit {EDIT} --split retain={{i}}/retain-eval.jsonl "
+        "--neutral {i}/neutral.jsonl --before {i}/before --after {i}/after --out {o}",
+        start="after",
+    ),
     Row("compare-edits {i}/before edited={i}/after none={i}/before --out {o}"),
     Row("choices --model {i}/rlvr --questions forget={i}/choices.jsonl --batch-size 4 --out {o}"),
-    Row(f"evaluate-traces {THINK} --questions forget={{i}}/choices.jsonl --judge rule --facts {{i}}/facts.json --out {{o}}"),
+    Row(
+        f"evaluate-traces {THINK} --questions forget={{i}}/choices.jsonl --judge rule --facts "
+        f"{{i}}/facts.json --out {{o}}"
+    ),
     Row(f"evaluate-safety {THINK} --data star1={{i}}/requests.json --judge rule --out {{o}}"),
-    Row("benchmarks mast --math {i}/math.jsonl --gsm8k {i}/gsm.jsonl --forget 2 --retain-math 2 --retain-gsm 2 --out {o}"),
+    Row(
+        "benchmarks mast --math {i}/math.jsonl --gsm8k {i}/gsm.jsonl --forget 2 --retain-math 2 "
+        "--retain-gsm 2 --out {o}"
+    ),
     Row("benchmarks take {i}/gsm.jsonl --count 2 --out {o}/few.jsonl", cheap=True),
     Row(f"attack quantise --model {{i}}/rlvr --edit {EDIT} {SPLITS} --format int8 --out {{o}}"),
     Row(f"attack prompts --model {{i}}/rlvr --edit {EDIT} {SPLITS} --shots 1 --prefill 0.5 --limit 1 --out {{o}}"),
-    Row(f"attack relearn-forget --model {{i}}/rlvr --edit {EDIT} {SPLITS} --train {{i}}/forget.jsonl --steps 2 --out {{o}}"),
+    Row(
+        f"attack relearn-forget --model {{i}}/rlvr --edit {EDIT} {SPLITS} --train "
+        f"{{i}}/forget.jsonl --steps 2 --out {{o}}"
+    ),
     Row("run {i}/study.toml --out {o}"),
     Row(
         "reasoning-table --model {i}/rlvr --reference {i}/sft --forget {i}/texts.jsonl --retain {i}/texts.jsonl "

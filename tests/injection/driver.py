@@ -113,11 +113,9 @@ class Watcher:
 
     def place(self, path: Any, folder: int = -1) -> str | None:
         """Return where a path leads below the root; None where it leads elsewhere."""
-        path = os.fsdecode(path)
-        if folder >= 0 and not os.path.isabs(path):
-            path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)
-        path = os.path.abspath(path)
-        return os.path.relpath(path, self.root) if path.startswith(f"{self.root}{os.sep}") else None
+        around = Path(f"/proc/self/fd/{folder}").readlink() if folder >= 0 else Path.cwd()
+        place = Path(os.path.normpath(around / os.fsdecode(path)))  # not resolved: a link itself is what is changed
+        return str(place.relative_to(self.root)) if self.root in place.parents else None
 
 
 def shown(place: str) -> str:
@@ -166,7 +164,7 @@ def copied(source: Path, target: Path) -> None:
     """Copy a folder; large files, which are never written in place, as links."""
 
     def copy(one: str, other: str) -> None:
-        if os.path.getsize(one) < _LARGE:
+        if Path(one).stat().st_size < _LARGE:
             shutil.copyfile(one, other)
         else:
             os.link(one, other)
@@ -174,7 +172,9 @@ def copied(source: Path, target: Path) -> None:
     shutil.copytree(source, target, symlinks=True, copy_function=copy)
 
 
-def run(action: Callable[[], int], root: Path, *, at: int = -1, kept: Path | None = None, seconds: float = 600) -> Ended:
+def run(
+    action: Callable[[], int], root: Path, *, at: int = -1, kept: Path | None = None, seconds: float = 600
+) -> Ended:
     """Run an action in a child.
 
     Args:
@@ -287,7 +287,8 @@ class Case:
         Raises:
             AssertionError: If it fails, or two runs differ.
         """
-        states = []
+        kept.mkdir()
+        self._kept, states = kept, []
         self._given = contents(self.inputs)
         for folder in (None, kept):
             self.prepare()
@@ -298,9 +299,10 @@ class Case:
         self._whole = states[0]
         return ended.changes
 
-    def killed(self, left: Path) -> str:
-        """Go on from what a kill left; return what is wrong, or nothing."""
+    def killed(self, at: int) -> str:
+        """Go on from what a kill at one change left; return what is wrong, or nothing."""
         shutil.rmtree(self.work, ignore_errors=True)
+        left = self._kept / str(at)
         copied(left, self.work)
         what = left.with_suffix(".txt").read_text()
         told = self._lost() or self._goes_on()
@@ -310,7 +312,7 @@ class Case:
         """Let the disk be full at one change; return what is wrong with what is left, or nothing."""
         self.prepare()
         ended = run(self.action, self.work, at=at)
-        told = self._wrong_exit(ended) or self._lost() or self._goes_on()
+        told = "; ".join(filter(None, (self._wrong_exit(ended), self._lost() or self._goes_on())))
         return told and f"{ended.what}: {told}"
 
     def _wrong_exit(self, ended: Ended) -> str:

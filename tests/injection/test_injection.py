@@ -3,6 +3,7 @@
 In a process of its own: it forks, and a fork takes no threads along.
 """
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -20,11 +21,10 @@ ROOT = Path(__file__).parents[2]
 def test_every_command_has_a_row():
     """A new command that writes needs one; one that does not is listed as such."""
     typed = [" ".join(row.words) + " " for row in ROWS]
-    rows = {
-        name for entry in COMMANDS for name in [entry.settings.command] if any(line.startswith(f"{name} ") for line in typed)
-    }
+    names = {entry.settings.command for entry in COMMANDS}
+    rows = {name for name in names if any(line.startswith(f"{name} ") for line in typed)}
     assert rows.isdisjoint(READ_ONLY)
-    assert rows | set(READ_ONLY) == {entry.settings.command for entry in COMMANDS}
+    assert rows | set(READ_ONLY) == names
 
 
 @pytest.mark.slow
@@ -56,15 +56,13 @@ def test_what_it_is_there_for_is_seen(tmp_path):
         return 0
 
     def hides() -> int:
-        try:
+        with contextlib.suppress(OSError):
             (out / "table").write_text("some words")
-        except OSError:
-            pass
         return 0
 
     def spoils() -> int:
-        (out / "table").write_text("x")
         (inputs / "mine").write_text("theirs" if (inputs / "mine").read_text() == "mine" else "mine")
+        (out / "table").write_text("x")
         return 0
 
     def refuses() -> int:
@@ -74,11 +72,9 @@ def test_what_it_is_there_for_is_seen(tmp_path):
 
     found = {}
     for action in (careless, loses, hides, spoils, refuses):
-        kept = tmp_path / action.__name__
-        kept.mkdir()
         case = Case(action.__name__, action, start, inputs, tmp_path / "work")
-        changes = case.whole(kept)
-        found[action.__name__] = [told for k in range(changes) for told in (case.killed(kept / str(k)), case.full(k)) if told]
+        ks = range(case.whole(tmp_path / action.__name__))
+        found[action.__name__] = [told for k in ks for told in (case.killed(k), case.full(k)) if told]
     for name, word in {
         "careless": "half written",
         "loses": "lost or changed",

@@ -1,11 +1,14 @@
 """Rotary frequencies that depend on a text's length: every number must be the model's own for that text alone."""
 
+import contextlib
+
 import pytest
 import torch
 import transformers
 
 from mastlens.architectures.rotation import rotate_rows_alone, turning_length
 from mastlens.decoding.generation import generate
+from mastlens.models import likelihood
 from mastlens.models.hooked import HookedModel
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.problems.encoding import EncodedProblem, context_length
@@ -94,7 +97,12 @@ def test_a_log_probability_does_not_depend_on_the_batch(kind):
     for order in (texts, texts[::-1]):  # nor on what was read before
         found = [float(sequence_logprobs(model, [text])[0][0]) for text in order]
         assert found == pytest.approx([expected[texts.index(text)] for text in order], abs=1e-3)
-    batch = sequence_logprobs(plain, texts, batch_size=6)[0]
+    # A model that somebody else opened is asked in the same way, and given back as it was.
+    assert sequence_logprobs(plain, texts, batch_size=6)[0] == pytest.approx(expected, abs=1e-3)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in plain.modules())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(likelihood, "rows_alone", contextlib.nullcontext)
+        batch = sequence_logprobs(plain, texts, batch_size=6)[0]
     assert max(abs(batch - expected)) > 1e-2  # which is what transformers gives
 
 
@@ -104,8 +112,8 @@ def test_a_response_does_not_depend_on_the_batch_and_may_cross_the_turn(kind):
     tokenizer = byte_tokenizer()
     prompts = [draw(10, 1), draw(24, 2), draw(32, 3), draw(33, 4), draw(60, 5)]
     expected = [written_alone(plain, prompt, 16) for prompt in prompts]
-    for size in (5, 1):
-        found = generate(model, tokenizer, prompts, max_new_tokens=16, batch_size=size)
+    for one, size in ((model, 5), (model, 1), (plain, 5)):  # the last as somebody else opened it
+        found = generate(one, tokenizer, prompts, max_new_tokens=16, batch_size=size)
         texts = [tokenizer.decode([i for i in ids if i != 2], skip_special_tokens=True) for ids in expected]
         assert [response.text for response in found] == texts
         assert [response.tokens for response in found] == [len(ids) for ids in expected]

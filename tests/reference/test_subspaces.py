@@ -155,7 +155,7 @@ def test_large_ranks_and_zero_weights_are_decomposed_exactly():
 
 @pytest.mark.parametrize("rank", [0, 1, 3, 7, 8, 12])
 def test_weights_of_a_low_rank(rank):
-    """Beyond its rank a weight is rounding: no bound may come out of that, and what is defined is found all the same."""
+    """Beyond its rank a weight is rounding: no bound comes out of that, and what is defined is found all the same."""
     k, rng = 8, np.random.default_rng(rank)
     weight = (rng.standard_normal((512, rank)) @ rng.standard_normal((rank, 512))).astype(np.float32)
     delta = rng.standard_normal(weight.shape)
@@ -180,7 +180,8 @@ def test_nulls_of_angles_where_the_weight_has_fewer_directions_than_k():
     for before in (torch.zeros(24, 16), weight):
         basis, subspaces = weight_basis(before), principal_subspaces(before, 4)
         assert len(basis.values) < 4
-        nulls = angle_nulls(before, basis, subspaces, 1e-3 * torch.randn(24, 16, generator=torch.Generator().manual_seed(0)))
+        delta = 1e-3 * torch.randn(24, 16, generator=torch.Generator().manual_seed(0))
+        nulls = angle_nulls(before, basis, subspaces, delta)
         assert all(math.isfinite(null.mean) and math.isfinite(null.sd) and null.mean > 0 for null in nulls.values())
 
 

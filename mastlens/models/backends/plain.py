@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from mastlens.architectures.rotation import rows_alone
 from mastlens.models.backends.attention import tapped
 from mastlens.models.backends.placements import Placement
 from mastlens.models.backends.recording import Recorder
@@ -52,7 +53,8 @@ class PlainBackend:
 
     def forward(self, recorder: Recorder, inputs: dict[str, Any]) -> Tensor:
         """Run the model and return its logits."""
-        return self.model(**inputs, use_cache=False).logits
+        with rows_alone(self.model):
+            return self.model(**inputs, use_cache=False).logits
 
     def weight(self, name: str, layer: int) -> Tensor:
         """Return the stored parameter that holds a projection."""
