@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
 from mastlens.architectures.rotation import rows_alone
@@ -87,7 +88,16 @@ class Reading:
         """Return a number for each token out of its logits, some tokens at a time. Differentiable once."""
         if self.head.frozen or not torch.is_grad_enabled():
             return _OverTokens.apply(self.hidden, self.head, of_logits)  # pyright: ignore[reportReturnType] - torch leaves it untyped
-        return of_logits(self.head(self.hidden).float(), slice(0, len(self.hidden)))
+        parts = self.head.parts(self.hidden)
+        if len(parts) == 1 or self.head.embedding is None:
+            return of_logits(self.head(self.hidden).float(), slice(0, len(self.hidden)))
+
+        def of_part(hidden: Tensor, part: slice) -> Tensor:
+            return of_logits(self.head(hidden).float(), part)
+
+        # The head is learnt too: its gradient needs the logits, which are made again on the way back, part by part.
+        found = [checkpoint(of_part, self.hidden[part], part, use_reentrant=False) for part in parts]
+        return torch.cat(found)
 
 
 def read_solutions(model: "PreTrainedModel", batch: Batch, *, known: bool = False) -> Reading:

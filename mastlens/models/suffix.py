@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mastlens.architectures.rotation import rows_alone
 from mastlens.problems.encoding import Batch, EncodedProblem, collate
@@ -89,6 +90,19 @@ class PartialForward:
             return self._outputs[index]
 
         return forward
+
+    @contextmanager
+    def recomputed(self) -> Iterator[None]:
+        """Within, a pass keeps each layer's input alone; what happens inside is computed again on the way back."""
+
+        def twice(forward: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*args: Any, **kwargs: Any) -> Any:
+                return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+            return run
+
+        with _replaced({layer: twice(layer.forward) for layer in self.layers}):
+            yield
 
     def versions(self) -> list[int]:
         """Return how often each recorded tensor was changed in place since it was made."""

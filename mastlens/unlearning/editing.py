@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -24,6 +24,7 @@ from mastlens.problems.reading import Problem, read_problems
 from mastlens.runs.calls import takes
 from mastlens.runs.files import sha256_json, write_table
 from mastlens.runs.reading import read_table
+from mastlens.runs.settings import at_default
 from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.selection.tensors import named_matrices, select_tensors
 from mastlens.unlearning.control import CONTROL
@@ -42,8 +43,10 @@ from mastlens.unlearning.refusals import REFUSALS, read_refusals, with_refusals
 from mastlens.unlearning.resuming import Partial, interruptible
 from mastlens.unlearning.rewinding import FILE as RESPONSES_FILE
 from mastlens.unlearning.rewinding import PARTIAL, Responses, Said, check_before, imitated, starting_values, table_of
+from mastlens.unlearning.schedules import check_schedule
 from mastlens.unlearning.settings import UnlearnSettings
 from mastlens.unlearning.sides import check_arguments
+from mastlens.unlearning.splitting import check_splitting
 from mastlens.unlearning.traces import read_traces
 from mastlens.unlearning.vanishing import warn_of_vanishing
 
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
 
 FILE = "steps.parquet"
 WEIGHTS_FILE = "token_weights.parquet"
+_NEWER = ("micro_batch", "checkpoint_activations", "schedule", "warmup")
 
 
 @dataclass(frozen=True, repr=False)
@@ -150,11 +154,17 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
         steps=settings.steps,
         batch_size=settings.batch_size,
     )
+    check_splitting(chosen, settings.micro_batch, settings.checkpoint_activations, settings.batch_size)
+    check_schedule(settings.schedule, settings.warmup, settings.steps)
     shared = ("steps", "lr", "batch_size", "seed", "chat_template", "precision", "cache_mb")
+    # What earlier records do not have stands in a record where it says something: they are still recognised.
+    newer = {each.name: each for each in fields(settings) if each.name in _NEWER}
+    differing = {key: getattr(settings, key) for key, each in newer.items() if not at_default(settings, each)}
     deciding: dict[str, Any] = {
         "objective": chosen.settings(),
         "selection": selection,
         **{key: getattr(settings, key) for key in shared},
+        **differing,
         "probes": None if probes is None else probes.settings(),
     }
     # Only where they decide: a run without them is the same run as before there were any.
@@ -239,6 +249,7 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
             seed=settings.seed,
             originals=_originals(checkpoint, selection) if settings.precision != "float32" else None,
             cache_mb=settings.cache_mb,
+            **{key: getattr(settings, key) for key in _NEWER},
             begin_at=starting_values(checkpoint, sft, selection, settings),
             **more,
         )

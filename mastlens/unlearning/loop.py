@@ -22,9 +22,20 @@ from mastlens.unlearning.misdirection import Misdirection, check_reach
 from mastlens.unlearning.objectives import ForgetBatch, Objective, OutputObjective, SteeringObjective
 from mastlens.unlearning.passes import Passes
 from mastlens.unlearning.rewinding import Imitated
+from mastlens.unlearning.schedules import CONSTANT, rate_by_step
 from mastlens.unlearning.scorer import Scorer
 from mastlens.unlearning.settings import CACHE_MB
 from mastlens.unlearning.sides import check_arguments, check_sides, numbered, whole
+from mastlens.unlearning.splitting import (
+    AUTO,
+    SEQUENCES,
+    TOKENS,
+    Splitting,
+    check_splitting,
+    choose_splitting,
+    kept_bytes,
+    shares,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -82,9 +93,10 @@ def batch_schedule(items: int, batch_size: int, steps: int, seed: int, side: int
 class Unlearner:
     """Edits some matrices of ``model`` in place, step by step.
 
-    AdamW, betas (0.9, 0.999), no weight decay, constant learning rate, gradient norm clipped at 1, evaluation
-    mode. All other parameters have ``requires_grad=False``, so that they have neither gradient nor optimiser
-    state, and the backward pass ends at the lowest selected tensor. Where memory allows, the forward pass begins there.
+    AdamW, betas (0.9, 0.999), no weight decay, constant learning rate unless asked otherwise, gradient norm clipped at
+    1, evaluation mode. All other parameters have ``requires_grad=False``, so that they have neither gradient nor
+    optimiser state, and the backward pass ends at the lowest selected tensor. Where memory allows, the forward pass
+    begins there.
 
     Args:
         model: The model; its weights are changed.
@@ -103,6 +115,12 @@ class Unlearner:
         originals: Name to stored tensor of what is selected, where the model holds it rounded.
         cache_mb: Most memory, in MB, for what the layers below the selection give, and for the activations of before
             that are kept; it does not change a result beyond rounding.
+        micro_batch: Problems of a step that go through the model at a time, or ``auto``: as many as memory is set aside
+            for. The step is the same to rounding.
+        checkpoint_activations: ``on`` to compute what happens in a layer again on the way back, ``off``, or ``auto``:
+            where one text alone would take more than that memory.
+        schedule: Of the learning rate: ``constant``, ``linear`` or ``cosine``, both to 0.
+        warmup: Steps in which the learning rate rises to ``lr``.
         begin_at: Name to stored tensor of what is selected, where the run begins at other values than the model's; what
             an objective knows of before is still the model's.
         imitated: What the SFT model says at the tokens of ``forget``, for an objective that imitates it.
@@ -126,10 +144,15 @@ class Unlearner:
         seed: int = 0,
         originals: Mapping[str, Tensor] | None = None,
         cache_mb: float = CACHE_MB,
+        micro_batch: int | str = AUTO,
+        checkpoint_activations: str = AUTO,
+        schedule: str = CONSTANT,
+        warmup: int = 0,
         begin_at: Mapping[str, Tensor] | None = None,
         imitated: Imitated | None = None,
     ):
         check_arguments(objective, matrices, retain, lr=lr, steps=steps, batch_size=batch_size)
+        check_splitting(objective, micro_batch, checkpoint_activations, batch_size)
         if objective.needs.alternatives and (alternatives is None or len(alternatives) != len(forget)):
             raise BadSetting(f"The objective {objective.name} needs one refusal for each forget problem.")
         if not forget or (retain is not None and not retain):
@@ -179,9 +202,19 @@ class Unlearner:
             )
         self.imitated = imitated
         self.masters = Masters(model, matrices, originals)
+        longest = max(self.passes.length(side, row) for side in sides for row in range(len(sides[side])))
+        self.passes.splitting = choose_splitting(
+            objective,
+            micro_batch,
+            checkpoint_activations,
+            longest=longest,
+            device=model.device,
+            kept=self._kept_a_token,
+        )
         if begin_at is not None:
             self.masters.begin_at(begin_at)
         self.optimiser = torch.optim.AdamW(self.masters.parameters, lr=lr, betas=(0.9, 0.999), weight_decay=0.0)
+        self._rate = rate_by_step(schedule, warmup=warmup, steps=steps)
         self.scorer: Scorer | None = None
         if self.misdirection is not None and objective.token_weights is not None:
             control = self.misdirection.control
@@ -237,6 +270,8 @@ class Unlearner:
         with torch.no_grad():
             for kept, parameter in zip(self._good, self.masters.parameters, strict=True):
                 kept.copy_(parameter)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.lr * self._rate(self.done)
         self.optimiser.step()
         self.masters.write_back()
         self.done = self.held = number
@@ -274,57 +309,110 @@ class Unlearner:
 
     def _forget(self, objective: OutputObjective, rows: Sequence[int]) -> tuple[float, float]:
         """Add the gradient of the forget term; return it, and the token-mean log-probability."""
+        # Each side, and each part of it, goes back on its own: one graph is in memory at a time.
+        parts = self.passes.parts("forget", rows)
+        counted = self.passes.solutions("forget", rows)
+        if len(parts) > 1 and self._scorer_learns(objective):
+            with torch.no_grad():
+                self._learn(objective, self._batch(objective, rows, parts))
+        of_loss = shares(objective.over or SEQUENCES, counted, parts)
+        whole, logprob = 0.0, 0.0
+        for part, share, of_tokens in zip(parts, of_loss, shares(TOKENS, counted, parts), strict=True):
+            batch = self._batch(objective, [rows[place] for place in part])
+            solutions = batch.solutions
+            if len(parts) == 1 and self._scorer_learns(objective):
+                self._learn(objective, batch)
+            weights = None if objective.token_weights is None else self._weights(objective, solutions.hidden)
+            loss = objective.forget_loss(batch, weights)
+            with torch.no_grad():  # constants: an objective on whole distributions has not made them yet
+                values = replace(solutions, hidden=solutions.hidden.detach()).logprobs.values
+            self._back(objective.gamma * loss * share)
+            whole += share * float(loss.detach())
+            logprob += of_tokens * float(values.mean())
+        return whole, logprob
+
+    def _batch(
+        self, objective: OutputObjective, rows: Sequence[int], parts: Sequence[Sequence[int]] | None = None
+    ) -> ForgetBatch:
+        """Return what the objective looks at; read part by part, in the order of the parts, where some are given."""
         passes = self.passes
-        # Each side goes back on its own: the graph of one batch is in memory at a time.
-        before = passes.logits_before("forget", rows) if objective.needs.before else None
-        solutions = passes.read("forget", rows)
-        refusals = passes.read("refusal", rows).logprobs.sums if objective.needs.alternatives else None
-        references = {side: sums[list(rows)] for side, sums in self._reference.items()}
-        wanted = None if self.imitated is None else self.imitated.logits(rows)
-        batch = ForgetBatch(solutions, references.get("forget"), before, refusals, references.get("refusal"), wanted)
-        loss = objective.forget_loss(batch, self._token_weights(objective, batch))
-        with torch.no_grad():  # constants: an objective on whole distributions has not made them yet
-            logprob = float(replace(solutions, hidden=solutions.hidden.detach()).logprobs.values.mean())
-        self._back(objective.gamma * loss)
-        return float(loss.detach()), logprob
+        parts = [range(len(rows))] if parts is None else parts
+        before = passes.logits_before("forget", rows, parts) if objective.needs.before else None
+        solutions = passes.joined("forget", rows, parts)
+        refusals = passes.joined("refusal", rows, parts).logprobs.sums if objective.needs.alternatives else None
+        ordered = [rows[place] for part in parts for place in part]
+        references = {side: sums[ordered] for side, sums in self._reference.items()}
+        wanted = None if self.imitated is None else self.imitated.logits(ordered)
+        return ForgetBatch(solutions, references.get("forget"), before, refusals, references.get("refusal"), wanted)
 
     def _back(self, loss: Tensor) -> None:
         """Go back through one term; its gradient is added to the masters at once, in float32."""
         loss.backward()
         self.masters.take_gradients()
 
-    def _token_weights(self, objective: OutputObjective, batch: ForgetBatch) -> Tensor | None:
-        """Return the weights for this step; every so many steps the scorer learns from its batch first."""
-        settings, solutions = objective.token_weights, batch.solutions
-        if settings is None:
-            return None
+    def _scorer_learns(self, objective: OutputObjective) -> bool:
+        """Return whether the scorer of token weights learns at this step: every so many, from the whole batch."""
+        settings = objective.token_weights
+        return settings is not None and self.done > 0 and self.done % settings.every == 0
+
+    def _weights(self, objective: OutputObjective, hidden: Tensor) -> Tensor:
+        """Return the weights of tokens by the states that they are predicted from."""
+        assert objective.token_weights is not None
         if self.scorer is None:
-            self.scorer = Scorer(solutions.hidden.shape[1], settings, solutions.hidden.device)
-        if self.done and self.done % settings.every == 0:
-            fixed = replace(
-                batch,
-                solutions=replace(solutions, hidden=solutions.hidden.detach()),
-                refusals=None if batch.refusals is None else batch.refusals.detach(),
-            )
-            with torch.no_grad():
-                _ = fixed.solutions.logprobs  # kept as constants: the scorer's step does not reach the model
+            self.scorer = Scorer(hidden.shape[1], objective.token_weights, hidden.device)
+        return self.scorer.weights(hidden)
+
+    def _learn(self, objective: OutputObjective, batch: ForgetBatch) -> None:
+        """Let the scorer learn from a batch, the model a constant."""
+        solutions = batch.solutions
+        self._weights(objective, solutions.hidden)
+        assert self.scorer is not None
+        fixed = replace(
+            batch,
+            solutions=replace(solutions, hidden=solutions.hidden.detach()),
+            refusals=None if batch.refusals is None else batch.refusals.detach(),
+        )
+        with torch.no_grad():
+            _ = fixed.solutions.logprobs  # kept as constants: the scorer's step does not reach the model
+        with torch.enable_grad():
             self.scorer.learn(
                 fixed.solutions.hidden, lambda weights: objective.gamma * objective.forget_loss(fixed, weights)
             )
-        return self.scorer.weights(solutions.hidden)
 
     def _retain(self, objective: OutputObjective, rows: Sequence[int]) -> float:
         """Add the gradient of the retain term and return it."""
-        passes = self.passes
-        if objective.retain_loss == "kl":
-            before = passes.logits_before("retain", rows)
-            now = passes.read("retain", rows)
-            loss = now.over_tokens(lambda logits, part: forward_kl(logits, before(part))).mean()
-        else:
-            kept = passes.read("retain", rows).logprobs
-            loss = losses.retain_nll(kept.sums, kept.counts)
-        self._back(objective.retain_weight * loss)
-        return float(loss.detach())
+        passes, whole = self.passes, 0.0
+        parts = passes.parts("retain", rows)
+        for part, share in zip(parts, shares(TOKENS, passes.solutions("retain", rows), parts), strict=True):
+            chosen = [rows[place] for place in part]
+            if objective.retain_loss == "kl":
+                loss = self._divergence(chosen)
+            else:
+                kept = passes.read("retain", chosen).logprobs
+                loss = losses.retain_nll(kept.sums, kept.counts)
+            self._back(objective.retain_weight * loss * share)
+            whole += share * float(loss.detach())
+        return whole
+
+    def _divergence(self, rows: Sequence[int]) -> Tensor:
+        """Return KL(source || model), the mean over the solution tokens of some retain problems."""
+        before = self.passes.logits_before("retain", rows)
+        now = self.passes.read("retain", rows)
+        return now.over_tokens(lambda logits, part: forward_kl(logits, before(part))).mean()
+
+    def _kept_a_token(self, checkpointed: bool) -> float:
+        """Return the bytes a token that a pass keeps for the way back, measured on the shortest forget problem."""
+        problems, passes = self.passes.problems["forget"], self.passes
+        shortest = min(range(len(problems)), key=lambda row: passes.length("forget", row))
+        passes.splitting = Splitting(checkpointed=checkpointed)
+
+        def forward() -> Any:
+            if isinstance(self.objective, SteeringObjective):
+                return passes.states("forget", [shortest], self.objective.layer)
+            reading = passes.read("forget", [shortest])
+            return reading, reading.logprobs
+
+        return kept_bytes(forward, list(self.model.parameters())) / passes.length("forget", shortest)
 
     def state(self) -> dict[str, Tensor]:
         """Return all that the next step hangs on, as named tensors: masters, moments, the scorer."""

@@ -4,13 +4,14 @@ Li et al. 2024 (arXiv:2403.03218) steer the forget texts and keep the retain tex
 the model's own reasoning traces about the forget texts, and keeps chains of thought about other things.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mastlens.errors import NotSupported
+from mastlens.models.likelihood import Reading
 from mastlens.unlearning import losses
 from mastlens.unlearning.objectives import SteeringObjective
 from mastlens.unlearning.passes import Passes
@@ -169,27 +170,40 @@ class Misdirection:
         return terms
 
     def _forget(self, rows: Sequence[int], back: Callable[[Tensor], None]) -> dict[str, float]:
-        objective = self.objective
-        if not len(self.reflection):
-            loss = objective.steer(self.passes.states("forget", rows, objective.layer), self.control)
-            back(objective.gamma * loss)
-            return {"forget_loss": float(loss.detach())}
-        states, reading = self.passes.states_and_reading("forget", rows, objective.layer)
-        loss = objective.steer(states, self.control)
+        objective, terms = self.objective, dict.fromkeys(["forget_loss"], 0.0)
+        for part, share in self._parts("forget", rows):
+            if not len(self.reflection):
+                loss = objective.steer(self.passes.states("forget", part, objective.layer), self.control)
+                back(objective.gamma * loss * share)
+            else:
+                states, reading = self.passes.states_and_reading("forget", part, objective.layer)
+                loss, penalty = objective.steer(states, self.control), self._penalty(reading)
+                back((objective.gamma * loss + self.weights["reflection"] * penalty) * share)
+                terms["reflection_loss"] = terms.get("reflection_loss", 0.0) + share * float(penalty.detach())
+            terms["forget_loss"] += share * float(loss.detach())
+        return terms
+
+    def _penalty(self, reading: Reading) -> Tensor:
         chances = reading.over_tokens(lambda logits, part: losses.listed_probability(logits, self.reflection))
-        penalty = losses.sequence_mean(chances, reading.rows, reading.size)
-        back(objective.gamma * loss + self.weights["reflection"] * penalty)
-        return {"forget_loss": float(loss.detach()), "reflection_loss": float(penalty.detach())}
+        return losses.sequence_mean(chances, reading.rows, reading.size)
+
+    def _parts(self, side: str, rows: Sequence[int]) -> Iterator[tuple[list[int], float]]:
+        """Yield the texts of each micro-batch, and what they count: every text alike."""
+        for part in self.passes.parts(side, rows):
+            yield [rows[place] for place in part], len(part) / len(rows)
 
     def _keep(self, side: str, rows: Sequence[int], weight: float, back: Callable[[Tensor], None]) -> float:
         """Take a side's states to what they were, and return the unweighted loss."""
-        reference = self.frozen(side, rows)
-        with torch.set_grad_enabled(weight > 0):
-            states = self.passes.states(side, rows, self.objective.layer)
-            loss = self.objective.keep(states, reference)
-        if weight:
-            back(weight * loss)
-        return float(loss.detach())
+        whole = 0.0
+        for part, share in self._parts(side, rows):
+            reference = self.frozen(side, part)
+            with torch.set_grad_enabled(weight > 0):
+                states = self.passes.states(side, part, self.objective.layer)
+                loss = self.objective.keep(states, reference)
+            if weight:
+                back(weight * loss * share)
+            whole += share * float(loss.detach())
+        return whole
 
     def _unthink(
         self, documents: Sequence[int], back: Callable[[Tensor], None], scorer: Scorer | None, *, learns: bool
@@ -199,7 +213,12 @@ class Misdirection:
         traced = [self.traces[document] for document in documents if self.traces[document]]
         flat = [(trace, 1 / (len(traced) * len(traces))) for traces in traced for trace in traces]
         # The graph of so many traces is in memory at a time, however many a document has.
-        parts = [flat[start : start + self.batch_size] for start in range(0, len(flat), self.batch_size)]
+        batches = [flat[start : start + self.batch_size] for start in range(0, len(flat), self.batch_size)]
+        parts = [
+            [batch[place] for place in part]
+            for batch in batches
+            for part in self.passes.parts("trace", [trace for trace, _ in batch])
+        ]
         if scorer is not None and learns:
             self._learn([[trace for trace, _ in part] for part in parts], scorer)
         whole = 0.0

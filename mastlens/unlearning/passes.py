@@ -8,6 +8,7 @@ from the same model with those few tensors swapped back, never from a second one
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ from mastlens.models.likelihood import Reading, by_length, read_solutions
 from mastlens.models.suffix import PartialForward, largest_layers, same_computation
 from mastlens.models.weights import owners, snapshot, swapped
 from mastlens.problems.encoding import Batch, EncodedProblem, check_vocabulary, collate
+from mastlens.unlearning.splitting import Splitting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,6 +67,8 @@ class Passes:
         check_vocabulary(model, (ids.prompt + ids.solution for side in problems.values() for ids in side))
         self._before: dict[str, Tensor] | None = None
         self._known = False
+        self.splitting = Splitting()
+        """How the batches of a step are split; at first not at all."""
         self._lower: dict[str, dict[int, Tensor]] = {}
         self.held = 0
         """Bytes that are kept of what the unchanging layers give."""
@@ -102,13 +106,41 @@ class Passes:
         with torch.no_grad(), swapped(self.model, self._before):
             yield
 
-    def logits_before(self, side: str, rows: Sequence[int]) -> Callable[[slice], Float[Tensor, "tokens vocabulary"]]:
+    def parts(self, side: str, rows: Sequence[int]) -> list[list[int]]:
+        """Return the places, among ``rows``, of the problems of each micro-batch."""
+        return self.splitting.parts([self.length(side, row) for row in rows])
+
+    def length(self, side: str, row: int) -> int:
+        """Return the number of a problem's tokens."""
+        return len(self.problems[side][row].prompt) + len(self.problems[side][row].solution)
+
+    def solutions(self, side: str, rows: Sequence[int]) -> list[int]:
+        """Return the number of counted tokens of each problem."""
+        return [len(self.problems[side][row].solution) for row in rows]
+
+    def joined(self, side: str, rows: Sequence[int], parts: Sequence[Sequence[int]]) -> Reading:
+        """Return what the model says of all problems of a step, read part by part, in the order of the parts."""
+        if len(parts) == 1:
+            return self.read(side, rows)
+        readings = [self.read(side, [rows[place] for place in part]) for part in parts]
+        starts = [0, *accumulate(reading.size for reading in readings)]
+        return Reading(
+            torch.cat([reading.hidden for reading in readings]),
+            readings[0].head,
+            torch.cat([reading.targets for reading in readings]),
+            torch.cat([reading.rows + start for reading, start in zip(readings, starts, strict=False)]),
+            starts[-1],
+        )
+
+    def logits_before(
+        self, side: str, rows: Sequence[int], parts: Sequence[Sequence[int]] | None = None
+    ) -> Callable[[slice], Float[Tensor, "tokens vocabulary"]]:
         """Return what gives the logits before unlearning of a slice of some problems' solution tokens.
 
         Where the head does not change, only the states are kept, and logits are made some tokens at a time.
         """
         with self.before():
-            reading = self.read(side, rows)
+            reading = self.joined(side, rows, [range(len(rows))] if parts is None else parts)
             if reading.head.frozen:
                 return lambda part: reading.head(reading.hidden[part]).float()
             logits = reading.head(reading.hidden).float()
@@ -117,7 +149,7 @@ class Passes:
     def read(self, side: str, rows: Sequence[int]) -> Reading:
         """Return what the model says at the solution tokens of some problems."""
         batch = self._collate(side, rows)
-        with self._above(side, rows, batch):
+        with self._recomputed(), self._above(side, rows, batch):
             reading = read_solutions(self.model, batch, known=self._known)
         self._known = reading.head.embedding is not None
         return reading
@@ -128,7 +160,7 @@ class Passes:
         The layers above it are not run, where the architecture allows that.
         """
         batch = self._collate(side, rows)
-        with self._above(side, rows, batch), self._through(layer, alone=self._cut) as outputs:
+        with self._recomputed(), self._above(side, rows, batch), self._through(layer, alone=self._cut) as outputs:
             # One row of the vocabulary is enough of the logits, and an output embedding needs at least that.
             read_solutions(self.model, batch, known=True)
         return self._states(outputs, batch)
@@ -136,7 +168,7 @@ class Passes:
     def states_and_reading(self, side: str, rows: Sequence[int], layer: int) -> tuple[States, Reading]:
         """Return the same, and what the model says at these tokens, from one pass through all layers."""
         batch = self._collate(side, rows)
-        with self._above(side, rows, batch), self._through(layer, alone=False) as outputs:
+        with self._recomputed(), self._above(side, rows, batch), self._through(layer, alone=False) as outputs:
             reading = read_solutions(self.model, batch, known=self._known)
         self._known = reading.head.embedding is not None
         return self._states(outputs, batch), reading
@@ -167,6 +199,10 @@ class Passes:
         if self.partial is None:
             raise NotSupported(f"The layers of {type(self.model).__name__} cannot be told: it has no list of modules.")
         return self.partial.layers
+
+    def _recomputed(self):
+        wanted = self.splitting.checkpointed and self.partial is not None and torch.is_grad_enabled()
+        return self.partial.recomputed() if wanted and self.partial is not None else nullcontext()
 
     def _collate(self, side: str, rows: Sequence[int]) -> Batch:
         return collate([self.problems[side][row] for row in rows], device=str(self.model.device))

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from mastlens.errors import BadSetting, unknown
 from mastlens.problems.settings import ForgetRetain, Reading
-from mastlens.runs.settings import EDIT, CheckpointPath, FilePath, path_to, setting
+from mastlens.runs.settings import EDIT, CheckpointPath, FilePath, number, path_to, setting
 from mastlens.selection.settings import Selecting
 from mastlens.unlearning.objectives import OBJECTIVES, coefficient_names
 from mastlens.unlearning.objectives.describing import objective_lines
@@ -19,6 +19,8 @@ C = TypeVar("C", bound=type)
 
 CACHE_MB = 2000.0
 PRECISIONS = ("float32", "bfloat16")
+SCHEDULES = ("constant", "linear", "cosine")
+SWITCH = ("auto", "on", "off")
 CHOICES = ("last", "pareto")
 PLACES = ("before", "after")
 
@@ -156,7 +158,7 @@ class UnlearnSettings(ForgetRetain, Selecting):
         listing=lambda: _wrapped(objective_lines()),
     )
     steps: int = setting("number of steps")
-    lr: float = setting("learning rate, constant")
+    lr: float = setting("learning rate; constant unless there is a schedule or warm-up")
     batch_size: int = setting("problems a step and side", 8)
     preset: str | None = setting("take the coefficients of a source", None, metavar="NAME", listing=preset_lines)
     coefficients: Mapping[str, float] | None = setting(
@@ -166,6 +168,22 @@ class UnlearnSettings(ForgetRetain, Selecting):
     allow_overlap: bool = setting("let problems stand on both sides", False)
     precision: str = setting(
         "of the model in memory; what is learnt is float32 in both", "float32", choices=PRECISIONS, metavar="DTYPE"
+    )
+    schedule: str = setting(
+        "of the learning rate: constant, or to 0 by a line or a cosine", "constant", choices=SCHEDULES, metavar="NAME"
+    )
+    warmup: int = setting("steps in which the learning rate rises to --lr", 0, unit="steps")
+    micro_batch: int | str = setting(
+        "problems of a step that go through the model at a time, or auto, by their length; the step stays the same",
+        "auto",
+        metavar="N",
+        parse=number,
+    )
+    checkpoint_activations: str = setting(
+        "compute the inside of layers again on the way back, for less memory; auto: where one text alone needs it",
+        "auto",
+        choices=SWITCH,
+        metavar="WHEN",
     )
     cache_mb: float = setting("memory for what the layers below the selection give", CACHE_MB, unit="MB", metavar="MB")
     traces: FilePath | None = setting(

@@ -14,6 +14,7 @@ class CrossEntropyUnlearning(OutputObjective):
     """The model's own distribution without the token, a constant, is the teacher."""
 
     name = "ce-u"
+    over = "later tokens"
     summary = "cross-entropy to the model's own distribution without the token (arXiv:2503.01224)"
     source = "Yang 2025, arXiv:2503.01224"
     presets: ClassVar[Presets] = {"open-unlearning": {}}

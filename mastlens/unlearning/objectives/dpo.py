@@ -15,6 +15,7 @@ class IdkDPO(OutputObjective):
     """A refusal is preferred to each forget solution; only the rejected side takes token weights."""
 
     name = "dpo"
+    over = "sequences"
     summary = "a refusal preferred to the solution (IdkDPO, arXiv:2305.18290)"
     source = "Rafailov et al. 2023, arXiv:2305.18290, eq. 7; the factor 2/beta as in open-unlearning"
     needs = Needs(reference=True, alternatives=True)

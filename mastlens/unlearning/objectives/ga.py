@@ -14,6 +14,7 @@ class GradientAscent(OutputObjective):
     """The token-mean log-likelihood of the forget solutions; without a retain term the model falls apart."""
 
     name = "ga"
+    over = "tokens"
     summary = "gradient ascent on the forget solutions"
     source = "MAST 1.3"
     presets: ClassVar[Presets] = {"mast": {}, "open-unlearning": {}}

@@ -15,6 +15,7 @@ class NPO(OutputObjective):
     """The forget solutions as the rejected side of a preference, log-probabilities summed over each."""
 
     name = "npo"
+    over = "sequences"
     summary = "negative preference, log-probabilities summed (arXiv:2404.05868)"
     source = "Zhang et al. 2024, arXiv:2404.05868, eq. 3"
     needs = Needs(reference=True)

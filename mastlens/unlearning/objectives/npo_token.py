@@ -15,6 +15,7 @@ class TokenNPO(OutputObjective):
     """NPO with log-ratios divided by the length: the sigmoid does not saturate on long traces."""
 
     name = "npo-token"
+    over = "sequences"
     summary = "negative preference per token: long traces do not saturate it"
     source = "NPO (arXiv:2404.05868), divided by the length"
     needs = Needs(reference=True)

@@ -64,6 +64,8 @@ class Objective(ABC):
         source: Where it is from.
         needs: What a run must have for it.
         presets: Preset to the coefficients that it fixes; a coefficient that it does not fix keeps its default.
+        over: What its forget term is a mean over: ``sequences``, ``tokens`` or ``later tokens`` (all but the first of
+            each solution). Micro-batches are added up by it; where it is empty, a step is never split.
         gamma: See ``coefficients``, as for every field below.
     """
 
@@ -72,6 +74,7 @@ class Objective(ABC):
     source: ClassVar[str] = ""
     needs: ClassVar[Needs] = Needs()
     presets: ClassVar[Presets] = {}
+    over: ClassVar[str] = ""
 
     gamma: float = coefficient("weight of the forget term", 1.0, least=0)
     retain_weight: float = coefficient("weight of the retain term", 1.0, least=0)

@@ -25,6 +25,7 @@ class Rewind(OutputObjective):
 
     name = "rewind"
     summary = "the SFT model's own responses on forget, the source's own on retain (needs --sft)"
+    over = "tokens"
     source = "imitation of an oracle, arXiv:2506.06278"
     needs = Needs(own_responses=True)
 

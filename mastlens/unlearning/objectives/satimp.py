@@ -15,6 +15,7 @@ class SatImp(OutputObjective):
     """Gradient ascent, tokens weighted by how far they are from forgotten and by how much they carry."""
 
     name = "satimp"
+    over = "tokens"
     summary = "tokens weighted by saturation and importance (arXiv:2505.11953)"
     source = "Yang et al. 2025, arXiv:2505.11953"
     presets: ClassVar[Presets] = {"open-unlearning": {"beta": 5.0, "beta2": 1.0, "gamma": 0.1, "retain_weight": 1.0}}

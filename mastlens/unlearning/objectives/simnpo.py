@@ -15,6 +15,7 @@ class SimNPO(OutputObjective):
     """Negative preference without a reference, by the mean over a solution's tokens."""
 
     name = "simnpo"
+    over = "sequences"
     summary = "negative preference without a reference, per token (arXiv:2410.07163)"
     source = "Fan et al. 2024, arXiv:2410.07163; the margin inside beta, as open-unlearning has it"
     presets: ClassVar[Presets] = {

@@ -87,6 +87,8 @@ class SteeringObjective(Objective):
         texts: How its texts are read.
     """
 
+    over: ClassVar[str] = "sequences"
+
     layer: int = coefficient("decoder layer to steer, from 0", -1, shown_default="")
     texts: SteeringTexts = field(default=SteeringTexts())
 

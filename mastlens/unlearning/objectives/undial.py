@@ -15,6 +15,7 @@ class UNDIAL(OutputObjective):
     """The model before unlearning, its memorised tokens turned down, is the teacher."""
 
     name = "undial"
+    over = "tokens"
     summary = "self-distillation with the memorised token turned down (arXiv:2402.10052)"
     source = "Dong et al. 2025, arXiv:2402.10052"
     needs = Needs(before=True)

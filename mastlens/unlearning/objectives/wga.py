@@ -15,6 +15,7 @@ class WeightedGradientAscent(OutputObjective):
     """Gradient ascent whose tokens weigh less the further they are forgotten."""
 
     name = "wga"
+    over = "tokens"
     summary = "gradient ascent, tokens weighted by p^beta (arXiv:2502.19301)"
     source = "Wang et al. 2025, arXiv:2502.19301; with token weights ATWU's SatGA+ (arXiv:2606.06320)"
     presets: ClassVar[Presets] = {"open-unlearning": {"beta": 1.0, "gamma": 1.0, "retain_weight": 1.0}}
