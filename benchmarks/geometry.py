@@ -250,9 +250,9 @@ def cost_by_size() -> dict:
 
 
 def render(result: dict) -> str:
-    """Return the tables as Markdown."""
+    """Return the tables of what is measured as Markdown."""
     lines = ["# Geometry of increments", "", f"`python -m benchmarks.geometry`, {result['where']}."]
-    for part in ("time", "default"):
+    for part in [part for part in ("time", "default") if part in result]:
         seconds, ratio, layers = (result[part][key] for key in ("seconds", "ratio", "layers"))
         repeats = len(seconds["script"])
         lines += ["", f"## Time, {layers} layers of Qwen2.5-Math-1.5B's attention, {repeats} repeats", ""]
@@ -260,16 +260,19 @@ def render(result: dict) -> str:
         lines += [f"| {a} | {np.median(s):.2f} | {min(s):.2f} to {max(s):.2f} |" for a, s in seconds.items()]
         lines += ["", "| script over mastlens | median | range |", "|---|---:|---:|"]
         lines += [f"| {a} | {np.median(r):.1f} | {min(r):.1f} to {max(r):.1f} |" for a, r in ratio.items()]
-    lines += ["", "## Errors against float64 decompositions, all tensors", ""]
-    lines += ["| quantity | largest | median | smallest |", "|---|---:|---:|---:|"]
-    lines += [f"| {k} | {v['max']:.2e} | {v['median']:.2e} | {v['min']:.2e} |" for k, v in result["errors"].items()]
-    lines += ["", "## Small principal angles, 1536 x 1536, k = 16", ""]
-    lines += _table(result["small_angles"])
-    lines += ["", "## Anonymous memory beyond what the process holds before", ""]
-    lines += _table(result["memory"])
-    rates = ", ".join(f"{k} {v:.0f} GFLOP/s" for k, v in result["cost"]["gemm_gflops_one_thread"].items())
-    lines += ["", f"## One tensor, one thread, by size and k (matrix products: {rates})", ""]
-    lines += _table(result["cost"]["rows"])
+    if "errors" in result:
+        found = result["errors"].items()
+        lines += ["", "## Errors against float64 decompositions, all tensors", ""]
+        lines += ["| quantity | largest | median | smallest |", "|---|---:|---:|---:|"]
+        lines += [f"| {k} | {v['max']:.2e} | {v['median']:.2e} | {v['min']:.2e} |" for k, v in found]
+    if "small_angles" in result:
+        lines += ["", "## Small principal angles, 1536 x 1536, k = 16", "", *_table(result["small_angles"])]
+    if "memory" in result:
+        lines += ["", "## Anonymous memory beyond what the process holds before", "", *_table(result["memory"])]
+    if "cost" in result:
+        rates = ", ".join(f"{k} {v:.0f} GFLOP/s" for k, v in result["cost"]["gemm_gflops_one_thread"].items())
+        lines += ["", f"## One tensor, one thread, by size and k (matrix products: {rates})", ""]
+        lines += _table(result["cost"]["rows"])
     return "\n".join(lines) + "\n"
 
 

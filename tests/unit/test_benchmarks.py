@@ -1,11 +1,14 @@
 """The pure helpers of the benchmarks, against values computed by hand."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import geometry, real
 from benchmarks.common import from_fresh_process, interleaved, order_of, ratio, shown, table
 from benchmarks.open_unlearning import Noting, coefficients, import_trainer, inputs_of
 from benchmarks.unlearning import (
@@ -133,3 +136,42 @@ def test_a_coefficient_notes_what_it_multiplies_and_changes_nothing():
 def test_no_checkout_is_said(tmp_path):
     with pytest.raises(SystemExit, match="no checkout of open-unlearning"):
         import_trainer(tmp_path, "npo")
+
+
+def test_the_page_of_geometry_has_the_parts_that_were_measured():
+    timed = {"seconds": {"script": [4.0, 6.0], "mastlens": [1.0, 1.0]}, "ratio": {"default": [4.0, 6.0]}, "layers": 2}
+    page = geometry.render({"default": timed, "where": "here"})
+    assert "| script | 5.00 | 4.00 to 6.00 |" in page
+    assert "| default | 5.0 | 4.0 to 6.0 |" in page
+    assert "float64" not in page
+    both = geometry.render({"time": timed, "default": timed, "small_angles": [{"true, rad": 0.5}], "where": "here"})
+    assert both.count("## Time, 2 layers") == 2
+    assert "| 0.5 |" in both
+
+
+def test_the_page_of_real_has_medians_and_ratios_beside_their_goals():
+    plain, ours = "one text at a time, all gradients", "mastlens couple"
+    records = [
+        {"part": "couple", "arm": arm, "limit": 2, "seconds": seconds, "cpu": 2 * seconds, "peak_mb": peak}
+        for arm, seconds, peak in ((plain, 4.0, 100.0), (plain, 6.0, 300.0), (ours, 2.0, 50.0))
+    ]
+    page = "\n".join(real.as_page(records, "a command"))
+    assert f"| {plain} | 2 | 5.0 | 10.0 | 200.0 |" in page
+    assert f"| {ours} | {plain} | 0.40 | 0.40 | 0.8 | 0.25 | 1.2 |" in page
+    assert "## couple, `--limit 2`" in page
+    assert "## unlearn" not in page
+    assert set(real.GOALS) == set(real.PARTS)
+    for part, goals in real.GOALS.items():
+        assert {name for goal in goals for name in (goal.arm, goal.reference)} <= set(real.PARTS[part](1))
+
+
+def test_an_arm_that_is_measured_is_not_measured_again(tmp_path, monkeypatch, capsys):
+    line = {"part": "geometry", "limit": 1, "seconds": 1.0, "cpu": 1.0, "peak_mb": 1.0}
+    arms = list(real.PARTS["geometry"](1))
+    (tmp_path / "real.jsonl").write_text("".join(json.dumps(line | {"arm": arm}) + "\n" for arm in arms))
+    monkeypatch.setattr("sys.argv", ["real", "--parts", "geometry", "--limit", "1", "--rounds", "1",
+                                     "--out", str(tmp_path / "real")])  # fmt: skip
+    monkeypatch.setattr(real.subprocess, "run", None)  # nothing is started
+    real.main()
+    assert "| mastlens geometry | reading and hashing | 1.00 | 1.00 | 2 | 1.00 | – |" in capsys.readouterr().out
+    assert (tmp_path / "real.md").is_file()
