@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from mastlens.evaluation.traces import RuleJudge, TraceComparison, TraceEvaluation, compare_traces, evaluate_traces
     from mastlens.explorer import Exploration, Explorer, explore
     from mastlens.models.hooked import HookedModel
-    from mastlens.organisms import Organism, build_organism, list_organisms, register_organism
+    from mastlens.organisms import Organism, build_organism, fetch_organism, list_organisms, register_organism
     from mastlens.organisms.replay import organism_trajectory
     from mastlens.paper import PaperFigures, figures
     from mastlens.problems.reading import Problem, read_problems
@@ -154,6 +154,7 @@ _PUBLIC = {
     "apply_edit": "edits.applying",
     "attack": "attacks",
     "build_organism": "organisms",
+    "fetch_organism": "organisms",
     "causal_map": "analysis.causal.causal_map",
     "choices": "evaluation.multiple_choice",
     "compare": "evaluation",
@@ -296,6 +297,7 @@ __all__ = [
     "evaluate_safety",
     "evaluate_traces",
     "explore",
+    "fetch_organism",
     "figures",
     "geometry",
     "grade_disagreements",

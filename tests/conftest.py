@@ -2,9 +2,16 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["MASTLENS_CACHE"] = tempfile.mkdtemp(prefix="mastlens-tests-")  # what this machine knows is no test's
+_caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+_users = Path(os.environ.get("MASTLENS_CACHE") or _caches / "mastlens")
+os.environ["MASTLENS_CACHE"] = tempfile.mkdtemp(prefix="mastlens-tests-")  # what this machine knows is no test's ...
+for _lineage in ("smollm2", "smollm2-short", "smollm2-strong"):  # ... but for real models, which are fetched once
+    if (_users / "organisms" / _lineage).is_dir():
+        (Path(os.environ["MASTLENS_CACHE"]) / "organisms").mkdir(exist_ok=True)
+        (Path(os.environ["MASTLENS_CACHE"]) / "organisms" / _lineage).symlink_to(_users / "organisms" / _lineage)
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from jaxtyping import install_import_hook
@@ -36,3 +43,25 @@ def run_command(*words):
 
     arguments = build_parser().parse_args([str(word) for word in words])
     return arguments.handler(arguments)
+
+
+@pytest.fixture(scope="session")
+def yardstick() -> Path:
+    """The folder of SmolLM2-135M-Instruct, a real pre-trained model; without it, its tests are skipped with a word."""
+    return _at_hand("smollm2") / "instruct"
+
+
+@pytest.fixture(scope="session")
+def yardstick_lineage() -> Path:
+    """The folder of its lineage, likewise."""
+    return _at_hand("smollm2-short")
+
+
+def _at_hand(name: str) -> Path:
+    from mastlens.errors import MastlensError
+    from mastlens.organisms import lineage_folder
+
+    try:
+        return lineage_folder(name)
+    except MastlensError as error:
+        pytest.skip(str(error))

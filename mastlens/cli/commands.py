@@ -4,11 +4,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mastlens.cli.outcome import Outcome, show
+from mastlens.organisms import get_organism
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mastlens.organisms.settings import BuildOrganismSettings, ListOrganismsSettings, OrganismTrajectorySettings
+    from mastlens.organisms.settings import (
+        BuildOrganismSettings,
+        FetchOrganismSettings,
+        ListOrganismsSettings,
+        OrganismTrajectorySettings,
+    )
     from mastlens.reporting.demonstration import Demonstration
     from mastlens.reporting.settings import DemoCommandSettings, ReportSettings
 
@@ -36,6 +42,10 @@ def organism_trajectory(result: Path, settings: "OrganismTrajectorySettings") ->
     return Outcome(text, {"folder": str(result)})
 
 
-def organism_build(result: Path, settings: "BuildOrganismSettings") -> Outcome:
+def organism_build(result: Path, settings: "BuildOrganismSettings | FetchOrganismSettings") -> Outcome:
     """Tell where the lineage is."""
-    return Outcome(f"Wrote {result}", {"out": str(result)})
+    text = f"Wrote {result}"
+    if settings.out is None:
+        stages = ", ".join(f"organism:{settings.name}/{stage}" for stage in get_organism(settings.name).stages)
+        text = f"It is in {result}: {stages}"
+    return Outcome(text, {"out": str(result)})

@@ -67,13 +67,14 @@ COMMANDS = (
     Command("mastlens.organisms.settings:ListOrganismsSettings", "mastlens.cli.commands:organism_list"),
     Command("mastlens.organisms.settings:OrganismTrajectorySettings", "mastlens.cli.commands:organism_trajectory"),
     Command("mastlens.organisms.settings:BuildOrganismSettings", "mastlens.cli.commands:organism_build"),
+    Command("mastlens.organisms.settings:FetchOrganismSettings", "mastlens.cli.commands:organism_build"),
 )
 """Every command, in the order of the help."""
 
 NOUNS = {
     "edit": "show, apply, revert, scale or compose edits",
     "benchmarks": "public benchmarks as problem files",
-    "organism": "the shipped, really trained lineages",
+    "organism": "really trained lineages: shipped, fetched or built",
 }
 """First words of the commands that have two, with what they are about."""
 

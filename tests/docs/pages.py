@@ -11,6 +11,7 @@ it. In a block of ``sh``, lines that begin with ``mastlens`` run as commands, an
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,23 +47,30 @@ def read_blocks(page: Path) -> list[Block]:
     return blocks
 
 
-def run_page(name: str, folder: Path, monkeypatch, **given: Any) -> dict[str, Any]:
+def run_page(
+    name: str, folder: Path, monkeypatch, *, changed: Mapping[str, str] | None = None, **given: Any
+) -> dict[str, Any]:
     """Run a page of ``docs/`` in ``folder`` and return the namespace it leaves behind.
 
     Args:
         name: The page's path in ``docs/`` without its suffix, e.g. ``extending/rule``.
         folder: An empty folder, where the page's files go.
         monkeypatch: Pytest's.
+        changed: What the page says to what is run in its place; it must say it once.
         given: Names that the page may use without having made them.
     """
     page = DOCS / f"{name}.md"
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
     namespace: dict[str, Any] = {"__name__": "page", **given}
-    ran = 0
+    ran, found = 0, list(changed or {})
     known = set(sys.modules)
     try:
         for block in read_blocks(page):
+            for said, meant in (changed or {}).items():
+                if said in block.code:
+                    block = block._replace(code=block.code.replace(said, meant))
+                    found.remove(said)
             if block.run and block.code.startswith(_FILE):
                 (folder / block.code.partition("\n")[0].removeprefix(_FILE).strip()).write_text(block.code, "utf-8")
             elif block.run and block.language == "python":
@@ -74,6 +82,7 @@ def run_page(name: str, folder: Path, monkeypatch, **given: Any) -> dict[str, An
         for module in set(sys.modules) - known:  # another page may write a file of that name
             if Path(str(getattr(sys.modules[module], "__file__", ""))).parent == folder:
                 del sys.modules[module]
+    assert not found, f"{page} does not say {found}"
     assert ran, f"{page} has nothing to run"
     return namespace
 

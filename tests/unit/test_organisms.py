@@ -14,19 +14,23 @@ from mastlens.problems.reading import read_problems
 from mastlens.runs.files import sha256_file
 from mastlens.studies.settings import parse_study, read_study, study_file
 
+AT_HAND = [
+    pytest.param(name, marks=pytest.mark.skipif(not one.present, reason=f"not in the cache. {one.remedy}"))
+    for name, one in ORGANISMS.items()
+]
 NOTHING = {"checkpoints": {}, "problems": {}, "edit": None}
 
 
-@pytest.mark.parametrize("name", ORGANISMS)
+@pytest.mark.parametrize("name", AT_HAND)
 def test_a_lineage_is_what_its_object_says(name):
     organism, card = get_organism(name), read_card(name)
     assert organism.stages == tuple(card["stages"])
     assert set(organism.stages) == {path.name for path in organism.folder.iterdir() if path.is_dir()}
     assert organism.architecture == card["architecture"]["model_type"]
     assert set(organism.roles) <= set(ROLES)
-    measured = {row["split"] for row in card["accuracy"]}
+    measured = {row["split"] for row in card.get("accuracy", ())}
     for split in organism.splits:
-        assert split in measured
+        assert split in measured or not measured
         for region in ("calibration", "eval"):
             assert organism.files(region)[split].is_file()
     for role in organism.roles:
@@ -35,16 +39,19 @@ def test_a_lineage_is_what_its_object_says(name):
         assert file.startswith(side)
         assert not file.endswith("-eval.jsonl")  # opened to report, never to look around
         assert read_problems(organism.folder / file)
-    assert organism.recipe is not None
-    assert card["recipe"].items() <= vars(organism.recipe).items()
+    assert (organism.recipe is None) == (organism.wheel is not None)
+    if organism.recipe is not None:
+        assert card["recipe"].items() <= vars(organism.recipe).items()
 
 
-@pytest.mark.parametrize("name", ORGANISMS)
+@pytest.mark.parametrize("name", AT_HAND)
 def test_the_explorer_finds_each_lineage_by_its_fingerprints(name, tmp_path):
     organism = get_organism(name)
     roles = {role: spec for role, spec in organism.specs().items() if role != "reference"}
     lineage = {role: Checkpoint(spec).fingerprint for role, spec in roles.items()}
     record = {"stages": {"geometry": {"lineage": lineage, "inputs": {}}}}
+    if not organism.problems:
+        pytest.skip("it has no problem files")
     found = find_sources(tmp_path, record, **NOTHING)
     assert {role: checkpoint.spec for role, checkpoint in found.checkpoints.items()} == roles
     assert found.problems == {side: organism.folder / file for side, file in organism.problems.items()}
@@ -87,7 +94,8 @@ def test_a_lineage_of_ones_own(mine, tiny):
     assert Checkpoint(mine.spec("rlvr")).fingerprint == Checkpoint(tiny.rlvr).fingerprint
     table = list_organisms()
     assert list(table[table["name"] == "mine"]["stage"]) == list(mine.stages)
-    assert list(table["name"]) == ["qwen2"] * 4 + ["think"] * 3 + ["mine"] * 2
+    assert list(table["name"]) == [name for name, one in ORGANISMS.items() for _ in one.stages]
+    assert list(table["name"])[-2:] == ["mine"] * 2
     with pytest.raises(MastlensError, match="no recipe to build it by"):
         build_organism("mine", "anywhere")
     with pytest.raises(MastlensError, match="already an organism called 'qwen2'"):
