@@ -61,7 +61,12 @@ def build_lineage(organism: "Organism", out: Path, *, seed: int, trajectory: boo
         if organism.resumable:  # what is finished of an interrupted build waits beside the place where it belongs
             begun = out.with_name(f"{out.name}.unfinished")
             begun.mkdir(parents=True, exist_ok=True)
-            build(organism, begun, seed=seed, recipe=recipe, trajectory=trajectory)
+            try:
+                build(organism, begun, seed=seed, recipe=recipe, trajectory=trajectory)
+            except BaseException:
+                if not any(begun.iterdir()):
+                    begun.rmdir()
+                raise
             begun.rename(folder)
         else:
             folder.mkdir()

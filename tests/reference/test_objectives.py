@@ -117,7 +117,7 @@ def test_npo_saturates_without_overflow():
 
 
 def test_the_table_of_objectives():
-    plain = {"ga", "graddiff", "npo", "npo-token", "simnpo", "dpo", "wga", "satimp", "undial", "ce-u"}
+    plain = {"ga", "graddiff", "npo", "npo-token", "simnpo", "dpo", "wga", "satimp", "undial", "ce-u", "rewind"}
     steering = {"rmu", "rmu-rtp", "r2mu-v0", "r2mu"}
     assert set(OBJECTIVES) == plain | steering
     assert {name for name, kind in OBJECTIVES.items() if issubclass(kind, OutputObjective)} == plain
@@ -125,6 +125,7 @@ def test_the_table_of_objectives():
     assert {preset for kind in OBJECTIVES.values() for preset in kind.presets} == {
         *("mast", "open-unlearning", "paper", "release"),
     }
+    assert all(kind.over in ("sequences", "tokens", "later tokens") for kind in OBJECTIVES.values())
     assert make_objective("npo").needs.reference
     assert not any(make_objective(name).needs.reference for name in ("ga", "graddiff", "simnpo"))
     assert make_objective("graddiff").needs.retain

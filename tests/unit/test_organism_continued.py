@@ -87,6 +87,14 @@ def test_a_build_goes_on_from_its_start_and_after_an_interruption(data, small, m
         build_organism("small")
 
 
+def test_without_the_model_that_it_goes_on_from_it_says_what_to_do(small, tmp_path, monkeypatch):
+    gone = replace(get_organism("smollm2"), name="gone", folder=tmp_path / "cache" / "gone")
+    ORGANISMS._registered["gone"] = gone
+    with pytest.raises(MastlensError, match="Fetch it: mastlens organism fetch gone"):
+        build_organism("small", recipe=replace(SMALL, start="organism:gone/instruct"))
+    assert not any((tmp_path / "cache").iterdir())
+
+
 def test_rlvr_learns_from_right_answers_alone(data, small):
     from mastlens.decoding.graders import Mathematics
 
