@@ -20,7 +20,9 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
@@ -35,6 +37,8 @@ INCREMENTS = ("gaussian", "signs", "sparse", "heavy", "rank-1", "rank-4", "rank-
 RATIOS = (0.07, 0.3, 1.3, 4.0, 20.0)
 PLANTED = ("into", "out", "head", "mask")
 NOMINAL = 0.001
+STEP = 25
+"""Increments of a cell at a time: a run that is cut short has as many of every cell, to within this."""
 WIDTH, HEADS, RANK = 128, 8, 16
 DIRECTIONS = ("stable_rank", "effective_rank", "energy_rank_99", "participation")
 COORDINATES = ("off_principal_mask", "principal_overlap", "low_magnitude_overlap", "principal_not_low_overlap")
@@ -201,19 +205,21 @@ def measure(cell: Cell, repeat: int, width: int = WIDTH) -> dict[str, tuple[int,
 
 
 def run(cell: Cell, repeats: int, out: Path, width: int = WIDTH) -> None:
-    """Measure a cell, unless its file is there with at least as many repeats."""
+    """Measure a cell up to so many repeats, going on from those that its file holds."""
     file = out / f"{cell.name}-{width}.json"
-    if file.is_file() and json.loads(file.read_text())["repeats"] >= repeats:
+    record: dict[str, Any] = {**asdict(cell), "width": width, "repeats": 0, "seconds": 0.0, "counts": {}}
+    if file.is_file():
+        record = json.loads(file.read_text())
+    if record["repeats"] >= repeats:
         return
-    counts: dict[str, list[int]] = {}
-    start = time.perf_counter()
-    for repeat in range(repeats):
+    start = time.process_time()
+    for repeat in range(record["repeats"], repeats):
         for column, (hits, of) in measure(cell, repeat, width).items():
-            old = counts.setdefault(column, [0, 0])
-            counts[column] = [old[0] + hits, old[1] + of]
-    record = {**asdict(cell), "width": width, "repeats": repeats, "seconds": time.perf_counter() - start}
+            old = record["counts"].get(column, (0, 0))
+            record["counts"][column] = (old[0] + hits, old[1] + of)
+    record |= {"repeats": repeats, "seconds": record["seconds"] + time.process_time() - start}
     temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record | {"counts": counts}))
+    temporary.write_text(json.dumps(record))
     temporary.replace(file)
 
 
@@ -238,9 +244,15 @@ def pooled(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def rejected(table: pd.DataFrame, bound: float = 0.002) -> pd.DataFrame:
-    """Return the cells that reject 'the rate is at most ``bound``' at 5 % divided by their number (binomial)."""
+    """Return the cells that reject 'the rate is at most ``bound``' at 5 % divided by their number (binomial).
+
+    The heads of one increment are not independent: of rank 1 they all give one number. So they are counted both ways,
+    each on its own and all of an increment as one (flags over heads, rounded up, of increments), and both must reject.
+    """
     random = table[~table["increment"].isin(PLANTED) & table["holds"]].copy()
-    random["p"] = stats.binom.sf(random["hits"] - 1, random["n"], bound)
+    each = random["n"] / random["repeats"]
+    ways = ((random["hits"], random["n"]), (np.ceil(random["hits"] / each), random["repeats"]))
+    random["p"] = np.maximum(*(stats.binom.sf(hits - 1, n, bound) for hits, n in ways))
     return random[random["p"] < 0.05 / max(len(random), 1)]
 
 
@@ -259,9 +271,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     if not chosen.table:
         part, parts = map(int, chosen.part.split("/"))
-        for index, (cell, repeats, width) in enumerate(plan(chosen)):
-            if index % parts == part:
-                run(cell, repeats, chosen.out, width)
+        planned = [cell for index, cell in enumerate(plan(chosen)) if index % parts == part]
+        for round_ in range(STEP, max(repeats for _, repeats, _ in planned) + STEP, STEP):
+            for cell, repeats, width in planned:
+                run(cell, min(repeats, round_), chosen.out, width)
     table = read(chosen.out)
     with pd.option_context("display.max_rows", None, "display.width", 160):
         print(pooled(table).to_string(index=False))
@@ -283,7 +296,6 @@ def plan(chosen: argparse.Namespace) -> Iterator[tuple[Cell, int, int]]:
         yield Cell("bfloat16", "isotropic", "into", 4.0), 5, 2 * WIDTH
         return
     above = [cell for cell in cells() if cell.ratio >= 1]
-    # Striped, so that a run that is cut short has something of everything.
     for cell in sorted(above, key=lambda cell: hashlib.sha256(cell.name.encode()).hexdigest()):
         yield cell, chosen.repeats, WIDTH
     for storage, effect, ratio in product(("float32", "bfloat16"), PLANTED, (4.0, 20.0)):

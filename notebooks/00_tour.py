@@ -77,7 +77,7 @@ plots.plot_off_principal(geometry.table, subtitle=SUBTITLE)
 
 # %%
 coupling = mastlens.couple(sft=SFT, rlvr=RLVR, forget=TRAIN["forget"], spectrum=False, out=OUT, progress=False)
-assert coupling.table["forget_above_chance"].sum() == 19
+assert coupling.table["forget_above_chance"].sum() == 18
 coupling.plot()
 
 # %% [markdown]

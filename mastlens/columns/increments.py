@@ -7,6 +7,7 @@ DELTA_NORM = Column("delta_norm", "Frobenius norm of the increment D", "weight")
 RANK = Column("rank", "k, the number of principal directions")
 _MAST, _SMALL, _MASKED = "MAST, arXiv:2606.19222", "arXiv:2511.08567", "arXiv:2606.13657"
 _TURNED = "D with its singular values kept and its directions turned at random"
+_BLOCK = "the block with its singular values kept and its directions turned at random"
 _SIGNS = "D with the signs of its rows and columns redrawn"
 _ENTRIES = "D with the sign of every entry redrawn"
 _PLACED = "D's squared entries at random places"
@@ -135,12 +136,10 @@ HEADS = Table(
         HEAD,
         Column("delta_norm", "Frobenius norm of the head's block of D", "weight"),
         *measured(Column("energy_share", "the block's share of ‖D‖²"), f"{_PLACED}: 1 / heads", _STORED),
-        *measured(
-            Column("off_principal", "of the block in its place, as in `geometry.parquet`"), "a random block", _SIGNS
-        ),
+        *measured(Column("off_principal", "of the block in its place, as in `geometry.parquet`"), _BLOCK, _SIGNS),
         *measured(
             Column("off_principal_shared", "on the side that the heads share: inputs of q, k, v, outputs of o"),
-            "a random block",
+            _BLOCK,
             _SIGNS,
         ),
     ),

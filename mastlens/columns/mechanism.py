@@ -14,10 +14,15 @@ from mastlens.columns.column import (
 from mastlens.columns.increments import INCREMENT
 
 _NATS = "nat per token"
+_SDS = "standard deviations of the null"
+_TURNED = "D keeps its singular values and its directions are turned at random (as wide as for any random direction)"
+_SIGNS = "D keeps its entries' magnitudes and places, and the signs of its rows and columns are redrawn"
 
 _COUPLING = (
     *SHAPE,
     Column("delta_norm", "Frobenius norm of the increment D = RLVR − SFT", "weight"),
+    Column("precision_floor", "the norm that rounding to the stored dtypes alone would give D", "weight"),
+    Column("note", "`zero increment`, `below the precision floor` (of both nothing is beyond chance), or empty"),
     Column("cosine_null", "mean |cosine| of random directions of that many entries"),
     *both_sides(
         (
@@ -32,7 +37,10 @@ _COUPLING = (
             Column("forget_inner_normalised", "⟨G, D⟩ / √(rows · cols): large tensors do not win by size", "nat"),
             Column("forget_cosine", "⟨G, D⟩ / (‖G‖ ‖D‖) of the forget side", null="`cosine_null`",
                    source="MAST, arXiv:2606.19222 (its absolute value)"),
-            Column("forget_cosine_p", "share of random directions with at least that |forget cosine|"),
+            Column("forget_cosine_z", f"forget_cosine over its spread where {_TURNED}", _SDS),
+            Column("forget_cosine_z_stored", f"forget_cosine over its spread where {_SIGNS}", _SDS),
+            Column("forget_cosine_p", "two-sided p of it, the larger of both nulls; NaN below the precision floor"),
+            Column("forget_cosine_judged_by", "the null that this p is of: `rotated` or `signs`"),
             Column("forget_above_chance", "forget_cosine_p is at most 0.05 / rows of the table (Bonferroni)"),
             Column("forget_weight_inner", "⟨G, W⟩ of the forget gradient and the RLVR weights", "nat",
                    source="SNIP, arXiv:1810.02340"),
@@ -65,8 +73,12 @@ SPECTRUM = Table(
         Column("singular_value", "σ_i of D", "weight"),
         Column("coefficient", "u_iᵀ G v_i", "nat per weight", null="`coefficient_null`"),
         Column("coefficient_null", "standard deviation of it for a random direction: ‖G‖ / √(rows · cols)"),
-        Column("z", "coefficient over its null", "standard deviations of the null"),
-        Column("p", "two-sided"),
+        Column("z", "coefficient over its null", _SDS),
+        Column(
+            "z_stored", "coefficient over its spread where the signs of u_i's and v_i's entries are redrawn", _SDS
+        ),
+        Column("p", "two-sided, the larger of both, with G's own singular values; NaN below the precision floor"),
+        Column("judged_by", "the null that this p is of: `rotated` (directions turned at random) or `signs`"),
         Column("above_chance", "p is at most 0.05 / rows of the table (Bonferroni)"),
         Column("contribution", "σ_i u_iᵀ G v_i; they add up to `forget_inner` (`retain_inner`)", "nat"),
         Column("cosine_part", "contribution / (‖G‖ ‖D‖); they add up to the cosine"),

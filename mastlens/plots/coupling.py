@@ -20,8 +20,9 @@ from mastlens.plots.heat import (
     hover_text,
     once_per_cell,
 )
+from mastlens.plots.measures import null_of
 from mastlens.plots.nulls import cosine_bound
-from mastlens.plots.tables import need, numbers, take
+from mastlens.plots.tables import flags, need, numbers, take
 from mastlens.plots.template import DIVERGING
 
 _COSINES = {
@@ -29,6 +30,10 @@ _COSINES = {
     "retain_cosine": "retain gradient with the increment",
     "forget_retain_cosine": "forget with retain gradient",
 }
+_RING = (
+    "○: |cosine| is one that {level:.0%} of random directions stay below, all cells together, or that gradient and "
+    "increment give by having few directions, or large entries in the same places."
+)
 _PANELS = {
     "forget_cosine": "forget with increment",
     "retain_cosine": "retain with increment",
@@ -62,7 +67,8 @@ def plot_coupling(
     once_per_cell(coupling, figure)
     shown = [column for column in _COSINES if column in coupling.columns]
     sized = {"rows", "cols"} <= set(coupling.columns)
-    drawn = take(coupling, [*KEYS, *shown, *(["rows", "cols"] if sized else [])])
+    judged = [told for told in (null_of(column, map(str, coupling.columns))[1] for column in shown) if told]
+    drawn = take(coupling, [*KEYS, *shown, *judged, *(["rows", "cols"] if sized else [])])
     if not sized and geometry is not None:
         need(geometry, ["name", "rows", "cols"], figure=figure, writer="mastlens geometry")
         sizes = take(geometry, ["name", "rows", "cols"]).drop_duplicates(subset=["name"])
@@ -90,7 +96,7 @@ def plot_coupling(
             hover=hover,
             coloraxis="coloraxis",
             texts=[_written(value) for value in values],
-            ringed=np.abs(values) <= numbers(drawn, "chance_level") if sized else None,
+            ringed=_by_chance(drawn, column) if sized else None,
             col=col,
             layer_title=col == 1,
         )
@@ -99,7 +105,7 @@ def plot_coupling(
     color_bar(fig, "coloraxis", grid=grid, title="cosine (no unit, −1 to 1)", to_col=len(shown))
     note = "Negative (blue): a further step along the increment would lower that loss. "
     if sized:
-        note += f"○: |cosine| is one that {level:.0%} of random directions stay below, all cells together."
+        note += _RING.format(level=level)
     else:
         note += "No chance level is drawn: the table lacks rows and cols; hand in geometry as well."
     if rooted:
@@ -132,11 +138,12 @@ def plot_coupling_heads(
     """
     figure, column = "plot_coupling_heads", f"{side}_cosine"
     need(heads, [*KEYS, "head", "rows", "cols", column], figure=figure, writer="mastlens couple")
-    drawn = take(heads, [*KEYS, "head", "rows", "cols", column])
+    told = null_of(column, map(str, heads.columns))[1]
+    drawn = take(heads, [*KEYS, "head", "rows", "cols", column, *([told] if told else [])])
     cosine = numbers(drawn, column)
     numel = numbers(drawn, "rows") * numbers(drawn, "cols")
     drawn["chance_level"] = cosine_bound(numel, level=level, comparisons=len(drawn))
-    drawn["within_null"] = np.abs(cosine) <= numbers(drawn, "chance_level")
+    drawn["within_null"] = _by_chance(drawn, column)
     falling = int((cosine < 0).sum())
     return head_maps(
         drawn,
@@ -149,10 +156,17 @@ def plot_coupling_heads(
         or f"The {side} loss still falls along the RLVR increment in {falling} of {count(len(drawn), 'head')}",
         subtitle=subtitle,
         note="One cell a head (of k and v, a key-value group): its rows of q, k and v, its columns of o. Negative "
-        "(blue): a further step along the increment there would lower that loss. "
-        f"○: |cosine| is one that {level:.0%} of random directions stay below, all cells together.",
+        "(blue): a further step along the increment there would lower that loss. " + _RING.format(level=level),
         ring="cannot be told from chance",
     )
+
+
+def _by_chance(drawn: pd.DataFrame, column: str) -> np.ndarray:
+    """Return which cosines chance explains: by their size, or by the table, which has judged by more than that."""
+    values = numbers(drawn, column)
+    within = np.abs(values) <= numbers(drawn, "chance_level")
+    told = null_of(column, map(str, drawn.columns))[1]
+    return within if told is None else (within | ~flags(drawn, told)) & np.isfinite(values)
 
 
 def _written(value: float) -> str:
@@ -194,6 +208,6 @@ def _title(drawn: pd.DataFrame, sized: bool) -> str:
         f"{count(len(drawn), 'projection')}; |cosine| is at most {np.nanmax(np.abs(cosine), initial=0.0):.3f}"
     )
     if sized:
-        chance = int((np.abs(cosine) <= numbers(drawn, "chance_level")).sum())
+        chance = int(_by_chance(drawn, "forget_cosine").sum())
         title += f", and no more than chance in {chance}"
     return title

@@ -1,4 +1,4 @@
-"""Which singular directions of the increment couple to a gradient, with the band that chance leaves."""
+"""Which singular directions of the increment couple to a gradient, and which of them beyond chance."""
 
 import numpy as np
 import pandas as pd
@@ -10,26 +10,25 @@ from mastlens.plots.figure import Figure
 from mastlens.plots.frame import count, finish, plain
 from mastlens.plots.heat import KEYS, CellGrid
 from mastlens.plots.layers import layer_bar, layer_shade
-from mastlens.plots.nulls import cosine_bound
-from mastlens.plots.tables import distinct, need, numbers, ordered, records, rows_with, take, where, words
+from mastlens.plots.tables import distinct, flags, need, numbers, ordered, records, rows_with, take, where, words
 from mastlens.plots.template import MUTED
 
 _COLUMNS = (*KEYS, "side", "index", "directions", "singular_value", "contribution", "cosine_part", "z", "above_chance")
 
 
 def plot_coupling_spectrum(
-    spectrum: pd.DataFrame, *, side: str = "forget", level: float = 0.95, title: str | None = None, subtitle: str = ""
+    spectrum: pd.DataFrame, *, side: str = "forget", title: str | None = None, subtitle: str = ""
 ) -> Figure:
     """Draw the gradient along the increment's singular directions: above, against chance; below, summed up.
 
-    The upper row has each direction's coefficient in standard deviations of a gradient without preference, with
-    the band that holds ``level`` of them, all directions of the figure together. The lower row adds the directions'
-    parts of the cosine up, largest direction first: it ends at the tensor's cosine.
+    The upper row has each direction's coefficient in standard deviations of what directions turned at random give;
+    filled are those that the table calls above chance. How far out that is depends on how many directions the gradient
+    has. The lower row adds the directions' parts of the cosine up, largest direction first: it ends at the tensor's
+    cosine.
 
     Args:
         spectrum: ``coupling_spectrum.parquet``.
         side: ``forget`` or ``retain``.
-        level: Share of chance figures without any point outside the band.
         title: The point in plain words; by default how many directions stand out, and how many carry the coupling.
         subtitle: Model, revision, dtype, seed.
     """
@@ -48,10 +47,6 @@ def plot_coupling_spectrum(
         horizontal_spacing=0.03,
         subplot_titles=[plain(projection) for projection in grid.projections],
     )
-    single = int((numbers(drawn, "directions") == 1).sum())
-    # z of a unit vector's coordinate: the cosine's bound times sqrt(entries), which from a few hundred entries on is
-    # the normal bound whatever the shape.
-    band = float(cosine_bound(1e8, level=level, comparisons=max(single, 1))) * 1e4
     for col, projection in enumerate(grid.projections, start=1):
         part = rows_with(drawn, "projection", projection)
         for layer in grid.layers:
@@ -59,13 +54,14 @@ def plot_coupling_spectrum(
             if rows.empty:
                 continue
             alone = where(rows, numbers(rows, "directions") == 1)
+            beyond = flags(alone, "above_chance")
             colour = layer_shade(grid, layer)
             fig.add_trace(
                 go.Scatter(
                     x=numbers(alone, "index"),
                     y=numbers(alone, "z"),
                     mode="markers",
-                    marker={"color": colour, "size": 5},
+                    marker={"color": colour, "size": 5, "symbol": np.where(beyond, "circle", "circle-open").tolist()},
                     showlegend=False,
                     hovertext=_hover(alone),
                     hoverinfo="text",
@@ -87,8 +83,8 @@ def plot_coupling_spectrum(
                 col=col,
             )
         # plotly leaves shapes out of panels that are still empty: they come after the traces.
-        fig.add_hrect(y0=-band, y1=band, fillcolor=MUTED, opacity=0.18, line_width=0, row=1, col=col)  # pyright: ignore[reportArgumentType]
-        fig.add_hline(y=0, line={"color": MUTED, "width": 1}, row=2, col=col)  # pyright: ignore[reportArgumentType]
+        for place in (1, 2):
+            fig.add_hline(y=0, line={"color": MUTED, "width": 1}, row=place, col=col)  # pyright: ignore[reportArgumentType]
         fig.update_xaxes(title_text="singular direction", row=2, col=col)
     fig.update_xaxes(zeroline=False)
     fig.add_trace(layer_bar(grid), row=1, col=1)
@@ -99,9 +95,9 @@ def plot_coupling_spectrum(
         drawn,
         title=title or _title(drawn, side),
         subtitle=subtitle,
-        note="Directions of the increment, largest singular value first. Above: gradient along u_i v_i'; the band "
-        f"holds {level:.0%} of gradients without a preferred direction, all points together. Below: the sum of parts, "
-        "which ends at the tensor's cosine; the last step is all remaining directions together.",
+        note="Directions of the increment, largest singular value first. Above: gradient along u_i v_i'; filled: "
+        "beyond chance, 5 % over the table, by the gradient's own singular values and by redrawn signs. Below: the sum of "
+        "parts, which ends at the tensor's cosine; the last step is all remaining directions together.",
         plot_height=470,
         panel_titles=True,
         left=74,

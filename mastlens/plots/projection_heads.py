@@ -62,7 +62,10 @@ def plot_projection_heads(
         for side, shift in zip(sides, (-0.16, 0.16), strict=False):
             values = numbers(coupling, f"{side}_cosine")
             at, colour = numbers(coupling, "head") + shift, SIDE_COLOURS[side]
-            _add_heads(fig, at, values, np.abs(values) > bound, colour, side, 3, symbol="diamond")
+            beyond = np.abs(values) > bound
+            if f"{side}_above_chance" in coupling:  # the table has judged by more than a line can show
+                beyond &= flags(coupling, f"{side}_above_chance")
+            _add_heads(fig, at, values, beyond, colour, side, 3, symbol="diamond")
         _add_chance(fig, numbers(coupling, "head"), bound, 3)
         _add_chance(fig, numbers(coupling, "head"), -bound, 3)
     step = 1 if many <= 12 else 4

@@ -211,7 +211,7 @@ def test_heads_against_blocks_cut_out_by_hand(side):
         assert math.isclose(float(found.norm[h]), np.linalg.norm(block), rel_tol=1e-12)
         assert math.isclose(float(found.share[h]), np.sum(block**2) / np.sum(d**2), rel_tol=1e-12)
     assert math.isclose(found.share_null.mean, 1 / heads)
-    assert math.isclose(found.off_principal_shared_null.mean, 1 - k / (cols if side == "rows" else rows))
+    assert math.isclose(found.off_principal_shared_nulls[0].mean, 1 - k / (cols if side == "rows" else rows))
 
 
 @pytest.mark.parametrize("side", ["rows", "cols"])
@@ -225,7 +225,7 @@ def test_the_nulls_of_the_heads_by_monte_carlo(side):
     for h in range(heads):
         for values, null in (
             ([float(x.off_principal[h]) for x in drawn], drawn[0].off_principal_nulls[h]),
-            ([float(x.off_principal_shared[h]) for x in drawn], drawn[0].off_principal_shared_null),
+            ([float(x.off_principal_shared[h]) for x in drawn], drawn[0].off_principal_shared_nulls[h]),
             ([float(x.share[h]) for x in drawn], drawn[0].share_null),
         ):
             assert abs(np.mean(values) - null.mean) < 4.5 * null.sd / 600**0.5

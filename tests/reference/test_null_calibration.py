@@ -119,7 +119,7 @@ def test_planted_effects_are_found(storage, effect, column):
 
 def test_heads_of_random_rank_4_increments():
     """Before: 57 % of shares and 13 % of energies were called distinguishable."""
-    told = np.zeros(3)
+    told = np.zeros(4)
     for i in range(60):
         u, v = bases(i, 128, 128, 16)
         d = increment("rank-4", 128, 128, generator(1000 + i))
@@ -129,6 +129,7 @@ def test_heads_of_random_rank_4_increments():
             told[0] += shares[h].distinguishable(float(found.share[h]))
             told[1] += signs.heads[h].distinguishable(float(found.off_principal[h]))
             told[2] += signs.heads_shared[h].distinguishable(float(found.off_principal_shared[h]))
+            told[3] += found.off_principal_shared_nulls[h].distinguishable(float(found.off_principal_shared[h]))
     assert told.max() / 480 <= 0.01
 
 

@@ -18,6 +18,7 @@ from mastlens.analysis.increments.nulls import (
     random_subspaces,
     rotated_null,
     sampled_null,
+    turned_null,
 )
 from mastlens.errors import MastlensError
 
@@ -128,7 +129,14 @@ def test_a_head_is_a_quadratic_form():
     v = np.linalg.qr(rng.standard_normal((8, 3)))[0]
     drawn = [captured("joint", u, rng.standard_normal((4, 8)), v) for _ in range(6000)]
     gram = u @ u.T
-    assert_moments(drawn, isotropic_null(3 * np.trace(gram), 32, squared=3 * np.sum(gram**2)))
+    trace, squared = float(np.trace(gram)), float(np.sum(gram**2))
+    assert_moments(drawn, isotropic_null(3 * trace, 32, squared=3 * squared))
+    rank_1 = np.outer(*(rng.standard_normal(size) for size in (4, 8)))
+    turns = (stats.ortho_group.rvs(size, size=6000, random_state=5) for size in (4, 8))
+    turned = [captured("joint", u, left @ rank_1 @ right, v) for left, right in zip(*turns, strict=True)]
+    rotated = turned_null(4, 8, (trace, squared), (3, 3), 1.0)
+    assert_moments(turned, rotated)
+    assert rotated.sd > 1.3 * isotropic_null(3 * trace, 32, squared=3 * squared).sd
 
 
 def test_intersection_within_one_and_many_strata():

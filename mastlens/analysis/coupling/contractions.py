@@ -3,31 +3,35 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from mastlens.analysis.coupling.alignment import above_chance, cosine, cosine_p, expected_cosine
+from mastlens.analysis.coupling.alignment import above_chance, cosine, cosine_chances, expected_cosine, judged
+from mastlens.analysis.increments.precision import PrecisionFloor
 
 SIDES = ("forget", "retain")
 WAGLE_MU = 1e-6
 """What WAGLE's code takes for the curvature of the retain loss, the same for every entry."""
 
 
-def contract(matrices: Mapping[str, Tensor]) -> dict[str, Any]:
+def contract(matrices: Mapping[str, Tensor], floor: PrecisionFloor) -> dict[str, Any]:
     """Return one row of numbers; the columns are described at ``couple``.
 
     Args:
         matrices: Equal shapes (rows, cols), float64: ``delta`` (the increment), ``weight`` (after it), ``forget`` and,
             where there is one, ``retain`` (mean gradients), and where measured ``forget_fisher`` and
             ``retain_fisher``.
+        floor: What rounding alone makes of the increment.
     """
     delta, weight = matrices["delta"], matrices["weight"]
+    norm = float(torch.linalg.vector_norm(delta))
     row: dict[str, Any] = {
         "rows": delta.shape[0],
         "cols": delta.shape[1],
-        "delta_norm": float(torch.linalg.vector_norm(delta)),
+        "delta_norm": norm,
+        "precision_floor": floor.norm,
+        "note": floor.note(norm),
         "cosine_null": expected_cosine(delta.numel()),
     }
     for side in (side for side in SIDES if side in matrices):
@@ -37,6 +41,8 @@ def contract(matrices: Mapping[str, Tensor]) -> dict[str, Any]:
         row[f"{side}_inner"] = float((gradient * delta).sum())
         row[f"{side}_inner_normalised"] = row[f"{side}_inner"] / delta.numel() ** 0.5
         row[f"{side}_cosine"] = cosine(gradient, delta)
+        found = judged(row[f"{side}_cosine"], cosine_chances(gradient, delta), told=not row["note"])
+        row |= {f"{side}_cosine_{end}": value for end, value in found.items()}
         row[f"{side}_weight_inner"] = float((gradient * weight).sum())
         if f"{side}_fisher" in matrices:
             row[f"{side}_fisher"] = float(matrices[f"{side}_fisher"].sum())
@@ -50,14 +56,10 @@ def contract(matrices: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def with_chance(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return the table with what chance says of each side's cosine, next to it."""
+    """Return the table with what chance says of each side's cosines together, next to their p."""
     table = pd.DataFrame(rows)
-    for side in SIDES:
-        if f"{side}_cosine" not in table:
-            continue
-        numel = np.asarray(table["rows"] * table["cols"])
-        p = cosine_p(table[f"{side}_cosine"].to_numpy(), numel)
-        place = int(np.flatnonzero(table.columns == f"{side}_cosine")[0])
-        table.insert(place + 1, f"{side}_cosine_p", p)
-        table.insert(place + 2, f"{side}_above_chance", above_chance(p))
+    for side in (side for side in SIDES if f"{side}_cosine" in table):
+        place = table.columns.get_loc(f"{side}_cosine_judged_by")
+        assert isinstance(place, int)
+        table.insert(place + 1, f"{side}_above_chance", above_chance(table[f"{side}_cosine_p"].to_numpy()))
     return table

@@ -15,6 +15,7 @@ from mastlens.analysis.coupling.alignment import above_chance
 from mastlens.analysis.coupling.contractions import contract, with_chance
 from mastlens.analysis.coupling.settings import CoupleSettings
 from mastlens.analysis.coupling.spectral import coupling_by_direction
+from mastlens.analysis.increments.precision import PrecisionFloor, precision_floor, rounding_variance
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.lineage import Lineage, paired
@@ -96,6 +97,8 @@ def couple(settings: CoupleSettings) -> Coupling:
     side's gradient:
 
     - ``layer``, ``projection``, ``name``, ``rows``, ``cols``, ``delta_norm``: |D| (Frobenius);
+    - ``precision_floor``: the norm that rounding to the stored dtypes alone would give, and ``note``: ``zero
+      increment``, ``below the precision floor`` (nothing is beyond chance then, and p is NaN), or nothing;
     - ``cosine_null``: mean |cosine| of random directions of that many entries;
     - ``forget_grad_norm``: |G| (Frobenius);
     - ``forget_grad_abs_mean``: mean of |G| over the entries, absolute after summation (SalUn, arXiv:2310.12508; the
@@ -103,8 +106,12 @@ def couple(settings: CoupleSettings) -> Coupling:
     - ``forget_inner``: <G, D>, signed: what the loss changes by, to first order, if D is added once more;
     - ``forget_inner_normalised``: <G, D> / sqrt(rows * cols), so that large tensors do not win by size;
     - ``forget_cosine``: <G, D> / (|G| |D|), signed; MAST (arXiv:2606.19222) takes its absolute value;
-    - ``forget_cosine_p``: share of random directions with at least that |cosine|;
-    - ``forget_above_chance``: that p is at most 0.05 / rows of the table (Bonferroni);
+    - ``forget_cosine_z``: over its standard deviation where D keeps its singular values and is turned at random, and
+      ``forget_cosine_z_stored``: where D keeps its entries' magnitudes and places, and the signs of its rows and
+      columns are redrawn (see ``alignment``);
+    - ``forget_cosine_p``: two-sided, the larger of both, and ``forget_cosine_judged_by``, whose it is (``rotated`` or
+      ``signs``);
+    - ``forget_above_chance``: that p is at most 0.05 / rows of the table (Bonferroni): beyond both;
     - ``forget_weight_inner``: <G, W>, signed; minus it is what the loss changes by, to first order, if the matrix is
       taken out (SNIP, arXiv:1810.02340, has the absolute value, entry by entry);
     - with ``fisher``, ``forget_fisher``: the sum over entries of the mean over problems of the squared gradient of
@@ -230,12 +237,16 @@ def _couple(
             # A padded vocabulary has more rows in one checkpoint: those that both have are compared.
             matrices[kind] = projection.read(tensors[projection.stored])[: after.shape[0]].double().cpu()
         keys = {"layer": projection.layer, "projection": projection.projection, "name": projection.name}
-        rows.append({**keys, **contract(matrices)})
-        for head, block in enumerate(_heads(projection, matrices)):
-            head_rows.append({**keys, "head": head, **contract(block)})
+        row = contract(matrices, _floor(*stored))
+        rows.append({**keys, **row})
+        for head, span in enumerate(_heads(projection)):
+            block = {name: matrix.narrow(*span) for name, matrix in matrices.items()}
+            head_rows.append({**keys, "head": head, **contract(block, _floor(*(s.narrow(*span) for s in stored)))})
         if settings["directions"]:
             sides = {side: matrices[side] for side in ("forget", "retain") if side in matrices}
-            pieces = coupling_by_direction(matrices["delta"], sides, directions=settings["directions"])
+            pieces = coupling_by_direction(
+                matrices["delta"], sides, directions=settings["directions"], told=not row["note"], name=projection.name
+            )
             spectrum += [{**keys, **piece} for piece in pieces]
     table = with_chance(rows)
     heads = with_chance(head_rows) if head_rows else table.iloc[:0].assign(head=0)
@@ -246,9 +257,13 @@ def _couple(
     return Coupling(table, heads, pieces, settings)
 
 
-def _heads(projection: Projection, matrices: Mapping[str, Float[Tensor, "rows cols"]]) -> Iterator[dict[str, Tensor]]:
-    """Yield the block of every matrix that belongs to one head, head by head: columns of o, else rows."""
+def _floor(before: Float[Tensor, "rows cols"], after: Float[Tensor, "rows cols"]) -> PrecisionFloor:
+    """Return what rounding alone makes of the increment of two stored matrices."""
+    return precision_floor(rounding_variance(before) + rounding_variance(after), *map(int, before.shape))
+
+
+def _heads(projection: Projection) -> Iterator[tuple[int, int, int]]:
+    """Yield axis, start and length of the block of each head: columns of o, else rows."""
     axis = 1 if projection.projection == "o" else 0
     for head in range(projection.heads):
-        start = head * projection.head_dim
-        yield {name: matrix.narrow(axis, start, projection.head_dim) for name, matrix in matrices.items()}
+        yield axis, head * projection.head_dim, projection.head_dim

@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mastlens.analysis.increments.nulls import READINGS, Null, Reading, isotropic_null, rotated_null
+from mastlens.analysis.increments.nulls import READINGS, Null, Reading, isotropic_null, rotated_null, turned_null
+from mastlens.analysis.increments.spectra import matrix_participation
 from mastlens.errors import BadFile, BadSetting
 
 _BLOCK = 128  # rows at a time: few enough for little memory, enough for the products to run at full rate
@@ -71,12 +72,12 @@ class HeadReadings:
     Attributes:
         norm: |D_h|_F.
         share: |D_h|^2 / |D|^2; 0 for a zero increment. Null: ``share_null``.
-        off_principal: Joint reading of the block in its place, 1 - |U'D_hV|^2 / |D_h|^2. Null: one for each head, since
-            U (or V) has another share of its length in each.
+        off_principal: Joint reading of the block in its place, 1 - |U'D_hV|^2 / |D_h|^2.
         off_principal_shared: Reading on the side that the heads share: input directions for q, k, v, output for o.
         share_null: One for all heads.
-        off_principal_nulls: One for each head.
-        off_principal_shared_null: One for all heads.
+        off_principal_nulls: One for each head: its block's own singular values, turned at random within the block. U
+            (or V) has another share of its length in each.
+        off_principal_shared_nulls: The same.
     """
 
     norm: Float[Tensor, " heads"]
@@ -85,7 +86,7 @@ class HeadReadings:
     off_principal_shared: Float[Tensor, " heads"]
     share_null: Null
     off_principal_nulls: tuple[Null, ...]
-    off_principal_shared_null: Null
+    off_principal_shared_nulls: tuple[Null, ...]
 
 
 def principal_products(
@@ -206,7 +207,7 @@ def head_readings(
     heads: int,
     side: Literal["rows", "cols"],
 ) -> HeadReadings:
-    """Read the off-principal energy head by head; the nulls are isotropic. Cheap, once the products are there.
+    """Read the off-principal energy head by head, beside rotated nulls. Once the products are there: rows cols head.
 
     Args:
         increment: D.
@@ -239,17 +240,21 @@ def head_readings(
     grams = basis.mT @ basis
     traces = grams.diagonal(dim1=1, dim2=2).sum(1).tolist()
     squares = grams.square().sum((1, 2)).tolist()
-    numel = increment.numel() // heads
+    wide, long = size // heads, len(increment) * increment.shape[1] // size
+    blocks = increment.chunk(heads, 0 if side == "rows" else 1)
+    # A zero head has the spread of a single direction: none can be told of it anyway.
+    shares = [matrix_participation(block) or 1.0 for block in blocks]
     return HeadReadings(
         norm=energy.sqrt(),
         share=torch.nan_to_num(energy / energy.sum()),
         off_principal=torch.nan_to_num(1 - joint / energy).clamp_(0, 1),
         off_principal_shared=torch.nan_to_num(1 - product.square().sum((1, 2)) / energy).clamp_(0, 1),
-        share_null=isotropic_null(numel, increment.numel()),
+        share_null=isotropic_null(wide * long, increment.numel()),
         off_principal_nulls=tuple(
-            isotropic_null(t * k, numel, squared=s * k, off=True) for t, s in zip(traces, squares, strict=True)
+            turned_null(wide, long, (t, s), (k, k), p, off=True)
+            for t, s, p in zip(traces, squares, shares, strict=True)
         ),
-        off_principal_shared_null=isotropic_null(k * (size // heads), numel, off=True),
+        off_principal_shared_nulls=tuple(turned_null(wide, long, (wide, wide), (k, k), p, off=True) for p in shares),
     )
 
 

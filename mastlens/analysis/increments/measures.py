@@ -18,7 +18,7 @@ from mastlens.analysis.increments.energy import (
 from mastlens.analysis.increments.krylov import leading_singular_value
 from mastlens.analysis.increments.nulls import READINGS, Null, judged
 from mastlens.analysis.increments.placement import Rounding, placed_head_nulls, placed_null
-from mastlens.analysis.increments.precision import BELOW, ZERO, neighbour_fraction, precision_floor
+from mastlens.analysis.increments.precision import neighbour_fraction, precision_floor
 from mastlens.analysis.increments.ranks import RankRule
 from mastlens.analysis.increments.reference import Options, Reference, Stage, off_principal_error
 from mastlens.analysis.increments.signs import sign_nulls
@@ -186,7 +186,7 @@ class _Pair:
     @property
     def note(self) -> str:
         """Why nothing can be told of this increment: it is zero, or not larger than rounding; else empty."""
-        return ZERO if self.zero else BELOW if self.floor.below(self.readings.norm) else ""
+        return self.floor.note(self.readings.norm)
 
     def row(self) -> dict[str, Any]:
         norm = self.readings.norm
@@ -370,7 +370,7 @@ class _Pair:
                 **self._beside(
                     "off_principal_shared",
                     float(found.off_principal_shared[head]),
-                    *nulls(found.off_principal_shared_null, self.signs.heads_shared, head),
+                    *nulls(found.off_principal_shared_nulls[head], self.signs.heads_shared, head),
                 ),
             }
             for head in range(blocks.heads)

@@ -80,12 +80,13 @@ class Null:
             value += math.copysign(self.step / 2, self.mean - value)
             tail = min(special.betainc(a, b, value), special.betainc(b, a, 1.0 - value))
             if self.draws:
-                tail = stats.t.sf(-special.ndtri(tail), self.draws)
+                tail = special.stdtr(self.draws, special.ndtri(tail))
         elif self.law == "lognormal":
-            tail = stats.t.sf(abs(self.z(value)) / self._widening, self.draws - 1)
+            tail = special.stdtr(self.draws - 1, -abs(self.z(value)) / self._widening)
         else:
             away = max(abs(value - self.mean) - self.step / 2, 0.0) / self.sd
-            tail = stats.t.sf(away / self._widening, self.draws - 1) if self.law == "t" else special.ndtr(-away)
+            known = self.law == "normal"
+            tail = special.ndtr(-away) if known else special.stdtr(self.draws - 1, -away / self._widening)
         return float(min(1.0, 2.0 * tail))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
@@ -189,35 +190,60 @@ def rotated_null(reading: Reading, rows: int, cols: int, rank: int, participatio
         participation: sum s^4 / (sum s^2)^2 of the increment, see ``spectra.participation_ratio``.
         off: The law of 1 - share.
     """
-    flat = 1.0 - participation
-    (a2, aa, ao), (b2, bb, bo) = _projector_moments(rows, rank), _projector_moments(cols, rank)
-    if reading == "joint":
-        mean = rank * rank / (rows * cols)
-        second = participation * a2 * b2 + flat * (aa * bb + 2 * ao * bo)
-    elif reading == "left":
-        mean, second = rank / rows, participation * a2 + flat * aa
-    elif reading == "right":
-        mean, second = rank / cols, participation * b2 + flat * bb
-    else:
-        mean = rank / (rows * cols)
-        alone = 1.0 / (rows * (rows + 2) * cols * (cols + 2))
-        pairs = participation * alone
-        if min(rows, cols) > 1:
-            pairs += flat * alone * ((rows + 1) * (cols + 1) + 2) / ((rows - 1) * (cols - 1))
-        second = rank * (3 + 6 * participation) * alone + rank * (rank - 1) * pairs
+    if reading != "diagonal":
+        left = rows if reading == "right" else rank
+        right = cols if reading == "left" else rank
+        return turned_null(rows, cols, (left, left), (right, right), participation, off=off)
+    mean = rank / (rows * cols)
+    alone = 1.0 / (rows * (rows + 2) * cols * (cols + 2))
+    pairs = participation * alone
+    if min(rows, cols) > 1:
+        pairs += (1.0 - participation) * alone * ((rows + 1) * (cols + 1) + 2) / ((rows - 1) * (cols - 1))
+    second = rank * (3 + 6 * participation) * alone + rank * (rank - 1) * pairs
+    return _rotated(mean, second, off)
+
+
+def turned_null(
+    rows: int,
+    cols: int,
+    left: tuple[int | float, int | float],
+    right: tuple[int | float, int | float],
+    participation: float,
+    *,
+    off: bool = False,
+) -> Null:
+    """Return the law of tr(A D B D') / |D|^2 where both singular bases of D are turned at random; moments exact.
+
+    With projections on subspaces for A and B it is the share inside of them; a head's part of a basis gives an A that
+    is none.
+
+    Args:
+        rows: m.
+        cols: n.
+        left: trace(A) and trace(A^2), A positive semidefinite, m x m; (m, m) is the identity.
+        right: The same of B, n x n.
+        participation: Of D.
+        off: The law of 1 - share.
+    """
+    (a2, aa, ao), (b2, bb, bo) = _turned_moments(rows, *left), _turned_moments(cols, *right)
+    second = participation * a2 * b2 + (1.0 - participation) * (aa * bb + 2 * ao * bo)
+    return _rotated(left[0] * right[0] / (rows * cols), second, off)
+
+
+def _rotated(mean: float, second: float, off: bool) -> Null:
     variance = second - mean * mean
     if variance <= 1e-12 * mean * mean:  # the subspace is the whole space: every turn gives the same
         variance = 0.0
     return Null(1 - mean if off else mean, variance**0.5, "beta", "rotated")
 
 
-def _projector_moments(size: int, rank: int) -> tuple[float, float, float]:
-    """Return E P_ii^2, E P_ii P_jj and E P_ij^2 (i != j) of a random orthogonal projection of this rank."""
-    square = rank * (rank + 2) / (size * (size + 2))
+def _turned_moments(size: int, trace: int | float, squared: int | float) -> tuple[float, float, float]:
+    """Return E A_ii^2, E A_ii A_jj and E A_ij^2 (i != j) of a symmetric matrix turned at random."""
+    square = (trace * trace + 2 * squared) / (size * (size + 2))
     if size == 1:
         return square, 0.0, 0.0
     below = size * (size - 1) * (size + 2)
-    return square, rank * (rank * size + rank - 2) / below, rank * (size - rank) / below
+    return square, ((size + 1) * trace * trace - 2 * squared) / below, (size * squared - trace * trace) / below
 
 
 def intersection_null(first: Sequence[int], second: Sequence[int], sizes: Sequence[int]) -> Null:

@@ -43,6 +43,10 @@ class PrecisionFloor:
         """Return whether an increment of this Frobenius norm is not larger than rounding alone; a zero one is not."""
         return 0.0 < norm <= self.norm
 
+    def note(self, norm: float) -> str:
+        """Return why nothing can be told of an increment of this norm: it is zero, or not larger than rounding."""
+        return ZERO if norm == 0.0 else BELOW if self.below(norm) else ""
+
 
 def unit_in_last_place(stored: Float[Tensor, "rows cols"]) -> Float[Tensor, "rows cols"]:
     """Return the spacing of the stored dtype at each entry; float64 for float64, float32 for everything narrower."""

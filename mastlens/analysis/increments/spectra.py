@@ -18,7 +18,7 @@ from torch import Tensor
 from mastlens.analysis.increments.nulls import Null, isotropic_null, rotated_null, sampled_null, seeded
 from mastlens.analysis.increments.ranks import energy_rank
 from mastlens.analysis.increments.signs import entry_signs, turned_signs
-from mastlens.analysis.increments.singular_values import gram_spectrum
+from mastlens.analysis.increments.singular_values import gram_matrix, gram_spectrum
 from mastlens.analysis.increments.weight_basis import WeightBasis
 
 _ROWS = 16  # behind an estimated participation ratio
@@ -85,6 +85,19 @@ def participation_ratio(singular_values: Float[Tensor, " smaller"]) -> float:
     energy = singular_values.double().square()
     total = float(energy.sum())
     return float((energy / total).square().sum()) if total else 0.0
+
+
+def matrix_participation(matrix: Float[Tensor, "rows cols"]) -> float:
+    """Return ``participation_ratio`` of a matrix's singular values by the Gram matrix of its smaller side; 0 for zero.
+
+    In float32: a null's width needs no more. rows cols min(rows, cols) flops.
+    """
+    norm = float(torch.linalg.vector_norm(matrix, dtype=torch.float64))
+    if not norm:
+        return 0.0
+    unit = (matrix / norm).float()
+    gram = gram_matrix(unit if unit.shape[0] <= unit.shape[1] else unit.T)
+    return min(float(torch.linalg.vector_norm(gram, dtype=torch.float64)) ** 2, 1.0)
 
 
 def estimate_participation(
