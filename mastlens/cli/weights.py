@@ -50,8 +50,15 @@ def mask_agreement(result: "Agreement", settings: "MaskAgreementSettings") -> Ou
 def trajectory(result: "Trajectory", settings: "TrajectorySettings") -> Outcome:
     """Tell what a run looks like by its steps."""
     attention = result.table[result.table["projection"] != ""]
-    columns = ["layer", "projection", "delta_norm", "explained_variance", "explained_variance_walk", "linearity"]
-    columns += ["linearity_walk", "last_error", "last_error_stay", "increment_cosine", "matrix_rank_1"]
+    columns = ["layer", "projection", "delta_norm"]
+    columns += [f"{measure}{end}" for measure in ("explained_variance", "linearity") for end in ("", "_walk", "_adamw")]
+    columns += [
+        "explained_variance_distinguishable",
+        "last_error",
+        "last_error_stay",
+        "increment_cosine",
+        "matrix_rank_1",
+    ]
     written = {kind: str(folder) for kind, folder in result.checkpoints.items()}
     text = show(attention, columns, rows=80) + "".join(f"\nWrote {folder}" for folder in written.values())
     means = attention[[c for c in columns[2:] if c in attention]].mean().to_dict()

@@ -1,5 +1,7 @@
 """Columns of what is measured of increments: geometry, heads, spectra, agreement of runs, trajectories."""
 
+from dataclasses import replace
+
 from mastlens.columns.column import HEAD, PLACE, SHAPE, Column, Table, judged, measured, when
 
 INCREMENT = Column("increment", "`sft` = SFT − base, `rlvr` = RLVR − SFT (RLVR − base without `--sft`)")
@@ -170,17 +172,19 @@ AGREEMENT = Table(
         *PLACE,
         *SHAPE,
         *_RUN_PAIR,
+        Column("note", "where a's or b's increment is zero or below the precision floor: which it is"),
         Column("share_a", "share of entries that run a changed"),
         Column("share_b", "share of entries that run b changed"),
         Column("jaccard", "|A ∩ B| / |A ∪ B| of the update masks", null="`jaccard_null`", source=_SMALL),
         Column("jaccard_null", "independent masks: pq / (p + q − pq)"),
         Column("z", "its distance from that", "standard deviations of the null"),
-        Column("p", "two-sided, hypergeometric"),
-        Column("distinguishable", "p < 0.001"),
+        Column("p", "two-sided: a's changed entries at random places, whole rows and columns together"),
+        Column("distinguishable", "beyond both nulls, p and p_matched < 0.001; never where there is a note"),
         Column("jaccard_matched_null", "masks that share their dependence on the weight's magnitude and nothing else"),
         Column("z_matched", "the distance from that", "standard deviations of the null"),
-        Column("p_matched", "two-sided, hypergeometric within each binade"),
+        Column("p_matched", "the same among entries of one spacing, which rounding treats alike"),
         Column("distinguishable_matched", "p_matched < 0.001"),
+        Column("judged_by", "the null of the larger p: `placed` or `stored`"),
     ),
 )
 
@@ -192,6 +196,7 @@ AGREEMENT_RUNS = Table(
         *PLACE,
         *SHAPE,
         Column("run", "the run"),
+        Column("note", "`zero increment`, `below the precision floor`, or empty"),
         Column("changed_fraction", "share of entries that it changed"),
         Column("row_stripes", "variance of the share changed per row over the binomial one", null="1"),
         Column("col_stripes", "the same per column", null="1"),
@@ -216,6 +221,25 @@ AGREEMENT_CONSENSUS = Table(
 
 _RELEX = "RELEX, arXiv:2605.21468"
 _WALK = "a random walk of independent increments at the same steps"
+_ADAMW = "AdamW with constant learning rate on gradients that are noise, the same number of steps"
+_NOTES = (
+    Column("precision_floor", "the norm that rounding to the stored dtypes alone would give", "weight"),
+    Column("note", "`zero increment`, `below the precision floor` (of both nothing is distinguishable), or empty"),
+)
+
+
+def _path(column: Column, more: str = "") -> tuple[Column, ...]:
+    """Return a measure of a path beside what paths without a direction give."""
+    name = column.name
+    return (
+        replace(column, null=f"`{name}_walk`, `{name}_adamw`"),
+        Column(f"{name}_walk", f"{_WALK}{more}"),
+        Column(f"{name}_adamw", _ADAMW),
+        Column(f"{name}_p", "two-sided, the larger of both, by redrawing the signs of the steps' innovations"),
+        Column(f"{name}_judged_by", "the null that this p is of: `walk` or `adamw`"),
+        Column(f"{name}_distinguishable", "beyond both, p < 0.001; never below the floor, nor for fewer than 13 steps"),
+    )
+
 
 TRAJECTORY = Table(
     "trajectory.parquet",
@@ -228,22 +252,22 @@ TRAJECTORY = Table(
         Column("fitted", "how many of them, the first, fits look at"),
         Column("delta_norm", "‖θ_T − θ_0‖", "weight"),
         Column("relative_norm", "‖θ_T − θ_0‖ / ‖θ_0‖"),
-        Column(
-            "explained_variance",
-            "share of the fitted updates' energy along their first direction, not centred",
-            null="`explained_variance_walk`",
-            source=_RELEX,
+        *_NOTES,
+        *_path(
+            Column(
+                "explained_variance",
+                "share of the fitted updates' energy along their first direction, not centred",
+                source=_RELEX,
+            ),
+            "; 8/π² for many",
         ),
-        Column("explained_variance_walk", f"{_WALK}; 8/π² for many"),
         Column("explained_variance_noise", "independent noise around θ_0"),
         Column("slope", "of the coefficient's line on the step number", "weight per step"),
         Column("intercept", "of that line", "weight"),
-        Column("linearity", "R² of that line", null="`linearity_walk`", source=_RELEX),
-        Column("linearity_walk", _WALK),
-        Column("last_error", "‖δ_T − line(T) v‖ / ‖δ_T‖", null="`last_error_walk`, `last_error_stay`", source=_RELEX),
-        Column("last_error_walk", _WALK),
+        *_path(Column("linearity", "R² of that line", source=_RELEX)),
+        *_path(Column("last_error", "‖δ_T − line(T) v‖ / ‖δ_T‖", source=_RELEX)),
         Column("last_error_stay", "of taking the last fitted step for the last one"),
-        Column("increment_cosine", "mean cosine of successive increments", null="0 for a random walk"),
+        *_path(Column("increment_cosine", "mean cosine of successive increments"), ": 0"),
         Column(
             "matrix_rank_1",
             "share of ‖θ_T − θ_0‖² in its first singular triple; NaN for what is no matrix",

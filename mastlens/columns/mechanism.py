@@ -74,9 +74,7 @@ SPECTRUM = Table(
         Column("coefficient", "u_iᵀ G v_i", "nat per weight", null="`coefficient_null`"),
         Column("coefficient_null", "standard deviation of it for a random direction: ‖G‖ / √(rows · cols)"),
         Column("z", "coefficient over its null", _SDS),
-        Column(
-            "z_stored", "coefficient over its spread where the signs of u_i's and v_i's entries are redrawn", _SDS
-        ),
+        Column("z_stored", "coefficient over its spread where the signs of u_i's and v_i's entries are redrawn", _SDS),
         Column("p", "two-sided, the larger of both, with G's own singular values; NaN below the precision floor"),
         Column("judged_by", "the null that this p is of: `rotated` (directions turned at random) or `signs`"),
         Column("above_chance", "p is at most 0.05 / rows of the table (Bonferroni)"),

@@ -96,7 +96,7 @@ def plot_coupling_spectrum(
         title=title or _title(drawn, side),
         subtitle=subtitle,
         note="Directions of the increment, largest singular value first. Above: gradient along u_i v_i'; filled: "
-        "beyond chance, 5 % over the table, by the gradient's own singular values and by redrawn signs. Below: the sum of "
+        "beyond chance, 5 % over the table, by the gradient's singular values and by redrawn signs. Below: the sum of "
         "parts, which ends at the tensor's cosine; the last step is all remaining directions together.",
         plot_height=470,
         panel_titles=True,

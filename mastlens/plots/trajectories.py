@@ -121,6 +121,8 @@ def plot_trajectory_explained(table: pd.DataFrame, *, title: str | None = None, 
     """
     columns = (*KEYS, "explained_variance", "explained_variance_walk", "explained_variance_noise", "fitted")
     need(table, columns, figure="plot_trajectory_explained", writer=_WRITER)
+    judged = ("explained_variance_adamw", "explained_variance_distinguishable")
+    columns = (*columns, *(column for column in judged if column in table.columns))
     drawn = ordered(take(where(table, [p != "" for p in words(table, "projection")]), columns), "layer", "projection")
     grid = CellGrid.of(drawn)
     values = numbers(drawn, "explained_variance")
@@ -150,7 +152,10 @@ def plot_trajectory_explained(table: pd.DataFrame, *, title: str | None = None, 
             hovertemplate="<b>layer %{x}, " + plain(projection) + "</b><br>explained %{y:.4f}<extra></extra>",
         )
         fig.add_trace(points, row=1, col=2)
-    for level, dash, label in ((walk, "dash", "random walk"), (noise, "dot", "noise around the start")):
+    levels = [(walk, "dash", "random walk"), (noise, "dot", "noise around the start")]
+    if judged[0] in columns:
+        levels.append((float(numbers(drawn, judged[0])[0]), "dashdot", "AdamW on noise"))
+    for level, dash, label in levels:
         line = go.Scatter(
             x=[min(grid.layers) - 0.5, max(grid.layers) + 0.5],
             y=[level, level],

@@ -19,7 +19,9 @@ from mastlens.analysis.increments.agreement import (
     stripe_index,
     update_ratios,
 )
-from mastlens.analysis.increments.masks import binades
+from mastlens.analysis.increments.masks import update_mask
+from mastlens.analysis.increments.nulls import intersection_null
+from mastlens.analysis.increments.placement import Rounding
 from mastlens.errors import MastlensError
 
 from .plain import projection_names
@@ -35,12 +37,12 @@ def test_jaccard_is_its_definition():
     one, other = ({tuple(x) for x in mask.nonzero().tolist()} for mask in (a, b))
     assert found.jaccard == len(one & other) / len(one | other)
     p, q = len(one) / 1200, len(other) / 1200
-    assert (found.share_a, found.share_b, found.intersection) == (p, q, len(one & other))
+    assert (found.share_a, found.share_b, found.overlap) == (p, q, len(one & other) / len(one))
     assert math.isclose(found.independent, p * q / (p + q - p * q), rel_tol=1e-12)
     law = stats.hypergeom(1200, len(one), len(other))
-    assert math.isclose(found.null.mean, law.mean())
-    assert math.isclose(found.null.sd, law.std())
-    assert not found.null.distinguishable(found.intersection)
+    assert math.isclose(found.null.mean, law.mean() / len(one))
+    assert law.std() / len(one) <= found.null.sd * (1 + 1e-9) < 1.2 * law.std() / len(one)  # rows in common widen it
+    assert not found.null.distinguishable(found.overlap)
     assert mask_jaccard(b, a).jaccard == found.jaccard
 
 
@@ -48,8 +50,8 @@ def test_planted_masks():
     a = random_mask(2, 0.4, 50, 40)
     same, opposite = mask_jaccard(a, a), mask_jaccard(a, ~a)
     assert (same.jaccard, opposite.jaccard) == (1, 0)
-    assert same.null.distinguishable(same.intersection)
-    assert opposite.null.distinguishable(opposite.intersection)
+    assert same.null.distinguishable(same.overlap)
+    assert opposite.null.distinguishable(opposite.overlap)
     nothing = torch.zeros_like(a)
     assert math.isnan(mask_jaccard(nothing, nothing).jaccard)
     assert mask_jaccard(nothing, a).jaccard == 0
@@ -58,19 +60,42 @@ def test_planted_masks():
 def test_masks_that_share_the_magnitudes_alone_agree_by_the_plain_null_only():
     rng = np.random.default_rng(3)
     w = torch.tensor(rng.standard_normal((300, 200)) * 0.02).float()
-    strata = binades(w)
-    chance = (0.1 + 0.15 * (122 - strata.double())).clamp(0.02, 0.95)  # smaller entries change more often
+    rounding = Rounding.of(w, torch.bfloat16)
+    chance = (0.1 + 0.15 * (122 - rounding.strata.double())).clamp(0.02, 0.95)  # smaller entries change more often
     a, b = (torch.tensor(rng.random((300, 200))) < chance for _ in range(2))
-    found = mask_jaccard(a, b, strata)
+    found = mask_jaccard(a, b, rounding)
     assert found.matched_null is not None
-    assert found.null.distinguishable(found.intersection)
-    assert not found.matched_null.distinguishable(found.intersection)
+    assert found.null.distinguishable(found.overlap)
+    assert not found.matched_null.distinguishable(found.overlap)
     assert found.independent < found.matched
     assert found.matched == pytest.approx(found.jaccard, rel=0.02)
     together = torch.where(random_mask(4, 0.3, 300, 200), a, b)
-    beyond = mask_jaccard(a, together, strata)
+    beyond = mask_jaccard(a, together, rounding)
     assert beyond.matched_null is not None
-    assert beyond.matched_null.distinguishable(beyond.intersection)
+    assert beyond.matched_null.distinguishable(beyond.overlap)
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+def test_runs_of_random_increments_of_few_directions_do_not_agree(storage):
+    """Hot rows of one run are not those of another, and what rounding lets through is not agreement."""
+    dtype, told, naive = getattr(torch, storage), 0, 0
+    for repeat in range(30):
+        generator = torch.Generator().manual_seed(repeat)
+        w = (
+            0.02 * torch.randn(96, 96, generator=generator) * torch.exp(0.7 * torch.randn(96, 1, generator=generator))
+        ).to(dtype)
+        masks = []
+        for _ in range(2):
+            sides = (torch.randn(96, 1, generator=generator), torch.randn(1, 96, generator=generator))
+            after = (w.float() + 3e-5 * sides[0] @ sides[1]).to(dtype)
+            masks.append(update_mask(w, after))
+        found = mask_jaccard(*masks, Rounding.of(w, dtype))
+        assert found.matched_null is not None
+        told += found.null.distinguishable(found.overlap) and found.matched_null.distinguishable(found.overlap)
+        sizes = [int(mask.sum()) for mask in masks]
+        both = found.overlap * sizes[0]
+        naive += intersection_null([sizes[0]], [sizes[1]], [96 * 96]).distinguishable(both)
+    assert told <= 1 and naive > 20
 
 
 def test_consensus_against_counting_and_the_poisson_binomial_law():
@@ -143,6 +168,7 @@ def test_the_table_holds_every_projection_and_pair(tiny, runs):
         )
     assert not table["distinguishable"].any()
     assert not table["distinguishable_matched"].any()
+    assert (table["note"] == "").all() and set(table["judged_by"]) <= {"placed", "stored"}
     assert table["z"].abs().max() < 4
     assert len(result.runs) == 3 * 8
     assert len(result.consensus) == 4 * 8
@@ -212,6 +238,7 @@ def test_a_projection_that_no_run_touched_is_kept(tiny, runs, tmp_path):
     table = mask_agreement(tiny.sft, paths, progress=False).table.set_index("name")
     assert math.isnan(table.loc[name, "jaccard"])
     assert not table.loc[name, "distinguishable"]
+    assert table.loc[name, "note"] == "zero increment" and math.isnan(table.loc[name, "p"])
     assert table.drop(index=name)["jaccard"].notna().all()
 
 

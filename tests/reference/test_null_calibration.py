@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.calibration import Cell, increment, measure, weight
+from benchmarks.calibration import main, read
+from benchmarks.calibration_draws import PLANTED, Cell, increment, weight
+from benchmarks.calibration_measures import measure
 from mastlens.analysis.increments.energy import head_readings, off_mask_energy, principal_products
 from mastlens.analysis.increments.nulls import Null, judged
 from mastlens.analysis.increments.placement import Rounding, placed_head_nulls, placed_null
@@ -81,21 +83,26 @@ def test_a_reading_is_distinguishable_only_beyond_every_law():
     assert judged("x", 1.5, [near, far])["x_distinguishable"]
 
 
-@pytest.mark.parametrize("ratio", [1.3, 4.0])
-def test_a_random_increment_stored_in_bfloat16_on_uneven_rows(ratio):
-    """Before: off_principal 6 to 100 %, the mask 46 to 100 %, heads 52 % of tensors."""
-    hits, n = {}, 0
-    for repeat in range(12):
-        n += 1
-        for column, (told, _) in measure(Cell("bfloat16", "rows", "gaussian", ratio), repeat).items():
-            hits[column] = hits.get(column, 0) + told
-    assert len(hits) >= 20 and n == 12
-    assert max(hits.values()) <= 1 and sum(hits.values()) <= 3
+def test_the_short_calibration(tmp_path):
+    """Geometry, coupling, tables, agreement and paths: chance is not called a finding, and what is planted is found.
 
-
-def test_below_the_floor_nothing_is_told():
-    told = measure(Cell("bfloat16", "rows", "gaussian", 0.3), 0)
-    assert len(told) >= 20 and not any(hits for hits, _ in told.values())
+    Before: off_principal 6 to 100 %, the mask 46 to 100 %, heads 52 % of tensors, 95 % of tables of the coupling
+    spectrum, and every path of AdamW on noise explained more by one direction than a walk.
+    """
+    main(["--out", str(tmp_path), "--short"])
+    table = read(tmp_path)
+    planted, below = table["increment"].isin(PLANTED), table["ratio"] < 1
+    assert set(table["family"]) == {"geometry", "coupling", "table", "agreement", "path"}
+    assert not table.loc[below, "hits"].any() and below.sum() >= 20
+    chance = table[~planted & ~below & table["holds"]]
+    assert len(set(chance["column"])) >= 30
+    by_column = chance.groupby("column")[["hits", "n"]].sum()
+    of_heads = by_column.index.str.startswith("head/")  # eight of one increment, which may be one number
+    assert (by_column["hits"] <= np.where(of_heads, 8, 1)).all(), by_column
+    assert by_column.loc[~of_heads, "hits"].sum() <= 3
+    sought = ["off_principal", "coupling/cosine", "agreement/jaccard", "path/linearity", "path/increment_cosine"]
+    found = table[planted & table["column"].isin(sought)]
+    assert len(found) == 5 and (found["hits"] == found["n"]).all(), found
 
 
 PLANTS = {

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import mastlens as m
 from mastlens.analysis.trajectories import steps as steps_module
-from mastlens.analysis.trajectories.relex import combination_error, fit_rank1, increment_cosine, random_walk_null
+from mastlens.analysis.trajectories.noise import MEASURES, adamw_covariance, judge_path, path_laws, path_measures
+from mastlens.analysis.trajectories.relex import combination_error, fit_rank1, increment_cosine
 from mastlens.analysis.trajectories.steps import inner_products, open_steps
 from mastlens.analysis.trajectories.trajectory import trajectory
 from mastlens.checkpoints.checkpoint import Checkpoint
@@ -221,7 +222,7 @@ def test_the_random_walk_null_is_what_walks_do():
     numbers = [3, 4, 7, 11, 12, 20, 26, 30]
     lengths = np.diff([0, *numbers])
     for fitted in (8, 4):
-        null = random_walk_null(numbers, fitted=fitted)
+        null = path_laws(numbers, fitted=fitted)[0].expected
         walks = [np.cumsum(generator.normal(size=(8, 20_000)) * np.sqrt(lengths)[:, None], axis=0) for _ in range(8)]
         grams = [walk @ walk.T for walk in walks]
         models = [fit_rank1(gram, numbers, fitted) for gram in grams]
@@ -236,12 +237,89 @@ def test_the_random_walk_null_is_what_walks_do():
 
 
 def test_a_long_walk_explains_eight_over_pi_squared():
-    null = random_walk_null(range(1, 1001))
+    null = path_laws(range(1, 1001))[0].expected
     assert null.explained_variance == pytest.approx(8 / np.pi**2, abs=1e-4)
     assert null.linearity > 0.95  # a walk looks straight
-    assert random_walk_null(range(101, 111), start=100).explained_variance == pytest.approx(
-        random_walk_null(range(1, 11)).explained_variance
-    )
+    later, first = (path_laws(range(n + 1, n + 11), start=n) for n in (100, 0))
+    for one, other in zip(later, first, strict=True):
+        assert one.expected.explained_variance == pytest.approx(other.expected.explained_variance)
+
+
+# AdamW on noise
+
+
+def adamw_path(numbers, rank, seed, *, mean=0.0, shape=(16, 16)):
+    """Updates at these steps by torch's own AdamW, whose gradients are noise of few directions, and a mean."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+    optimiser = torch.optim.AdamW([weight], lr=1.0, weight_decay=0.0, eps=1e-12)
+    goal, found = mean * torch.randn(shape, generator=generator, dtype=torch.float64), []
+    for step in range(1, numbers[-1] + 1):
+        sides = (torch.randn(size, rank, generator=generator, dtype=torch.float64) for size in shape)
+        weight.grad = next(sides) @ next(sides).T + goal
+        optimiser.step()
+        if step in numbers:
+            found.append(weight.detach().clone().flatten())
+    return torch.stack(found).numpy()
+
+
+def measures_of(gram, numbers):
+    model = fit_rank1(gram, numbers)
+    error = combination_error(gram, model.extrapolation(numbers[-1]), len(numbers) - 1)
+    return dict(zip(MEASURES, (model.explained_variance, model.linearity, error, increment_cosine(gram)), strict=True))
+
+
+def test_the_optimisers_null_is_what_torchs_adamw_does_with_noise():
+    numbers = list(range(2, 41, 2))
+    paths = [adamw_path(numbers, 16, seed, shape=(64, 64)) for seed in range(4)]
+    covariance = sum(path @ path.T for path in paths) / (4 * 64 * 64)
+    assert np.allclose(adamw_covariance(tuple(numbers)), covariance, rtol=0.12)
+    walk, adamw = (law.expected for law in path_laws(numbers))
+    drawn = {name: np.mean([measures_of(p @ p.T, numbers)[name] for p in paths]) for name in MEASURES}
+    assert adamw.explained_variance == pytest.approx(drawn["explained_variance"], abs=0.01)
+    assert adamw.explained_variance > walk.explained_variance + 0.08  # the walk alone calls noise a finding
+    assert adamw.linearity == pytest.approx(drawn["linearity"], abs=0.02)
+    assert adamw.prediction_error == pytest.approx(drawn["last_error"], abs=0.02)
+    assert adamw.increment_cosine == pytest.approx(drawn["increment_cosine"], abs=0.03)
+    assert walk.increment_cosine == pytest.approx(0, abs=1e-12)
+
+
+def test_many_gram_matrices_at_once_are_measured_as_one_by_one():
+    numbers = [1, 2, 4, 7, 11, 13]
+    paths = [np.random.default_rng(seed).normal(size=(6, 9)).cumsum(axis=0) for seed in range(5)]
+    grams = np.array([path @ path.T for path in paths])
+    for fitted in (6, 4):
+        found = path_measures(grams, numbers, fitted)
+        for i, gram in enumerate(grams):
+            model = fit_rank1(gram, numbers, fitted)
+            assert found["explained_variance"][i] == pytest.approx(model.explained_variance, rel=1e-6)
+            assert found["linearity"][i] == pytest.approx(model.linearity, rel=1e-5)
+            error = combination_error(gram, model.extrapolation(13), 5)
+            assert found["last_error"][i] == pytest.approx(error, rel=1e-5)
+            assert found["increment_cosine"][i] == pytest.approx(increment_cosine(gram), rel=1e-6)
+
+
+def judged_paths(numbers, rank, seeds, mean=0.0):
+    laws, found = path_laws(numbers), []
+    for seed in seeds:
+        path = adamw_path(numbers, rank, seed, mean=mean)
+        gram = path @ path.T
+        found.append(judge_path(gram, numbers, len(numbers), laws, measures_of(gram, numbers)))
+    return found
+
+
+def test_noise_through_adamw_is_not_beyond_chance_and_a_direction_is():
+    """Of rank 1: entries are far from independent, and the law allows for that by itself."""
+    numbers = list(range(2, 41, 2))
+    noise = judged_paths(numbers, 1, range(12))
+    assert sum(j[name].distinguishable for j in noise for name in MEASURES) <= 1
+    assert {j["increment_cosine"].judged_by for j in noise} == {"adamw"}  # a walk has none of its momentum
+    moved = judged_paths(numbers, 1, range(3), mean=3.0)
+    assert all(j[name].distinguishable for j in moved for name in ("linearity", "increment_cosine"))
+    # What one direction explains is no more than noise of one direction explains: that alone tells nothing.
+    assert not any(j["explained_variance"].distinguishable for j in moved)
+    few = judged_paths(numbers[:8], 1, range(2), mean=3.0)  # 128 patterns of signs cannot tell
+    assert not any(j[name].distinguishable for j in few for name in MEASURES)
 
 
 def test_noise_around_the_start_explains_one_share_in_t():

@@ -1,4 +1,10 @@
-"""Do several runs change the same entries? Agreement of update masks, beside what independent masks give."""
+"""Do several runs change the same entries? Agreement of update masks, beside what masks give that know nothing of it.
+
+Two nulls, and agreement is beyond chance where it is beyond both: one run's changed entries at other places of the
+matrix, and the same among entries of one spacing of the stored type, since rounding lets more through where entries
+are small. In both whole rows and columns may be hot together (see ``placement``): runs that happen to change some rows
+more than others do not agree by that.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mastlens.analysis.increments.masks import binades, count, stratified_counts, update_mask
-from mastlens.analysis.increments.nulls import LEVEL, Null, intersection_null
+from mastlens.analysis.increments.masks import count, update_mask
+from mastlens.analysis.increments.nulls import LEVEL, Null
+from mastlens.analysis.increments.placement import Rounding, placed_null
+from mastlens.analysis.increments.precision import coarser, precision_floor, rounding_variance
 from mastlens.analysis.increments.settings import MaskAgreementSettings
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
@@ -70,10 +78,10 @@ class Jaccard:
         share_a: Density of A, p.
         share_b: Density of B, q.
         independent: p q / (p + q - p q), what independent masks give.
-        matched: The same where the masks are independent within each binade only; NaN where no binades were given.
-        intersection: |A and B|.
-        null: Of the intersection: hypergeometric.
-        matched_null: Of the intersection: hypergeometric within each binade.
+        matched: The same where the masks are independent within each binade only; NaN without ``rounding``.
+        overlap: |A and B| / |A|, which the nulls are of; NaN where A is empty.
+        null: A's entries at random places.
+        matched_null: The same within each binade; None without ``rounding``.
     """
 
     jaccard: float
@@ -81,26 +89,25 @@ class Jaccard:
     share_b: float
     independent: float
     matched: float
-    intersection: int
+    overlap: float
     null: Null
     matched_null: Null | None = None
 
 
-def mask_jaccard(a: Bool[Tensor, "rows cols"], b: Bool[Tensor, "rows cols"], strata: Tensor | None = None) -> Jaccard:
+def mask_jaccard(
+    a: Bool[Tensor, "rows cols"], b: Bool[Tensor, "rows cols"], rounding: Rounding | None = None
+) -> Jaccard:
     """Return the Jaccard agreement of two masks beside independent ones (arXiv:2511.08567). O(numel).
 
     Args:
         a: A mask.
         b: Another.
-        strata: ``masks.binades`` of the weight that both runs started from.
+        rounding: Which entries of the weight that both runs started from rounding treats alike.
     """
     numel, size_a, size_b = a.numel(), count(a), count(b)
     both = int(np.count_nonzero(a.numpy() & b.numpy()))
-    matched = None
-    if strata is not None:
-        first, second, _, sizes = stratified_counts(a, b, strata)
-        matched = intersection_null(first, second, sizes)
-    null = intersection_null([size_a], [size_b], [numel])
+    null = placed_null(a, b)
+    matched = None if rounding is None else placed_null(a, b, rounding)
 
     def share(intersection: int | float) -> float:
         union = size_a + size_b - intersection
@@ -110,9 +117,9 @@ def mask_jaccard(a: Bool[Tensor, "rows cols"], b: Bool[Tensor, "rows cols"], str
         jaccard=share(both),
         share_a=size_a / numel,
         share_b=size_b / numel,
-        independent=share(null.mean),
-        matched=float("nan") if matched is None else share(matched.mean),
-        intersection=both,
+        independent=share(size_a * size_b / numel),
+        matched=float("nan") if matched is None else share(size_a * matched.mean) if size_a else share(0),
+        overlap=both / size_a if size_a else float("nan"),
         null=null,
         matched_null=matched,
     )
@@ -164,12 +171,15 @@ def mask_agreement(settings: MaskAgreementSettings) -> Agreement:
 
     ``table``, one row a projection and pair of runs: ``layer``, ``projection``, ``name``, ``rows``, ``cols``,
     ``run_a``, ``run_b``, ``share_a``, ``share_b`` (of entries changed), ``jaccard`` (|A and B| / |A or B|; NaN where
-    neither run changed anything), ``jaccard_null`` (independent masks, pq / (p + q - pq)), ``z``, ``p`` (two-sided,
-    hypergeometric) and ``distinguishable`` (p < 0.001); and the same for masks that share only their dependence on the
-    magnitude of the weight: ``jaccard_matched_null``, ``z_matched``, ``p_matched``, ``distinguishable_matched``.
+    neither run changed anything), ``jaccard_null`` (independent masks, pq / (p + q - pq)), ``z``, ``p`` (two-sided, of
+    one mask's entries at random places); the same for masks that share only their dependence on the magnitude of the
+    weight: ``jaccard_matched_null``, ``z_matched``, ``p_matched``, ``distinguishable_matched`` (p_matched < 0.001);
+    ``judged_by``, the null of the larger p, and ``distinguishable``, beyond both; ``note``, where one of the two
+    increments is zero or below the precision floor, and then nothing is distinguishable.
 
-    ``runs``, one row a projection and run: ``run``, ``changed_fraction``, ``row_stripes``, ``col_stripes`` (variance of
-    the share changed per row or column over the binomial one; 1 = no stripes), ``row_stripes_z``, ``col_stripes_z``.
+    ``runs``, one row a projection and run: ``run``, ``note``, ``changed_fraction``, ``row_stripes``, ``col_stripes``
+    (variance of the share changed per row or column over the binomial one; 1 = no stripes), ``row_stripes_z``,
+    ``col_stripes_z``.
 
     ``consensus``, one row a projection and r = 0 ... R: ``runs_changed`` (r), ``entries``, ``share``, ``share_null``.
 
@@ -230,16 +240,21 @@ def _compare(
     pairs, single, consensus = [], [], []
     for projection in tqdm(chosen, desc="agreement", unit="tensor", disable=not progress):
         before = start.matrix(projection)
-        masks = {
-            name: update_mask(before, run.matrix(projection), view=settings["view"], tolerance=settings["tolerance"])
-            for name, run in runs.items()
-        }
+        variance, dtype = rounding_variance(before), before.dtype
+        masks, notes = {}, {}
+        for name, run in runs.items():
+            after = run.matrix(projection)
+            masks[name] = update_mask(before, after, view=settings["view"], tolerance=settings["tolerance"])
+            floor = precision_floor(variance + rounding_variance(after), projection.rows, projection.cols)
+            notes[name] = floor.note(float((after.float() - before.float()).norm()))
+            dtype = coarser(dtype, after.dtype)
         where = _describe(projection)
-        strata = binades(before)
+        rounding = Rounding.of(before, dtype)
         for a, b in combinations(masks, 2):
-            pairs.append({**where, "run_a": a, "run_b": b, **_pair(masks[a], masks[b], strata)})
+            note = notes[a] or notes[b]
+            pairs.append({**where, "run_a": a, "run_b": b, "note": note, **_pair(masks[a], masks[b], rounding, note)})
         for name, mask in masks.items():
-            single.append({**where, "run": name, **_single(mask)})
+            single.append({**where, "run": name, "note": notes[name], **_single(mask)})
         counts = consensus_counts(list(masks.values()))
         law = independent_consensus([count(mask) / mask.numel() for mask in masks.values()])
         consensus.extend(
@@ -265,18 +280,17 @@ def _describe(projection: Projection) -> dict[str, Any]:
     }
 
 
-def _pair(a: Tensor, b: Tensor, strata: Tensor) -> dict[str, Any]:
-    found = mask_jaccard(a, b, strata)
+def _pair(a: Tensor, b: Tensor, rounding: Rounding, note: str) -> dict[str, Any]:
+    found = mask_jaccard(a, b, rounding)
     assert found.matched_null is not None
     row: dict[str, Any] = {"share_a": found.share_a, "share_b": found.share_b, "jaccard": found.jaccard}
-    for suffix, mean, null in (("", found.independent, found.null), ("_matched", found.matched, found.matched_null)):
-        p = null.p_value(found.intersection)
-        row |= {
-            f"jaccard{suffix}_null": mean,
-            f"z{suffix}": null.z(found.intersection),
-            f"p{suffix}": p,
-            f"distinguishable{suffix}": p < LEVEL,
-        }
+    laws = (("", found.independent, found.null), ("_matched", found.matched, found.matched_null))
+    for suffix, mean, null in laws:
+        p = float("nan") if note else null.p_value(found.overlap)
+        row |= {f"jaccard{suffix}_null": mean, f"z{suffix}": null.z(found.overlap), f"p{suffix}": p}
+        row[f"distinguishable{suffix}"] = p < LEVEL
+    row["distinguishable"] &= row["distinguishable_matched"]
+    row["judged_by"] = laws[int(row["p_matched"] > row["p"])][2].source
     return row
 
 

@@ -116,39 +116,39 @@ def increment_cosine(gram: Float[ndarray, "steps steps"]) -> float:
 
 
 @dataclass(frozen=True)
-class WalkNull:
-    """What a random walk of independent increments gives at the same steps: much, and nearly a straight line.
+class PathNull:
+    """What paths without any direction give at the same steps: much, and nearly a straight line.
 
     Attributes:
-        explained_variance: Of its temporal rank-1 model; towards 8 / pi^2 = 0.81 as steps get many.
+        explained_variance: Of its temporal rank-1 model; of a random walk towards 8 / pi^2 = 0.81 as steps get many.
         linearity: R^2 of its first coefficient's line.
         prediction_error: Of its rank-1 line, fitted on the first steps, at the last one.
-        coefficients: c_t relative to the last fitted one. After the fit they stay where they are: what a walk does
+        increment_cosine: Mean cosine of successive increments; 0 for a random walk.
+        coefficients: c_t relative to the last fitted one. After the fit a walk's stay where they are: what it does
             next is independent of where it came from.
     """
 
     explained_variance: float
     linearity: float
     prediction_error: float
+    increment_cosine: float
     coefficients: Float[ndarray, " steps"]
 
 
-def random_walk_null(steps: Sequence[int | float], start: int | float = 0, fitted: int | None = None) -> WalkNull:
-    """Return the rank-1 measures of a random walk whose increments have variance in proportion to their length.
+def path_null(
+    covariance: Float[ndarray, "steps steps"], steps: Sequence[int | float], fitted: int | None = None
+) -> PathNull:
+    """Return the rank-1 measures of paths of this covariance between steps.
 
-    Exact in the limit of many entries, where the Gram matrix is proportional to its expectation min(s, t). So the
-    share that one direction explains says little by itself: a walk without any direction already explains most of
-    itself that way.
+    Exact in the limit of many entries, where the Gram matrix is proportional to its expectation.
 
     Args:
+        covariance: Of an entry between the steps, in any unit.
         steps: Step numbers, ascending.
-        start: Step number of theta_0.
         fitted: How many steps the model is fitted on; by default all.
     """
-    since = np.asarray(steps, dtype=float) - start
-    gram = np.minimum.outer(since, since)
     fitted = len(steps) if fitted is None else fitted
-    model = fit_rank1(gram, steps, fitted)
-    error = combination_error(gram, model.extrapolation(steps[-1]), len(steps) - 1)
+    model = fit_rank1(covariance, steps, fitted)
+    error = combination_error(covariance, model.extrapolation(steps[-1]), len(steps) - 1)
     relative = model.coefficients / model.coefficients[fitted - 1]
-    return WalkNull(model.explained_variance, model.linearity, error, relative)
+    return PathNull(model.explained_variance, model.linearity, error, increment_cosine(covariance), relative)

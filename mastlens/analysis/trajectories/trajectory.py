@@ -81,16 +81,17 @@ def trajectory(settings: TrajectorySettings) -> Trajectory:
     Every floating tensor is analysed, so that a whole checkpoint can be predicted. Columns of the table: ``name``,
     ``layer`` (-1 outside of the layers), ``projection`` (empty where it is no attention projection), ``numel``,
     ``steps``, ``fitted`` (the first so many are looked at by fits), ``delta_norm`` and ``relative_norm`` (of
-    theta_T - theta_0), and
+    theta_T - theta_0), ``precision_floor`` and ``note`` (as in ``geometry``), and
 
     - ``explained_variance``: share of the fitted updates' energy along their first direction v, not centred, with
-      ``explained_variance_walk`` (a random walk of independent increments at the same steps: 8 / pi^2 for many) and
       ``explained_variance_noise`` (independent noise around theta_0);
-    - ``slope``, ``intercept``, ``linearity`` (R^2) of the coefficient's line on the step number, with
-      ``linearity_walk``; a random walk looks nearly straight, too;
-    - ``last_error``: |delta_T - line(T) v| / |delta_T|, with ``last_error_walk``, and ``last_error_stay``: of taking
-      the last fitted step for the last one;
-    - ``increment_cosine``: mean cosine of successive increments, over all steps; 0 for a random walk;
+    - ``slope``, ``intercept``, ``linearity`` (R^2) of the coefficient's line on the step number;
+    - ``last_error``: |delta_T - line(T) v| / |delta_T|, with ``last_error_stay``: of taking the last fitted step for
+      the last one;
+    - ``increment_cosine``: mean cosine of successive increments, over all steps;
+    - for each of these four X what paths without any direction give, ``X_walk`` (a random walk of independent
+      increments at the same steps) and ``X_adamw`` (AdamW on gradients that are noise), ``X_p``, ``X_judged_by`` and
+      ``X_distinguishable``: beyond both, see ``noise``;
     - ``matrix_rank_1``: share of |theta_T - theta_0|^2 in its first singular triple, with ``matrix_rank_1_null``
       (Gaussian); NaN for what is no matrix.
 

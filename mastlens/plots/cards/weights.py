@@ -105,12 +105,19 @@ def causal_card(table: pd.DataFrame, groups: pd.DataFrame, settings: Mapping[str
 
 
 def trajectory_card(table: pd.DataFrame, steps: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
-    """Return the card of a run's path, beside what a random walk gives."""
+    """Return the card of a run's path, beside what a random walk and AdamW on noise give."""
     walk = table["explained_variance_walk"]
     verdict = (
         f"One direction explains {table['explained_variance'].median():.3f} of a tensor's path (median over "
-        f"{len(table)}); a random walk of as many steps gives {walk.median():.3f}."
+        f"{len(table)}); a random walk of as many steps gives {walk.median():.3f}"
     )
+    if {"explained_variance_adamw", "linearity_distinguishable"} <= set(table):
+        beyond = int(table["linearity_distinguishable"].fillna(False).astype(bool).sum())
+        verdict += (
+            f", and AdamW on noise {table['explained_variance_adamw'].median():.3f}. The path is straighter than both "
+            f"give, or less straight, in {beyond} of {len(table)}"
+        )
+    verdict += "."
     columns = ["layer", "projection", "name", "explained_variance", "explained_variance_walk", "linearity"]
     order = table.assign(size=table["explained_variance"] - walk).sort_values("size", ascending=False, kind="stable")
     return Card(
@@ -124,14 +131,14 @@ def trajectory_card(table: pd.DataFrame, steps: pd.DataFrame, settings: Mapping[
 
 
 def agreement_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
-    """Return the card of masks that runs share, counted where chance at equal magnitude is ruled out."""
-    beyond = table["distinguishable_matched"].fillna(False).astype(bool)
+    """Return the card of masks that runs share, counted where chance is ruled out, also at equal magnitude."""
+    beyond = table["distinguishable"].fillna(False).astype(bool)
     verdict = (
         f"Update masks overlap by {table['jaccard'].mean():.3f} (mean Jaccard), where masks that are independent at "
         f"equal magnitude give {table['jaccard_matched_null'].mean():.3f}; chance is ruled out in "
         f"{int(beyond.sum())} of {len(table)} comparisons."
     )
-    columns = ["layer", "projection", "run_a", "run_b", "jaccard", "jaccard_matched_null", "distinguishable_matched"]
+    columns = ["layer", "projection", "run_a", "run_b", "jaccard", "jaccard_matched_null", "distinguishable"]
     order = table.assign(size=(table["jaccard"] - table["jaccard_matched_null"]).abs(), beyond=beyond)
     return Card(
         "Agreement of update masks",

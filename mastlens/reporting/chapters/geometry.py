@@ -120,7 +120,7 @@ def agreement(run: RunFolder) -> Findings | None:
         tables.append(("Every run by itself", runs))
     if consensus is not None:
         tables.append(("Entries that so many of the runs changed", consensus))
-    beyond = table["distinguishable_matched"].fillna(False).astype(bool)
+    beyond = table["distinguishable"].fillna(False).astype(bool)
     above = int((beyond & (table["jaccard"] > table["jaccard_matched_null"])).sum())
     verdict = f"chance is ruled out upwards in {out_of(above, len(table), 'pairwise comparison')}"
     finding = (
@@ -143,8 +143,9 @@ def trajectory(run: RunFolder) -> Findings | None:
     if steps is not None and "off_principal" in steps:
         figures.append(plots.plot_trajectory_geometry(steps, subtitle=run.subtitle))
     attention = table[table["projection"] != ""] if "projection" in table else table
-    values = ["delta_norm", "explained_variance", "explained_variance_walk", "linearity", "linearity_walk"]
-    values += ["last_error", "last_error_stay", "increment_cosine", "matrix_rank_1"]
+    values = ["delta_norm", "explained_variance", "explained_variance_walk", "explained_variance_adamw"]
+    values += ["linearity", "linearity_walk", "linearity_adamw", "last_error", "last_error_stay"]
+    values += ["increment_cosine", "matrix_rank_1"]
     present = [column for column in values if column in attention and attention[column].notna().any()]
     summary = attention.groupby("projection", sort=False)[present].median().reset_index()
     median = attention[present].median().to_dict()
@@ -153,9 +154,20 @@ def trajectory(run: RunFolder) -> Findings | None:
         f"where a random walk gives {plain(median['explained_variance_walk'], 2)}; its coefficient lies on a line "
         f"with R² {plain(median['linearity'], 2)}, a walk's with {plain(median['linearity_walk'], 2)}"
     )
-    pairs = (("explained_variance", "explained_variance_walk"), ("linearity", "linearity_walk"))
-    beyond = any(median[value] > median[walk] for value, walk in pairs)
-    finding += "." if beyond else ": neither is more than a random walk shows."
+    if "explained_variance_adamw" in present:
+        finding += (
+            f"; AdamW on gradients that are noise gives {plain(median['explained_variance_adamw'], 2)} and "
+            f"{plain(median['linearity_adamw'], 2)}"
+        )
+    judged = [f"{name}_distinguishable" for name in ("explained_variance", "linearity")]
+    if set(judged) <= set(attention):
+        either = int(attention[judged].fillna(False).astype(bool).any(axis=1).sum())
+        beyond = f"; either is beyond both in {out_of(either, len(attention), 'tensor')}."
+        finding += beyond if either else ": neither is distinguishable from these in any tensor."
+    else:
+        pairs = (("explained_variance", "explained_variance_walk"), ("linearity", "linearity_walk"))
+        more = any(median[value] > median[walk] for value, walk in pairs)
+        finding += "." if more else ": neither is more than a random walk shows."
     if {"last_error", "last_error_stay"} <= set(present):
         better = int((attention["last_error"] < attention["last_error_stay"]).sum())
         finding += (
@@ -164,8 +176,8 @@ def trajectory(run: RunFolder) -> Findings | None:
         )
     text = (
         "The temporal rank-1 analysis: each tensor's updates over the saved steps, projected on their first direction "
-        "in time. A random walk has such a direction too, and its coefficient looks like a line, so both measures "
-        "stand beside a walk's."
+        "in time. A random walk has such a direction too, and its coefficient looks like a line; momentum makes that "
+        "more so. Both measures stand beside a walk's and beside those of AdamW fed with noise."
     )
     return Findings(
         Section("How the run moved", text, tuple(figures), (("Medians by projection", summary),)),
