@@ -282,6 +282,8 @@ def test_the_optimisers_null_is_what_torchs_adamw_does_with_noise():
     assert adamw.prediction_error == pytest.approx(drawn["last_error"], abs=0.02)
     assert adamw.increment_cosine == pytest.approx(drawn["increment_cosine"], abs=0.03)
     assert walk.increment_cosine == pytest.approx(0, abs=1e-12)
+    hundred = [law.expected.explained_variance for law in path_laws(range(5, 101, 5))]
+    assert np.allclose(hundred, [0.81, 0.88], atol=5e-3)  # what the page of geometry says
 
 
 def test_many_gram_matrices_at_once_are_measured_as_one_by_one():
