@@ -95,7 +95,7 @@ def test_the_short_calibration(tmp_path):
     assert set(table["family"]) == {"geometry", "coupling", "table", "agreement", "path"}
     assert not table.loc[below, "hits"].any() and below.sum() >= 20
     chance = table[~planted & ~below & table["holds"]]
-    assert len(set(chance["column"])) >= 30
+    assert len(set(chance["column"])) >= 29
     by_column = chance.groupby("column")[["hits", "n"]].sum()
     of_heads = by_column.index.str.startswith("head/")  # eight of one increment, which may be one number
     assert (by_column["hits"] <= np.where(of_heads, 8, 1)).all(), by_column
