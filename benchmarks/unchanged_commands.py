@@ -26,7 +26,6 @@ neutral = "qwen2/neutral-eval.jsonl"
 seeds = [0, 1]
 draws = 2
 top = 4
-resamples = 200
 decoding = { max_new_tokens = 48, batch_size = 16 }
 calibration = { forget = "qwen2/forget-calibration.jsonl", maths = "qwen2/retain-math-calibration.jsonl" }
 eval = { forget = "qwen2/forget-eval.jsonl", maths = "qwen2/retain-math-eval.jsonl" }

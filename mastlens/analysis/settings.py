@@ -27,4 +27,3 @@ class TokenDifferencesSettings(Reading):
     rlvr: CheckpointPath = setting(path_to("after RLVR"), metavar="PATH")
     splits: Mapping[str, FilePath] = setting("problems, JSON lines, whose solutions are the texts", flag="--split")
     quantiles: int = setting("classes of entropy; of 5 the top one holds the forking tokens", 5)
-    resamples: int = setting("bootstrap samples of each interval", 10_000, python_only=True)

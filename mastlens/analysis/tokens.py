@@ -20,7 +20,7 @@ from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, remembered
-from mastlens.statistics import mean_interval
+from mastlens.statistics import FEWEST, NONE, mean_interval
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -85,17 +85,15 @@ def token_differences(settings: TokenDifferencesSettings) -> TokenDifferences:
     all tokens of an increment, arXiv:2506.01939).
 
     The summary, by increment, split and ``entropy_quantile`` (0: all): ``entropy_low`` and ``entropy_high`` (the least
-    and the largest there), ``items``, ``tokens``, ``mean`` with ``ci_low`` and ``ci_high`` (95%, bootstrap over
+    and the largest there), ``items``, ``tokens``, ``mean`` with ``ci_low`` and ``ci_high`` (95%, over
     items, whose tokens are not independent; NaN for one item), ``median``, ``fraction_above``, ``fraction_zero``
     (|difference| <= 1e-6), ``fraction_below``.
 
     Raises:
         MastlensError: If the checkpoints are not one lineage, there is nothing before RLVR, or a file does not fit.
     """
-    if settings.quantiles < 1 or settings.resamples < 1:
-        raise BadSetting(
-            f"{settings.quantiles} quantiles and {settings.resamples} resamples make no sense; each is at least 1."
-        )
+    if settings.quantiles < 1:
+        raise BadSetting(f"{settings.quantiles} quantiles make no sense; at least 1 does.")
     if not settings.splits:
         raise BadSetting("There are no texts to look at. Give at least one split, e.g. forget=forget-train.jsonl.")
     lineage = Lineage.open(settings.rlvr, sft=settings.sft, base=settings.base)
@@ -103,7 +101,6 @@ def token_differences(settings: TokenDifferencesSettings) -> TokenDifferences:
         raise BadSetting("There is nothing before RLVR to compare with. Give sft, base, or both.")
     recorded = {
         "quantiles": settings.quantiles,
-        "resamples": settings.resamples,
         "seed": settings.seed,
         "chat_template": settings.chat_template,
     }
@@ -129,7 +126,7 @@ def token_differences(settings: TokenDifferencesSettings) -> TokenDifferences:
             for role, checkpoint in lineage.stages.items()
         }
         table = _table(lineage, encoded, scores, tokenizer, settings.quantiles)
-        return TokenDifferences(table, _summary(table, resamples=settings.resamples, seed=settings.seed), recorded)
+        return TokenDifferences(table, _summary(table), recorded)
 
     def write(result: TokenDifferences, folder: Path) -> None:
         write_table(folder / FILE, result.table)
@@ -238,14 +235,15 @@ def token_texts(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> lis
     return texts
 
 
-def _summary(table: pd.DataFrame, *, resamples: int, seed: int) -> pd.DataFrame:
+def _summary(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (increment, split), part in table.groupby(["increment", "split"], sort=False):
         classes = [0, *sorted(part["entropy_quantile"].unique())]
         for quantile in classes:
             chosen = part if quantile == 0 else part[part["entropy_quantile"] == quantile]
             difference = chosen["difference"].to_numpy()
-            interval = mean_interval(difference, chosen["item"].to_numpy(), resamples=resamples, seed=seed)
+            items = int(chosen["item"].nunique())
+            interval = mean_interval(difference, clusters=chosen["item"]) if items >= FEWEST else NONE
             rows.append(
                 {
                     "increment": increment,
@@ -253,7 +251,7 @@ def _summary(table: pd.DataFrame, *, resamples: int, seed: int) -> pd.DataFrame:
                     "entropy_quantile": int(quantile),
                     "entropy_low": float(chosen["entropy_before"].min()),
                     "entropy_high": float(chosen["entropy_before"].max()),
-                    "items": int(chosen["item"].nunique()),
+                    "items": items,
                     "tokens": len(chosen),
                     "mean": float(difference.mean()),
                     "ci_low": interval.low,

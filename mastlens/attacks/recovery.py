@@ -5,23 +5,18 @@ import math
 import numpy as np
 import pandas as pd
 
-from mastlens.statistics import Interval, recovered_share, wilson
+from mastlens.statistics import NONE, Interval, recovered_share, wilson
 
 EDITED, SOURCE, CONTROL = "edited", "source", "control"
 ROLES = (EDITED, SOURCE, CONTROL)
 """The edited model; the model before the edit; a model without the skill."""
 
-_BATCH = 1000  # resamples in memory at a time
-_UNBOUNDED = 0.025  # an end of a 95% interval beyond which no finite number lies
 
-
-def summarise_attack(items: pd.DataFrame, *, resamples: int = 10_000, seed: int = 0) -> pd.DataFrame:
+def summarise_attack(items: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each model, variant, step and split of an attack.
 
     Args:
         items: The items of one attack. The rows at each variant's ``baseline`` are the model that is not attacked.
-        resamples: Bootstrap samples.
-        seed: Of the bootstrap; all rows resample the same items alike.
 
     Returns:
         ``attack``, ``variant``, ``model``, ``step``, ``split``, ``baseline``, ``n``, ``correct``, ``accuracy`` with
@@ -30,12 +25,12 @@ def summarise_attack(items: pd.DataFrame, *, resamples: int = 10_000, seed: int 
 
         - ``recovered`` = (attacked - edited) / (source - edited), the accuracies of the edited model under attack, of
           the edited model and of the source, both without it; with ``recovered_low`` and ``recovered_high``, the 95%
-          percentile interval of a bootstrap that resamples the items of all three together;
+          interval over the items of all three together (Fieller);
         - ``recovered_beyond_control`` = ((attacked - edited) - (control attacked - control)) / (source - edited), the
           same beyond what the attack teaches a model without the skill, with its interval.
 
-        They are NaN where nothing was forgotten, and an interval is NaN where more than 2.5% of the resamples have
-        forgotten nothing: then it has no bound.
+        They are NaN where nothing was forgotten, and an interval is NaN where what was forgotten is not told
+        from nothing: then it has no bound.
     """
     keys = ["attack", "variant", "model", "step", "split"]
     groups = {key: rows.sort_values("item") for key, rows in items.groupby(keys, sort=False)}
@@ -59,15 +54,17 @@ def summarise_attack(items: pd.DataFrame, *, resamples: int = 10_000, seed: int 
         shares: dict[str, tuple[float, Interval]] = {}
         if role == EDITED and edited is not None and source is not None:
             forgotten, back = _right(source) - _right(edited), right - _right(edited)
-            shares["recovered"] = recovered_share(back, forgotten, resamples=resamples, seed=seed)
+            shares["recovered"] = recovered_share(back, forgotten)
             attacked = groups.get((name, variant, CONTROL, step, split))
             control = plain.get((CONTROL, split))
             if attacked is not None and control is not None:
                 taught = _right(attacked) - _right(control)
-                beyond = recovered_share(back - taught, forgotten, resamples=resamples, seed=seed)
+                beyond = recovered_share(back - taught, forgotten)
                 shares["recovered_beyond_control"] = beyond
         for column in ("recovered", "recovered_beyond_control"):
-            share, ends = shares.get(column, (math.nan, Interval(math.nan, math.nan)))
+            share, ends = shares.get(column, (math.nan, NONE))
+            if row["baseline"] and share == 0:  # the edited model beside itself: nothing came back, for certain
+                ends = Interval(0.0, 0.0)
             row |= {column: share, f"{column}_low": ends.low, f"{column}_high": ends.high}
         rows.append(row)
     return pd.DataFrame(rows)

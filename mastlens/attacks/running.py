@@ -162,9 +162,7 @@ def attack(settings: AttackSettings) -> Attack:
                         method.run(trial)
         items = pd.concat(tables, ignore_index=True)
         tensors = method.describe_edit(targets[0].checkpoint, targets[0].tensors) if with_tensors else None
-        return Attack(
-            summarise_attack(items, seed=seed), items, pd.DataFrame() if tensors is None else tensors, recorded
-        )
+        return Attack(summarise_attack(items), items, pd.DataFrame() if tensors is None else tensors, recorded)
 
     def write(result: Attack, folder: Path) -> None:
         for file, table in zip(outputs, (result.table, result.items, result.tensors), strict=False):

@@ -41,7 +41,9 @@ def evaluate(result: "Evaluation", settings: "EvaluateSettings") -> Outcome:
 
 def compare(result: "Comparison", settings: "CompareSettings") -> Outcome:
     """Tell what changed between two evaluations."""
-    return Outcome(show(result.table), {"splits": result.table.to_dict("records")})
+    said = "; ".join(f"{row['split']}: {row['verdict']}" for row in result.table.to_dict("records"))
+    last = f"{said} (smallest difference of interest: {settings.smallest:g}; Holm's p over splits is holm_p)"
+    return Outcome(f"{show(result.table)}\n\n{last}", {"splits": result.table.to_dict("records")})
 
 
 def measure_collateral(result: "Collateral", settings: "CollateralSettings") -> Outcome:

@@ -1,5 +1,6 @@
 """What commands tell that run models and change nothing, and the ranking from what they found."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mastlens.cli.outcome import Outcome, show
@@ -18,12 +19,18 @@ if TYPE_CHECKING:
 
 def couple(result: "Coupling", settings: "CoupleSettings") -> Outcome:
     """Tell the coupling."""
+    from mastlens.statistics import claim
+
     cosines = [c for c in map(str, result.table.columns) if c.endswith("_cosine")]
     columns = ["layer", "projection", "forget_grad_norm", "forget_inner", *cosines, "forget_above_chance"]
+    sides = [c.removesuffix("_above_chance") for c in map(str, result.table.columns) if c.endswith("_above_chance")]
+    claims = {side: claim(result.table, f"{side}_cosine") for side in sides}
+    last = "\n".join(f"cosine of {side} gradient: {found.sentence('tensor')}" for side, found in claims.items())
     return Outcome(
-        show(result.table, columns, rows=80),
+        f"{show(result.table, columns, rows=80)}\n\n{last}",
         {
             "rows": len(result.table),
+            "claims": {side: asdict(found) for side, found in claims.items()},
             "mean_absolute": result.table[cosines].abs().mean().to_dict(),
             "out": str(settings.out),
         },

@@ -1,5 +1,6 @@
 """What commands that read weights and run no model tell."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mastlens.cli.outcome import Outcome, show
@@ -25,7 +26,8 @@ def inspect(result: "Inspection", settings: "InspectSettings") -> Outcome:
 
 def geometry(result: "Geometry", settings: "GeometrySettings") -> Outcome:
     """Tell the geometry of the increments."""
-    from mastlens.analysis.increments.precision import BELOW, floor_sentence
+    from mastlens.analysis.increments.precision import floor_sentence
+    from mastlens.statistics import BELOW, claim
 
     columns = ["increment", "layer", "projection", "delta_norm", "relative_norm", "note"]
     columns += ["off_principal", "off_principal_null", "off_principal_z", "spectral_shift", "spectral_shift_null"]
@@ -34,9 +36,18 @@ def geometry(result: "Geometry", settings: "GeometrySettings") -> Outcome:
     means = groups[["delta_norm", "off_principal", "off_principal_null", "off_principal_distinguishable"]].mean()
     below = int((result.table["note"] == BELOW).sum())
     said = floor_sentence(result.table)
+    moved = result.table[result.table["delta_norm"] > 0]
+    claims = {name: claim(part, "off_principal") for name, part in moved.groupby("increment", sort=False)}
+    last = "\n".join(f"{name}, off-principal energy: {found.sentence('tensor')}" for name, found in claims.items())
     return Outcome(
-        f"{said}\n\n" * bool(said) + show(result.table, columns, rows=80),
-        {"rows": len(result.table), "below_floor": below, "mean": means.to_dict("index"), "out": str(settings.out)},
+        f"{said}\n\n" * bool(said) + show(result.table, columns, rows=80) + f"\n\n{last}" * bool(last),
+        {
+            "rows": len(result.table),
+            "below_floor": below,
+            "mean": means.to_dict("index"),
+            "claims": {name: asdict(found) for name, found in claims.items()},
+            "out": str(settings.out),
+        },
     )
 
 

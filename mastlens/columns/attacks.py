@@ -25,11 +25,11 @@ ATTACK = Table(
         Column("truncated", "responses cut off"),
         *with_interval(
             Column("recovered", "(attacked − edited) / (source − edited), of accuracies", null="0"),
-            "bootstrap over items, all three together; NaN where it has no bound",
+            "over items (Fieller), all three together; NaN where it has no bound",
         ),
         *with_interval(
             Column("recovered_beyond_control", "the same less what the attack taught the control", null="0"),
-            "bootstrap over items, all five together; NaN where it has no bound",
+            "over items (Fieller), all five together; NaN where it has no bound",
         ),
     ),
 )

@@ -48,7 +48,7 @@ _PAIRED = (
     Column("holm_p", "`mcnemar_p` adjusted for the number of rows (Holm)"),
     *with_interval(
         Column("difference", "after − before, as a fraction", null="0"),
-        "paired bootstrap over items",
+        "paired, over items",
         low="ci_low",
         high="ci_high",
     ),
@@ -56,6 +56,11 @@ _PAIRED = (
     Column("newcombe_high", "upper end of it"),
     Column("detectable", "smallest difference that the exact test finds at 5 % with 80 % power on n items"),
     Column("strict_difference", "the difference by the strict grade"),
+    Column(
+        "verdict",
+        "`changed`, `changed, too little to matter`, `no change that matters` or `undecided`, beside the smallest "
+        "difference of interest (two one-sided tests at 5 %)",
+    ),
 )
 """What a comparison of the same items says."""
 
@@ -87,11 +92,11 @@ EDITS = Table(
             (
                 *with_interval(
                     Column("kl", "KL(source || edited) on the retain splits", "nat per token", "0"),
-                    "bootstrap over items",
+                    "over items",
                 ),
                 *with_interval(
                     Column("perplexity_ratio", "perplexity on neutral text, after over before", null="1"),
-                    "bootstrap over texts",
+                    "over texts",
                 ),
             ),
         ),
@@ -103,7 +108,7 @@ EDITS = Table(
                 Column("after_attack_control", "of the attacked control"),
                 *with_interval(
                     Column("after_attack_difference", "attacked edit − source, on the same forget items"),
-                    "paired bootstrap over items",
+                    "paired, over items",
                     low="after_attack_low",
                     high="after_attack_high",
                 ),
@@ -138,7 +143,7 @@ COLLATERAL = Table(
         Column("after", "after it"),
         *with_interval(
             Column("value", "the measure; of perplexity after / before, of shares after − before", "as `unit` says"),
-            "bootstrap over items, of shares of responses Newcombe's",
+            "over items",
             low="ci_low",
             high="ci_high",
         ),

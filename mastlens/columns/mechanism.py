@@ -96,7 +96,7 @@ _TOTAL = (
 _EFFECT = (
     *with_interval(
         Column("forget_effect", "forget log-probability with the other weights minus without", _NATS, "0"),
-        "paired bootstrap over problems",
+        "paired, over problems",
     ),
 )
 _EXACT = Column(
@@ -104,7 +104,7 @@ _EXACT = Column(
 )
 _ACCURACY = with_interval(
     Column("forget_accuracy_change", "change of the share of right greedy responses on forget", null="0"),
-    "paired bootstrap over problems",
+    "paired, over problems",
 )
 _ACCURACY_SIDES = tuple(
     Column(one.name, one.meaning, one.unit, one.null, one.source, f"{one.when} --accuracy".strip())
@@ -172,15 +172,13 @@ CUMULATIVE_AREAS = Table(
     "a side",
     (
         Column("side", "`forget` or `retain`"),
-        *with_interval(
-            Column("end", "effect of all matrices, where every order ends", _NATS), "paired bootstrap over problems"
-        ),
+        *with_interval(Column("end", "effect of all matrices, where every order ends", _NATS), "paired, over problems"),
         Column("total", "effect of all weights: where `end` is small beside it, no ranking can find it", _NATS),
         Column("area", f"{_AREA} of the ranking", _NATS, "`area_random`"),
         Column("area_reverse", f"{_AREA} of the reversed ranking", _NATS),
         Column("area_random", f"{_AREA} of random orders, their mean", _NATS),
-        *with_interval(Column("above_random", "area − area_random", _NATS, "0"), "paired bootstrap over problems"),
-        *with_interval(Column("above_reverse", "area − area_reverse", _NATS, "0"), "paired bootstrap over problems"),
+        *with_interval(Column("above_random", "area − area_random", _NATS, "0"), "paired, over problems"),
+        *with_interval(Column("above_reverse", "area − area_reverse", _NATS, "0"), "paired, over problems"),
         Column("p_value", "share of the orders that lie as far from their mean as the ranking does"),
         Column("draws", "random orders; with 20, `p_value` is at least 1 / 21"),
     ),
@@ -220,9 +218,7 @@ TOKEN_SUMMARY = Table(
         Column("entropy_high", "the largest", "nat"),
         Column("items", "problems"),
         Column("tokens", "solution tokens"),
-        *with_interval(
-            Column("mean", "mean of `difference`", "nat", "0"), "bootstrap over items", low="ci_low", high="ci_high"
-        ),
+        *with_interval(Column("mean", "mean of `difference`", "nat", "0"), "over items", low="ci_low", high="ci_high"),
         Column("median", "median of `difference`", "nat"),
         Column("fraction_above", "share of tokens that became more probable"),
         Column("fraction_zero", "share with |difference| of at most 1e-6"),

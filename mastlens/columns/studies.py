@@ -18,7 +18,7 @@ DEMO_SUMMARY = Table(
         Column("mcnemar_p", "exact two-sided McNemar", null="as many lost as gained"),
         *with_interval(
             Column("difference", "to the RLVR source, on the same items, as a fraction", null="0"),
-            "paired bootstrap over items",
+            "paired, over items",
             low="ci_low",
             high="ci_high",
         ),
@@ -58,7 +58,7 @@ _OF_A_SPLIT = (
     Column(f"{SPLIT}_accuracy", "share of right responses of the split; `retain` is all retain splits together"),
     *with_interval(
         Column(f"{SPLIT}_difference", "accuracy − the source's, on the same items", null="0"),
-        "paired bootstrap over items",
+        "paired, over items",
         low=f"{SPLIT}_low",
         high=f"{SPLIT}_high",
     ),
@@ -170,7 +170,7 @@ ARM_MEASURES = Table(
         Column("accuracy", "share of right responses"),
         *with_interval(
             Column("difference", "to the source, on the same items", null="0"),
-            "paired bootstrap over items",
+            "paired, over items",
             low="ci_low",
             high="ci_high",
         ),
@@ -214,7 +214,7 @@ R2MU_ARMS = Table(
     "r2mu_arms.parquet",
     "mastlens reasoning-table",
     "a method and a seed",
-    (*_METHOD, Column("seed", "of the batches"), *_measures("Wilson; of avg_ua, bootstrap over people or items")),
+    (*_METHOD, Column("seed", "of the batches"), *_measures("Wilson; of avg_ua, over people or items")),
 )
 
 R2MU_CATEGORIES = Table(

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from mastlens.runs.reading import read_table
-from mastlens.statistics import paired_bootstrap
+from mastlens.statistics import paired_interval
 
 _ITEMS = "attack_items.parquet"
 _CONDITION = ["attack", "variant", "step"]
@@ -20,9 +20,7 @@ def attack_files(folder: Path) -> list[Path]:
     return sorted([*folder.glob(_ITEMS), *folder.glob(f"*/{_ITEMS}")])
 
 
-def strongest_attack(
-    folder: Path, source: pd.DataFrame, forget: Sequence[str], *, resamples: int = 10_000, seed: int = 0
-) -> dict[str, Any]:
+def strongest_attack(folder: Path, source: pd.DataFrame, forget: Sequence[str]) -> dict[str, Any]:
     """Return what the strongest attack in a folder brought back on the forget side; nothing where none was run.
 
     The strongest is the one (attack, variant and step) with the largest gain in accuracy over the edit before it,
@@ -34,8 +32,6 @@ def strongest_attack(
         folder: The edit's evaluation folder.
         source: The source's items on the forget side: ``item`` as "split item", ``correct``.
         forget: The splits of that side.
-        resamples: Bootstrap samples.
-        seed: Of the bootstrap.
     """
     tables = [read_table(path) for path in attack_files(folder)]
     rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"split": []})
@@ -60,7 +56,7 @@ def strongest_attack(
     chosen &= (rows["attack"] == attack) & (rows["variant"] == variant) & (rows["step"] == step)
     now = rows[chosen].groupby("item")["correct"].mean()
     old, new = was.loc[now.index].to_numpy(dtype=float), now.to_numpy(dtype=float)
-    interval = paired_bootstrap(old, new, resamples=resamples, seed=seed)
+    interval = paired_interval(old, new)
     return {
         "after_attack": f"{attack}, {variant}" + (f", step {step}" if step else ""),
         "after_attack_accuracy": float(new.mean()),

@@ -24,7 +24,7 @@ from mastlens.problems.reading import read_problems
 from mastlens.runs.calls import takes
 from mastlens.runs.stages import hash_inputs
 from mastlens.runs.tables import Kept
-from mastlens.statistics import Interval, newcombe_paired, paired_bootstrap, ratio_bootstrap
+from mastlens.statistics import paired_interval, ratio_interval
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -43,8 +43,8 @@ class Collateral(Carded):
 
     Attributes:
         table: One row a measure and split: ``measure``, ``split``, ``items``, ``before``, ``after`` (where the
-            measure has them), ``value`` with ``ci_low`` and ``ci_high`` (bootstrap over items; of shares of
-            responses Newcombe's interval, because some never occur), ``unit``. The measures: ``kl``
+            measure has them), ``value`` with ``ci_low`` and ``ci_high`` (over items),
+            ``unit``. The measures: ``kl``
             (KL(source || edited) in nats a token), ``same_top`` (share of tokens at which both find the same token
             most probable), ``perplexity`` (value: after / before), and differences after - before of
             ``repetition`` (share of repeated 4-grams), ``wrong``, ``no answer`` and ``truncated`` (shares of
@@ -93,8 +93,7 @@ def measure_collateral(settings: CollateralSettings) -> Collateral:
         **hash_inputs({**{f"split {name}": path for name, path in splits.items()}, "neutral": settings.neutral}),
         **hash_inputs({side: Path(folder) / RESPONSES for side, folder in folders.items() if folder is not None}),
     }
-    drawn: dict[str, Any] = {"resamples": settings.resamples, "seed": settings.seed}
-    recorded = {"chat_template": settings.chat_template, **drawn}
+    recorded = {"chat_template": settings.chat_template}
 
     def compute() -> Collateral:
         checkpoint, batch_size = tested.checkpoint, settings.batch_size
@@ -109,15 +108,15 @@ def measure_collateral(settings: CollateralSettings) -> Collateral:
             batch_size=batch_size,
             progress=settings.progress,
         )
-        rows = [row for split in splits for row in _divergence_rows(items[items["split"] == split], split, drawn)]
+        rows = [row for split in splits for row in _divergence_rows(items[items["split"] == split], split)]
         if settings.neutral is not None:
             texts = read_texts(settings.neutral)
             sums, counts = neutral_logprobs(loaded, tokenizer, texts, batch_size=batch_size)
             with tested.applied(loaded):
                 moved, _ = neutral_logprobs(loaded, tokenizer, texts, batch_size=batch_size)
-            rows.append(_perplexity_row(sums, moved, counts, drawn))
+            rows.append(_perplexity_row(sums, moved, counts))
         if before is not None and after is not None:
-            rows += _fault_rows(read_responses(before), read_responses(after), drawn)
+            rows += _fault_rows(read_responses(before), read_responses(after))
         return Collateral(pd.DataFrame(rows), items, recorded)
 
     kept = Kept(Collateral, {"table": FILE, "items": ITEMS})
@@ -155,29 +154,27 @@ def _divergence(
     return pd.concat(tables, ignore_index=True)
 
 
-def _divergence_rows(items: pd.DataFrame, split: str, drawn: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _divergence_rows(items: pd.DataFrame, split: str) -> list[dict[str, Any]]:
     tokens = items["tokens"].to_numpy(dtype=float)
     rows = []
     for measure, unit in (("kl", "nats per token"), ("same_top", "share of tokens")):
         sums = items[measure].to_numpy(dtype=float)
-        interval = ratio_bootstrap(sums, tokens, **drawn)
+        interval = ratio_interval(sums, tokens)
         rows.append(
             _row(measure, split, len(items), nan, nan, sums.sum() / tokens.sum(), interval.low, interval.high, unit)
         )
     return rows
 
 
-def _perplexity_row(
-    before: np.ndarray, after: np.ndarray, counts: np.ndarray, drawn: Mapping[str, Any]
-) -> dict[str, Any]:
+def _perplexity_row(before: np.ndarray, after: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
     # The logarithm of the ratio is a mean over tokens, so it is what is resampled, by text.
-    interval = ratio_bootstrap(before - after, counts, **drawn)
+    interval = ratio_interval(before - after, counts)
     old, new = (float(np.exp(-sums.sum() / counts.sum())) for sums in (before, after))
     low, high = float(np.exp(interval.low)), float(np.exp(interval.high))
     return _row("perplexity", "neutral", len(counts), old, new, new / old, low, high, "after / before")
 
 
-def _fault_rows(before: pd.DataFrame, after: pd.DataFrame, drawn: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _fault_rows(before: pd.DataFrame, after: pd.DataFrame) -> list[dict[str, Any]]:
     keys = ["split", "item"]
     old, new = (response_faults(table).groupby(keys, sort=False).mean() for table in (before, after))
     if set(old.index) != set(new.index):
@@ -188,18 +185,10 @@ def _fault_rows(before: pd.DataFrame, after: pd.DataFrame, drawn: Mapping[str, A
     for split in dict.fromkeys(old.index.get_level_values("split")):
         for measure, unit in units.items():
             was, now = (side.loc[[split], measure].to_numpy(dtype=float) for side in (old, new))
-            interval = _difference(was, now, drawn)
+            interval = paired_interval(was, now)
             a, b = float(was.mean()), float(now.mean())
             rows.append(_row(measure, str(split), len(was), a, b, b - a, interval.low, interval.high, unit))
     return rows
-
-
-def _difference(was: np.ndarray, now: np.ndarray, drawn: Mapping[str, Any]) -> Interval:
-    """Return the interval of a mean difference: Newcombe's for single yes-or-no outcomes, which may never occur."""
-    if set(np.unique([was, now])) <= {0.0, 1.0}:
-        both, b, c = (int(cells.sum()) for cells in (was * now, was * (1 - now), (1 - was) * now))
-        return newcombe_paired(both, b, c, len(was) - both - b - c)
-    return paired_bootstrap(was, now, **drawn)
 
 
 def _row(

@@ -10,14 +10,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from mastlens.errors import BadFile, MastlensWarning, NotFound, NotTogether, unknown
+from mastlens.errors import BadFile, BadSetting, MastlensWarning, NotFound, NotTogether, unknown
 from mastlens.evaluation.responses import FILE
 from mastlens.evaluation.settings import CompareSettings
 from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
 from mastlens.runs.reading import read_table
 from mastlens.runs.stages import read_record
-from mastlens.statistics import holm, mcnemar_exact, newcombe_paired, paired_bootstrap, smallest_drop
+from mastlens.statistics import (
+    FEWEST,
+    SMALLEST_DIFFERENCE,
+    equivalence,
+    few_clusters,
+    holm,
+    mcnemar_exact,
+    newcombe_paired,
+    paired_counts,
+    paired_interval,
+    smallest_drop,
+)
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -34,12 +45,12 @@ class Comparison(Carded):
     Attributes:
         table: One row a split: ``n``, ``before`` and ``after`` (accuracy as a fraction), ``b`` (right before and
             wrong after), ``c`` (the other way), ``mcnemar_p``, ``difference`` (after - before, as a fraction),
-            ``ci_low``, ``ci_high`` (bootstrap over items, or over clusters where they were asked for). Beside
+            ``ci_low``, ``ci_high`` (Bonett and Price, over items, or over clusters where they were asked for). Beside
             them ``holm_p`` (``mcnemar_p`` adjusted for the number of splits), ``newcombe_low`` and
             ``newcombe_high`` (in closed form, with a width also where nothing changed), ``detectable`` (the
             smallest difference that the exact test finds at the 5 % level with 80 % power on n items, if items
-            change against it as often as seen here; NaN where none can be found), and
-            ``strict_difference`` (the difference by the strict grade).
+            change against it as often as seen here; NaN where none can be found),
+            ``strict_difference`` (the difference by the strict grade), and ``verdict``, see ``equivalence``.
         items: One row an item: ``split``, ``item``, ``before``, ``after``, ``change`` (kept, lost, gained, wrong),
             ``strict_before``, ``strict_after``, ``subject``, ``prompt``, ``gold``, ``response_before``,
             ``response_after``. With several samples an item, before and after are shares of right samples, lost
@@ -79,8 +90,7 @@ def compare(settings: CompareSettings) -> Comparison:
         read_responses(settings.before),
         read_responses(settings.after),
         clusters=settings.clusters,
-        resamples=settings.resamples,
-        seed=settings.seed,
+        smallest=settings.smallest,
     )
 
 
@@ -111,20 +121,26 @@ def compare_tables(
     after: pd.DataFrame,
     *,
     clusters: str | None = None,
-    resamples: int = 10_000,
-    seed: int = 0,
+    smallest: float = SMALLEST_DIFFERENCE,
 ) -> Comparison:
     """Compare two tables of ``evaluate``, joined by split and item; arguments as in ``compare``."""
+    if not 0 < smallest < 1:
+        raise BadSetting(f"The smallest difference of interest is a fraction above 0 and below 1, not {smallest:g}.")
     items = _paired_items(before, after)
     if not len(items):
         raise BadFile("There is nothing to compare: the tables of responses have no rows.")
     labels = None if clusters is None else _labels(before, items, clusters)
+    samples = min(int(table.groupby(_KEYS).size().min()) for table in (before, after))
     rows = []
     # In the order of the evaluation before, which is that of its command line.
     for split in dict.fromkeys(items["split"]):
         chosen = (items["split"] == split).to_numpy()
         groups = None if labels is None else labels[chosen]
-        rows.append({"split": split, **_compare_split(items[chosen], groups, resamples=resamples, seed=seed)})
+        if groups is not None and (said := few_clusters(pd.unique(groups).size, f"cluster of {clusters}")):
+            if pd.unique(groups).size < FEWEST:
+                raise BadSetting(f"In split {split!r}: {said}")
+            warnings.warn(f"In split {split!r}: {said}", MastlensWarning, stacklevel=3)
+        rows.append({"split": split, **_compare_split(items[chosen], groups, samples, smallest)})
     table = pd.DataFrame(rows)
     table.insert(list(table.columns).index("mcnemar_p") + 1, "holm_p", holm(table["mcnemar_p"]))
     return Comparison(table, items)
@@ -219,15 +235,16 @@ def _labels(before: pd.DataFrame, items: pd.DataFrame, clusters: str) -> np.ndar
 
 
 def _compare_split(
-    rows: pd.DataFrame, groups: np.ndarray | None, *, resamples: int, seed: int
+    rows: pd.DataFrame, groups: np.ndarray | None, samples: int, smallest: float
 ) -> dict[str, float | int]:
     before, after = rows["before"].to_numpy(dtype=float), rows["after"].to_numpy(dtype=float)
     n, b, c = len(rows), int((after < before).sum()), int((after > before).sum())
-    interval = paired_bootstrap(before, after, clusters=groups, resamples=resamples, seed=seed)
+    drawn = {"counts": np.full(n, samples), "clusters": groups}
+    interval = paired_interval(before, after, **drawn)
+    inner = paired_interval(before, after, level=0.9, **drawn)
     # Shares of right samples are no proportion of items: Newcombe's interval is not for them.
     single = set(np.unique([before, after])) <= {0.0, 1.0}
-    both = int((before * after).sum()) if single else 0
-    closed = newcombe_paired(both, b, c, n - both - b - c) if single else None
+    closed = newcombe_paired(*paired_counts(before, after)) if single else None
     strict = rows["strict_after"].astype(float).mean() - rows["strict_before"].astype(float).mean()
     return {
         "n": n,
@@ -243,4 +260,5 @@ def _compare_split(
         "newcombe_high": closed.high if closed else nan,
         "detectable": smallest_drop(n, min(b, c) / n),
         "strict_difference": float(strict),
+        "verdict": equivalence(interval, inner, smallest),
     }

@@ -20,7 +20,7 @@ from mastlens.runs.reading import read_table
 from mastlens.runs.settings import FilePath
 from mastlens.runs.stages import hash_inputs
 from mastlens.runs.tables import Kept, remembered_tables
-from mastlens.statistics import holm, ratio_bootstrap
+from mastlens.statistics import holm, ratio_interval
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -86,8 +86,7 @@ def compare_edits(settings: CompareEditsSettings) -> EditComparison:
     source, folders = settings.source, _labelled(list(settings.edits))
     original = read_responses(source)
     sides = _sides([str(split) for split in original["split"].unique()], settings.forget, settings.retain)
-    drawn: dict[str, Any] = {"resamples": settings.resamples, "seed": settings.seed}
-    recorded = {"splits": sides, "arms": list(folders), **drawn}
+    recorded = {"splits": sides, "arms": list(folders)}
     for folder in folders.values():
         warn_of_other_settings(source, folder)
 
@@ -95,13 +94,13 @@ def compare_edits(settings: CompareEditsSettings) -> EditComparison:
         before = _pooled(original, sides)
         tables = {arm: _pooled(read_responses(folder), sides) for arm, folder in folders.items()}
         rows = [
-            {"arm": arm, **_against_source(before, tables[arm], drawn), **_measured(folder, before, sides, drawn)}
+            {"arm": arm, **_against_source(before, tables[arm]), **_measured(folder, before, sides)}
             for arm, folder in folders.items()
         ]
         table = pd.DataFrame(rows)
         for side in sides:
             table[f"{side}_holm_p"] = holm(table[f"{side}_mcnemar_p"])
-        return EditComparison(table, _contrasts(tables, drawn), recorded)
+        return EditComparison(table, _contrasts(tables), recorded)
 
     read = {f"{arm} {path.relative_to(folder)}": path for arm, folder in folders.items() for path in _files(folder)}
     return remembered_tables(
@@ -167,8 +166,8 @@ def _pooled(table: pd.DataFrame, sides: Mapping[str, Sequence[str]]) -> pd.DataF
     return pd.concat(parts, ignore_index=True)
 
 
-def _against_source(before: pd.DataFrame, after: pd.DataFrame, drawn: Mapping[str, Any]) -> dict[str, Any]:
-    compared = compare_tables(before, after, **drawn).table.drop(columns="holm_p").rename(columns=_PAIRED)
+def _against_source(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, Any]:
+    compared = compare_tables(before, after).table.drop(columns="holm_p").rename(columns=_PAIRED)
     faults = [response_faults(table).drop(columns="item").groupby("split").mean() for table in (before, after)]
     worse = faults[1] - faults[0]
     row: dict[str, Any] = {}
@@ -179,10 +178,10 @@ def _against_source(before: pd.DataFrame, after: pd.DataFrame, drawn: Mapping[st
     return row
 
 
-def _contrasts(tables: Mapping[str, pd.DataFrame], drawn: Mapping[str, Any]) -> pd.DataFrame:
+def _contrasts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     reference, *others = tables
     parts = [
-        compare_tables(tables[reference], tables[arm], **drawn)
+        compare_tables(tables[reference], tables[arm])
         .table.rename(columns={**_PAIRED, "split": "side"})
         .assign(arm=arm, reference=reference)
         for arm in others
@@ -194,23 +193,21 @@ def _contrasts(tables: Mapping[str, pd.DataFrame], drawn: Mapping[str, Any]) -> 
     return table[["arm", "reference", "side", *(c for c in table if c not in ("arm", "reference", "side"))]]
 
 
-def _measured(
-    folder: Path, source: pd.DataFrame, sides: Mapping[str, Sequence[str]], drawn: Mapping[str, Any]
-) -> dict[str, Any]:
+def _measured(folder: Path, source: pd.DataFrame, sides: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Return what else the edit's folder holds: divergence, perplexity, the strongest attack."""
     row: dict[str, Any] = {}
     if (folder / _COLLATERAL_ITEMS).is_file():
         items = read_table(folder / _COLLATERAL_ITEMS)
         items = items[items["split"].isin(sides["retain"])]
         if len(items):
-            interval = ratio_bootstrap(items["kl"], items["tokens"], **drawn)
+            interval = ratio_interval(items["kl"], items["tokens"])
             row |= {"kl": items["kl"].sum() / items["tokens"].sum(), "kl_low": interval.low, "kl_high": interval.high}
     if (folder / _COLLATERAL).is_file():
         found = read_table(folder / _COLLATERAL)
         for record in found[found["measure"] == "perplexity"].to_dict("records"):
             row["perplexity_ratio"] = record["value"]
             row |= {f"perplexity_ratio_{end}": record[f"ci_{end}"] for end in ("low", "high")}
-    return row | strongest_attack(folder, source[source["split"] == "forget"], sides["forget"], **drawn)
+    return row | strongest_attack(folder, source[source["split"] == "forget"], sides["forget"])
 
 
 def _files(folder: Path) -> list[Path]:

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from mastlens.decoding.answering import answer
@@ -27,7 +26,7 @@ from mastlens.runs.ledger import Ledger
 from mastlens.runs.settings import FilePath
 from mastlens.runs.stages import hash_inputs
 from mastlens.runs.tables import Kept
-from mastlens.statistics import paired_bootstrap, wilson
+from mastlens.statistics import share_interval
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -70,8 +69,8 @@ class Evaluation(Carded):
     def accuracy(self) -> pd.DataFrame:
         """One row a split: ``n`` responses, ``correct``, ``accuracy``, ``ci_low``, ``ci_high``, ``truncated``.
 
-        The interval is Wilson's; with several samples an item, whose outcomes hang together, it is a bootstrap over
-        items.
+        The interval is Wilson's; with several samples an item, whose outcomes hang together, it is of as many as they
+        are worth (``share_interval``).
         """
         return pd.DataFrame(
             [_summary(self.table[self.table["split"] == s], split=s) for s in self.table["split"].unique()]
@@ -86,11 +85,8 @@ class Evaluation(Carded):
 
 def _summary(rows: pd.DataFrame, **keys: str) -> dict[str, Any]:
     correct = int(rows["correct"].sum())
-    if rows["item"].duplicated().any():
-        shares = rows.groupby(["split", "item"])["correct"].mean().to_numpy(dtype=float)
-        interval = paired_bootstrap(np.zeros_like(shares), shares)
-    else:
-        interval = wilson(correct, len(rows))
+    items = rows.groupby(["split", "item"])["correct"].agg(["mean", "size"])
+    interval = share_interval(items["mean"], counts=items["size"])
     return {
         **keys,
         "n": len(rows),

@@ -129,8 +129,12 @@ class CompareSettings(Settings):
 
     before: FilePath = setting("folder of the evaluation before", positional=True, metavar="BEFORE_DIR")
     after: FilePath = setting("folder of the evaluation after", positional=True, metavar="AFTER_DIR")
-    clusters: str | None = setting("resample by this column, e.g. subject; items by default", None, metavar="COLUMN")
-    resamples: int = setting("bootstrap samples", 10_000, python_only=True)
+    clusters: str | None = setting(
+        "rows that share this column are one unit of evidence, e.g. subject; items by default", None, metavar="COLUMN"
+    )
+    smallest: float = setting(
+        "smallest difference of interest, a fraction: a change told to be nearer to 0 is too small to matter", 0.02
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +157,6 @@ class CollateralSettings(OnModel):
     before: FilePath | None = setting("evaluation of the source, to compare its responses", None, metavar="DIR")
     after: FilePath | None = setting("evaluation of the edited model", None, metavar="DIR")
     batch_size: int = setting("texts a forward pass; it changes results by rounding only", 16)
-    resamples: int = setting("bootstrap samples", 10_000, python_only=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +174,6 @@ class CompareEditsSettings(Writing):
     )
     forget: Sequence[str] | None = setting("splits to forget (by default those called forget...)", None, metavar="NAME")
     retain: Sequence[str] | None = setting("splits to keep (by default all others)", None, metavar="NAME")
-    resamples: int = setting("bootstrap samples", 10_000, python_only=True)
     out: FilePath | None = setting("folder for edits.parquet and edit_contrasts.parquet", None, metavar="DIR")
 
     def __post_init__(self) -> None:
@@ -303,7 +305,6 @@ class CompareTracesSettings(Settings):
 
     before: FilePath | Any = setting("folder of judged traces before", positional=True, metavar="BEFORE_DIR")
     after: FilePath | Any = setting("folder of judged traces after", positional=True, metavar="AFTER_DIR")
-    resamples: int = setting("bootstrap samples", 10_000, python_only=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ class PutBack:
             ``after`` (summed log-probability of the solution, nats), ``change`` (nats per token).
         table: One row a side: ``side``, ``problems``, ``before`` and ``after`` (log-probability a token over all
             solution tokens), ``effect`` (their difference) with ``effect_low`` and ``effect_high`` (paired 95 %
-            bootstrap interval over problems), ``first_order`` (as the gradient predicts it) and ``null_sd`` (of that
+            interval over problems), ``first_order`` (as the gradient predicts it) and ``null_sd`` (of that
             prediction for a change of the same size in a random direction).
         stage: Whose weights were put back: ``sft``, or ``base`` where the run has no SFT.
     """

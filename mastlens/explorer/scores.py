@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mastlens.statistics import beyond_chance
+
 COLUMNS = ("layer", "projection", "name")
 
 
@@ -145,7 +147,8 @@ def score_table(tables: Mapping[str, pd.DataFrame], score: Score) -> pd.DataFram
     elif score.beyond == "floor":
         beyond = value > table["chance"].to_numpy(float)
     elif score.beyond in rows:
-        beyond = rows[score.beyond].to_numpy(bool)
+        column, verdict, _ = score.beyond.partition("_distinguishable")
+        beyond = beyond_chance(rows, column if verdict else score.column)
     table["beyond_chance"] = pd.array([pd.NA] * len(table) if beyond is None else beyond, dtype="boolean")
     return table
 

@@ -109,10 +109,10 @@ def compare_stages(before: "pd.DataFrame", after: "pd.DataFrame", split: str) ->
         ``n``, ``b`` (right before, wrong after), ``c`` (the other way), ``difference`` (after - before, a
         fraction) and ``mcnemar_p``.
     """
-    from mastlens.statistics import mcnemar_exact
+    from mastlens.statistics import mcnemar_exact, paired_counts
 
     first = before.loc[before["split"] == split, "correct"].to_numpy()
     second = after.loc[after["split"] == split, "correct"].to_numpy()
-    b, c = int((first & ~second).sum()), int((~first & second).sum())
     n = len(first)
+    _, b, c, _ = paired_counts(first, second)
     return {"n": n, "b": b, "c": c, "difference": (c - b) / n, "mcnemar_p": mcnemar_exact(b, c)}

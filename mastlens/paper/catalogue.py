@@ -22,7 +22,7 @@ from mastlens.plots import Figure
 
 _DEMO = "mastlens demo --out demo && mastlens figures --demo demo"
 _STUDY = "mastlens run organism:qwen2 --out study && mastlens figures --study study (363 arms, about an hour)"
-_PAIRED = "95 % paired bootstrap over items, 10,000 resamples"
+_PAIRED = "95 % paired interval over items"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from mastlens.evaluation import compare_tables
 from mastlens.organisms import get_organism
 from mastlens.runs.reading import read_table
 from mastlens.selection import select, selection_overlap
-from mastlens.statistics import paired_bootstrap, ratio_bootstrap
+from mastlens.statistics import paired_interval, ratio_interval
 from mastlens.studies.verdict import SPLITS
 
 RULES = ("mast", "magnitude", "rms", "off-principal", "coupling", "mast-without-magnitude", "grad-norm")
@@ -142,7 +142,7 @@ def organism_tokens(organism: str = "qwen2", *, progress: bool = False) -> pd.Da
     lineage = get_organism(organism)
     files = {side: lineage.folder / file for side, file in lineage.problems.items()}
     base, sft, rlvr = (lineage.spec(role) for role in ("base", "sft", "rlvr"))
-    return token_differences(splits=files, base=base, sft=sft, rlvr=rlvr, resamples=100, progress=progress).table
+    return token_differences(splits=files, base=base, sft=sft, rlvr=rlvr, progress=progress).table
 
 
 def diagnostics(tokens: pd.DataFrame, geometry: pd.DataFrame, coupling: pd.DataFrame) -> pd.DataFrame:
@@ -164,7 +164,7 @@ def diagnostics(tokens: pd.DataFrame, geometry: pd.DataFrame, coupling: pd.DataF
         counts = per_item.size().to_numpy(float)
         for measure, column in TOKEN_MEASURES.items():
             sums = per_item[column].sum().to_numpy(float)
-            interval = ratio_bootstrap(sums, counts)
+            interval = ratio_interval(sums, counts)
             value = sums.sum() / counts.sum()
             rows.append((arm, measure, value, interval.low, interval.high, int(counts.sum())))
         own = geometry[geometry["increment"] == increment]
@@ -218,10 +218,10 @@ def _change(
 ) -> dict[str, float | int]:
     old, new = (scale * part[column].to_numpy(float) for part in (before, after))
     if tokens is None:
-        interval = paired_bootstrap(old, new)
+        interval = paired_interval(old, new)
         value = float((new - old).mean())
     else:
         counts = before[tokens].to_numpy(float)
-        interval = ratio_bootstrap(new - old, counts)
+        interval = ratio_interval(new - old, counts)
         value = float((new - old).sum() / counts.sum())
     return {"value": value, "ci_low": interval.low, "ci_high": interval.high, "n": len(old)}

@@ -7,11 +7,12 @@ from plotly.subplots import make_subplots
 
 from mastlens.errors import unknown
 from mastlens.plots.figure import Figure
-from mastlens.plots.frame import count, finish, plain
+from mastlens.plots.frame import finish, plain
 from mastlens.plots.heat import KEYS, CellGrid, hover_text, once_per_cell
 from mastlens.plots.measures import INCREMENTS, increments_of
-from mastlens.plots.tables import flags, need, numbers, ordered, rows_with, take, words
+from mastlens.plots.tables import need, numbers, ordered, rows_with, take, words
 from mastlens.plots.template import INK, MUTED, PROJECTION_COLOURS
+from mastlens.statistics import beyond_chance, claim, verdict_columns
 
 _SIDES = {"left": "output side", "right": "input side"}
 _WHICH = {"max": "largest", "mean": "mean"}
@@ -38,7 +39,8 @@ def plot_principal_angles(
     angles = {side: f"angle_{side}_{which}_deg" for side in _SIDES}
     parts = [f"{column}{end}" for column in angles.values() for end in ("", "_null", "_distinguishable")]
     need(geometry, ["increment", *KEYS, "rank", *parts], figure=figure, writer="mastlens geometry --full")
-    drawn = ordered(take(geometry, ["increment", *KEYS, "rank", *parts]), "layer")
+    read = [c for column in angles.values() for c in verdict_columns(column, geometry.columns) if c not in parts]
+    drawn = ordered(take(geometry, ["increment", *KEYS, "rank", *parts, *dict.fromkeys(read)]), "layer")
     increments = increments_of(words(drawn, "increment"))
     grid = CellGrid.of(drawn)
     height = _PANEL * len(increments) + _GAP * (len(increments) - 1)
@@ -102,7 +104,7 @@ def _add_side(fig: go.Figure, part: pd.DataFrame, column: str, grid: CellGrid, r
         rows = rows_with(part, "projection", projection)
         place = [j + (grid.layers.index(int(layer)) / span - 0.5) * 0.7 for layer in rows["layer"].tolist()]
         colour = PROJECTION_COLOURS.get(projection, INK)
-        told = flags(rows, f"{column}_distinguishable")
+        told = beyond_chance(rows, column)
         fig.add_trace(
             go.Scatter(
                 x=place,
@@ -137,16 +139,12 @@ def _add_side(fig: go.Figure, part: pd.DataFrame, column: str, grid: CellGrid, r
 
 def _title(drawn: pd.DataFrame, increment: str, angles: dict[str, str]) -> str:
     part = rows_with(drawn, "increment", increment)
-    further = less = 0
-    for column in angles.values():
-        told = flags(part, f"{column}_distinguishable")
-        gap = numbers(part, column) - numbers(part, f"{column}_null")
-        further += int((told & (gap > 0)).sum())
-        less += int((told & (gap < 0)).sum())
-    total = count(2 * len(part), "subspace")
-    name = INCREMENTS.get(increment, increment)
-    if not further and not less:
-        return f"{name} turned no principal subspace further or less than a random increment would"
-    said = [f"{n} of {total} {word}" for n, word in ((further, "further"), (less, "less")) if n]
-    said = [said[0], *(part.replace(f" of {total}", "") for part in said[1:])]
-    return f"{name} turned {' and '.join(said)} than a random increment of its norm would"
+    # One table of both sides' angles: what is said counts over all that were looked at.
+    sides = [part.rename(columns={name: name.replace(column, "angle") for name in part}) for column in angles.values()]
+    kept = ["angle", *verdict_columns("angle", sides[0].columns)]
+    found = claim(pd.concat([side[kept] for side in sides], ignore_index=True), "angle")
+    title = f"{INCREMENTS.get(increment, increment)} increment, angles of subspaces: {found.sentence('subspace')}"
+    if not found.holds:
+        return title
+    ways = [f"{n} turned {way}" for n, way in ((found.above, "further"), (found.below, "less")) if n]
+    return f"{title}; {' and '.join(ways)} than a random increment of its norm would"

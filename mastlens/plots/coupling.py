@@ -24,6 +24,7 @@ from mastlens.plots.measures import null_of
 from mastlens.plots.nulls import cosine_bound
 from mastlens.plots.tables import flags, need, numbers, take
 from mastlens.plots.template import DIVERGING
+from mastlens.statistics import claim
 
 _COSINES = {
     "forget_cosine": "forget gradient with the increment",
@@ -144,7 +145,7 @@ def plot_coupling_heads(
     numel = numbers(drawn, "rows") * numbers(drawn, "cols")
     drawn["chance_level"] = cosine_bound(numel, level=level, comparisons=len(drawn))
     drawn["within_null"] = _by_chance(drawn, column)
-    falling = int((cosine < 0).sum())
+    drawn[f"{side}_above_chance"] = ~flags(drawn, "within_null")
     return head_maps(
         drawn,
         column,
@@ -152,8 +153,7 @@ def plot_coupling_heads(
         label="cosine (no unit, −1 to 1)",
         signed=True,
         figure=figure,
-        title=title
-        or f"The {side} loss still falls along the RLVR increment in {falling} of {count(len(drawn), 'head')}",
+        title=title or f"Cosine of {side} gradient and RLVR increment: {_falling(drawn, side, 'head')}",
         subtitle=subtitle,
         note="One cell a head (of k and v, a key-value group): its rows of q, k and v, its columns of o. Negative "
         "(blue): a further step along the increment there would lower that loss. " + _RING.format(level=level),
@@ -203,11 +203,16 @@ def _title(drawn: pd.DataFrame, sized: bool) -> str:
     cosine = numbers(drawn, "forget_cosine")
     if not np.isfinite(cosine).any():
         return "No forget cosine is known for any projection"
-    title = (
-        f"The forget loss still falls along the RLVR increment in {int((cosine < 0).sum())} of "
-        f"{count(len(drawn), 'projection')}; |cosine| is at most {np.nanmax(np.abs(cosine), initial=0.0):.3f}"
-    )
-    if sized:
-        chance = int(_by_chance(drawn, "forget_cosine").sum())
-        title += f", and no more than chance in {chance}"
-    return title
+    title = "Cosine of forget gradient and RLVR increment: "
+    largest = f"at most {np.nanmax(np.abs(cosine), initial=0.0):.3f} in size"
+    if not sized:
+        return f"{title}{largest} over {count(len(drawn), 'projection')}; chance is not known"
+    told = drawn.assign(forget_above_chance=~_by_chance(drawn, "forget_cosine"))
+    return f"{title}{_falling(told, 'forget', 'projection')}; {largest}"
+
+
+def _falling(drawn: pd.DataFrame, side: str, noun: str) -> str:
+    """Return in how many places a step along the increment changes the loss by more than chance, and which way."""
+    found = claim(drawn, f"{side}_cosine")
+    ways = [f"{way} in {n}" for n, way in ((found.below, "falls"), (found.above, "rises")) if n]
+    return found.sentence(noun) + (f": along the increment the loss {' and '.join(ways)}" if ways else "")

@@ -8,10 +8,11 @@ from plotly.subplots import make_subplots
 
 from mastlens.errors import unknown
 from mastlens.plots.figure import Figure
-from mastlens.plots.frame import count, finish, plain, short
+from mastlens.plots.frame import finish, plain, short
 from mastlens.plots.heat import BAR_SPACE, KEYS, CellGrid, add_map, add_ring_key, color_bar, color_scale, hover_text
 from mastlens.plots.measures import INCREMENTS, label_of, null_of
 from mastlens.plots.tables import distinct, flags, need, need_unique, numbers, records, rows_with, take
+from mastlens.statistics import beyond_chance, claim, verdict_columns
 
 _NAMES = {"k": "k groups", "v": "v groups"}
 
@@ -45,10 +46,12 @@ def plot_head_map(
         if increment not in (found := distinct(heads, "increment")):
             raise unknown("increment", increment, found)
         part = rows_with(heads, "increment", increment)
-    drawn = take(part, [*KEYS, "head", value, *(column for column in (null, told) if column is not None)])
+    read = [column for column in (null, told) if column is not None]
+    read += [c for c in verdict_columns(value, part.columns) if told is not None and c not in read]
+    drawn = take(part, [*KEYS, "head", value, *read])
     values = numbers(drawn, value)
     if told is not None:
-        drawn["within_null"] = ~flags(drawn, told) & np.isfinite(values)
+        drawn["within_null"] = ~beyond_chance(drawn, value) & np.isfinite(values)
     label = label or label_of(value)
     lines = {plain(label): f"{{{value}:.5g}}"} | ({"by chance": f"{{{null}:.5g}}"} if null is not None else {})
     if title is None:
@@ -145,13 +148,13 @@ def _texts(values: np.ndarray, signed: bool) -> Sequence[str]:
     return [short(value, 2) for value in values]
 
 
-def _title(drawn: pd.DataFrame, value: str, label: str, marked: bool) -> str:
-    values = numbers(drawn, value)
-    title = label.split(" (")[0]
-    if np.isfinite(values).any():
+def _title(drawn: pd.DataFrame, value: str, label: str, judged: bool) -> str:
+    values, title, found = numbers(drawn, value), label.split(" (")[0], claim(drawn, value) if judged else None
+    if found is not None:
+        title += f": {found.sentence('head')}"
+        values = np.where(flags(drawn, "within_null"), np.nan, values)  # named is only what is beyond chance
+    if (found is None or found.holds) and np.isfinite(values).any():
         top = records(drawn)[int(np.nanargmax(np.abs(values)))]
-        title += f": largest in layer {top['layer']}, {top['projection']}, head {top['head']} ({short(top[value])})"
-    if marked:
-        chance = int(flags(drawn, "within_null").sum())
-        title += f"; {chance} of {count(len(drawn), 'head')} cannot be told from chance"
+        title += f"{':' if found is None else ','} largest in layer {top['layer']}, {top['projection']}, "
+        title += f"head {top['head']} ({short(top[value])})"
     return title

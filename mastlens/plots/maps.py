@@ -21,6 +21,7 @@ from mastlens.plots.heat import (
 )
 from mastlens.plots.measures import INCREMENTS, increments_of, label_of, null_of
 from mastlens.plots.tables import flags, need, numbers, records, rows_with, take, words
+from mastlens.statistics import beyond_chance, claim, verdict_columns
 
 
 def plot_score_map(
@@ -54,6 +55,7 @@ def plot_score_map(
     own_null, told = null_of(value, map(str, table.columns)) if null is None else (None, None)
     nulls = [null] if isinstance(null, str) else list(null or ())
     extra = [*nulls, *(column for column in (own_null, told) if column is not None)]
+    extra += [c for c in verdict_columns(value, table.columns) if told is not None and c not in extra]
     need(table, [*KEYS, value, *extra], figure="plot_score_map", writer=writer)
     several = "increment" in table.columns
     drawn = take(table, [*(["increment"] if several else []), *KEYS, value, *extra])
@@ -62,7 +64,7 @@ def plot_score_map(
     signed = bool((values < 0).any()) if signed is None else signed
     label = label or label_of(value)
     lines = {plain(label): f"{{{value}:.5g}}"}
-    lines |= _mark(drawn, values, nulls, own_null, told, null_tolerance)
+    lines |= _mark(drawn, value, nulls, own_null, told, null_tolerance)
     marked = "within_null" in drawn.columns
 
     grid = CellGrid.of(drawn)
@@ -90,7 +92,7 @@ def plot_score_map(
     return finish(
         fig,
         drawn,
-        title=title or _title(drawn, value, label, marked),
+        title=title or _title(drawn, value, label, marked, told is not None),
         subtitle=subtitle,
         note=_note(nulls, told, null_tolerance),
         plot_height=grid.height,
@@ -102,9 +104,10 @@ def plot_score_map(
 
 
 def _mark(
-    drawn: pd.DataFrame, values: np.ndarray, nulls: list[str], own: str | None, told: str | None, tolerance: float
+    drawn: pd.DataFrame, value: str, nulls: list[str], own: str | None, told: str | None, tolerance: float
 ) -> dict[str, str]:
     """Add ``within_null`` where a null is known, and return the lines that tell it to the pointer."""
+    values = numbers(drawn, value)
     if len(nulls) == 1:
         expected = numbers(drawn, nulls[0])
         drawn["within_null"] = np.abs(values - expected) <= tolerance * np.abs(expected)
@@ -114,7 +117,7 @@ def _mark(
         drawn["within_null"] = (low <= values) & (values <= high)
         return {"by chance": f"{{{nulls[0]}:.5g}} to {{{nulls[1]}:.5g}}"}
     if told is not None:
-        drawn["within_null"] = ~flags(drawn, told) & np.isfinite(values)
+        drawn["within_null"] = ~beyond_chance(drawn, value) & np.isfinite(values)
     return {"by chance": f"{{{own}:.5g}}"} if own is not None else {}
 
 
@@ -130,16 +133,20 @@ def _note(nulls: list[str], told: str | None, tolerance: float) -> str:
     return "○: a random increment of that shape gives such a value (two-sided, p ≥ 0.001 for each cell)."
 
 
-def _title(drawn: pd.DataFrame, value: str, label: str, marked: bool) -> str:
-    values = numbers(drawn, value)
+def _title(drawn: pd.DataFrame, value: str, label: str, marked: bool, judged: bool) -> str:
     title = label.split(" (")[0]
     title = title[:1].upper() + title[1:]
-    if np.isfinite(values).any():
-        top: dict[str, Any] = records(drawn)[int(np.nanargmax(np.abs(values)))]
-        title += f": largest in layer {top['layer']}, {top['projection']} ({short(float(top[value]))}"
+    inside = flags(drawn, "within_null") if marked else np.zeros(len(drawn), dtype=bool)
+    found = claim(drawn, value) if judged else None
+    if found is not None:
+        title += f": {found.sentence('cell')}"
+    named = np.where(inside & judged, np.nan, numbers(drawn, value))  # only what is beyond chance, where that is judged
+    if (found is None or found.holds) and np.isfinite(named).any():
+        top: dict[str, Any] = records(drawn)[int(np.nanargmax(np.abs(named)))]
+        title += f"{':' if found is None else ','} largest in layer {top['layer']}, {top['projection']} "
+        title += f"({short(float(top[value]))}"
         several = "increment" in top and len(set(words(drawn, "increment"))) > 1
         title += f", {INCREMENTS.get(top['increment'], top['increment'])})" if several else ")"
-    if marked:
-        chance = int(flags(drawn, "within_null").sum())
-        title += f"; {chance} of {count(len(drawn), 'cell')} cannot be told from chance"
+    if marked and found is None:
+        title += f"; {int(inside.sum())} of {count(len(drawn), 'cell')} cannot be told from chance"
     return title

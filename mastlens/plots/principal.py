@@ -7,7 +7,7 @@ from plotly.subplots import make_subplots
 
 from mastlens.errors import unknown
 from mastlens.plots.figure import Figure
-from mastlens.plots.frame import colour_with, count, finish, plain
+from mastlens.plots.frame import colour_with, finish, plain
 from mastlens.plots.heat import (
     BAR_SPACE,
     KEYS,
@@ -21,7 +21,7 @@ from mastlens.plots.heat import (
 from mastlens.plots.nulls import principal_energy_band
 from mastlens.plots.tables import distinct, flags, need, numbers, ordered, rows_with, take, where, words
 from mastlens.plots.template import DIVERGING, INK, MUTED, PROJECTION_COLOURS
-from mastlens.statistics import mcnemar_exact
+from mastlens.statistics import beyond_chance, claim, mcnemar_exact, verdict_columns
 
 _COLUMNS = (
     "increment",
@@ -62,7 +62,9 @@ def _with_null(part: pd.DataFrame, level: float) -> pd.DataFrame:
     share = numbers(drawn, "off_principal")
     within = (low <= share) & (share <= high)
     if "off_principal_distinguishable" in drawn.columns:  # the table has judged by more than a band can show
-        within |= ~flags(drawn, "off_principal_distinguishable")
+        within |= ~beyond_chance(drawn, "off_principal")
+    else:
+        drawn["off_principal_distinguishable"] = moved & ~within
     drawn["within_null"] = moved & within
     return drawn
 
@@ -101,9 +103,9 @@ def plot_off_principal(
             "stable_rank",
             "off_principal_null_low",
             "off_principal_null_high",
-            "off_principal_distinguishable",
+            *verdict_columns("off_principal", part.columns),
         )
-        if column in part.columns
+        if column in part.columns and column not in _COLUMNS
     ]
     drawn = _with_null(take(part, [*_COLUMNS, *extra]), level)
 
@@ -230,24 +232,16 @@ def _add_dots(fig: go.Figure, drawn: pd.DataFrame, grid: CellGrid, hover: list[s
 def _title(drawn: pd.DataFrame, increment: str) -> str:
     name = _LABELS.get(increment, increment)
     moved = where(drawn, np.isfinite(numbers(drawn, "lift")))
-    inside = int(flags(moved, "within_null").sum())
-    told = ~flags(moved, "within_null")
-    outside = int((told & (numbers(moved, "off_principal") > numbers(moved, "off_principal_null"))).sum())
-    leaning = len(moved) - inside - outside
     if not len(moved):
         return f"There is no {name} increment: no attention projection changed"
-    if inside == len(moved):
-        title = f"No projection's {name} increment can be told from a random one"
-        # Each alone may look like chance while all of them lean to one side.
+    found = claim(moved, "off_principal")
+    if not found.holds:
+        title = f"Off-principal energy, {name} increment: {found.sentence('projection')}"
+        # Each alone may look like chance while all of them lean to one side; below the floor, rounding leans too.
         inward = int((numbers(moved, "lift") > 1).sum())
-        if mcnemar_exact(inward, len(moved) - inward) < 0.01:
+        if not found.floor and mcnemar_exact(inward, len(moved) - inward) < 0.01:
             more, side = max((inward, "inside"), (len(moved) - inward, "outside"))
             title += f" alone, yet {more} of {len(moved)} have more energy {side} than its mean"
         return title
-    parts = []
-    if outside:
-        parts.append(f"avoids the principal directions more than chance in {outside}")
-    if leaning:
-        parts.append(f"uses {'them' if outside else 'the principal directions'} more than chance in {leaning}")
-    rest = f"; {inside} cannot be told from random" if inside else ""
-    return f"The {name} increment {' and '.join(parts)} of {count(len(moved), 'projection')}{rest}"
+    ways = [f"{way} more in {n}" for n, way in ((found.above, "avoided"), (found.below, "used")) if n]
+    return f"{name} increment, {found.sentence('projection')}: principal directions {' and '.join(ways)}"

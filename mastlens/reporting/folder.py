@@ -10,6 +10,7 @@ import pandas as pd
 from mastlens.plots.page import Section
 from mastlens.runs.reading import read_table
 from mastlens.runs.stages import RECORD, read_record
+from mastlens.statistics import SMALLEST_LIFT
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,12 @@ class RunFolder:
     Attributes:
         path: The folder.
         before: The evaluation that this folder's is to be compared with; None for no comparison.
+        smallest_lift: Smallest ratio to what chance gives that is of interest, either way.
     """
 
     path: Path
     before: Path | None = None
+    smallest_lift: float = SMALLEST_LIFT
     _tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     def table(self, name: str) -> pd.DataFrame | None:

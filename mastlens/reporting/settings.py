@@ -35,3 +35,7 @@ class ReportSettings(Settings):
     before: FilePath | None = setting(
         "evaluation before the edit, where DIR holds the one after it", None, metavar="DIR"
     )
+    smallest_lift: float = setting(
+        "smallest ratio to what chance gives that is of interest: beyond chance and nearer to 1 is too small to matter",
+        1.1,
+    )

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from mastlens.statistics import claim
+
 
 def points(difference: float, low: float, high: float) -> str:
     """Return a difference of fractions in percentage points with its interval: ``−3.1 [−5.0, −1.2] points``."""
@@ -60,7 +62,9 @@ def beside_null(table: pd.DataFrame, measures: Sequence[tuple[str, str]], keys: 
         keys: Columns to group by, such as ``increment``.
 
     Returns:
-        The keys, ``measure``, ``median``, ``chance`` (the median null), ``n``, ``above chance``, ``below chance``.
+        The keys, ``measure``, ``median``, ``chance`` (the median null), ``n``, ``above chance``, ``below chance``; how
+        many both have ``by chance alone``, how many hold together ``at 5 % (Holm)``, the geometric mean of the ``lift``
+        over chance with its 95 % interval over rows, and the rows ``below the floor``.
     """
     rows = []
     groups = table.groupby(list(keys), sort=False) if keys else [((), table)]
@@ -71,8 +75,7 @@ def beside_null(table: pd.DataFrame, measures: Sequence[tuple[str, str]], keys: 
             known = group[group[column].notna() & group[f"{column}_null"].notna()]
             if known.empty:
                 continue
-            beyond = known[f"{column}_distinguishable"].fillna(False).astype(bool)
-            above = known[column] > known[f"{column}_null"]
+            found = claim(known, column)
             rows.append(
                 {
                     **dict(zip(keys, values, strict=True)),
@@ -80,8 +83,14 @@ def beside_null(table: pd.DataFrame, measures: Sequence[tuple[str, str]], keys: 
                     "median": float(known[column].median()),
                     "chance": float(known[f"{column}_null"].median()),
                     "n": len(known),
-                    "above chance": int((beyond & above).sum()),
-                    "below chance": int((beyond & ~above).sum()),
+                    "above chance": found.above,
+                    "below chance": found.below,
+                    "by chance alone": found.by_chance,
+                    "at 5 % (Holm)": found.together,
+                    "lift": found.lift,
+                    "lift low": found.lift_interval.low,
+                    "lift high": found.lift_interval.high,
+                    "below the floor": found.floor,
                 }
             )
     return pd.DataFrame(rows)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
-from mastlens.errors import BadFile, NotFound
+from mastlens.errors import BadFile, BadSetting, NotFound
 from mastlens.plots.page import Section, write_page
 from mastlens.reporting.chapters import CHAPTERS, Chapter
 from mastlens.reporting.chapters.demo import outcome_figure as draw_outcome
@@ -31,8 +31,10 @@ def report(settings: ReportSettings) -> Path:
         MastlensError: If the folder holds no stage of a run, a table is damaged, or the two evaluations are of
             different items.
     """
+    if not settings.smallest_lift >= 1:
+        raise BadSetting(f"--smallest-lift is a ratio of 1 or more, not {settings.smallest_lift:g}.")
     before = settings.before
-    run = RunFolder(Path(settings.folder), None if before is None else Path(before))
+    run = RunFolder(Path(settings.folder), None if before is None else Path(before), settings.smallest_lift)
     if not run.record["stages"] and not run.within:
         raise BadFile(f"{run.path} holds no run (no {run.path / RECORD}). Run a stage with --out {run.path} first.")
     chapters = [(chapter, findings) for chapter in CHAPTERS if (findings := chapter.build(run)) is not None]

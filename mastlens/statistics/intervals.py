@@ -1,35 +1,136 @@
-"""Intervals in closed form: a proportion, and the difference of two proportions of the same items."""
+"""Intervals of proportions and of their differences, in closed form; which one, by one stated rule.
+
+*One share* of yes-or-no outcomes: Wilson's score interval. *The difference of two shares of the same items*: the Wald
+interval after one item more has been lost and one more gained (Bonett and Price). *Anything else* is a mean of numbers:
+see ``means``. Each takes Student's quantile with as many degrees of freedom as there are units, less one, and the
+spread between units where rows belong together. ``benchmarks/coverage.py`` measures what they cover.
+"""
 
 from dataclasses import dataclass
 from math import sqrt
 
-from scipy import stats
+import numpy as np
+from numpy.typing import ArrayLike
 
 from mastlens.errors import BadSetting
+from mastlens.statistics.units import Units, normal, student
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A two-sided confidence interval."""
+    """A two-sided confidence interval; NaN where there is none."""
 
     low: float
     high: float
 
 
-def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
-    """Return the Wilson score interval of a proportion (Wilson 1927, without continuity correction)."""
+NONE = Interval(float("nan"), float("nan"))
+"""Where there is nothing to say."""
+
+
+def wilson(successes: int | float, n: int | float, *, level: float = 0.95, units: int | None = None) -> Interval:
+    """Return the score interval of a proportion (Wilson 1927, without continuity correction), at Student's quantile.
+
+    With the normal quantile it covers as little as 92 % of 95 at 30 items; with Student's, 93.6 % or more from 5 % to
+    95 % (``benchmarks/coverage.py``); from 300 items on the two agree to a hundredth of their width.
+
+    Args:
+        successes: Of ``n``; counts need not be whole where items were weighed.
+        n: Items.
+        level: Confidence level.
+        units: Independent ones among the items, for the degrees of freedom; None: all of them.
+    """
     if n == 0:
         raise BadSetting("A proportion of no items has no interval.")
-    interval = stats.binomtest(successes, n).proportion_ci(level, method="wilson")
-    return Interval(float(interval.low), float(interval.high))
+    return _score(successes / n, n, student(level, round(n) if units is None else units))
+
+
+def _score(share: int | float, n: int | float, quantile: float) -> Interval:
+    """Return all shares from which the one seen is no more than ``quantile`` of their standard errors away."""
+    square = quantile**2
+    centre = (share + square / (2 * n)) / (1 + square / n)
+    reach = quantile * sqrt(max(share * (1 - share), 0.0) / n + square / (4 * n**2)) / (1 + square / n)
+    return Interval(max(0.0, centre - reach), min(1.0, centre + reach))
+
+
+def share_interval(
+    values: ArrayLike, *, counts: ArrayLike | None = None, clusters: ArrayLike | None = None, level: float = 0.95
+) -> Interval:
+    """Return the interval of a share of yes-or-no outcomes: Wilson's, of as many items as the units are worth.
+
+    That number is n / design effect, the variance between units over that of independent outcomes (Korn and Graubard
+    1998, Survey Methodology 24, 193), and no larger than what makes the interval as narrow as for independent outcomes.
+    Where every row is one outcome, it is n, and the interval is ``wilson``'s.
+
+    Args:
+        values: Yes or no, or the share of a row's outcomes that are yes.
+        counts: Outcomes behind each row, e.g. samples of one problem; None: one.
+        clusters: One label a row; rows with equal labels are one unit. None: every row is a unit.
+        level: Confidence level.
+
+    Raises:
+        MastlensError: As ``Units.of``.
+    """
+    units = Units.of(values, counts, clusters)
+    n, share, number = units.total, units.mean, len(units)
+    if number == n:
+        return wilson(float(units.sums.sum()), n, level=level)
+    alone, between = share * (1 - share) / max(n - 1, 1), units.variance()
+    most = n * (student(level, number) / normal(level)) ** 2
+    worth = min(n * alone / between, most) if between > 0 else n if alone == 0 else most
+    return wilson(share * worth, worth, level=level, units=number)
+
+
+def difference_interval(
+    before: ArrayLike,
+    after: ArrayLike,
+    *,
+    counts: ArrayLike | None = None,
+    clusters: ArrayLike | None = None,
+    level: float = 0.95,
+) -> Interval:
+    """Return the interval of after - before of shares of yes-or-no outcomes of the same items.
+
+    Wald's, with one item lost and one gained added to those seen (Bonett and Price 2012, Journal of Educational and
+    Behavioral Statistics 37, 479), at Student's quantile, its variance that between units. It has a width where nothing
+    changed, where a bootstrap has none: of 30 items of which 5 % are lost, the percentile bootstrap covers 78 %.
+
+    Args:
+        before: One row an item: yes or no, or a share.
+        after: Same items in the same order.
+        counts: Outcomes behind each row, e.g. samples of one problem; None: one.
+        clusters: One label a row; rows with equal labels are one unit. None: every row is a unit.
+        level: Confidence level.
+
+    Raises:
+        MastlensError: If before and after are not of the same items, or as ``Units.of``.
+    """
+    units = Units.of(paired(before, after), counts, clusters)
+    n, number = units.total + 2, len(units)
+    centre = units.mean * units.total / n
+    spread = units.variance(centre) * (units.total / n) ** 2 + ((1 - centre) ** 2 + (1 + centre) ** 2) / n**2
+    reach = student(level, number) * sqrt(spread)
+    return Interval(max(-1.0, centre - reach), min(1.0, centre + reach))
+
+
+def paired(before: ArrayLike, after: ArrayLike) -> np.ndarray:
+    """Return after - before, item by item.
+
+    Raises:
+        MastlensError: If they are not of the same items.
+    """
+    old, new = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    if old.ndim != 1 or old.size == 0 or old.shape != new.shape:
+        raise BadSetting("A paired interval needs the same items before and after, at least one.")
+    return new - old
 
 
 def newcombe_paired(both: int, b: int, c: int, neither: int, *, level: float = 0.95) -> Interval:
     """Return Newcombe's interval of the difference after - before of two proportions of the same items.
 
-    Method 10 of Newcombe (1998), Statistics in Medicine 17, 2635: the Wilson intervals of both proportions,
-    combined through their correlation, whose estimate is corrected for continuity. Unlike the bootstrap it has a
-    width where no item changed, and it never leaves [-1, 1].
+    Method 10 of Newcombe (1998), Statistics in Medicine 17, 2635: the Wilson intervals of both proportions (at the
+    normal quantile, as published), combined through their correlation, whose estimate is corrected for continuity. It
+    has a width where no item changed, and never leaves [-1, 1].
 
     Args:
         both: Items right before and after.
@@ -42,7 +143,7 @@ def newcombe_paired(both: int, b: int, c: int, neither: int, *, level: float = 0
     if n == 0 or min(both, b, c, neither) < 0:
         raise BadSetting("A difference of proportions needs at least one item, and no count below 0.")
     before, after = (both + b) / n, (both + c) / n
-    of_before, of_after = wilson(both + b, n, level=level), wilson(both + c, n, level=level)
+    of_before, of_after = (_score(share, n, normal(level)) for share in (before, after))
     margins = (both + b) * (c + neither) * (both + c) * (b + neither)
     agreement = both * neither - b * c
     if agreement > 0:

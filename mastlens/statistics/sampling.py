@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from mastlens.errors import BadSetting
-from mastlens.statistics.bootstrap import mean_bootstrap
+from mastlens.statistics.intervals import share_interval
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class SampledAccuracy:
 
     Attributes:
         table: One row a metric: ``metric`` (``avg@n``, ``pass@k``), ``estimate`` as a fraction, ``ci_low`` and
-            ``ci_high`` from a bootstrap over problems, ``items`` (problems).
+            ``ci_high`` over problems (``share_interval``), ``items`` (problems).
         items: One row a problem: ``item``, ``samples``, ``correct``.
     """
 
@@ -49,9 +49,7 @@ def sampled_accuracy(
     correct: ArrayLike,
     *,
     ks: Sequence[int] = (1,),
-    resamples: int = 10_000,
     level: float = 0.95,
-    seed: int = 0,
 ) -> SampledAccuracy:
     """Return avg@n and pass@k with intervals over problems; samples of one problem are no evidence of others.
 
@@ -59,9 +57,7 @@ def sampled_accuracy(
         items: The problem of each sample.
         correct: Whether the sample is right.
         ks: The k of pass@k; none may exceed the samples of any problem.
-        resamples: Number of bootstrap samples.
         level: Confidence level.
-        seed: Of the resampling.
     """
     rows = pd.DataFrame({"item": np.asarray(items), "correct": np.asarray(correct, dtype=bool)})
     if rows.empty:
@@ -74,7 +70,7 @@ def sampled_accuracy(
     metrics |= {f"pass@{k}": [pass_at_k(n, int(c), k) for n, c in pairs] for k in ks}
     table = []
     for metric, values in metrics.items():
-        interval = mean_bootstrap(values, resamples=resamples, level=level, seed=seed)
+        interval = share_interval(values, counts=[n for n, _ in pairs], level=level)
         table.append(
             {
                 "metric": metric,

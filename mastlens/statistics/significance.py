@@ -1,10 +1,34 @@
 """The exact McNemar test, permutation tests, and Holm's correction for several tests."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
 from mastlens.errors import BadSetting
+
+
+class PairedCounts(NamedTuple):
+    """Yes-or-no outcomes of the same items, before and after: how many of each kind there are."""
+
+    both: int
+    b: int
+    c: int
+    neither: int
+
+
+def paired_counts(before: ArrayLike, after: ArrayLike) -> PairedCounts:
+    """Return how many items are right before and after, before alone (b, lost), after alone (c, gained), and never.
+
+    Args:
+        before: One outcome an item.
+        after: Same items in the same order.
+    """
+    old, new = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
+    if old.shape != new.shape:
+        raise BadSetting("Outcomes before and after are of other items.")
+    return PairedCounts(*(int(cell.sum()) for cell in (old & new, old & ~new, ~old & new, ~old & ~new)))
 
 
 def mcnemar_exact(b: int, c: int) -> float:

@@ -96,12 +96,10 @@ def measure_answers(
     reference: pd.DataFrame | None,
     *,
     perplexity: float,
-    resamples: int,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Return one row a split, ``retain`` being all but ``forget``, of an arm against the source and the reference.
 
-    Columns: ``split``, ``n``, ``accuracy``, ``difference`` to the source with its paired bootstrap ``ci_low`` and
+    Columns: ``split``, ``n``, ``accuracy``, ``difference`` to the source with its paired interval ``ci_low`` and
     ``ci_high``, ``lost``, ``gained``, ``mcnemar_p``, ``truncated`` (a share), ``logprob`` (of a solution token),
     ``kl`` (KL(reference || arm) of a solution token, in nats), ``agreement`` (share of items with the reference's
     answer, two without any not agreeing), ``perplexity`` (the same in each row).
@@ -111,11 +109,9 @@ def measure_answers(
         source: Of the checkpoint that was edited.
         reference: Of the model that never learnt it.
         perplexity: On neutral texts.
-        resamples: Bootstrap samples.
-        seed: Of the bootstrap.
     """
     pooled = with_pooled_retain(answers)
-    paired = compare_tables(with_pooled_retain(source), pooled, resamples=resamples, seed=seed).table
+    paired = compare_tables(with_pooled_retain(source), pooled).table
     if reference is None:
         pooled["agrees"] = math.nan
     else:

@@ -169,7 +169,6 @@ class StudySettings:
         draws: Random selections.
         top: How many tensors a rule selects.
         rank: k of the principal subspaces.
-        resamples: Bootstrap samples of each interval.
         keep_edits: Whose edit files stay: ``all``, ``chosen`` (not those of random draws), ``none``.
         objectives: Label to an objective's name and coefficients, as ``make_objective`` takes them.
         selections: Label to a selection.
@@ -191,7 +190,6 @@ class StudySettings:
     draws: int = 20
     top: int = 96
     rank: int = 16
-    resamples: int = 2000
     keep_edits: str = "chosen"
     objectives: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     selections: Mapping[str, SelectionSettings] = field(default_factory=dict)
@@ -215,8 +213,8 @@ class StudySettings:
             raise BadSetting(f"seeds are different numbers, at least one; they are {list(self.seeds)}.")
         if self.keep_edits not in _KEPT:
             raise unknown("keep_edits", self.keep_edits, _KEPT)
-        if self.draws < 1 or self.resamples < 1:
-            raise BadSetting(f"draws and resamples are at least 1; they are {self.draws} and {self.resamples}.")
+        if self.draws < 1:
+            raise BadSetting(f"draws is at least 1; it is {self.draws}.")
         if not self.compare and not self.negate:
             raise BadSetting("there is nothing to do: write at least one [[compare]] or [[negate]].")
         for label in (*self.objectives, *self.selections):

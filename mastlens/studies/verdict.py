@@ -47,7 +47,7 @@ def summary_text(table: pd.DataFrame, arms: pd.DataFrame) -> str:
             }
         )
     legend = (
-        "accuracy; then the difference to the RLVR source in points with its 95 % paired bootstrap interval,\n"
+        "accuracy; then the difference to the RLVR source in points with its 95 % paired interval,\n"
         "items lost/gained, exact McNemar p. worked: share of forget responses that work the problem out, rightly or\n"
         "wrongly. perplexity: on neutral text. s, MB: time and peak memory of the edit alone."
     )

@@ -73,14 +73,13 @@ class Workshop:
         folder = self.out / ARMS / arm.name
         held_against = {"arm": arm.name, "source": SOURCE, **({"reference": REFERENCE} if self.reference else {})}
         paths = {role: self.out / ARMS / name / ANSWERS for role, name in held_against.items()}
-        resamples = self.settings.resamples
         with stage(
             folder,
             "measure",
             outputs=[MEASURES],
             lineage=self._lineage,
             inputs=hash_inputs(paths),
-            settings={"resamples": resamples},
+            settings={},
             overwrite=True,  # made of answers alone, which were not replaced without being asked
         ) as current:
             if not current.done:
@@ -91,7 +90,6 @@ class Workshop:
                     answers["source"],
                     answers.get("reference"),
                     perplexity=math.nan if perplexity is None else perplexity,
-                    resamples=resamples,
                 )
                 write_table(folder / MEASURES, measures)
         if not arm.keep:

@@ -105,7 +105,7 @@ def _read_tables(folder: Path) -> None:
     _each(
         lambda: rank(folder, top=2, anyway=True),
         lambda: read_selection(folder / "ranking.parquet"),
-        lambda: compare(folder, folder, resamples=20),
+        lambda: compare(folder, folder),
         lambda: report(folder),
     )
 

@@ -152,7 +152,6 @@ seeds = [0]
 draws = 1
 top = 2
 rank = 2
-resamples = 20
 neutral = "neutral.jsonl"
 lineage = {{ rlvr = "{i}/rlvr", sft = "{i}/sft", base = "{i}/base", reference = "{i}/sft" }}
 train = {{ forget = "forget.jsonl", retain = "retain.jsonl" }}

@@ -30,7 +30,6 @@ neutral = "neutral-eval.jsonl"
 seeds = [0, 1]
 draws = 2
 top = 4
-resamples = 200
 decoding = { max_new_tokens = 48, batch_size = 16 }
 
 [calibration]

@@ -91,7 +91,9 @@ def test_a_table_of_constructed_traces_has_the_shares_that_were_put_in(files, ju
     row = result.summary.iloc[0]
     assert (row["n"], row["rt_ua"], row["fa_ua"], row["avg_ua"], row["accuracy"]) == (2, 0.5, 0.5, 0.5, 1.0)
     assert (row["rt_low"], row["rt_high"]) == pytest.approx((wilson(1, 2).low, wilson(1, 2).high))
-    assert 0 <= row["rt_person_low"] <= row["rt_person_high"] <= 1
+    # Two people: they differ or do not, which says nothing of a third. Before, an interval stood there all the same.
+    assert np.isnan([row["rt_person_low"], row["rt_person_high"]]).all()
+    assert "2 people" in row["note"] and "3 or more" in row["note"]
     shares = result.categories.set_index("category")["share"]
     assert shares.to_dict() == {"C1": 0.5, "C2": 0.0, "C3": 0.0, "C4": 0.5}
     assert result.table["sentences"].iloc[0] == ["Orin Valdek was born in Sorn."]
@@ -115,7 +117,9 @@ def test_several_samples_widen_by_item_and_what_is_unjudged_counts_nowhere(files
     result = constructed(files, Odd(), [[LEAK, LEAK, ("What?", "B")], [CLEAR, CLEAR, CLEAR]])
     row = result.summary.iloc[0]
     assert (row["n"], row["unjudged"], row["rt_ua"]) == (5, 1, 0.4)
-    assert (row["rt_low"], row["rt_high"]) == (0.0, 1.0)  # two items, all alike within: no less is known
+    # Two items with several samples are two units: no interval, and the note says what to do.
+    assert np.isnan([row["rt_low"], row["rt_high"]]).all()
+    assert "no interval" in row["note"]
     assert result.table["sentence_categories"].iloc[0] == ["C4"]
 
 

@@ -136,7 +136,7 @@ def test_measure_collateral(tiny, tmp_path):
 
     def run(**changed):
         options = {"splits": {"retain": tiny.retain}, "neutral": neutral, "before": before, "after": after}
-        settings = {"resamples": 200, "progress": False, "out": out} | options | changed
+        settings = {"progress": False, "out": out} | options | changed
         return measure_collateral(model=tiny.rlvr, edit=edit, **settings)
 
     result = run()
@@ -168,7 +168,7 @@ def test_measure_collateral(tiny, tmp_path):
     pd.testing.assert_frame_equal(run().table, result.table)
     assert (out / "collateral.parquet").stat().st_mtime_ns == stamp
     with pytest.raises(MastlensError, match="overwrite"):
-        run(seed=1)
+        run(neutral=None)
     with pytest.raises(MastlensError, match="both --before and --after"):
         run(after=None)
     with pytest.raises(MastlensError, match="different items"):

@@ -16,7 +16,7 @@ from mastlens.evaluation.forgetting import compare_edits
 from mastlens.plots import figure_table, plot_items, plot_tradeoff
 from mastlens.plots.forgetting import plot_collateral, plot_edits
 from mastlens.runs.files import write_table
-from mastlens.statistics import newcombe_paired, paired_bootstrap, smallest_drop
+from mastlens.statistics import difference_interval, newcombe_paired, smallest_drop
 from tests.conftest import run_command
 
 
@@ -55,7 +55,7 @@ def test_the_published_headline():
     table = compare_tables(before, after).table.set_index("split")
     assert table.loc["forget", ["n", "b", "c"]].tolist() == [150, 8, 0]
     assert table.loc["forget", "mcnemar_p"] == 0.0078125
-    assert (100 * table.loc["forget", ["ci_low", "ci_high"]]).tolist() == pytest.approx([-9.333, -2.0], abs=1e-3)
+    assert (100 * table.loc["forget", ["ci_low", "ci_high"]]).tolist() == pytest.approx([-9.297, -1.229], abs=1e-3)
     p = [mcnemar([[0, r.b], [r.c, 0]], exact=True).pvalue for r in table.itertuples()]
     assert table["mcnemar_p"].tolist() == pytest.approx(p)
     assert table["holm_p"].tolist() == pytest.approx(multipletests(p, method="holm")[1].tolist())
@@ -113,11 +113,9 @@ def test_several_samples_an_item_are_one_piece_of_evidence():
     row = compare_tables(*tables).table.iloc[0]
     assert (row["n"], row["b"], row["c"]) == (30, int((means[1] < means[0]).sum()), int((means[1] > means[0]).sum()))
     assert row["difference"] == pytest.approx(means[1].mean() - means[0].mean())
-    interval = paired_bootstrap(*means)
-    assert (row["ci_low"], row["ci_high"]) == (interval.low, interval.high)
-    # The same as drawing items as clusters of their samples.
+    # The same as taking items as clusters of their samples.
     pairs = [table.sort_values(["item", "sample"]) for table in tables]
-    clustered = paired_bootstrap(pairs[0]["correct"], pairs[1]["correct"], clusters=pairs[0]["item"])
+    clustered = difference_interval(pairs[0]["correct"], pairs[1]["correct"], clusters=pairs[0]["item"])
     assert (row["ci_low"], row["ci_high"]) == pytest.approx((clustered.low, clustered.high))
     assert isnan(row["newcombe_low"]), "a share is no proportion of items"
     items = compare_tables(*tables).items
@@ -140,7 +138,7 @@ def test_samples_that_cannot_be_told_apart_are_refused():
 
 def test_clusters_widen_the_interval_where_they_matter():
     before, after = pair(forget=(60, 60, 30, 0))
-    groups = [str(i // 10) for i in range(60)]  # whole groups are lost or kept
+    groups = [str(i // 6) for i in range(60)]  # whole groups are lost or kept
     before, after = before.assign(subject=groups), after.assign(subject=groups)
     plain, clustered = compare_tables(before, after).table, compare_tables(before, after, clusters="subject").table
     assert clustered["ci_high"][0] - clustered["ci_low"][0] > 2 * (plain["ci_high"][0] - plain["ci_low"][0])
@@ -148,6 +146,16 @@ def test_clusters_widen_the_interval_where_they_matter():
     pd.testing.assert_frame_equal(plain[rest], clustered[rest])
     with pytest.raises(MastlensError, match="Did you mean 'subject'"):
         compare_tables(before, after, clusters="subjects")
+
+
+def test_few_clusters_are_said_and_two_refused():
+    before, after = pair(forget=(60, 60, 30, 0))
+    few = [side.assign(subject=[str(i // 20) for i in range(60)]) for side in (before, after)]
+    with pytest.warns(MastlensWarning, match=r"split 'forget': There are only 3 clusters of subject.*10 or more"):
+        compare_tables(*few, clusters="subject")
+    two = [side.assign(subject=[str(i // 30) for i in range(60)]) for side in (before, after)]
+    with pytest.raises(MastlensError, match=r"split 'forget': There are 2 clusters of subject.*leave clusters out"):
+        compare_tables(*two, clusters="subject")
 
 
 def folder_of(root, name, table, **settings):
@@ -176,10 +184,10 @@ def edits(tmp_path):
 
 def test_edits_in_one_table(edits):
     _, source, mild, harsh = edits
-    result = compare_edits(source, [mild, harsh], resamples=500)
+    result = compare_edits(source, [mild, harsh])
     table = result.table.set_index("arm")
     assert result.settings["splits"] == {"forget": ["forget"], "retain": ["math", "gsm"]}
-    one = compare(source, mild, resamples=500).table.set_index("split")
+    one = compare(source, mild).table.set_index("split")
     for ours, theirs in (("difference", "difference"), ("low", "ci_low"), ("high", "ci_high"), ("b", "b"), ("c", "c")):
         assert table.loc["mild", f"forget_{ours}"] == one.loc["forget", theirs]
     assert table.loc["mild", ["retain_n", "retain_b", "retain_c"]].tolist() == [80, 2, 1]
@@ -210,7 +218,7 @@ def test_edits_of_other_items_or_without_a_side_are_refused(edits):
     with pytest.raises(MastlensError, match="no edit"):
         compare_edits(source, [])
     twin = folder_of(root / "other", "mild", pd.read_parquet(mild / "responses.parquet"))
-    assert compare_edits(source, [mild, twin], resamples=100).table["arm"].tolist() == [
+    assert compare_edits(source, [mild, twin]).table["arm"].tolist() == [
         f"{root.name}/mild",
         "other/mild",
     ]
@@ -221,8 +229,8 @@ def with_collateral(folder):
     rows = [(m, s, 30, 2.0, 2.2, v, 0.9 * v, 1.1 * v, u) for m, s, v, u in measured]
     columns = ["measure", "split", "items", "before", "after", "value", "ci_low", "ci_high", "unit"]
     write_table(folder / "collateral.parquet", pd.DataFrame(rows, columns=columns))
-    items = pd.DataFrame({"split": ["math", "gsm", "forget"], "item": 0, "tokens": [10, 30, 5], "kl": [0.5, 0.1, 9.0]})
-    write_table(folder / "collateral_items.parquet", items.assign(same_top=1))
+    items = pd.DataFrame({"split": ["math", "gsm", "gsm", "forget"], "item": [0, 0, 1, 0], "tokens": [10, 20, 10, 5]})
+    write_table(folder / "collateral_items.parquet", items.assign(kl=[0.5, 0.06, 0.04, 9.0], same_top=1))
 
 
 def with_attacks(folder, before):
@@ -249,7 +257,7 @@ def test_collateral_and_attacks_are_read_where_they_are(edits):
     before = pd.read_parquet(source / "responses.parquet")
     with_collateral(mild)
     with_attacks(mild, before)
-    result = compare_edits(source, {"mild": mild, "harsh": harsh}, resamples=500, out=root / "out")
+    result = compare_edits(source, {"mild": mild, "harsh": harsh}, out=root / "out")
     table = result.table.set_index("arm")
     row = table.loc["mild"]
     assert row["kl"] == pytest.approx(0.6 / 40), "by tokens, and not on the forget side"
@@ -261,19 +269,19 @@ def test_collateral_and_attacks_are_read_where_they_are(edits):
     assert row["after_attack_difference"] == pytest.approx(-3 / 40)
     assert row["after_attack_low"] <= row["after_attack_difference"] <= row["after_attack_high"]
     assert table.loc["harsh", ["kl", "perplexity_ratio", "after_attack_accuracy"]].isna().all()
-    again = compare_edits(source, {"mild": mild, "harsh": harsh}, resamples=500, out=root / "out")
+    again = compare_edits(source, {"mild": mild, "harsh": harsh}, out=root / "out")
     pd.testing.assert_frame_equal(again.table, result.table, check_dtype=False)
     write_table(harsh / "teach" / "attack_items.parquet", pd.read_parquet(mild / "teach" / "attack_items.parquet"))
     with pytest.raises(MastlensError, match="overwrite"):
-        compare_edits(source, {"mild": mild, "harsh": harsh}, resamples=500, out=root / "out")
+        compare_edits(source, {"mild": mild, "harsh": harsh}, out=root / "out")
 
 
 def test_figure_of_edits_draws_both_intervals_and_what_came_back(edits):
     _, source, mild, harsh = edits
-    bare = plot_edits(compare_edits(source, [mild, harsh], resamples=500).table)
+    bare = plot_edits(compare_edits(source, [mild, harsh]).table)
     with_collateral(mild)
     with_attacks(mild, pd.read_parquet(source / "responses.parquet"))
-    table = compare_edits(source, [mild, harsh], resamples=500).table
+    table = compare_edits(source, [mild, harsh]).table
     fig = plot_edits(table)
     assert [len([a for a in f.layout if a.startswith("yaxis")]) for f in (bare, fig)] == [1, 3]
     row = table.set_index("arm").loc["mild"]
@@ -323,3 +331,19 @@ def test_the_command_says_what_the_function_found(edits):
     assert [row["arm"] for row in named] == ["a few tensors", "harsh"]
     with pytest.raises(MastlensError, match="same label"):
         run_command("compare-edits", source, f"one={mild}", f"one={harsh}")
+
+
+def test_a_change_is_judged_by_its_size_too():
+    """Two one-sided tests, by their definition: the 90 % interval lies within the smallest difference of interest."""
+    cells = {"lost": (1000, 900, 200, 0), "little": (10_000, 9000, 60, 0), "none": (1000, 900, 4, 4)}
+    cells["few"] = (30, 20, 2, 1)
+    table = compare_tables(*pair(**cells)).table.set_index("split")
+    expected = ["changed", "changed, too little to matter", "no change that matters", "undecided"]
+    assert table["verdict"].tolist() == expected
+    assert (table["ci_high"] < 0).tolist() == [True, True, False, False]
+    wider = compare_tables(*pair(**cells), smallest=0.3).table["verdict"]
+    assert wider.tolist() == [*["changed, too little to matter"] * 2, *["no change that matters"] * 2]
+    for split, (n, right, b, c) in cells.items():
+        before, after = (np.array(side, dtype=float) for side in lost(n, right, b, c))
+        inner = difference_interval(before, after, level=0.9)
+        assert (inner.low > -0.02 and inner.high < 0.02) == (table.loc[split, "verdict"] in expected[1:3])

@@ -67,8 +67,8 @@ def test_below_the_floor_no_column_of_any_table_tells_anything(measured):
 def test_figure_and_sentence_lead_with_the_floor(measured):
     below, above = measured["hair"].table, measured["much"].table
     title = plots.plot_off_principal(below).layout.title.text
-    assert "can be told from a random one" in title
-    assert "can be told from a random one" not in plots.plot_off_principal(above).layout.title.text
+    assert "no projection can be told from rounding" in title.replace("<br>", " ")
+    assert "can be told from rounding" not in plots.plot_off_principal(above).layout.title.text.replace("<br>", " ")
     assert floor_sentence(below).startswith(f"{len(below)} of {len(below)} increments lie below")
     assert floor_sentence(above) == ""
     mixed = pd.concat([below, above])

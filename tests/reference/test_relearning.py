@@ -160,7 +160,8 @@ def test_what_merely_teaches_recovers_nothing_beyond_the_control():
     row = summarise_attack(pd.concat([*items, item_rows("control", "hard", taught)])).set_index("model").loc["edited"]
     attacked = row[row["variant"] == "hard"].iloc[0]
     assert attacked["recovered"] == pytest.approx(0.4)
-    assert attacked["recovered_beyond_control"] == attacked["recovered_beyond_control_high"] == 0
+    assert attacked["recovered_beyond_control"] == 0
+    assert attacked["recovered_beyond_control_low"] < 0 < attacked["recovered_beyond_control_high"]
     alone = summarise_attack(pd.concat(items[:3]))
     assert alone["recovered_beyond_control"].isna().all()
 
@@ -171,20 +172,20 @@ def test_interval_of_a_share_against_scipy():
     generator = np.random.default_rng(0)
     forgotten = (generator.random(200) < 0.6).astype(float) - (generator.random(200) < 0.05)
     back = forgotten * (generator.random(200) < 0.5)
-    share, ends = recovered_share(back, forgotten, seed=1)
+    share, ends = recovered_share(back, forgotten)
     assert share == pytest.approx(back.sum() / forgotten.sum())
     oracle = stats.bootstrap(
         (back, forgotten), lambda a, b, axis: a.sum(axis) / b.sum(axis), paired=True, vectorized=True,
-        method="percentile", n_resamples=10_000, rng=np.random.default_rng(5),
+        method="BCa", n_resamples=10_000, rng=np.random.default_rng(5),
     ).confidence_interval  # fmt: skip
-    assert (ends.low, ends.high) == pytest.approx((oracle.low, oracle.high), abs=0.01)
-    assert recovered_share(back, forgotten, seed=1)[1] == ends
+    assert (ends.low, ends.high) == pytest.approx((oracle.low, oracle.high), abs=0.02)
+    assert recovered_share(back, forgotten)[1] == ends
 
 
 def test_nothing_forgotten_has_no_share_and_little_no_interval():
     share, ends = recovered_share(np.ones(5), np.zeros(5))
     assert math.isnan(share)
     assert math.isnan(ends.low)
-    share, ends = recovered_share(np.eye(20)[0], np.eye(20)[0])  # one item: often in no resample at all
+    share, ends = recovered_share(np.eye(20)[0], np.eye(20)[0])  # one item: not told from none
     assert share == 1
     assert math.isnan(ends.low)

@@ -32,7 +32,7 @@ def folder(tiny, tmp_path_factory):
     sides = {"forget": tiny.forget, "retain": tiny.retain}
     m.geometry(base=tiny.base, rank=RANK, workers=1, **both)
     m.couple(**both, **sides, fisher=True, spectrum=False)
-    m.causal_map(**both, **sides, heads=True, limit=4, resamples=20)
+    m.causal_map(**both, **sides, heads=True, limit=4)
     return out
 
 

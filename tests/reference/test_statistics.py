@@ -1,12 +1,13 @@
 """Statistics against statsmodels, and against the published values."""
 
+import functools
 import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
@@ -14,18 +15,23 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from mastlens.errors import MastlensError
 from mastlens.statistics import (
+    difference_interval,
+    few_clusters,
     holm,
     mcnemar_exact,
-    mean_bootstrap,
+    mean_interval,
     newcombe_paired,
-    paired_bootstrap,
+    paired_interval,
     pass_at_k,
-    ratio_bootstrap,
+    ratio_interval,
+    ratio_intervals,
     sampled_accuracy,
     seed_interval,
     seed_spread,
+    share_interval,
     wilson,
 )
+from mastlens.statistics.units import Units
 
 
 @pytest.mark.parametrize(
@@ -57,9 +63,11 @@ def test_mcnemar_does_not_underflow_or_pass_one():
 
 
 def test_wilson_agrees_with_statsmodels():
-    for n, level in itertools.product((1, 2, 10, 150, 1319), (0.9, 0.95, 0.99)):
+    """At Student's quantile; statsmodels takes the normal one: it is asked for the level at which that is as large."""
+    for n, level in itertools.product((4, 10, 150, 1319), (0.9, 0.95, 0.99)):
+        quantile = stats.t.isf((1 - level) / 2, max(n - 1, 1))
         for k in sorted({0, 1, n // 3, n - 1, n}):
-            low, high = proportion_confint(k, n, alpha=1 - level, method="wilson")
+            low, high = proportion_confint(k, n, alpha=2 * stats.norm.sf(quantile), method="wilson")
             found = wilson(k, n, level=level)
             assert found.low == pytest.approx(low, abs=1e-9)
             assert found.high == pytest.approx(high, abs=1e-9)
@@ -68,10 +76,10 @@ def test_wilson_agrees_with_statsmodels():
 
 
 def test_wilson_by_hand():
-    # z = 1.959964; 0 of 10: high = z^2 / (10 + z^2) = 3.841459 / 13.841459
+    # t of 9 degrees of freedom = 2.262157; 0 of 10: high = t^2 / (10 + t^2) = 5.117355 / 15.117355
     found = wilson(0, 10)
     assert found.low == pytest.approx(0, abs=1e-12)
-    assert found.high == pytest.approx(0.277533, abs=1e-6)
+    assert found.high == pytest.approx(0.338508, abs=1e-6)
 
 
 def lost(n, b, c=0):
@@ -83,50 +91,39 @@ def lost(n, b, c=0):
     return before, after
 
 
-def test_bootstrap_of_the_published_headline():
-    """Eight lost of 150: the 2.5 % and 97.5 % points of Bin(150, 8/150) are 3 and 14 items."""
-    for seed in range(5):
-        interval = paired_bootstrap(*lost(150, 8), resamples=10_000, seed=seed)
-        assert 100 * interval.low == pytest.approx(-9.333, abs=1e-3)
-        assert 100 * interval.high == pytest.approx(-2.000, abs=1e-3)
+def test_the_difference_of_the_published_headline_by_hand():
+    """Eight lost of 150; with one more lost and one gained: -8 / 152, and the spread of those 152 about it."""
+    found = difference_interval(*lost(150, 8))
+    centre = -8 / 152
+    square = 8 * (1 + centre) ** 2 + 142 * centre**2  # the items seen, about the new centre
+    variance = (square * 150 / 149 + (1 - centre) ** 2 + (1 + centre) ** 2) / 152**2
+    reach = stats.t.isf(0.025, 149) * np.sqrt(variance)
+    assert (found.low, found.high) == pytest.approx((centre - reach, centre + reach), rel=1e-12)
+    assert 100 * found.low == pytest.approx(-9.297, abs=1e-3)
+    # Bonett and Price's own formula, on counts and at the normal quantile, is the same but for n / (n - 1).
+    own = stats.norm.isf(0.025) * np.sqrt(((9 + 1) / 152 - centre**2) / 152)
+    assert reach == pytest.approx(own, rel=0.02)
 
 
-def test_bootstrap_is_antisymmetric():
-    before, after = lost(150, 8)
-    forth, back = paired_bootstrap(before, after, seed=3), paired_bootstrap(after, before, seed=3)
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from([(0, 0), (0, 1), (1, 0), (1, 1)]), min_size=1, max_size=40))
+def test_the_difference_is_antisymmetric_and_has_a_width(pairs):
+    before, after = np.array(pairs).T
+    forth, back = difference_interval(before, after), difference_interval(after, before)
     assert (back.low, back.high) == pytest.approx((-forth.high, -forth.low))
+    assert -1 <= forth.low < forth.high <= 1
+    assert forth == paired_interval(before.astype(bool), after.astype(bool)), "truth values are outcomes too"
+    wide = difference_interval(before, after, level=0.99)
+    assert wide.low <= forth.low and forth.high <= wide.high
 
 
-def test_bootstrap_seeds():
-    before, after = lost(200, 21, 20)
-    first, again = (paired_bootstrap(before, after, seed=7, resamples=501) for _ in range(2))
-    assert (first.low, first.high) == (again.low, again.high)
-    others = {(i.low, i.high) for i in (paired_bootstrap(before, after, seed=s, resamples=501) for s in range(8))}
-    assert len(others) > 1
-
-
-def test_bootstrap_resamples_pairs():
+def test_numbers_are_paired_and_not_taken_for_outcomes():
     """All items equally changed: paired, there is no uncertainty; unpaired there would be."""
     before = np.arange(50) % 2
-    interval = paired_bootstrap(before * 0.5, before * 0.5 + 0.25, seed=0)
+    interval = paired_interval(before * 0.5, before * 0.5 + 0.25)
     assert (interval.low, interval.high) == pytest.approx((0.25, 0.25))
-    unchanged = paired_bootstrap(before, before.copy(), seed=0)
-    assert (unchanged.low, unchanged.high) == (0.0, 0.0)
-
-
-def test_bootstrap_level_and_items_of_another_length():
-    before, after = lost(150, 20, 5)
-    wide, narrow = (paired_bootstrap(before, after, level=level) for level in (0.99, 0.8))
-    assert wide.low < narrow.low < -0.1 < narrow.high < wide.high
     with pytest.raises(MastlensError, match="same items"):
-        paired_bootstrap(before, after[:-1])
-
-
-def test_bootstrap_takes_truth_values():
-    before, after = lost(150, 8)
-    plain = paired_bootstrap(before, after)
-    truth = paired_bootstrap(before.astype(bool), after.astype(bool))
-    assert (plain.low, plain.high) == (truth.low, truth.high)
+        paired_interval(before, before[:-1])
 
 
 # Newcombe (1998), Statistics in Medicine 17, 2635, table III, method 10; first counted minus second.
@@ -178,7 +175,7 @@ def test_newcombe_contains_the_difference_and_is_antisymmetric(cells, level):
     assert found.high - found.low > 1e-3
 
 
-def test_newcombe_covers_where_the_bootstrap_has_no_width():
+def test_newcombe_covers_where_a_bootstrap_has_no_width():
     rng, truth, n = np.random.default_rng(0), (0.55, 0.03, 0.01, 0.41), 60
     drawn, counts = np.unique(rng.multinomial(n, truth, size=2000), axis=0, return_counts=True)
     intervals = [newcombe_paired(*map(int, cells)) for cells in drawn]
@@ -189,24 +186,51 @@ def test_newcombe_covers_where_the_bootstrap_has_no_width():
     assert all(i.low < -0.02 < 0.02 < i.high for i, none in zip(intervals, unchanged, strict=True) if none)
 
 
-def test_bootstrap_is_scipys_own():
-    before, after = lost(150, 21, 9)
-    expected = stats.bootstrap(
-        (after - before,), np.mean, n_resamples=3000, method="percentile", batch=1000, rng=np.random.default_rng(5)
-    ).confidence_interval
-    found = paired_bootstrap(before, after, resamples=3000, seed=5)
-    assert (found.low, found.high) == (expected.low, expected.high)
+def test_means_of_numbers_without_skewness_are_students_t():
+    half = np.random.default_rng(0).normal(size=40)
+    values = np.concatenate([half, -half]) + 3.0  # symmetric to the last bit but rounding
+    for level in (0.8, 0.95, 0.99):
+        found, expected = mean_interval(values, level=level), DescrStatsW(values).tconfint_mean(alpha=1 - level)
+        assert (found.low, found.high) == pytest.approx(expected, rel=1e-9)
 
 
-def test_ratio_bootstrap_weighs_by_the_denominator():
+def test_skewness_is_taken_out_as_hall_says():
+    """His cubic, g(w) = w + c w^2 / 3 + c^2 w^3 / 27 + c / (6 n), turned round by root finding."""
+    values = np.random.default_rng(3).lognormal(size=25)
+    n, c, sd = len(values), stats.skew(values), values.std(ddof=1)
+    quantile = stats.t.isf(0.025, n - 1) / np.sqrt(n)
+
+    def turned(at):
+        return optimize.brentq(lambda w: w + c * w**2 / 3 + c**2 * w**3 / 27 + c / (6 * n) - at, -50, 50)
+
+    found = mean_interval(values)
+    assert found.low == pytest.approx(values.mean() - sd * max(quantile, turned(quantile)), rel=1e-9)
+    assert found.high == pytest.approx(values.mean() - sd * turned(-quantile), rel=1e-9)
+    assert -turned(-quantile) > 1.1 * quantile > 1.1 * turned(quantile)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.01, 100), st.floats(-50, 50))
+def test_intervals_of_numbers_move_with_them(seed, scale, shift):
+    values = np.random.default_rng(seed).exponential(size=12)
+    first, moved = mean_interval(values), mean_interval(scale * values + shift)
+    assert (moved.low, moved.high) == pytest.approx((scale * first.low + shift, scale * first.high + shift), rel=1e-6)
+    turned = mean_interval(-values)
+    assert (turned.low, turned.high) == pytest.approx((-first.high, -first.low), rel=1e-9)
+    assert first.low < values.mean() < first.high
+    rows = ratio_intervals(np.stack([values, -values]), np.ones(12))
+    assert rows[0][0] == first.low and rows[1][1] == turned.high
+
+
+def test_a_ratio_weighs_by_the_denominator():
     rng = np.random.default_rng(1)
     counts = rng.integers(1, 40, 300)
     sums = counts * rng.normal(2.0, 0.5, 300)
-    found = ratio_bootstrap(sums, counts, seed=0)
+    found = ratio_interval(sums, counts)
     ratio = sums.sum() / counts.sum()
     error = np.sqrt(np.sum((sums - ratio * counts) ** 2)) / counts.sum()  # the delta method
-    assert (found.low, found.high) == pytest.approx((ratio - 1.96 * error, ratio + 1.96 * error), abs=0.15 * error)
-    plain = mean_bootstrap(sums / counts, seed=0)
+    assert (found.low, found.high) == pytest.approx((ratio - 1.97 * error, ratio + 1.97 * error), abs=0.1 * error)
+    plain = mean_interval(sums / counts)
     assert abs(plain.low - found.low) > 1e-3, "the mean of ratios is something else"
 
 
@@ -217,38 +241,64 @@ def test_clusters_agree_with_the_cluster_robust_error():
     clusters = np.repeat(np.arange(120), rng.integers(1, 9, 120))
     values = rng.normal(size=120)[clusters] + 0.3 * rng.normal(size=len(clusters))
     fit = sm.OLS(values, np.ones(len(values))).fit(cov_type="cluster", cov_kwds={"groups": clusters})
-    found, naive = mean_bootstrap(values, clusters=clusters, seed=0), mean_bootstrap(values, seed=0)
-    assert (found.high - found.low) / (2 * 1.96) == pytest.approx(float(fit.bse[0]), rel=0.06)
+    found, naive = mean_interval(values, clusters=clusters), mean_interval(values)
+    assert (found.high - found.low) / (2 * stats.t.isf(0.025, 119)) == pytest.approx(float(fit.bse[0]), rel=0.06)
     assert found.high - found.low > 1.5 * (naive.high - naive.low)
+    # Of shares: the variance between clusters is statsmodels' own, up to its small-sample factor.
+    chosen = values > 0.5
+    fit = sm.OLS(chosen * 1.0, np.ones(len(chosen))).fit(cov_type="cluster", cov_kwds={"groups": clusters})
+    correction = np.sqrt((len(chosen) - 1) / len(chosen))  # it multiplies by (n - 1) / (n - k)
+    assert np.sqrt(Units.of(chosen, clusters=clusters).variance()) == pytest.approx(
+        float(fit.bse[0]) * correction, rel=0.01
+    )
 
 
+@pytest.mark.parametrize("interval", [difference_interval, paired_interval])
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 5))
-def test_cluster_bootstrap_does_not_count_copies_as_evidence(seed, copies):
+def test_copies_are_no_evidence(interval, seed, copies):
+    """An item answered ``copies`` times alike is as good as once: for shares, up to the item that is added to them."""
     rng = np.random.default_rng(seed)
     before, after = rng.integers(0, 2, (2, 30))
-    labels = np.arange(30)
-    once = paired_bootstrap(before, after, resamples=300, seed=seed)
-    often = paired_bootstrap(
-        *(np.repeat(side, copies) for side in (before, after)),
-        clusters=np.repeat(labels, copies),
-        resamples=300,
-        seed=seed,
-    )
-    renamed = paired_bootstrap(
-        before, after, clusters=[f"name {x}" for x in rng.permutation(labels)], resamples=300, seed=seed
-    )
-    assert (often.low, often.high) == pytest.approx((once.low, once.high))
-    assert (renamed.low, renamed.high) == pytest.approx((once.low, once.high))
+    often = interval(*(np.repeat(side, copies) for side in (before, after)), clusters=np.repeat(np.arange(30), copies))
+    counted = interval(before, after, counts=np.full(30, copies))
+    assert (often.low, often.high) == pytest.approx((counted.low, counted.high))
+    once = interval(before, after)  # the item that is added weighs more where each stands for one answer
+    assert often.high - often.low == pytest.approx(once.high - once.low, rel=0.35)
+    assert often.high - often.low < 1.03 * (once.high - once.low)
+    labels = [f"name {x}" for x in rng.permutation(30)]
+    renamed, plain = interval(before, after, clusters=labels), interval(before, after)
+    assert (renamed.low, renamed.high) == pytest.approx((plain.low, plain.high))
+    numbers = rng.normal(size=30)
+    copied = mean_interval(np.repeat(numbers, copies), clusters=np.repeat(np.arange(30), copies))
+    assert (copied.low, copied.high) == pytest.approx((mean_interval(numbers).low, mean_interval(numbers).high))
 
 
-def test_bootstrap_refuses_what_has_no_interval():
-    with pytest.raises(MastlensError, match="one cluster"):
-        paired_bootstrap([0, 1], [1, 1], clusters=["a", "a"])
+def test_a_share_of_single_outcomes_is_wilsons():
+    outcomes = np.arange(40) < 13
+    assert share_interval(outcomes) == wilson(13, 40)
+    assert share_interval(outcomes, clusters=np.arange(40)) == wilson(13, 40)
+    alike = share_interval(np.repeat(outcomes, 5), clusters=np.repeat(np.arange(40), 5))
+    assert (alike.low, alike.high) == pytest.approx((wilson(13, 40).low, wilson(13, 40).high), abs=2e-3)
+    apart = share_interval(np.full(40, 0.3), counts=np.full(40, 10))  # nothing between items: as 400 outcomes
+    normal = proportion_confint(120, 400, method="wilson")
+    assert (apart.low, apart.high) == pytest.approx(normal, abs=1e-3)
+
+
+def test_too_few_clusters_are_refused_with_what_to_do():
+    numbers = functools.partial(mean_interval, [0.0, 1.0, 1.0, 0.0])
+    outcomes = functools.partial(share_interval, [0, 1, 1, 0])
+    for interval in (numbers, outcomes):
+        with pytest.raises(MastlensError, match=r"2 clusters, which say nothing .* leave clusters out"):
+            interval(clusters=["a", "a", "b", "b"])
+    with pytest.raises(MastlensError, match="There is 1 cluster"):
+        paired_interval([0, 1], [1, 1], clusters=["a", "a"])
     with pytest.raises(MastlensError, match="each item needs one"):
-        paired_bootstrap([0, 1], [1, 1], clusters=["a"])
+        paired_interval([0, 1], [1, 1], clusters=["a"])
     with pytest.raises(MastlensError, match="above 0"):
-        ratio_bootstrap([1.0, 2.0], [1.0, 0.0])
+        ratio_interval([1.0, 2.0], [1.0, 0.0])
+    assert few_clusters(10) == "" and "9 people" in few_clusters(9, "person")
+    assert np.isnan(mean_interval([1.0, 2.0]).low), "two numbers say nothing of a third"
 
 
 @settings(max_examples=50, deadline=None)
@@ -293,16 +343,16 @@ def test_pass_at_k_is_the_share_of_draws_with_a_hit():
         pass_at_k(4, 2, 5)
 
 
-def test_sampled_accuracy_resamples_problems():
+def test_sampled_accuracy_counts_problems():
     rng = np.random.default_rng(0)
     items, chance = np.repeat(np.arange(40), 8), rng.choice([0.0, 1.0], 40)
     correct = rng.random(320) < chance[items]  # all samples of a problem agree: 40 pieces of evidence, not 320
-    found = sampled_accuracy(items, correct, ks=(1, 4), resamples=2000)
+    found = sampled_accuracy(items, correct, ks=(1, 4))
     table = found.table.set_index("metric")
     assert list(table.index) == ["avg@8", "pass@1", "pass@4"]
     assert table.loc["avg@8", "estimate"] == table.loc["pass@1", "estimate"] == pytest.approx(correct.mean())
     width, p = table.loc["avg@8", "ci_high"] - table.loc["avg@8", "ci_low"], correct.mean()
-    assert width == pytest.approx(2 * 1.96 * np.sqrt(p * (1 - p) / 40), rel=0.15)
+    assert width == pytest.approx(2 * 1.96 * np.sqrt(p * (1 - p) / 40), rel=0.05)
     with pytest.raises(MastlensError, match="pass@9"):
         sampled_accuracy(items, correct, ks=(9,))
 

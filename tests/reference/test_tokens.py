@@ -25,7 +25,6 @@ def found(tiny):
         rlvr=tiny.rlvr,
         splits={"forget": tiny.forget, "retain": tiny.retain},
         batch_size=5,
-        resamples=500,
         progress=False,
     )
 
@@ -97,7 +96,6 @@ def test_batch_size_does_not_matter_and_neither_does_the_base(tiny, found):
             rlvr=tiny.rlvr,
             splits={"forget": tiny.forget, "retain": tiny.retain},
             batch_size=size,
-            resamples=10,
             progress=False,
         ).table
         expected = found.table[found.table["increment"] == "rlvr"].reset_index(drop=True)
@@ -155,22 +153,20 @@ def test_entropy_by_hand():
     assert entropies.tolist() == pytest.approx([1.5 * np.log(2), 0.0])
 
 
-def test_interval_resamples_items_not_tokens():
+def test_interval_counts_items_not_tokens():
     rng = np.random.default_rng(0)
     items = np.repeat(np.arange(40), 50)
     within = rng.normal(size=40)[items]  # every token of an item has the item's value
-    clustered = mean_interval(within, items)
-    alone = mean_interval(within, np.arange(len(within)))
+    clustered = mean_interval(within, clusters=items)
+    alone = mean_interval(within)
     assert (clustered.high - clustered.low) > 4 * (alone.high - alone.low)  # sqrt(50) = 7.1 in the long run
     expected = 2 * 1.96 * np.std(within[::50]) / 40**0.5
     assert clustered.high - clustered.low == pytest.approx(expected, rel=0.1)
-    assert mean_interval(within, items) == clustered
-    assert mean_interval(within, items, seed=1) != clustered
-    assert np.isnan(mean_interval(within[:50], items[:50]).low)
+    assert mean_interval(within, clusters=items) == clustered
 
 
 def test_written_read_back_and_refused(tiny, tmp_path):
-    asked = {"sft": tiny.sft, "rlvr": tiny.rlvr, "splits": {"f": tiny.forget}, "resamples": 20, "progress": False}
+    asked = {"sft": tiny.sft, "rlvr": tiny.rlvr, "splits": {"f": tiny.forget}, "progress": False}
     first = token_differences(**asked, out=tmp_path / "run")
     again = token_differences(**asked, out=tmp_path / "run")
     pd.testing.assert_frame_equal(first.table, again.table)

@@ -25,7 +25,7 @@ def run(tiny, tmp_path_factory):
     mastlens.geometry(base=tiny.base, rank=4, full=True, spectra=True, heads=True, workers=1, **pair)
     mastlens.couple(forget=tiny.forget, retain=tiny.retain, **pair)
     mastlens.rank(out, top=3)
-    mastlens.causal_map(forget=tiny.forget, retain=tiny.retain, limit=4, resamples=200, **pair)
+    mastlens.causal_map(forget=tiny.forget, retain=tiny.retain, limit=4, **pair)
     return out
 
 

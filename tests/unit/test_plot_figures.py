@@ -175,7 +175,7 @@ def test_score_map_draws_increments_side_by_side_and_marks_its_own_null():
     assert {trace.coloraxis for trace in maps} == {"coloraxis"}
     assert fig.table["within_null"].tolist() == (~table["stable_rank_distinguishable"]).tolist()
     assert sum("○" in text for trace in maps for text in trace.text.ravel()) == 6
-    assert "6 of 24 cells cannot be told from chance" in fig.layout.meta["title"]
+    assert "18 of 24 cells are beyond chance (chance alone gives about 0.02)" in fig.layout.meta["title"]
     bare = plots.plot_score_map(table.drop(columns=["stable_rank_null", "stable_rank_distinguishable"]), "stable_rank")
     assert "within_null" not in bare.table
 

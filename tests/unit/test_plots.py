@@ -239,7 +239,10 @@ def test_off_principal_draws_lift_beside_the_null():
     assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == pytest.approx((-2, 2))
     null_lines = [t for t in fig.data if t.type == "scatter" and t.mode == "lines" and t.fill is None]
     assert sorted({y for t in null_lines for y in t.y}) == pytest.approx(sorted(table["off_principal_null"].unique()))
-    assert "uses the principal directions more than chance in 1 of 11 projections" in fig.layout.meta["title"]
+    assert (
+        "1 of 11 projections is beyond chance (chance alone gives about 0.01): principal directions used more in 1"
+        in fig.layout.meta["title"]
+    )
 
 
 def test_off_principal_says_when_all_lean_to_one_side():

@@ -126,7 +126,7 @@ def test_measures_pool_retain_and_divide_sums_by_counts():
     source = answers([True] * 9)
     reference = answers([False] * 9, responses=["1", None, "2", "", "1", "1", "3", " 1 ", "1"])
     edited = answers([True, False, False, False, True, True, False, True, True], kl=0.5)
-    table = measure_answers(edited, source, reference, perplexity=2.0, resamples=50).set_index("split")
+    table = measure_answers(edited, source, reference, perplexity=2.0).set_index("split")
     assert table.index.tolist() == ["forget", "a", "b", "retain"]
     assert table["accuracy"].tolist() == pytest.approx([0.25, 2 / 3, 1.0, 0.8])
     assert table["difference"].tolist() == pytest.approx([-0.75, -1 / 3, 0.0, -0.2])
@@ -142,6 +142,6 @@ def test_measures_pool_retain_and_divide_sums_by_counts():
 
 def test_without_a_reference_there_is_no_distance_to_one():
     source = answers([True] * 9)
-    table = measure_answers(answers([True] * 9, kl=math.nan), source, None, perplexity=math.nan, resamples=50)
+    table = measure_answers(answers([True] * 9, kl=math.nan), source, None, perplexity=math.nan)
     assert table[["kl", "agreement", "perplexity"]].isna().all().all()
     assert (table["accuracy"] == 1.0).all()

@@ -128,7 +128,7 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
 
     - ``forget_effect``: log-probability with the patch minus without it, summed over all solution tokens and
       divided by their count; nats per token; ``forget_effect_low`` and ``forget_effect_high``: its paired 95 %
-      bootstrap interval over problems;
+      interval over problems;
     - ``forget_first_order``: the same change as the gradient at the unpatched model predicts it;
     - ``forget_null_sd``: standard deviation of that prediction for a change of the same size in a random direction,
       |gradient| |change| / sqrt(entries): an effect within two of them is one that any change could have;
@@ -150,7 +150,6 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
         "both_directions": settings.both_directions,
         "accuracy": settings.accuracy,
         "limit": settings.limit,
-        "resamples": settings.resamples,
         "seed": settings.seed,
         "chat_template": settings.chat_template,
         **({"max_new_tokens": settings.max_new_tokens} if settings.accuracy else {}),
@@ -173,12 +172,12 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
             for direction, pair in {"restore": (after, before), "insert": (before, after)}.items()
         }
         tables = [
-            _table(direction, found[direction], opposite, resamples=settings.resamples, seed=settings.seed)
+            _table(direction, found[direction], opposite)
             for direction, opposite in (("restore", found["insert"]), ("insert", found["restore"]))
             if direction in wanted
         ]
         groups = [
-            _groups(direction, found[direction], opposite, resamples=settings.resamples, seed=settings.seed)
+            _groups(direction, found[direction], opposite)
             for direction, opposite in (("restore", found["insert"]), ("insert", found["restore"]))
             if direction in wanted
         ]
@@ -346,7 +345,7 @@ def first_order(
     return pd.DataFrame(rows)
 
 
-def _table(direction: str, measured: _Measured, opposite: _Measured, *, resamples: int, seed: int) -> pd.DataFrame:
+def _table(direction: str, measured: _Measured, opposite: _Measured) -> pd.DataFrame:
     first = next(iter(measured.predictions.values()))
     table = pd.DataFrame(
         {
@@ -359,18 +358,18 @@ def _table(direction: str, measured: _Measured, opposite: _Measured, *, resample
         }
     )
     for side, readings in measured.readings.items():
-        columns = _effects(side, readings, resamples=resamples, seed=seed)
+        columns = _effects(side, readings)
         prediction = {f"{side}_{column}": measured.predictions[side][column] for column in ("first_order", "null_sd")}
         table = table.assign(**columns, **prediction, **_baseline(side, readings, opposite))
         if side in measured.correct:
             changes = measured.correct[side][1:] - measured.correct[side][0]
-            low, high = ratio_intervals(changes, np.ones(changes.shape[1]), resamples=resamples, seed=seed)
+            low, high = ratio_intervals(changes, np.ones(changes.shape[1]))
             table[f"{side}_accuracy_change"] = changes.mean(axis=1)
             table[f"{side}_accuracy_change_low"], table[f"{side}_accuracy_change_high"] = low, high
     return table
 
 
-def _groups(direction: str, measured: _Measured, opposite: _Measured, *, resamples: int, seed: int) -> pd.DataFrame:
+def _groups(direction: str, measured: _Measured, opposite: _Measured) -> pd.DataFrame:
     table = pd.DataFrame({"direction": direction, "group": [*measured.groups, "all"]})
     for side, alone in measured.readings.items():
         with_group = [*(found[side] for found in measured.groups.values()), opposite.readings[side]]
@@ -381,13 +380,13 @@ def _groups(direction: str, measured: _Measured, opposite: _Measured, *, resampl
             patched_exact=np.stack([found.exact for found in with_group]),
             counts=alone.counts,
         )
-        columns = _effects(side, readings, resamples=resamples, seed=seed)
+        columns = _effects(side, readings)
         table = table.assign(**columns, **_baseline(side, alone, opposite))
     return table
 
 
-def _effects(side: str, readings: Readings, *, resamples: int, seed: int) -> dict[str, np.ndarray]:
-    low, high = ratio_intervals(readings.differences, readings.counts, resamples=resamples, seed=seed)
+def _effects(side: str, readings: Readings) -> dict[str, np.ndarray]:
+    low, high = ratio_intervals(readings.differences, readings.counts)
     return {
         f"{side}_effect": readings.differences.sum(axis=1) / readings.counts.sum(),
         f"{side}_effect_low": low,

@@ -75,7 +75,7 @@ def cumulative_curves(settings: CumulativeCurvesSettings) -> CumulativeCurves:
       these projections, and no ranking of them can find it;
     - ``area``, ``area_reverse``, ``area_random`` (mean of the draws);
     - ``above_random`` = area - area_random and ``above_reverse`` = area - area_reverse, with their paired 95 %
-      bootstrap intervals over problems ``_low`` and ``_high``;
+      intervals over problems ``_low`` and ``_high``;
     - ``p_value``: share of the orders, draws and ranking together, whose area lies at least as far from their mean as
       the ranking's; ``draws``. With 20 draws it is at least 1 / 21.
 
@@ -97,7 +97,6 @@ def cumulative_curves(settings: CumulativeCurvesSettings) -> CumulativeCurves:
         "draws": settings.draws,
         "points": settings.points,
         "limit": settings.limit,
-        "resamples": settings.resamples,
         "seed": settings.seed,
         "chat_template": settings.chat_template,
     }
@@ -136,10 +135,7 @@ def cumulative_curves(settings: CumulativeCurvesSettings) -> CumulativeCurves:
         rows = [(name, draw, [places[chosen] for chosen in orders]) for name, draw, orders in curves]
         ks = np.array([0, *(len(chosen) for chosen in curves[0][2])])
         table = pd.concat([_side_columns(rows, ks, side, readings[side], totals[side]) for side in sides], axis=1)
-        areas = [
-            _areas(rows, ks, side, readings[side], totals[side], resamples=settings.resamples, seed=settings.seed)
-            for side in sides
-        ]
+        areas = [_areas(rows, ks, side, readings[side], totals[side]) for side in sides]
         return CumulativeCurves(table.loc[:, ~table.columns.duplicated()], pd.DataFrame(areas), recorded)
 
     def write(result: CumulativeCurves, folder: Path) -> None:
@@ -225,11 +221,8 @@ def _areas(
     side: str,
     readings: Readings,
     total: float,
-    *,
-    resamples: int,
-    seed: int,
 ) -> dict[str, Any]:
-    # An area is a weighted sum of effects, so every problem has its own, and they can be resampled.
+    # An area is a weighted sum of effects, so every problem has its own, and an interval over problems.
     steps = np.diff(ks / ks[-1])
     weights = (steps + np.append(steps[1:], 0.0)) / 2  # of k > 0; at k = 0 there is no effect
     each = np.stack([weights @ readings.differences[places] for _, _, places in curves])
@@ -237,7 +230,7 @@ def _areas(
     areas = each.sum(axis=1) / tokens
     end = readings.differences[curves[0][2][-1]]
     contrasts = np.stack([each[0] - each[2:].mean(axis=0), each[0] - each[1], end])
-    low, high = ratio_intervals(contrasts, readings.counts, resamples=resamples, seed=seed)
+    low, high = ratio_intervals(contrasts, readings.counts)
     exchangeable = np.delete(areas, 1)  # were the ranking a random order, it could be any of these
     distance = np.abs(exchangeable - exchangeable.mean())
     return {

@@ -16,7 +16,6 @@ class _Patching(ForgetRetain):
     sft: CheckpointPath = setting(path_to("what RLVR started from"), metavar="PATH")
     rlvr: CheckpointPath = setting(path_to("after RLVR"), metavar="PATH")
     limit: int | None = setting("only the first N problems of each file", None)
-    resamples: int = setting("bootstrap samples of each interval", 10_000, python_only=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mastlens.errors import BadSetting
-
-BELOW = "below the precision floor"
-"""What a table's ``note`` says of an increment that is not larger than what rounding alone gives."""
-ZERO = "zero increment"
-"""What a table's ``note`` says of an increment that is zero."""
+from mastlens.statistics import BELOW as BELOW
+from mastlens.statistics import ZERO as ZERO
 
 _BLOCK = 1 << 16
 

@@ -31,7 +31,7 @@ from mastlens.runs.files import sha256_json
 from mastlens.runs.ledger import Ledger
 from mastlens.runs.stages import hash_inputs
 from mastlens.runs.tables import Kept, json_rows
-from mastlens.statistics import Interval, mean_bootstrap, wilson
+from mastlens.statistics import FEWEST, NONE, share_interval
 
 if TYPE_CHECKING:
     from mastlens.plots.cards.card import Card
@@ -66,20 +66,19 @@ class SafetyEvaluation(Carded):
         """One row a file and kind of request.
 
         ``data``, ``kind``, ``harmful``, ``n`` judged, ``unjudged``, ``refused``, ``rate`` (refused / n: the safety rate
-        of harmful requests, over-refusal of the others), ``ci_low``, ``ci_high`` (Wilson; with several samples a
-        bootstrap over requests).
+        of harmful requests, over-refusal of the others), ``ci_low``, ``ci_high`` (Wilson; with several samples
+        over requests, of which it takes three).
         """
         rows = []
         for key, part in self.table.groupby(["data", "kind", "harmful"], sort=False):
             judged = part[part["verdict"] != UNJUDGED]
             refused = judged["verdict"] == REFUSALS[0]
             number = int(refused.sum())
-            interval = Interval(nan, nan)
-            if judged["item"].duplicated().any():
-                if judged["item"].nunique() > 1:
-                    interval = mean_bootstrap(refused.to_numpy(dtype=float), clusters=judged["item"].to_numpy())
-            elif len(judged):
-                interval = wilson(number, len(judged))
+            interval = NONE
+            if len(judged) and judged["item"].is_unique:
+                interval = share_interval(refused)
+            elif judged["item"].nunique() >= FEWEST:
+                interval = share_interval(refused, clusters=judged["item"])
             row = dict(zip(("data", "kind", "harmful"), key, strict=True))
             row |= {"n": len(judged), "unjudged": len(part) - len(judged), "refused": number}
             rate = number / len(judged) if len(judged) else nan

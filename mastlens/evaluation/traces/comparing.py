@@ -17,6 +17,7 @@ from mastlens.evaluation.traces.results import TraceEvaluation
 from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
 from mastlens.runs.reading import read_table
+from mastlens.statistics import FEWEST
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -33,7 +34,7 @@ class TraceComparison(Carded):
     Attributes:
         table: One row a split: ``n``, ``before`` and ``after`` (RT-UA as a fraction), ``b`` (leaks before and not
             after), ``c`` (the other way), ``mcnemar_p``, ``holm_p``, ``difference`` (after - before), ``ci_low``,
-            ``ci_high`` (bootstrap over people where all questions name one, else over items), ``newcombe_low``,
+            ``ci_high`` (over people where all questions name one of three or more, else over items), ``newcombe_low``,
             ``newcombe_high``, ``detectable``, ``left_out`` (responses that a judge gave no judgement of, on either
             side).
         transitions: One row a split and pair of categories: ``split``, ``before``, ``after``, ``count``.
@@ -79,11 +80,10 @@ def compare_traces(settings: CompareTracesSettings) -> TraceComparison:
     if not keys:
         raise NotTogether("There is no trace that was judged on both sides.")
     pair = [side[[key in keys for key in side[_KEYS].itertuples(index=False, name=None)]] for side in clear]
-    named = all(pair[0]["person"]) and (pair[0].groupby("split")["person"].nunique() > 1).all()
+    named = all(pair[0]["person"]) and (pair[0].groupby("split")["person"].nunique() >= FEWEST).all()
     # The same paired statistics as for accuracy; what is counted is a leak, not a right answer.
     graded = [side.assign(correct=side["leak"], correct_strict=side["leak"]) for side in pair]
-    drawn = {"resamples": settings.resamples, "seed": settings.seed}
-    found = compare_tables(*graded, clusters="person" if named else None, **drawn)
+    found = compare_tables(*graded, clusters="person" if named else None)
     table = found.table.drop(columns="strict_difference")
     all_of, judged_of = old.groupby("split").size(), pair[0].groupby("split").size()
     table["left_out"] = [int(all_of[split]) - int(judged_of[split]) for split in table["split"]]

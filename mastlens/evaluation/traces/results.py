@@ -11,7 +11,7 @@ import pandas as pd
 from mastlens.evaluation.judges import UNJUDGED
 from mastlens.evaluation.judges.rubrics import TRACE_CATEGORIES
 from mastlens.plots.cards.carded import Carded
-from mastlens.statistics import Interval, mean_bootstrap, wilson
+from mastlens.statistics import FEWEST, NONE, Interval, few_clusters, share_interval, wilson
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -49,10 +49,11 @@ class TraceEvaluation(Carded):
         """One row a split, all as fractions.
 
         ``n`` responses judged, ``unjudged``, ``rt_ua`` (share of C2 to C4), ``rt_low``, ``rt_high`` (Wilson),
-        ``rt_person_low``, ``rt_person_high`` (bootstrap over people, where questions name them), ``fa_n``, ``fa_ua``,
+        ``rt_person_low``, ``rt_person_high`` (over people, where questions name three or more), ``fa_n``, ``fa_ua``,
         ``fa_low``, ``fa_high`` (right option likeliest; Wilson), ``avg_ua`` (the mean of both), ``avg_low``,
-        ``avg_high`` (bootstrap over people or items), ``accuracy``, ``accuracy_low``, ``accuracy_high`` (of the final
-        answer in the response), ``truncated``. NaN where something was not measured.
+        ``avg_high`` (over people or items), ``accuracy``, ``accuracy_low``, ``accuracy_high`` (of the final
+        answer in the response), ``truncated``, ``note`` (what is to be said of so few people or items). NaN where
+        something was not measured, and where fewer than three people or items stand behind an interval over them.
         """
         return pd.DataFrame([_summary(str(split), part) for split, part in self.table.groupby("split", sort=False)])
 
@@ -90,19 +91,19 @@ def _summary(split: str, part: pd.DataFrame) -> dict[str, Any]:
     row: dict[str, Any] = {"split": split, "n": len(judged), "unjudged": len(part) - len(judged)}
     row |= {"rt_ua": leak.mean() if len(judged) else nan, "rt_low": rt.low, "rt_high": rt.high}
     people = judged["person"].to_numpy()
-    by_person = _bootstrap(leak.to_numpy(dtype=float), people) if _clustered(people) else Interval(nan, nan)
+    by_person = _over(leak, people) if _clustered(people) else NONE
     row |= {"rt_person_low": by_person.low, "rt_person_high": by_person.high}
     # The likeliest option does not depend on the sample: one row an item.
     asked = part.drop_duplicates("item").dropna(subset=["choice_correct"])
     right = asked["choice_correct"].astype(bool)
-    fa = wilson(int(right.sum()), len(asked)) if len(asked) else Interval(nan, nan)
+    fa = wilson(int(right.sum()), len(asked)) if len(asked) else NONE
     fa_ua = right.mean() if len(asked) else nan
     row |= {"fa_n": len(asked), "fa_ua": fa_ua, "fa_low": fa.low, "fa_high": fa.high}
     row |= dict(zip(("avg_ua", "avg_low", "avg_high"), _average(judged), strict=True))
     correct = part["correct"].astype(bool)
     interval = _share_interval(part, correct)
     row |= {"accuracy": correct.mean(), "accuracy_low": interval.low, "accuracy_high": interval.high}
-    return row | {"truncated": part["truncated"].astype(bool).mean()}
+    return row | {"truncated": part["truncated"].astype(bool).mean(), "note": _note(judged)}
 
 
 def _average(judged: pd.DataFrame) -> tuple[float, float, float]:
@@ -112,7 +113,7 @@ def _average(judged: pd.DataFrame) -> tuple[float, float, float]:
         return nan, nan, nan
     values = (both["leak"].astype(float) + both["choice_correct"].astype(float)) / 2
     people = both["person"].to_numpy()
-    interval = _bootstrap(values.to_numpy(dtype=float), people if _clustered(people) else both["item"].to_numpy())
+    interval = _over(values, people if _clustered(people) else both["item"].to_numpy())
     return float(values.mean()), interval.low, interval.high
 
 
@@ -121,13 +122,22 @@ def _clustered(people: np.ndarray) -> bool:
 
 
 def _share_interval(rows: pd.DataFrame, chosen: pd.Series) -> Interval:
-    """Return the Wilson interval of a share; with several samples an item, a bootstrap over items."""
+    """Return the Wilson interval of a share; with several samples an item, over items."""
     if rows.empty:
-        return Interval(nan, nan)
-    if rows["item"].duplicated().any():
-        return _bootstrap(chosen.to_numpy(dtype=float), rows["item"].to_numpy())
-    return wilson(int(chosen.sum()), len(rows))
+        return NONE
+    return _over(chosen, rows["item"].to_numpy() if rows["item"].duplicated().any() else None)
 
 
-def _bootstrap(values: np.ndarray, clusters: np.ndarray) -> Interval:
-    return mean_bootstrap(values, clusters=clusters) if len(set(clusters)) > 1 else Interval(nan, nan)
+def _over(values: pd.Series, clusters: np.ndarray | None) -> Interval:
+    """Return the interval of a share over clusters; fewer than three say nothing of how they differ."""
+    if clusters is not None and len(set(clusters)) < FEWEST:
+        return NONE
+    return share_interval(values, clusters=clusters)
+
+
+def _note(judged: pd.DataFrame) -> str:
+    """Return what is to be said where an interval rests on few people, or on few items with several samples."""
+    people, items = judged["person"].to_numpy(), judged["item"]
+    if _clustered(people):
+        return few_clusters(len(set(people)), "person")
+    return few_clusters(items.nunique(), "item") if items.duplicated().any() else ""

@@ -18,7 +18,7 @@ def geometry_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     part = table[table["increment"] == "rlvr"] if "increment" in table else table
     floor, beyond = below_floor(part), is_beyond(part, "off_principal")
     said = median_of(part[~floor], "off_principal", "of the increment's energy lies off the principal subspaces")
-    verdict = f"{beyond_in(part, 'off_principal', 'projections')} {said}".strip()
+    verdict = f"{beyond_in(part, 'off_principal', 'projection')} {said}".strip()
     inside, chance = 1 - part["off_principal"], 1 - part["off_principal_null"]
     lift = np.log2((inside / chance.where(chance > 0)).where(inside > 0))
     order = part.assign(lift=2**lift, beyond=beyond, size=lift.abs()).sort_values(
@@ -37,9 +37,7 @@ def geometry_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
 
 def coupling_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     """Return the card of the coupling of gradient and increment."""
-    flag = "forget_above_chance"
-    floor = below_floor(table)
-    beyond = table[flag].fillna(False).astype(bool) & ~floor if flag in table else pd.Series(False, index=table.index)
+    floor, beyond = below_floor(table), is_beyond(table, "forget_cosine")
     falls = beyond & (table["forget_cosine"] < 0)
     rises = beyond & (table["forget_cosine"] > 0)
     verdict = (

@@ -2,30 +2,33 @@
 
 import pandas as pd
 
-NOTE = "below the precision floor"
+from mastlens.statistics import BELOW, beyond_chance, claim, verdict_columns
 
 
 def below_floor(table: pd.DataFrame) -> pd.Series:
     """Return which rows lie below the precision floor."""
-    if "note" not in table:
-        return pd.Series(False, index=table.index)
-    return table["note"].fillna("").astype(str).str.contains(NOTE, regex=False)
+    return table["note"] == BELOW if "note" in table else pd.Series(False, index=table.index)
 
 
 def is_beyond(table: pd.DataFrame, column: str) -> pd.Series:
-    """Return in which rows chance is ruled out for a column."""
-    flag = f"{column}_distinguishable"
-    if flag not in table:
+    """Return in which rows chance is ruled out for a column; in none where the table has no verdict of it."""
+    if not any(name.endswith(("_distinguishable", "_above_chance")) for name in verdict_columns(column, table.columns)):
         return pd.Series(False, index=table.index)
-    return table[flag].fillna(False).astype(bool) & ~below_floor(table)
+    return pd.Series(beyond_chance(table, column), index=table.index)
 
 
 def beyond_in(table: pd.DataFrame, column: str, noun: str) -> str:
-    """Return in how many rows chance is ruled out, the floor first."""
-    below, count = int(below_floor(table).sum()), int(is_beyond(table, column).sum())
+    """Return in how many rows chance is ruled out, the floor first.
+
+    Args:
+        table: Has the column's verdict.
+        column: The column.
+        noun: What a row is, in the singular.
+    """
+    below = int(below_floor(table).sum())
     floor = f"{below} of {len(table)} lie below the precision floor: nothing about them can be told from rounding. "
-    which = f"Chance is ruled out in {count} of {len(table)} {noun}." if count else "Chance is ruled out in none."
-    return (floor if below else "") + which
+    said = claim(table, column).sentence(noun) if f"{column}_distinguishable" in table else "chance is not known"
+    return (floor if below else "") + f"{said[0].upper()}{said[1:]}."
 
 
 def median_of(table: pd.DataFrame, column: str, what: str) -> str:

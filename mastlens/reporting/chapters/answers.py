@@ -69,8 +69,8 @@ def comparison(run: RunFolder) -> Findings | None:
         )
     text = (
         f"The same items before ({run.before.name}) and after ({run.path.name}). b: right before and wrong after; c: "
-        "the other way. Exact McNemar test, Holm's correction over the splits, paired bootstrap intervals; detectable "
-        "is the smallest difference that these items could have shown with 80 % power."
+        "the other way. Exact McNemar test, Holm's correction over the splits, paired intervals (Bonett and Price); "
+        "detectable is the smallest difference that these items could have shown with 80 % power."
     )
     section = Section(
         "What changed",

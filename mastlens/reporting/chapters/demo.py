@@ -50,7 +50,7 @@ def outcome(run: RunFolder) -> Findings | None:
     summary, arms = tables
     text = (
         "Each arm against the RLVR source, on the same items: accuracy points lost on the forget side, and on "
-        "both retain splits together, with 95 % paired bootstrap intervals. The aim is a model that was trained "
+        "both retain splits together, with 95 % paired intervals. The aim is a model that was trained "
         "with the same recipe but never rewarded on the forget side: falling further than that is over-forgetting.\n\n"
         "An arm that is 'matched' had the same grid of learning rates and saved steps and was stopped, on the "
         "calibration split, at its first checkpoint at or below the aim's forget accuracy; 'same strength' has the "

@@ -7,6 +7,7 @@ from mastlens.analysis.increments.precision import floor_sentence
 from mastlens.plots.page import Section
 from mastlens.reporting.folder import Findings, RunFolder
 from mastlens.reporting.wording import beside_null, out_of, plain
+from mastlens.statistics import claim
 
 _MEASURES = (
     ("off_principal", "off-principal energy"),
@@ -61,17 +62,19 @@ def geometry(run: RunFolder) -> Findings | None:
         "Off-principal energy is the share of an increment that lies outside the base weight's top-k singular "
         "subspaces. A random increment of that shape already puts 1 - k^2/(rows x cols) outside: read the value "
         "against that null, never alone. The lift is the energy inside over what the null puts there.\n\n"
-        "Above and below chance count the projections in which chance is ruled out (two-sided p < 0.001). The null of "
-        "an off-principal energy keeps the increment's singular values and turns its directions at random."
+        "Above and below chance count the projections that are beyond every null beside them (two-sided p < 0.001 "
+        "each, none below the precision floor). With them stand how many there are by chance alone, how many hold "
+        "together at 5 % over the table (Holm), and the lift: how many times what chance gives, of energy outside the "
+        f"energy inside. What is beyond chance with a lift within {run.smallest_lift:g} times is too small to matter."
     )
     return Findings(
         Section("Where the increment lies", text, tuple(figures), tuple(part for part in tables if len(part[1]))),
-        _finding(table),
+        _finding(table, run.smallest_lift),
         ("Geometry says where weights moved, not what the movement does.",),
     )
 
 
-def _finding(table: pd.DataFrame) -> str:
+def _finding(table: pd.DataFrame, smallest: float) -> str:
     part = table[table["increment"] == "rlvr"]
     moved = part[part["delta_norm"] > 0]
     if moved.empty:
@@ -86,12 +89,17 @@ def _finding(table: pd.DataFrame) -> str:
     )
     if "off_principal_distinguishable" not in moved:
         return statement + "."
-    beyond = moved["off_principal_distinguishable"].fillna(False).astype(bool)
-    if not beyond.any():
-        return f"{statement}: not distinguishable from chance in any of them."
-    ways = {"above": int((beyond & (value > null)).sum()), "below": int((beyond & (value < null)).sum())}
-    which = " and ".join(f"{n} {way}" for way, n in ways.items() if n)
-    return f"{statement}: chance is ruled out in {out_of(int(beyond.sum()), len(moved), 'projection')} ({which} it)."
+    found = claim(moved, "off_principal", smallest=smallest)
+    statement += f": {found.sentence('projection')}"
+    if found.holds:
+        ways = ((found.above, "above"), (found.below, "below"))
+        statement += f", {' and '.join(f'{n} {way} it' for n, way in ways if n)}"
+    if found.lift == found.lift:
+        ends = found.lift_interval
+        statement += f". The energy inside is {plain(found.lift, 2)} times what chance gives"
+        statement += f" [{plain(ends.low, 2)}, {plain(ends.high, 2)}]" * (ends.low == ends.low)
+        statement += f" (geometric mean over {found.of} projections, 95 % interval over them)"
+    return statement + "."
 
 
 def agreement(run: RunFolder) -> Findings | None:

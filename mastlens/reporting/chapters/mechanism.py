@@ -7,7 +7,8 @@ import pandas as pd
 from mastlens import plots
 from mastlens.plots.page import Section
 from mastlens.reporting.folder import Findings, RunFolder
-from mastlens.reporting.wording import interval, out_of, p_value, plain, signed
+from mastlens.reporting.wording import interval, p_value, plain, signed
+from mastlens.statistics import claim
 
 _DIRECTIONS = {"restore": "SFT weights put back into RLVR", "insert": "RLVR weights put into SFT"}
 _MILLI = 1000  # effects are a few thousandths of a nat a token
@@ -39,11 +40,7 @@ def coupling(run: RunFolder) -> Findings | None:
         f"{signed(cosine.max(), 3)} over {len(table)} projections"
     )
     if "forget_above_chance" in table:
-        above = int(table["forget_above_chance"].sum())
-        if above:
-            finding += f"; they are beyond chance in {out_of(above, len(table), 'projection')} (5 % over the table)"
-        else:
-            finding += ": not distinguishable from those of random directions in any"
+        finding += f": {claim(table, 'forget_cosine').sentence('projection')}"
     return Findings(
         Section("How the forget gradient couples to it", text, tuple(figures)),
         finding + ".",
