@@ -141,7 +141,6 @@ def plot_coupling_heads(
     need(heads, [*KEYS, "head", "rows", "cols", column], figure=figure, writer="mastlens couple")
     told = null_of(column, map(str, heads.columns))[1]
     drawn = take(heads, [*KEYS, "head", "rows", "cols", column, *([told] if told else [])])
-    cosine = numbers(drawn, column)
     numel = numbers(drawn, "rows") * numbers(drawn, "cols")
     drawn["chance_level"] = cosine_bound(numel, level=level, comparisons=len(drawn))
     drawn["within_null"] = _by_chance(drawn, column)
