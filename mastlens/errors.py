@@ -81,16 +81,18 @@ class MastlensWarning(UserWarning):
     """Something worth knowing that does not stop the work."""
 
 
-def unknown(kind: str, given: str, valid: Iterable[str]) -> UnknownName:
+def unknown(kind: str, given: str, valid: Iterable[str], *, of: str = "") -> UnknownName:
     """Return the error for a name that does not exist, with the nearest valid ones first.
 
     Args:
         kind: What was named, e.g. ``"objective"``.
         given: The name that was given.
         valid: All names that exist.
+        of: What it would belong to.
     """
     names = list(valid)
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
     shown = ", ".join(names[:24]) + (f", ... ({len(names)} in all)" if len(names) > 24 else "")
-    return UnknownName(f"There is no {kind} {given!r}. {hint}Valid: {shown}.")
+    whose = f" of {of}" if of else ""
+    return UnknownName(f"There is no {kind} {given!r}{whose}. {hint}Valid: {shown}.")

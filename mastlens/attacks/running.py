@@ -156,6 +156,7 @@ def attack(settings: AttackSettings) -> Attack:
                         batch_size=settings.batch_size,
                         bar=bar,
                         tables=tables,
+                        edited=tuple(targets[0].tensors),
                     )
                     kept = restored(loaded) if method.trains else nullcontext()
                     with kept, swapped(loaded, target.tensors):

@@ -100,7 +100,7 @@ def method_of(settings: AttackSettings) -> AttackMethod:
     given = {key: getattr(settings, key, None) for key in known}
     for key, value in (settings.own or {}).items():
         if key not in known:
-            raise unknown(f"setting of the attack {kind.name}", key, known)
+            raise unknown("setting", key, known, of=f"the attack {kind.name}")
         given[key] = _read(value, bare(hints_of(kind)[key]), f"{key} of {kind.name}")
     return kind(**{key: value for key, value in given.items() if value is not None})
 

@@ -38,6 +38,7 @@ class Trial:
         batch_size: Items a batch when testing.
         bar: Shows what was tested.
         tables: Where the results go, one table a test.
+        edited: Names of the tensors that the edit changes, in the checkpoint's names; the same for every role.
     """
 
     attack: str
@@ -54,6 +55,7 @@ class Trial:
     batch_size: int
     bar: "tqdm[Any]"
     tables: list[pd.DataFrame]
+    edited: Sequence[str] = ()
 
     @property
     def context(self) -> int | None:

@@ -171,7 +171,8 @@ def _named(given: Sequence[str], flag: str, said: Declared, kind: Any) -> dict[s
         try:
             values[name] = _converter(said, kind)(value)
         except ValueError as error:
-            raise BadSetting(f"{flag} takes {metavar}, e.g. {_EXAMPLES.get(metavar, metavar)}: {error}.") from error
+            why = f"{value!r} is no number" if metavar == "NAME=NUMBER" else str(error)
+            raise BadSetting(f"{flag} takes {metavar}, and {name} is not: {why}.") from error
     return values
 
 

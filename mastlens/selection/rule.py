@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from mastlens.errors import BadSetting
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -33,6 +35,13 @@ class Rule:
     of_increment: bool = False
     parameters: Mapping[str, float] = field(default_factory=dict)
     passes: Callable[..., pd.Series] | None = None
+
+    def __post_init__(self) -> None:
+        if self.of_increment and not any("delta_norm" in columns for columns in self.needs.values()):
+            raise BadSetting(
+                f"Rule '{self.name}' says something of the increment (of_increment), and its needs do not name "
+                "delta_norm, by which zero increments are known. Add it to the columns of a table in needs."
+            )
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ def settings_of(
     known = {} if scoring is None else scoring.parameters
     for name in parameters or {}:
         if name not in known:
-            raise unknown(f"parameter of rule '{rule if scoring is None else scoring.name}'", name, known or ["none"])
+            whose = f"rule '{rule if scoring is None else scoring.name}'"
+            raise unknown("parameter", name, known or ["none"], of=whose)
     if known:
         settings["parameters"] = {**known, **(parameters or {})}
     counted = chosen.counted if isinstance(chosen, Control) else True

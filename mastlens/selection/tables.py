@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mastlens.architectures.projections import ORDER
+from mastlens.columns import describe_columns
 from mastlens.errors import BadFile, BadSetting, NotTogether, unknown
 
 KEYS = ("layer", "projection", "name")
@@ -93,6 +94,10 @@ def _part(tables: Mapping[str, pd.DataFrame], name: str, columns: list[str], rul
         raise BadSetting(f"Rule '{rule}' needs the {name} table. Write it first: {source.command} ... --out DIR")
     table = tables[name]
     if missing := [column for column in columns if column not in table]:
+        written = describe_columns(name)["column"].tolist()
+        for column in missing:
+            if column not in written:
+                raise unknown("column", column, written, of=f"the {name} table, which rule '{rule}' needs")
         raise BadSetting(
             f"Rule '{rule}' needs {' and '.join(missing)}, which the {name} table does not have. Write it anew: "
             f"{source.command} ... {_options(missing)}--out DIR --overwrite"

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import mastlens as m
+from mastlens.plots.cards.answers import attack_card
 from mastlens.plots.cards.card import ROWS, Card, CellMap
 from mastlens.plots.cards.carded import Carded
 from mastlens.plots.cards.weights import coupling_card, geometry_card
@@ -172,3 +173,16 @@ def test_a_terminal_is_not_overrun(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     wide = pd.DataFrame({f"column {i}": [f"a value of column {i}"] for i in range(12)})
     assert max(map(len, Card("T", "V.", wide).text.splitlines())) <= 60
+
+
+@pytest.mark.parametrize(
+    ("low", "said"),
+    [(0.1, "Came back: forget, hint: 50 %"), (-0.2, "Nothing came back that can be told"), (np.nan, "cannot be told")],
+)
+def test_an_attack_says_what_came_back_only_beyond_its_interval(low, said):
+    row = {"variant": "hint", "model": "edited", "step": 0, "split": "forget", "baseline": False, "n": 4}
+    row |= {"accuracy": 0.5, "ci_low": 0.1, "ci_high": 0.9, "recovered": 0.5, "recovered_low": low, "recovered_high": 1}
+    card = attack_card(pd.DataFrame([row]), {"attack": "hint"})
+    check(card)
+    assert said in card.verdict
+    assert "nan" not in card.verdict

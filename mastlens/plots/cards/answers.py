@@ -70,12 +70,19 @@ def attack_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     column = next((c for c in ("recovered_beyond_control", "recovered") if c in table and table[c].notna().any()), "")
     beyond = " beyond the control" if column.endswith("control") else ""
     last = edited[edited["step"] == edited["step"].max()] if len(edited) else edited
+    known = last[last[column].notna() & last[f"{column}_low"].notna()] if column else last.iloc[:0]
+    back = known[known[f"{column}_low"] > 0] if column else known
     parts = [
         f"{row['split']}, {row['variant']}: {100 * row[column]:.0f} % of what was forgotten{beyond} "
         f"[{100 * row[f'{column}_low']:.0f}, {100 * row[f'{column}_high']:.0f}]"
-        for row in (last[last[column].notna()].to_dict("records") if column else [])
+        for row in back.to_dict("records")
     ]
-    verdict = "Came back: " + "; ".join(parts[:4]) + "." if parts else "What came back has no source to be measured by."
+    if parts:
+        verdict = "Came back: " + "; ".join(parts[:4]) + "."
+    elif len(known):
+        verdict = f"Nothing came back{beyond} that can be told from chance, in {len(known)} readings at the last step."
+    else:
+        verdict = "How much came back cannot be told: there is no source to measure it by, or too few items."
     columns = ["variant", "model", "step", "split", "n", "accuracy", "ci_low", "ci_high", column]
     rows = pd.concat([last, table.drop(last.index)])
     name = str(settings.get("attack", "attack"))

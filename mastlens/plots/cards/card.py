@@ -136,17 +136,18 @@ class CellMap:
         )
         filled = "".join(f'<path fill="{c}" fill-opacity="{o}" d="{"".join(d)}"/>' for (c, o), d in shades.items())
         framed = f'<path fill="none" stroke="currentColor" d="{"".join(frames)}"/>' if frames else ""
-        width, height = left + columns * size, rows * size
+        width, height = left + columns * size + 2, rows * size + 2
         return (
             f'<svg role="img" aria-label="{html.escape(self.said, quote=True)}" width="{width}" height="{height}" '
-            f'viewBox="0 0 {width} {height}">{names}{filled}{framed}</svg>'
+            f'viewBox="-1 -1 {width} {height}">{names}{filled}{framed}</svg>'
         )
 
     @property
     def said(self) -> str:
         """The map in words."""
         framed, shown = int(self.beyond.sum()), int(np.isfinite(self.values).sum())
-        parts = [f"{self.label}, layers from left to right: {self.key} ({framed} of {shown})"]
+        layers = f"layers 0 to {len(self.values) - 1} from left to right"
+        parts = [f"{self.label}, {layers}: {self.key} ({framed} of {shown})"]
         if self.floor.any():
             parts.append(f"hatched below the precision floor ({int(self.floor.sum())})")
         return "; ".join(parts) + "."

@@ -80,11 +80,12 @@ def make_objective(name: str, *, preset: str | None = None, **given: Any) -> Obj
 def _preset(kind: type[Objective], preset: str) -> dict[str, Any]:
     if preset in kind.presets:
         return dict(kind.presets[preset])
-    every = dict.fromkeys(preset for other in OBJECTIVES.values() for preset in other.presets)
+    every = dict.fromkeys([*kind.presets, *(preset for other in OBJECTIVES.values() for preset in other.presets)])
     if preset not in every:
         raise unknown("preset", preset, every)
     those = [name for name, other in OBJECTIVES.items() if preset in other.presets]
-    raise BadSetting(f"The preset {preset} says nothing of {kind.name}; it knows {', '.join(those)}.")
+    own = f" Presets of {kind.name}: {', '.join(kind.presets)}." if kind.presets else ""
+    raise BadSetting(f"The preset {preset} says nothing of {kind.name}; it knows {', '.join(those)}.{own}")
 
 
 def _refuse(kind: type[Objective], key: str, value: Any) -> None:
