@@ -19,7 +19,7 @@ def test_a_rule_of_the_increment_names_what_zero_increments_are_known_by():
 
 def test_a_misspelt_column_is_named_with_the_nearest_ones_and_a_missing_one_with_its_command():
     table = pd.DataFrame({"layer": [0], "projection": ["q"], "name": ["a"], "rows": [2], "cols": [2]})
-    with pytest.raises(m.UnknownName, match="no column 'forget_cos' of the coupling table.*'forget_cosine'"):
+    with pytest.raises(m.UnknownName, match=r"no column 'forget_cos' of the coupling table.*'forget_cosine'"):
         join({"coupling": table}, {"coupling": ("forget_cos",)}, rule="own")
     with pytest.raises(m.BadSetting, match="Write it anew: mastlens couple"):
         join({"coupling": table}, {"coupling": ("forget_cosine",)}, rule="own")
