@@ -129,7 +129,7 @@ def _save(model: "PreTrainedModel", start: Checkpoint, target: Path) -> None:
     """Write the model in the dtype of the checkpoint it goes on from, with that one's tokenizer files."""
     with atomic_path(target) as temporary:
         (stored,) = {tensor.dtype for tensor in start.tensors.values()}
-        model.to(stored).save_pretrained(temporary)
+        model.to(stored).save_pretrained(temporary)  # pyright: ignore[reportArgumentType] - decorated
         for name, file in tokenizer_files(start.folder).items():
             shutil.copyfile(file, temporary / name)
 

@@ -136,11 +136,11 @@ def convert(gguf: Path, folder: Path) -> int:
         )
         config = read.config
         if hasattr(config, "quantization_config"):
-            del config.quantization_config
+            del config.quantization_config  # pyright: ignore[reportAttributeAccessIssue]
         config.name_or_path = ""  # the file's own name for the run that trained it
         model = type(read)(config)
         model.load_state_dict(read.state_dict())
-        model.to(torch.bfloat16).save_pretrained(folder)
+        model.to(torch.bfloat16).save_pretrained(folder)  # pyright: ignore[reportArgumentType] - decorated
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
     finally:
         if bars:

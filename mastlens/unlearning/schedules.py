@@ -38,4 +38,5 @@ def rate_by_step(schedule: str, *, warmup: int, steps: int) -> Callable[[int], f
 
     name = "constant_with_warmup" if schedule == CONSTANT else schedule
     any_other = torch.optim.SGD([torch.zeros(1)], lr=1.0)  # it is asked for shares alone
-    return get_scheduler(name, any_other, num_warmup_steps=warmup, num_training_steps=steps).lr_lambdas[0]
+    scheduler = get_scheduler(name, any_other, num_warmup_steps=warmup, num_training_steps=steps)
+    return scheduler.lr_lambdas[0]  # pyright: ignore[reportAttributeAccessIssue] - it is a LambdaLR
