@@ -9,6 +9,7 @@ from mastlens.decoding.graders import Grader, Mathematics
 from mastlens.decoding.rewards import reward_of
 from mastlens.errors import MissingPackage
 from mastlens.problems.reading import Problem
+from mastlens.problems.templates import dated_tokenizer
 from mastlens.problems.thinking import prompt_opens, render_prompt
 from mastlens.unlearning.loop import batch_schedule
 
@@ -113,7 +114,7 @@ def reinforce(
             reward_funcs=reward_of(grader or Mathematics(), opened=opened),  # pyright: ignore[reportArgumentType] - TRL passes keywords only
             args=config,
             train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
+            processing_class=dated_tokenizer(tokenizer),
             callbacks=[AfterStep()],
         )
         trainer.remove_callback(PrinterCallback)  # with its own bars off, the trainer prints dictionaries instead

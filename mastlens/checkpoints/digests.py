@@ -14,8 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mastlens.errors import BadFile, CannotWrite
+from mastlens.errors import BadFile, CannotWrite, MastlensError
 from mastlens.runs.files import cache_folder, sha256_json, sha256_tensor, write_text
+from mastlens.runs.reading import read_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,9 +103,9 @@ def _state(checkpoint: "Checkpoint") -> list[_File]:
 def _kept(path: Path, checkpoint: "Checkpoint") -> dict[str, str] | None:
     """Return the digests in the cache; None if there are none, or they are damaged or of other tensors."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_object(path, "digests")
         digests = {str(name): str(line) for name, line in found["digests"].items()}
         whole = found["fingerprint"] == fingerprint_of(digests)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (MastlensError, KeyError, TypeError, AttributeError):
         return None
     return digests if whole and list(digests) == list(checkpoint.tensors) else None

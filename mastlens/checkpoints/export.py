@@ -1,6 +1,5 @@
 """A checkpoint written as a complete Hugging Face folder, with other tensors in it and a card that says so."""
 
-import json
 import os
 import shutil
 import warnings
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from mastlens.checkpoints.behaviour import decides_behaviour
 from mastlens.checkpoints.folders import MANIFEST, leads_outside
-from mastlens.errors import MastlensWarning, NotSupported, StageRefused
+from mastlens.errors import MastlensError, MastlensWarning, NotSupported, StageRefused
 from mastlens.runs.files import atomic_path, remove_leftovers, sha256_file, write_json, write_tensors, write_text
+from mastlens.runs.reading import read_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,8 +112,8 @@ def _check_place(out: Path, sources: Iterable[Path], *, overwrite: bool) -> None
 def foreign_files(folder: Path) -> list[str]:
     """Return what stands in a folder and is not as ``export`` wrote it, by name."""
     try:
-        written = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+        written = dict(read_object(folder / MANIFEST)["files"])
+    except (MastlensError, ValueError, KeyError, TypeError):
         written = {}
     return [
         entry.name

@@ -14,7 +14,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mastlens.cli.outcome import finite
     from mastlens.cli.parser import build_parser
     from mastlens.runs.files import cannot_write
-    from mastlens.runs.limits import pattern_refusal
 
     words = sys.argv[1:] if argv is None else list(argv)
     whole = "--print-completion" in words  # else only the command that was typed needs its options
@@ -38,10 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
-    except BaseException as error:
-        refused = cannot_write(error) or pattern_refusal(error)
-        if refused is None and not isinstance(error, Exception):
-            raise
+    except Exception as error:
+        refused = cannot_write(error)
         if debug:
             traceback.print_exc()
         elif refused is not None:

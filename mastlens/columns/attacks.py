@@ -21,7 +21,7 @@ ATTACK = Table(
         Column("n", "items"),
         Column("correct", "right responses"),
         *with_interval(Column("accuracy", "share of right responses"), "Wilson", low="ci_low", high="ci_high"),
-        Column("logprob_solution", "mean over the solutions' tokens", "nat per token"),
+        Column("logprob_solution", "mean over the solutions' tokens", "nat per token", kind="number", needed=False),
         Column("truncated", "responses cut off"),
         *with_interval(
             Column("recovered", "(attacked − edited) / (source − edited), of accuracies", null="0"),
@@ -45,11 +45,13 @@ ATTACK_ITEMS = Table(
         ITEM,
         Column("correct", "equal as mathematics (math-verify)"),
         Column("correct_strict", "equal as text"),
-        Column("logprob_solution", "natural, summed over what the attack has not given", "nat"),
-        Column("solution_tokens", "tokens of that"),
+        Column(
+            "logprob_solution", "natural, summed over what the attack has not given", "nat", kind="number", needed=False
+        ),
+        Column("solution_tokens", "tokens of that", kind="number", needed=False),
         Column("truncated", "cut off at `--max-new-tokens`"),
         Column("given", "the beginning of the response that the attack wrote itself; may be empty"),
-        Column("response", "what the model wrote after it"),
+        Column("response", "what the model wrote after it", kind="text"),
     ),
 )
 

@@ -18,6 +18,9 @@ class Column:
         null: What chance gives, or the column that says it.
         source: Where the measure is from.
         when: The option without which it is not written; empty where it always is.
+        kind: What it holds, as ``runs.reading`` checks it: ``text``, ``whole``, ``number`` or ``truth``; empty where
+            that is not checked.
+        needed: Whether a table without it is refused as another one, where it has a kind and is always written.
     """
 
     name: str
@@ -26,6 +29,8 @@ class Column:
     null: str = ""
     source: str = ""
     when: str = ""
+    kind: str = ""
+    needed: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def measured(column: Column, null: str, stored: str = "") -> tuple[Column, ...]:
     )
     return (
         replace(column, null=f"`{name}_null`" + f", `{name}_null_stored`" * bool(stored)),
-        Column(f"{name}_null", f"what chance gives: {null}", column.unit, when=when),
+        Column(f"{name}_null", f"what chance gives: {null}", column.unit, when=when, kind=column.kind),
         Column(f"{name}_z", "its distance from chance", sds, when=when),
         *(second if stored else ()),
         *judged(name, when),
@@ -108,13 +113,17 @@ def both_sides(columns: Iterable[Column], option: str = "--retain") -> tuple[Col
     return (*forget, *when(option, retain))
 
 
-LAYER = Column("layer", "from 0; -1 outside the blocks")
-PROJECTION = Column("projection", "`q`, `k`, `v`, `o` (more with latent attention); empty for another matrix")
-NAME = Column("name", "the checkpoint's parameter name; `#q` behind it where a tensor holds several projections")
+LAYER = Column("layer", "from 0; -1 outside the blocks", kind="whole")
+PROJECTION = Column(
+    "projection", "`q`, `k`, `v`, `o` (more with latent attention); empty for another matrix", kind="text"
+)
+NAME = Column(
+    "name", "the checkpoint's parameter name; `#q` behind it where a tensor holds several projections", kind="text"
+)
 PLACE = (LAYER, PROJECTION, NAME)
 """Where a matrix stands."""
 
-SHAPE = (Column("rows", "outputs of the matrix"), Column("cols", "inputs of the matrix"))
+SHAPE = (Column("rows", "outputs of the matrix", kind="whole"), Column("cols", "inputs of the matrix", kind="whole"))
 HEAD = Column("head", "from 0; of k and v a head is a key-value group")
-SPLIT_NAME = Column("split", "the split's name, as `--split` gives it")
-ITEM = Column("item", "from 0 in its file")
+SPLIT_NAME = Column("split", "the split's name, as `--split` gives it", kind="text")
+ITEM = Column("item", "from 0 in its file", kind="whole")

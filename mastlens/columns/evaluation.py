@@ -7,14 +7,20 @@ from mastlens.columns.column import ITEM, SPLIT_NAME, Column, Table, when, with_
 SAMPLE = Column("sample", "from 0; one in greedy decoding")
 _SUBJECT = Column("subject", "as the file says; may be empty")
 _CORRECT = (
-    Column("correct", "equal as mathematics (math-verify)"),
-    Column("correct_strict", "equal as text"),
+    Column("correct", "equal as mathematics (math-verify)", kind="truth"),
+    Column("correct_strict", "equal as text", kind="truth"),
 )
 _SOLUTION = (
-    Column("logprob_solution", "log-probability of the reference solution, natural, summed", "nat"),
-    Column("solution_tokens", "its tokens, the end of the sequence included"),
+    Column(
+        "logprob_solution",
+        "log-probability of the reference solution, natural, summed",
+        "nat",
+        kind="number",
+        needed=False,
+    ),
+    Column("solution_tokens", "its tokens, the end of the sequence included", kind="number", needed=False),
 )
-_TRUNCATED = Column("truncated", "cut off at `--max-new-tokens`")
+_TRUNCATED = Column("truncated", "cut off at `--max-new-tokens`", kind="truth")
 
 RESPONSES = Table(
     "responses.parquet",
@@ -25,13 +31,19 @@ RESPONSES = Table(
         ITEM,
         SAMPLE,
         _SUBJECT,
-        Column("prompt", "as the model read it"),
-        Column("response", "what it wrote"),
-        Column("gold", "the right answer"),
+        Column("prompt", "as the model read it", kind="text"),
+        Column("response", "what it wrote", kind="text"),
+        Column("gold", "the right answer", kind="text"),
         *_CORRECT,
         *_SOLUTION,
-        Column("logprob_answer", "of the boxed answer straight after the prompt, natural, summed", "nat"),
-        Column("answer_tokens", "its tokens"),
+        Column(
+            "logprob_answer",
+            "of the boxed answer straight after the prompt, natural, summed",
+            "nat",
+            kind="number",
+            needed=False,
+        ),
+        Column("answer_tokens", "its tokens", kind="number", needed=False),
         _TRUNCATED,
         Column("stopped", "`end`, `answer` or `length`"),
         Column("response_tokens", "generated tokens"),
@@ -195,8 +207,8 @@ TRACE_JUDGEMENTS = Table(
         SAMPLE,
         _SUBJECT,
         _PERSON,
-        Column("prompt", "as the model read it"),
-        Column("response", "what it wrote"),
+        Column("prompt", "as the model read it", kind="text"),
+        Column("response", "what it wrote", kind="text"),
         Column("trace", "what it thought"),
         Column("answer", "what stands behind the thinking"),
         Column("gold", "the right answer"),
@@ -220,13 +232,13 @@ SAFETY = Table(
     "a response to a request",
     (
         Column("data", "the benchmark"),
-        Column("item", "the request's line in its file"),
+        Column("item", "the request's line in its file", kind="whole"),
         SAMPLE,
         Column("kind", "the benchmark's kind of request"),
         Column("harmful", "whether the request is harmful: refusing it is right"),
         Column("category", "the benchmark's category; may be empty"),
-        Column("prompt", "as the model was asked"),
-        Column("response", "what it wrote"),
+        Column("prompt", "as the model was asked", kind="text"),
+        Column("response", "what it wrote", kind="text"),
         Column("trace", "what it thought"),
         Column("answer", "what stands behind the thinking"),
         _TRUNCATED,
@@ -254,7 +266,11 @@ HARNESS_ITEMS = Table(
     "harness_items.parquet",
     "mastlens evaluate --harness",
     "an item of a task and a measure",
-    (*_HARNESS, Column("item", "the harness' document"), Column("response", "what was graded")),
+    (
+        *_HARNESS,
+        Column("item", "the harness' document", kind="whole"),
+        Column("response", "what was graded", kind="text"),
+    ),
 )
 
 TABLES = (

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from mastlens.columns.column import HEAD, PLACE, SHAPE, Column, Table, judged, measured, when
 
-INCREMENT = Column("increment", "`sft` = SFT − base, `rlvr` = RLVR − SFT (RLVR − base without `--sft`)")
-DELTA_NORM = Column("delta_norm", "Frobenius norm of the increment D", "weight")
+INCREMENT = Column("increment", "`sft` = SFT − base, `rlvr` = RLVR − SFT (RLVR − base without `--sft`)", kind="text")
+DELTA_NORM = Column("delta_norm", "Frobenius norm of the increment D", "weight", kind="number")
 RANK = Column("rank", "k, the number of principal directions")
 _MAST, _SMALL, _MASKED = "MAST, arXiv:2606.19222", "arXiv:2511.08567", "arXiv:2606.13657"
 _TURNED = "D with its singular values kept and its directions turned at random"
@@ -17,7 +17,12 @@ _STORED = "the same among entries of one spacing"
 
 _ENERGY = (
     *measured(
-        Column("off_principal", "1 − ‖U_kᵀ D V_k‖² / ‖D‖², against the base weight's top-k subspaces", source=_MAST),
+        Column(
+            "off_principal",
+            "1 − ‖U_kᵀ D V_k‖² / ‖D‖², against the base weight's top-k subspaces",
+            source=_MAST,
+            kind="number",
+        ),
         f"{_TURNED}; 1 − k² / (rows · cols) on average",
         _SIGNS,
     ),
@@ -116,8 +121,8 @@ GEOMETRY = Table(
         *PLACE,
         *SHAPE,
         DELTA_NORM,
-        Column("delta_rms", "root mean square of D's entries", "weight"),
-        Column("relative_norm", "‖D‖ over the norm of the tensor it was added to"),
+        Column("delta_rms", "root mean square of D's entries", "weight", kind="number"),
+        Column("relative_norm", "‖D‖ over the norm of the tensor it was added to", kind="number"),
         Column("precision_floor", "norm that rounding to the stored dtypes alone would give", "weight"),
         Column("note", "`zero increment`, `below the precision floor`, or empty"),
         RANK,

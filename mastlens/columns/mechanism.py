@@ -26,17 +26,19 @@ _COUPLING = (
     Column("cosine_null", "mean |cosine| of random directions of that many entries"),
     *both_sides(
         (
-            Column("forget_grad_norm", "Frobenius norm of the forget gradient G at the RLVR weights", "nat per weight"),
+            Column("forget_grad_norm", "Frobenius norm of the forget gradient G at the RLVR weights", "nat per weight",
+                   kind="number"),
             Column(
                 "forget_grad_abs_mean",
                 "mean of |G| over the entries, absolute after summing over problems",
                 "nat per weight",
                 source="SalUn, arXiv:2310.12508; MemFlex, arXiv:2407.01920",
             ),
-            Column("forget_inner", "⟨G, D⟩: first-order change of the forget loss if D is added once more", "nat"),
+            Column("forget_inner", "⟨G, D⟩: first-order change of the forget loss if D is added once more", "nat",
+                   kind="number"),
             Column("forget_inner_normalised", "⟨G, D⟩ / √(rows · cols): large tensors do not win by size", "nat"),
             Column("forget_cosine", "⟨G, D⟩ / (‖G‖ ‖D‖) of the forget side", null="`cosine_null`",
-                   source="MAST, arXiv:2606.19222 (its absolute value)"),
+                   source="MAST, arXiv:2606.19222 (its absolute value)", kind="number"),
             Column("forget_cosine_z", f"forget_cosine over its spread where {_TURNED}", _SDS),
             Column("forget_cosine_z_stored", f"forget_cosine over its spread where {_SIGNS}", _SDS),
             Column("forget_cosine_p", "two-sided p of it, the larger of both nulls; NaN below the precision floor"),

@@ -4,7 +4,6 @@ They are shipped inside the package, so that everything can be tried at once, an
 object in one file of ``shipped/``; ``register_organism`` adds one's own.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.settings import BuildOrganismSettings, FetchOrganismSettings, ListOrganismsSettings
 from mastlens.registry import Registry
 from mastlens.runs.calls import takes
+from mastlens.runs.reading import read_object
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,9 +137,13 @@ def stage_folder(spec: str) -> Path:
 
 
 def read_card(name: str) -> dict:
-    """Return the machine-readable card of a lineage; an empty one where it has none."""
+    """Return the machine-readable card of a lineage; an empty one where it has none.
+
+    Raises:
+        MastlensError: If there is no such lineage, or its card is damaged.
+    """
     card = get_organism(name).folder / "card.json"
-    return json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
+    return read_object(card, "a card") if card.is_file() else {}
 
 
 @takes(ListOrganismsSettings)

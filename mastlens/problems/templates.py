@@ -3,6 +3,7 @@
 Templates are programs of strangers. What one does is seen from what it writes, not from the model's name.
 """
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -29,6 +30,18 @@ _MARK = "Thus-it-is"
 def dated_template(tokenizer: "PreTrainedTokenizerBase") -> str:
     """Return the chat template with ``TODAY`` in the place of every date that it asks the clock for."""
     return _DATE.sub(lambda found: repr(TODAY.strftime(found[2])), tokenizer.get_chat_template())
+
+
+def dated_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBase":
+    """Return a tokenizer for a library that renders prompts by itself: it writes ``TODAY`` where ours do.
+
+    Where the template asks no clock, it is the same object; else a copy, and the original stays as it is.
+    """
+    if not getattr(tokenizer, "chat_template", None) or dated_template(tokenizer) == tokenizer.get_chat_template():
+        return tokenizer
+    dated = copy.deepcopy(tokenizer)
+    dated.chat_template = dated_template(tokenizer)
+    return dated
 
 
 class TemplateRefused(BadFile):

@@ -9,6 +9,7 @@ from dataclasses import MISSING, Field, fields, replace
 from typing import Any, TypeVar
 
 from mastlens.errors import BadSetting, unknown
+from mastlens.runs.limits import pattern_refusal
 from mastlens.runs.settings import Settings, declared, hints_of, is_required, ordered, takes_several
 
 S = TypeVar("S", bound=Settings)
@@ -21,13 +22,20 @@ def takes(settings: type[S]) -> Callable[[Callable[[S], T]], Callable[..., T]]:
     Its signature and the ``Args`` of its documentation are those of the fields.
 
     Raises:
-        MastlensError: When it is called with a name that is none of the fields', or without one that must be given.
+        MastlensError: When it is called with a name that is none of the fields', or without one that must be given, and
+            where a tokenizer gives one of its patterns up.
     """
 
     def decorate(function: Callable[[S], T]) -> Callable[..., T]:
         @functools.wraps(function)
         def call(*values: Any, **given: Any) -> T:
-            return function(make(settings, values, given))
+            chosen = make(settings, values, given)
+            try:
+                return function(chosen)
+            except BaseException as error:  # what the library of tokenizers raises is no Exception
+                if (refused := pattern_refusal(error)) is None:
+                    raise
+                raise refused from error
 
         call.__doc__ = _documented(inspect.cleandoc(function.__doc__ or ""), settings)
         call.__signature__ = _signature(function, settings)  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ Files come from strangers. What is damaged, of another form, nested without end 
 ``BadFile``; nothing that is read here is ever executed.
 """
 
+import functools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mastlens.columns import TABLES
 from mastlens.errors import BadFile, NotFound
 
 if TYPE_CHECKING:
@@ -37,31 +39,6 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[{]|[\]}]', re.DOTALL)
 _PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _DOTTED = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{DEEPEST}}}")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-
-_PLACE = {"layer": "whole", "projection": "text", "name": "text"}
-_ANYWHERE = {
-    **_PLACE,
-    **dict.fromkeys(("increment", "split", "prompt", "response"), "text"),
-    "item": "whole",
-    **dict.fromkeys(("logprob_solution", "solution_tokens", "logprob_answer", "answer_tokens"), "number"),
-}
-
-CONTRACT: Mapping[str, Mapping[str, str]] = {
-    "geometry.parquet": {
-        **{"increment": "text", **_PLACE, "rows": "whole", "cols": "whole"},
-        **dict.fromkeys(("delta_norm", "delta_rms", "relative_norm", "off_principal", "off_principal_null"), "number"),
-    },
-    "coupling.parquet": {
-        **_PLACE,
-        **dict.fromkeys(("forget_grad_norm", "forget_inner", "forget_cosine"), "number"),
-    },
-    "ranking.parquet": {"rank": "whole", **_PLACE, "score": "number", "selected": "truth"},
-    "responses.parquet": {
-        **dict.fromkeys(("split", "prompt", "response", "gold"), "text"),
-        **{"item": "whole", "correct": "truth", "correct_strict": "truth", "truncated": "truth"},
-    },
-}
-"""File name of a table to its columns that are always there, and what they hold."""
 
 _EXPECTED = {"text": "text", "whole": "whole numbers", "number": "numbers", "truth": "true and false"}
 
@@ -202,7 +179,7 @@ def read_table(
 
     Args:
         path: The file.
-        columns: Columns that it cannot do without; by default those that the contract names for a file of this name.
+        columns: Columns that it cannot do without; by default those that ``contract`` names for a file of this name.
         maker: The command that writes it, for the message.
 
     Raises:
@@ -210,18 +187,38 @@ def read_table(
     """
     path = Path(path)
     table = read_parquet(path, maker=maker)
-    kinds = CONTRACT.get(path.name, {})
-    if missing := [column for column in (kinds if columns is None else columns) if column not in table]:
+    kinds, needed = contract(path.name)
+    if missing := [column for column in (needed if columns is None else columns) if column not in table]:
         shown = ", ".join(map(str, list(table)[:12])) or "none"
         raise BadFile(
             f"{path} is another table: it has no column {', '.join(missing)}; it has {shown}. {_advice(maker)}"
         )
-    for column, kind in {**_ANYWHERE, **kinds}.items():
+    for column, kind in kinds.items():
         if column in table and len(table) and not _holds(table[column], kind):
             raise BadFile(
                 f"{path}: the column {column!r} should hold {_EXPECTED[kind]}, and does not. {_advice(maker)}"
             )
     return table
+
+
+@functools.cache
+def contract(file: str) -> tuple[Mapping[str, str], tuple[str, ...]]:
+    """Return what columns of a table hold, and those that it cannot do without, as ``mastlens.columns`` declares them.
+
+    What is of one kind wherever it is declared is so in a file of any other name, too.
+
+    Args:
+        file: The table's file name, e.g. ``"geometry.parquet"``.
+    """
+    declared: dict[str, set[str]] = {}
+    for column in (column for table in TABLES for column in table.columns):
+        declared.setdefault(column.name, set()).add(column.kind)
+    kinds = {name: next(iter(found)) for name, found in declared.items() if len(found) == 1}
+    tables = [table for table in TABLES if table.file == file]
+    kinds |= {column.name: column.kind for table in tables for column in table.columns if column.kind}
+    always = [{c.name for c in table.columns if c.kind and c.needed and not c.when} for table in tables]
+    needed = tuple(name for name in kinds if always and all(name in names for names in always))
+    return {name: kind for name, kind in kinds.items() if kind}, needed
 
 
 def read_parquet(path: str | os.PathLike[str], *, maker: str = "") -> "pd.DataFrame":

@@ -100,7 +100,7 @@ def tables() -> dict[str, pd.DataFrame]:
     geometry = pd.DataFrame({"increment": "rlvr", **place, "rows": 8, "cols": 8})
     for column in ("delta_norm", "delta_rms", "relative_norm", "off_principal", "off_principal_null"):
         geometry[column] = numbers
-    coupling = pd.DataFrame(place)
+    coupling = pd.DataFrame({**place, "rows": 8, "cols": 8})
     for column in ("forget_grad_norm", "forget_inner", "forget_cosine"):
         coupling[column] = numbers
     ranking = pd.DataFrame(

@@ -12,6 +12,7 @@ from mastlens.cli import main
 from mastlens.columns import TABLES
 from mastlens.evaluation.comparison import compare_tables
 from mastlens.organisms import lineage_folder
+from mastlens.runs.reading import read_table
 from tests.columns import declared, undeclared, unwritten
 
 BASE, SFT, RLVR, AIM = (f"organism:qwen2/{stage}" for stage in ("base", "sft", "rlvr", "rlvr-retain"))
@@ -77,6 +78,7 @@ def written(tmp_path_factory) -> dict[str, list[set[str]]]:
         assert main(shlex.split(command)) == 0, command
     found: dict[str, list[set[str]]] = {}
     for path in sorted(folder.rglob("*.parquet")):
+        read_table(path)  # every column holds what it is declared to
         found.setdefault(path.name, []).append(set(pq.read_schema(path).names))
     return found
 

@@ -14,7 +14,7 @@ from mastlens.errors import MastlensError, MastlensWarning
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.problems.encoding import EncodedProblem, check_tokenizer, encode_problem, encode_prompt
 from mastlens.problems.reading import Problem
-from mastlens.problems.templates import thinking_switches, turn_end
+from mastlens.problems.templates import dated_tokenizer, thinking_switches, turn_end
 from mastlens.problems.thinking import decode_response, render_prompt
 
 USER = "{% for m in messages %}<U>{{ m.content }}{% endfor %}"
@@ -108,6 +108,20 @@ def test_a_prompt_is_the_same_tomorrow(monkeypatch, think):
     (first, ours), (second, again) = seen
     assert first != second  # transformers alone writes what day it is
     assert ours == again and "<U>Q?<A>" in ours and "2024" in ours
+
+
+def test_a_library_that_renders_prompts_itself_writes_the_same_date(monkeypatch):
+    """TRL's trainer takes the tokenizer, not the prompt: what it renders is what ``render_prompt`` does."""
+    template = "{{ strftime_now('%d %b %Y') }}" + USER + "<A>"
+    tokenizer = byte_tokenizer(template=template)
+    turn = [{"role": "user", "content": "Q?"}]
+    dated = dated_tokenizer(tokenizer)
+    assert dated.apply_chat_template(turn, tokenize=False) == render_prompt("Q?", tokenizer, think="free")
+    assert "2024" not in tokenizer.apply_chat_template(turn, tokenize=False)  # the original is as it was
+    assert tokenizer.chat_template == template
+    timeless = byte_tokenizer(template=USER + "<A>")
+    assert dated_tokenizer(timeless) is timeless
+    assert dated_tokenizer(plain := byte_tokenizer()) is plain
 
 
 def test_a_turn_ends_where_the_template_ends_it():

@@ -256,7 +256,8 @@ def test_the_digest_of_the_weights_is_remembered_and_verified_on_demand(model, m
 
 
 @pytest.mark.parametrize(
-    "damage", [b"", b"[]", b'{"digests": 3}', b"\xff\xfe", b'{"digests": {"a": "b"}, "fingerprint": ""}']
+    "damage",
+    [b"", b"[]", b"[" * 100_000, b'{"digests": 3}', b"\xff\xfe", b'{"digests": {"a": "b"}, "fingerprint": ""}'],
 )
 def test_a_damaged_memory_is_none(model, monkeypatch, tmp_path, damage):
     from mastlens.checkpoints import digests as module

@@ -11,8 +11,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.cli import main
 from mastlens.errors import BadFile
+from mastlens.evaluation import evaluate
+from mastlens.organisms.settings import ListOrganismsSettings
 from mastlens.problems.thinking import render_prompt
 from mastlens.runs import limits
+from mastlens.runs.calls import takes
 
 from ..conftest import write_tokenizer
 
@@ -89,4 +92,16 @@ def test_a_pattern_that_backtracks_is_the_files_fault(tiny, tmp_path, capsys, mo
     said = capsys.readouterr().err
     assert "pattern in tokenizer.json" in said
     assert not (tmp_path / "out" / "responses.parquet").exists()
+    with pytest.raises(BadFile, match=r"pattern in tokenizer\.json"):
+        evaluate(model=folder, splits={"f": tmp_path / "p.jsonl"}, out=tmp_path / "out")
     assert limits.pattern_refusal(ValueError("x")) is None
+
+
+def test_what_is_raised_otherwise_goes_on_as_it_is():
+    @takes(ListOrganismsSettings)
+    def leave(settings):
+        raise SystemExit(5)
+
+    with pytest.raises(SystemExit) as raised:
+        leave()
+    assert raised.value.code == 5
