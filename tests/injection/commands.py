@@ -14,6 +14,9 @@ from tests.lineages import write_lineage, write_problems
 READ_ONLY = ("inspect", "edit show", "compare", "compare-traces", "organism list")
 """Commands that write nothing of their own."""
 
+FETCHING = ("organism fetch",)
+"""Commands whose input comes over the network; ``tests/unit/test_organism_fetch.py`` says what a failure leaves."""
+
 
 def _every_step() -> None:
     """Let an unfinished run of ``unlearn`` keep its state after each step, not every half minute."""
@@ -177,7 +180,9 @@ def _write_texts(folder: Path) -> None:
 
     _write_lines(folder / "neutral.jsonl", [{"text": "Nothing here is about numbers."}, {"text": "Some more words."}])
     _write_lines(folder / "texts.jsonl", [{"text": "The area of a square of side 7 is found."}] * 2)
-    _write_lines(folder / "choices.jsonl", [CHOICE, {**CHOICE, "question": "Who?"}])
+    # Of one world with the facts: the rule that judges looks both up.
+    asked = {**CHOICE, "subject": "town", "person": "Ann", "choices": ["Orsk", "Tavi", "Rill"]}
+    _write_lines(folder / "choices.jsonl", [asked, {**asked, "question": "Who?"}])
     (folder / "facts.json").write_text(json.dumps(FACTS))
     (folder / "requests.json").write_text(json.dumps([{"question": "How do I bake bread?", "category": "baking"}]))
     subjects = MATH_SUBJECTS

@@ -29,7 +29,7 @@ _CHANGES |= {"os.truncate": 1}
 _SCRATCH = re.compile(r"(\.[^/]+\.)[a-z0-9_]{8}(?=/|$)")
 _PARTIAL = re.compile(r"\.partial\.|\.under-way\.json$")
 _LARGE = 2**18
-_OUT_OF_SIGHT = ("cost", "versions", "timing")
+_OUT_OF_SIGHT = ("cost", "versions", "timing", "seconds", "peak_mb")
 
 
 @dataclass(frozen=True)
