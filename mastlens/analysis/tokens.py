@@ -10,6 +10,7 @@ import pandas as pd
 
 from mastlens.analysis.settings import TokenDifferencesSettings
 from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.checkpoints.computing import Computing
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import BadSetting
 from mastlens.models.likelihood import solution_tokens
@@ -99,7 +100,10 @@ def token_differences(settings: TokenDifferencesSettings) -> TokenDifferences:
     lineage = Lineage.open(settings.rlvr, sft=settings.sft, base=settings.base)
     if not lineage.increments:
         raise BadSetting("There is nothing before RLVR to compare with. Give sft, base, or both.")
+    computing = settings.computing(*lineage.stages.values())
     recorded = {
+        "dtype": computing.dtype,
+        "limit": settings.limit,
         "quantiles": settings.quantiles,
         "seed": settings.seed,
         "chat_template": settings.chat_template,
@@ -109,7 +113,7 @@ def token_differences(settings: TokenDifferencesSettings) -> TokenDifferences:
         tokenizer = lineage.rlvr.load_tokenizer()
         encoded = {}
         for split, path in settings.splits.items():
-            problems = read_problems(path)
+            problems = read_problems(path, settings.limit)
             check_tokenizer(tokenizer, problems, lineage.rlvr.spec)
             encoded[split] = encode_problems(
                 problems, tokenizer, chat_template=settings.chat_template, source=str(path)
@@ -120,7 +124,7 @@ def token_differences(settings: TokenDifferencesSettings) -> TokenDifferences:
                 role,
                 encoded,
                 batch_size=settings.batch_size,
-                device=settings.device,
+                computing=computing,
                 progress=settings.progress,
             )
             for role, checkpoint in lineage.stages.items()
@@ -141,7 +145,7 @@ def token_differences(settings: TokenDifferencesSettings) -> TokenDifferences:
         inputs=hash_inputs(settings.splits),
         settings=recorded,
         command=settings,
-        device=settings.device,
+        device=computing.device,
         overwrite=settings.overwrite,
         compute=compute,
         write=write,
@@ -157,12 +161,12 @@ def _score(
     role: str,
     encoded: Mapping[str, Sequence[EncodedProblem]],
     *,
-    batch_size: int,
-    device: str,
+    batch_size: int | str,
+    computing: Computing,
     progress: bool,
 ) -> _Scores:
     """Return split to log-probabilities and entropies of all its solution tokens, item after item."""
-    model = checkpoint.load_model(device=device)
+    model = computing.load(checkpoint)
     vocabulary, context = len(next(model.get_input_embeddings().parameters())), context_length(model.config)
     scores = {}
     for split, problems in encoded.items():

@@ -40,7 +40,7 @@ def measure(
     prompted: Mapping[str, Sequence[Prompted]],
     *,
     max_new_tokens: int,
-    batch_size: int,
+    batch_size: int | str,
 ) -> pd.DataFrame:
     """Generate, grade and score every item.
 

@@ -109,8 +109,6 @@ def attack(settings: AttackSettings) -> Attack:
     if not splits:
         raise BadSetting("There is nothing to test the attack on: give --split NAME=FILE at least once.")
     check_generation(settings.max_new_tokens, settings.batch_size)
-    if limit is not None and limit < 1:
-        raise BadSetting(f"--limit is at least 1, it is {limit}.")
     used = {key: getattr(settings, key) if key in method.uses else None for key in HAS}
     for key in method.needs:
         if used[key] is None:
@@ -118,6 +116,8 @@ def attack(settings: AttackSettings) -> Attack:
     recorded: dict[str, Any] = {"attack": method.name, "limit": limit, "max_new_tokens": settings.max_new_tokens}
     recorded |= {"chat_template": settings.chat_template, "seed": seed, **method.record()}
     targets = _targets(settings.model, settings.edit, settings.source, settings.control)
+    computing = settings.computing(*(one.checkpoint for one in targets))
+    recorded["dtype"] = computing.dtype
     inputs: dict[str, Any] = hash_inputs({**{f"split {k}": v for k, v in splits.items()}, **used})
     inputs["edit"] = sha256_json({n: sha256_tensor(t) for one in targets for n, t in one.tensors.items()})
 
@@ -137,7 +137,7 @@ def attack(settings: AttackSettings) -> Attack:
             for _, group in groupby(targets, key=lambda one: one.checkpoint.fingerprint):
                 alike = list(group)  # the edited model and its source are one model, loaded once
                 checkpoint = alike[0].checkpoint
-                loaded, tokenizer = checkpoint.load_model(device=settings.device), checkpoint.load_tokenizer()
+                loaded, tokenizer = computing.load(checkpoint), checkpoint.load_tokenizer()
                 for problems in (*tested.values(), *shown.values()):
                     check_tokenizer(tokenizer, problems, checkpoint.spec)
                 for target in alike:
@@ -182,7 +182,7 @@ def attack(settings: AttackSettings) -> Attack:
         inputs=inputs,
         settings=recorded,
         command=settings,
-        device=settings.device,
+        device=computing.device,
         overwrite=settings.overwrite,
         compute=compute,
         write=write,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 from mastlens.attacks.catalogue import ATTACKS, attack_lines, foreign_lines, shown
 from mastlens.attacks.method import AttackMethod
 from mastlens.errors import BadSetting, unknown
-from mastlens.runs.settings import ATTACK, CheckpointPath, FilePath, Writing, bare, declared, hints_of, path_to, setting
+from mastlens.problems.settings import Reading
+from mastlens.runs.settings import ATTACK, CheckpointPath, FilePath, bare, declared, hints_of, path_to, setting
 
 
 def _uses(key: str) -> str:
@@ -20,7 +21,7 @@ def _uses(key: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Attacking(Writing):
+class _Attacking(Reading):
     """What every attack is given."""
 
     command, group = "attack", ATTACK
@@ -41,12 +42,7 @@ class _Attacking(Writing):
     splits: Mapping[str, FilePath] = setting("what is tested, JSON lines", flag="--split", metavar="NAME=FILE")
     train: FilePath | None = setting(f"what the attacker has, JSON lines ({_uses('train')})", None, metavar="FILE")
     retain: FilePath | None = setting(f"what the attacker has beside it ({_uses('retain')})", None, metavar="FILE")
-    limit: int | None = setting("test the first N problems of each split only", None)
     max_new_tokens: int = setting("where a response ends", 1024, unit="tokens")
-    batch_size: int = setting("items a batch when testing", 32)
-    chat_template: bool = setting(
-        "prompt with the bare problem even if there is a template", True, flag="--no-chat-template"
-    )
     own: Mapping[str, Any] | None = setting(
         "settings of an attack of your own or of an installed package, which have no options here",
         None,

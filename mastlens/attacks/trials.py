@@ -52,7 +52,7 @@ class Trial:
     max_new_tokens: int
     chat_template: bool
     seed: int
-    batch_size: int
+    batch_size: int | str
     bar: "tqdm[Any]"
     tables: list[pd.DataFrame]
     edited: Sequence[str] = ()

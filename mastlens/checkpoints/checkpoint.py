@@ -23,6 +23,7 @@ from mastlens.checkpoints.folders import check_sizes, companion_files, read_conf
 from mastlens.checkpoints.quantised import as_weights
 from mastlens.checkpoints.shards import StoredTensor, index_weights, weight_files
 from mastlens.errors import BadFile, MastlensError, NotFound, NotSupported, unknown
+from mastlens.runs.devices import device_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -290,14 +291,14 @@ class Checkpoint:
         """Load the model with transformers, in evaluation mode, every gradient off.
 
         Args:
-            device: A torch device.
+            device: A torch device; ``auto`` for the best that there is.
             dtype: The dtype to compute in; None keeps the stored one (of an adapter, its base's).
             trust_remote_code: Whether code inside the checkpoint may run.
 
         Raises:
             MastlensError: If transformers cannot load it, or would run with other weights than are read here.
         """
-        return loading.load_model(self, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        return loading.load_model(self, device=device_of(device), dtype=dtype, trust_remote_code=trust_remote_code)
 
     def load_tokenizer(self, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
         """Load the tokenizer with transformers; an adapter's own where it has one.

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mastlens.errors import BadSetting, NotSupported
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -23,20 +21,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def check_device(device: str) -> None:
-    """Raise unless torch knows the device and sees it here."""
-    if device == "cpu":
-        return
-    import torch
-
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise BadSetting(f"{device!r} is not a torch device. Use cpu, cuda or cuda:0.") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise NotSupported("--device cuda: torch sees no CUDA device here. Use --device cpu.")
 
 
 def show(table, columns: list[str] | None = None, rows: int = 40) -> str:

@@ -119,6 +119,10 @@ def _add(
     elif not mapping and not said.separator:
         options["type"] = _converter(said, kind)
     place.add_argument(flag or flag_of(item), *_former(said), **options).listing = said.listing
+    for name, value in (said.switches or {}).items():
+        former = {"dest": options["dest"], "const": value, "default": argparse.SUPPRESS}
+        text = f"now {flag or flag_of(item)} {value}"
+        place.add_argument(f"--{name.replace('_', '-')}", action="store_const", help=text, **former)
 
 
 def _former(said: Declared) -> list[str]:

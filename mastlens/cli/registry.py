@@ -7,8 +7,9 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from mastlens.cli.outcome import Outcome, check_device
+from mastlens.cli.outcome import Outcome
 from mastlens.cli.reading import settings_from
+from mastlens.runs.devices import check_device
 from mastlens.runs.settings import Settings
 
 

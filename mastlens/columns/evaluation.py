@@ -13,7 +13,7 @@ _CORRECT = (
 _SOLUTION = (
     Column(
         "logprob_solution",
-        "log-probability of the reference solution, natural, summed",
+        "log-probability of the reference solution, natural, summed; NaN if left out",
         "nat",
         kind="number",
         needed=False,

@@ -6,7 +6,7 @@ size is a setting that decides the result.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,9 @@ from tqdm.auto import tqdm
 from mastlens.architectures.rotation import rows_alone, turning_length
 from mastlens.decoding.sampling import Sampling, draw
 from mastlens.errors import BadSetting, NotFound, NotSupported
+from mastlens.models.memory import does_not_fit, let_go, out_of_memory, rows_that_fit
 from mastlens.problems.answers import boxed
-from mastlens.problems.encoding import check_vocabulary, context_length
+from mastlens.problems.encoding import AUTO, check_batch_size, check_vocabulary, context_length
 from mastlens.problems.templates import turn_end
 from mastlens.problems.thinking import CLOSER, OPENER, decode_response, ids_open
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from mastlens.decoding.reflection import TokenPenalty
-    from mastlens.decoding.rolling import Choose
+    from mastlens.decoding.rolling import Choose, Prefilled
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,11 @@ class Response:
         return self.stopped == "length"
 
 
-def check_generation(max_new_tokens: int, batch_size: int) -> None:
+def check_generation(max_new_tokens: int, batch_size: int | str) -> None:
     """Raise unless both numbers make sense."""
     if max_new_tokens < 1:
         raise BadSetting(f"max_new_tokens (--max-new-tokens) is at least 1, it is {max_new_tokens}.")
-    if batch_size < 1:
-        raise BadSetting(f"The batch size (--batch-size) is at least 1, it is {batch_size}.")
+    check_batch_size(batch_size)
 
 
 def sampling_of(samples: int, temperature: float, top_p: float, seed: int) -> Sampling | None:
@@ -86,13 +86,14 @@ def generate(
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int = 256,
-    batch_size: int = 32,
+    batch_size: int | str = 32,
     sampling: Sampling | None = None,
     names: Sequence[str] | None = None,
     penalty: "TokenPenalty | None" = None,
     stop_at_answer: bool = False,
     progress: str | None = None,
     finished: Callable[[int, Response], None] | None = None,
+    prefilled: "Prefilled | None" = None,
 ) -> list[Response]:
     r"""Return the response to each prompt, in the order given.
 
@@ -101,13 +102,14 @@ def generate(
         tokenizer: Decodes the responses.
         prompts: Token ids.
         max_new_tokens: Where a response is cut off; less where the model's context ends before.
-        batch_size: Rows at a time.
+        batch_size: Rows at a time; ``auto`` for as many as fit. Where memory runs out, half as many go on.
         sampling: How to draw; None for greedy.
         names: Names each response's random stream; their places in ``prompts`` by default.
         penalty: Taken off some tokens' logits before each choice; None for none.
         stop_at_answer: End a response at its first complete ``\boxed{...}`` behind any thinking.
         progress: Label of a progress bar; None for none.
         finished: Called with each prompt's place and its response as soon as it ends.
+        prefilled: Called with prompts that were just read, once each, where the model's rows are decoded by ``roll``.
 
     Raises:
         MastlensError: If a prompt leaves no room in the model's context.
@@ -121,17 +123,64 @@ def generate(
     choose = _chooser(sampling, names or [str(place) for place in range(len(prompts))], max_new_tokens)
     if penalty is not None:
         choose = penalty.before(choose)
-    rows = roll if can_roll(model) else partial(_generate, rooms=ending.rooms, end=min(ending.ends))
-    if (turn := turning_length(model.config.get_text_config())) is not None:
-        rows = partial(across_turn, rows=rows, turn=turn, rooms=ending.rooms)
+    rolls, turn = can_roll(model), turning_length(model.config.get_text_config())
+    size = _rows(model, prompts, max_new_tokens) if batch_size == AUTO else int(batch_size)
     responses: dict[int, Response] = {}
     with tqdm(total=len(prompts), desc=progress, disable=progress is None, unit="item", smoothing=0) as bar:
-        for item, written in rows(model, prompts, batch_size=batch_size, choose=choose, over=ending.over):
-            responses[item] = ending.response(item, written)
-            if finished is not None:
-                finished(item, responses[item])
-            bar.update(1)
+        while waiting := [item for item in range(len(prompts)) if item not in responses]:
+            part, short = _Waiting(waiting, choose, ending), False
+            rows: Any = roll if rolls else partial(_generate, rooms=part.rooms, end=min(ending.ends))
+            if turn is not None:
+                rows = partial(across_turn, rows=rows, turn=turn, rooms=part.rooms)
+            elif rolls and prefilled is not None:
+                rows = partial(roll, prefilled=part.shown_to(prefilled))
+            asked = [prompts[item] for item in waiting]
+            try:
+                for place, written in rows(model, asked, batch_size=size, choose=part.choose, over=part.over):
+                    item = waiting[place]
+                    responses[item] = ending.response(item, written)
+                    if finished is not None:
+                        finished(item, responses[item])
+                    bar.update(1)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                short = True
+            if short:
+                if size == 1:
+                    raise does_not_fit(f"A response to {max(map(len, asked))} tokens")
+                let_go()
+                size = max(1, min(size, len(waiting)) // 2)
     return [responses[item] for item in range(len(prompts))]
+
+
+def _rows(model: "PreTrainedModel", prompts: Sequence[Sequence[int]], most: int) -> int:
+    """Return how many rows fit, by their keys and values at full length."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    each = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
+    return rows_that_fit(model.device, float(each * (max(map(len, prompts), default=0) + most)))
+
+
+class _Waiting:
+    """The prompts that have no response yet, by their places among all."""
+
+    def __init__(self, items: Sequence[int], choose: "Choose", ending: "_Ending") -> None:
+        self.items, self._choose, self._ending = items, choose, ending
+        self.rooms = [ending.rooms[item] for item in items]
+
+    def choose(self, logits: Tensor, places: Sequence[int], steps: Sequence[int]) -> Tensor:
+        """Return the next tokens."""
+        return self._choose(logits, [self.items[place] for place in places], steps)
+
+    def over(self, place: int, written: list[int]) -> bool:
+        """Return whether the last token written ends the response."""
+        return self._ending.over(self.items[place], written)
+
+    def shown_to(self, prefilled: "Prefilled") -> "Prefilled":
+        """Return what takes prompts of these, and hands them on by their places among all."""
+        return lambda prefill: prefilled(replace(prefill, items=[self.items[place] for place in prefill.items]))
 
 
 def _chooser(sampling: Sampling | None, names: Sequence[str], most: int) -> "Choose":
@@ -146,7 +195,7 @@ def _chooser(sampling: Sampling | None, names: Sequence[str], most: int) -> "Cho
                 streams[item] = sampling.uniforms(names[item], most)
         # Rows that have ended may go on for some steps; what they draw is thrown away.
         uniforms = [streams[item][min(step, most - 1)] for item, step in zip(items, steps, strict=True)]
-        return draw(logits, torch.tensor(uniforms, dtype=torch.float64, device=logits.device), sampling)
+        return draw(logits, torch.tensor(uniforms, dtype=torch.float64), sampling)
 
     return choose
 

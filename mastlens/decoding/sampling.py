@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mastlens.errors import BadSetting
+from mastlens.models.memory import float64_device
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def draw(
         uniforms: One number in [0, 1) a row.
         sampling: Temperature and nucleus (Holtzman et al. 2020, arXiv:1904.09751).
     """
-    chances = torch.softmax(logits.double() / sampling.temperature, dim=-1)
+    device = logits.device
+    chances = torch.softmax(logits.to(float64_device(device)).double() / sampling.temperature, dim=-1)
     order = None
     if sampling.top_p < 1:
         chances, order = chances.sort(dim=-1, descending=True, stable=True)
@@ -65,4 +67,4 @@ def draw(
     places = (summed <= reached).sum(dim=-1)
     last = chances.shape[-1] - 1 - (chances > 0).flip(-1).int().argmax(dim=-1)
     places = torch.minimum(places, last)
-    return places if order is None else order.gather(-1, places[:, None])[:, 0]
+    return (places if order is None else order.gather(-1, places[:, None])[:, 0]).to(device)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.checkpoints.computing import Computing
 from mastlens.edits.edit import Edit
 from mastlens.models.weights import swapped
 from mastlens.runs.files import sha256_json, sha256_tensor
@@ -75,9 +76,9 @@ class EditedCheckpoint:
             yield model
 
     @contextmanager
-    def loaded(self, device: str = "cpu") -> "Iterator[tuple[PreTrainedModel, PreTrainedTokenizerBase]]":
-        """Yield the model with the edit in it, and its tokenizer."""
-        with self.applied(self.checkpoint.load_model(device=device)) as model:
+    def loaded(self, computing: Computing | None = None) -> "Iterator[tuple[PreTrainedModel, PreTrainedTokenizerBase]]":
+        """Yield the model with the edit in it, and its tokenizer; on the CPU in float32 if nothing else is said."""
+        with self.applied((computing or Computing()).load(self.checkpoint)) as model:
             yield model, self.checkpoint.load_tokenizer()
 
     def remembered(

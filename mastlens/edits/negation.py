@@ -19,6 +19,7 @@ from mastlens.edits.edit import FILE, Edit
 from mastlens.edits.settings import NegateSettings
 from mastlens.errors import BadSetting, MastlensWarning, NotSupported, NotTogether
 from mastlens.runs.calls import takes
+from mastlens.runs.devices import device_of
 from mastlens.runs.files import sha256_json
 from mastlens.runs.stages import remembered
 from mastlens.selection.tensors import named_matrices, select_tensors
@@ -68,7 +69,7 @@ def negate(settings: NegateSettings) -> Edit:
                 old, source, tqdm(matrices, desc="negate", unit="tensor", disable=not settings.progress), scale
             )
         else:
-            split = _Split(lineage.base, part, rank, seed, settings.device)
+            split = _Split(lineage.base, part, rank, seed, device_of(settings.device, float64=True))
             pieces = list(_single_matrices(source, matrices))
             after = split.negated(old, source, tqdm(pieces, desc="negate", disable=not settings.progress), scale)
         before = {name: source.tensor(name) for name in after}

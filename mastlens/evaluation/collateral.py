@@ -93,11 +93,12 @@ def measure_collateral(settings: CollateralSettings) -> Collateral:
         **hash_inputs({**{f"split {name}": path for name, path in splits.items()}, "neutral": settings.neutral}),
         **hash_inputs({side: Path(folder) / RESPONSES for side, folder in folders.items() if folder is not None}),
     }
-    recorded = {"chat_template": settings.chat_template}
+    computing = settings.computing(tested.checkpoint)
+    recorded = {"chat_template": settings.chat_template, "dtype": computing.dtype, "limit": settings.limit}
 
     def compute() -> Collateral:
         checkpoint, batch_size = tested.checkpoint, settings.batch_size
-        loaded, tokenizer = checkpoint.load_model(device=settings.device), checkpoint.load_tokenizer()
+        loaded, tokenizer = computing.load(checkpoint), checkpoint.load_tokenizer()
         items = _divergence(
             loaded,
             tokenizer,
@@ -105,12 +106,13 @@ def measure_collateral(settings: CollateralSettings) -> Collateral:
             tested.changes,
             splits,
             chat_template=settings.chat_template,
+            limit=settings.limit,
             batch_size=batch_size,
             progress=settings.progress,
         )
         rows = [row for split in splits for row in _divergence_rows(items[items["split"] == split], split)]
         if settings.neutral is not None:
-            texts = read_texts(settings.neutral)
+            texts = read_texts(settings.neutral)[: settings.limit]
             sums, counts = neutral_logprobs(loaded, tokenizer, texts, batch_size=batch_size)
             with tested.applied(loaded):
                 moved, _ = neutral_logprobs(loaded, tokenizer, texts, batch_size=batch_size)
@@ -131,12 +133,13 @@ def _divergence(
     splits: Mapping[str, str | os.PathLike[str]],
     *,
     chat_template: bool,
-    batch_size: int,
+    limit: int | None,
+    batch_size: int | str,
     progress: bool,
 ) -> pd.DataFrame:
     tables = []
     for split, path in splits.items():
-        problems = read_problems(path)
+        problems = read_problems(path, limit)
         check_tokenizer(tokenizer, problems, spec)
         encoded = encode_problems(
             problems,

@@ -84,10 +84,12 @@ def run_harness(asked: EvaluateSettings, chosen: HarnessTasks) -> HarnessScores:
         raise BadSetting("There is nothing to run: name at least one task of lm-evaluation-harness (--harness).")
     tested = EditedCheckpoint.open(asked.model, asked.edit)
     folder = chosen.task_folder
+    computing = asked.computing(tested.checkpoint)
     settings: dict[str, Any] = {
+        "dtype": computing.dtype,
         "tasks": list(chosen.tasks),
         "shots": chosen.shots,
-        "limit": chosen.limit,
+        "limit": asked.limit if chosen.limit is None else chosen.limit,
         "max_new_tokens": asked.max_new_tokens,
         "think_end": chosen.think_end,
         "chat_template": asked.chat_template,
@@ -98,7 +100,7 @@ def run_harness(asked: EvaluateSettings, chosen: HarnessTasks) -> HarnessScores:
         inputs["task_folder"] = sha256_json({p.name: sha256_file(p) for p in sorted(Path(folder).rglob("*.y*ml"))})
 
     def compute() -> HarnessScores:
-        with tested.loaded(asked.device) as (loaded, tokenizer):
+        with tested.loaded(computing) as (loaded, tokenizer):
             found = run_tasks(loaded, tokenizer, settings, task_folder=folder, batch_size=asked.batch_size)
         return HarnessScores(*_tables(found), settings)
 
@@ -112,7 +114,7 @@ def run_tasks(
     settings: dict[str, Any],
     *,
     task_folder: str | os.PathLike[str] | None,
-    batch_size: int,
+    batch_size: int | str,
 ) -> dict[str, Any]:
     """Return what ``lm_eval.simple_evaluate`` returns for a model in memory; ``settings`` as in ``harness_scores``."""
     try:

@@ -108,7 +108,7 @@ def score_choices(
     *,
     ask: str = "letter",
     think: str = "free",
-    batch_size: int = 32,
+    batch_size: int | str = 32,
     chat_template: bool = True,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -220,12 +220,14 @@ def choices(settings: ChoicesSettings) -> ChoiceScores:
     if not settings.questions:
         raise BadSetting("There are no questions: give --questions NAME=FILE at least once.")
     tested = EditedCheckpoint.open(settings.model, settings.edit)
-    recorded = {"ask": settings.ask, "think": settings.think, "chat_template": settings.chat_template}
+    computing = settings.computing(tested.checkpoint)
+    asking = {"ask": settings.ask, "think": settings.think, "chat_template": settings.chat_template}
+    recorded = {**asking, "dtype": computing.dtype, "limit": settings.limit}
 
     def compute() -> ChoiceScores:
-        read = {name: read_choices(path) for name, path in settings.questions.items()}
-        asked = {**recorded, "batch_size": settings.batch_size, "progress": settings.progress}
-        with tested.loaded(settings.device) as (loaded, tokenizer):
+        read = {name: read_choices(path)[: settings.limit] for name, path in settings.questions.items()}
+        asked = {**asking, "batch_size": settings.batch_size, "progress": settings.progress}
+        with tested.loaded(computing) as (loaded, tokenizer):
             tables = [
                 score_choices(loaded, tokenizer, found, **asked).assign(split=name) for name, found in read.items()
             ]

@@ -35,7 +35,7 @@ def neutral_logprobs(
     tokenizer: "PreTrainedTokenizerBase",
     texts: list[str],
     *,
-    batch_size: int = 32,
+    batch_size: int | str = 32,
     progress: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the summed log-probability and the number of tokens of each text; its first token is context only.
@@ -71,7 +71,7 @@ def neutral_perplexity(
     tokenizer: "PreTrainedTokenizerBase",
     texts: list[str],
     *,
-    batch_size: int = 32,
+    batch_size: int | str = 32,
 ) -> float:
     """Return exp(-sum log p / tokens) over all texts; arguments as in ``neutral_logprobs``."""
     sums, counts = neutral_logprobs(model, tokenizer, texts, batch_size=batch_size)

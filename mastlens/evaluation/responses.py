@@ -1,5 +1,6 @@
 """Responses, their grades, and the log-probability of solution and answer, per item."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -8,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mastlens.decoding.answering import answer
+from mastlens.decoding.continuing import Continuations
 from mastlens.decoding.engines import ENGINES, Decoding, Engine, HuggingFaceEngine
 from mastlens.decoding.graders import Grader, Mathematics, find_grader
 from mastlens.decoding.prompts import Prompt, items_of
 from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting, NotSupported
 from mastlens.evaluation.settings import EvaluateSettings
-from mastlens.models.likelihood import sequence_logprobs
 from mastlens.plots.cards.carded import Carded
 from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems, encode_prompt
 from mastlens.problems.reading import Problem, read_problems
@@ -117,7 +118,9 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
     ``gold``, ``correct`` (tolerant), ``correct_strict``, ``logprob_solution``, ``solution_tokens``,
     ``logprob_answer`` (of the boxed answer straight after the prompt), ``answer_tokens``, ``truncated``, ``stopped``
     (``end``, ``answer`` or ``length``), ``response_tokens``. Log-probabilities are natural and summed, and follow the
-    prompt that the response follows; the solution stands there as the file has it, its own thinking included.
+    prompt that the response follows; the solution stands there as the file has it, its own thinking included. With
+    ``solution_logprob=False`` that column is NaN. A prompt is read once, for its response and both log-probabilities,
+    where the model's cache is keys and values of every position; else it is read anew for each.
 
     With split, item and sample the seed decides a sampled response, whatever else is evaluated beside it. With ``out``
     the folder holds ``responses.parquet`` and ``accuracy.json``, of tasks of the harness ``harness.parquet`` and
@@ -147,7 +150,13 @@ def _evaluate(asked: EvaluateSettings, splits: Mapping[str, FilePath]) -> Evalua
             f"The engine {writer.name!r} reads checkpoints from disk and cannot take an edit in memory. Write the "
             "edited checkpoint first: mastlens edit apply EDIT --to PATH --out NEW; then evaluate --model NEW."
         )
-    settings: dict[str, Any] = {"max_new_tokens": decoding.max_new_tokens, "chat_template": asked.chat_template}
+    computing = asked.computing(checkpoint)
+    settings: dict[str, Any] = {"dtype": computing.dtype, "limit": asked.limit}
+    settings |= {
+        "solution_logprob": asked.solution_logprob,
+        "max_new_tokens": decoding.max_new_tokens,
+        "chat_template": asked.chat_template,
+    }
     settings |= {"stop_at_answer": asked.stop_at_answer, "engine": writer.name}
     sampling = decoding.sampling
     settings |= {"samples": asked.samples, "sampling": None if sampling is None else asdict(sampling)}
@@ -158,10 +167,10 @@ def _evaluate(asked: EvaluateSettings, splits: Mapping[str, FilePath]) -> Evalua
     inputs = hash_inputs(splits)
 
     def compute() -> Evaluation:
-        problems = {name: read_problems(path) for name, path in splits.items()}
+        problems = {name: read_problems(path, asked.limit) for name, path in splits.items()}
         key = sha256_json([settings, inputs | tested.inputs, checkpoint.behaviour_digest])
         keep = None if asked.out is None else Path(asked.out) / _PARTIAL
-        with tested.loaded(asked.device) as (loaded, tokenizer):
+        with tested.loaded(computing) as (loaded, tokenizer):
             for split in problems.values():
                 check_tokenizer(tokenizer, split, checkpoint.spec)
             with Ledger(keep, key) as ledger:
@@ -175,6 +184,7 @@ def _evaluate(asked: EvaluateSettings, splits: Mapping[str, FilePath]) -> Evalua
                     think=asked.think,
                     samples=asked.samples,
                     chat_template=asked.chat_template,
+                    solution_logprob=asked.solution_logprob,
                     progress=asked.progress,
                     sources={name: str(path) for name, path in splits.items()},
                     ledger=ledger,
@@ -196,6 +206,7 @@ def evaluate_model(
     think: str = "free",
     samples: int = 1,
     chat_template: bool = True,
+    solution_logprob: bool = True,
     progress: bool = True,
     sources: Mapping[str, str] | None = None,
     ledger: Ledger | None = None,
@@ -212,6 +223,7 @@ def evaluate_model(
         think: The think mode of the prompts.
         samples: Responses an item.
         chat_template: Whether to use the tokenizer's chat template, where it has one.
+        solution_logprob: Whether to measure the reference solution's log-probability.
         progress: Show progress bars.
         sources: Each split's file, for messages.
         ledger: Keeps responses as they are finished, and knows those of an interrupted run.
@@ -239,8 +251,13 @@ def evaluate_model(
         Prompt(f"{split}/{item}", ids.prompt, p.answer, text=text, opened=prompt_opens(text))
         for (split, item, p), ids, text in zip(keys, encoded, texts, strict=True)
     ]
+    texts = {
+        prompt.name: {"answer": short, **({"solution": long} if solution_logprob else {})}
+        for prompt, short, long in zip(prompts, answers, encoded, strict=True)
+    }
+    following = Continuations(model, texts)
     answered = answer(
-        engine or HuggingFaceEngine(model, tokenizer),
+        following.watch(engine or HuggingFaceEngine(model, tokenizer)),
         prompts,
         decoding,
         samples=samples,
@@ -248,10 +265,11 @@ def evaluate_model(
         ledger=ledger,
         progress="generate" if progress else None,
     )
-    label = {"solution": "log p(solution)", "answer": "log p(answer)"} if progress else {}
     logprobs = {
-        part: sequence_logprobs(model, ids, batch_size=decoding.batch_size, progress=label.get(part))
-        for part, ids in (("solution", encoded), ("answer", answers))
+        kind: following.logprobs(
+            kind, batch_size=decoding.batch_size, progress=f"log p({kind}), prompts read again" if progress else None
+        )
+        for kind in ("answer", *(["solution"] if solution_logprob else []))
     }
     places = {prompt.name: place for place, prompt in enumerate(prompts)}
     rows = []
@@ -269,10 +287,10 @@ def evaluate_model(
                 "gold": problem.answer,
                 "correct": one.correct,
                 "correct_strict": one.correct_strict,
-                "logprob_solution": logprobs["solution"][0][place],
-                "solution_tokens": logprobs["solution"][1][place],
-                "logprob_answer": logprobs["answer"][0][place],
-                "answer_tokens": logprobs["answer"][1][place],
+                "logprob_solution": logprobs["solution"][one.prompt.name] if solution_logprob else math.nan,
+                "solution_tokens": len(encoded[place].solution),
+                "logprob_answer": logprobs["answer"][one.prompt.name],
+                "answer_tokens": len(answers[place].solution),
                 "truncated": one.response.truncated,
                 "stopped": one.response.stopped,
                 "response_tokens": one.response.tokens,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mastlens.problems.settings import Reading
 from mastlens.problems.thinking import PARTS, THINK
 from mastlens.runs.settings import JUDGE, CheckpointPath, FilePath, Settings, Writing, path_to, setting
 
@@ -33,13 +34,11 @@ def _graders() -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnModel(Writing):
+class OnModel(Reading):
     """Settings of a command that runs a model, with or without an edit, on problems."""
 
     model: CheckpointPath = setting(path_to("the model"), metavar="PATH")
     edit: FilePath | Any | None = setting("an edit to apply in memory first", None, metavar="EDIT")
-    batch_size: int = setting("items a batch; in float32 it changes results by rounding only", 32)
-    chat_template: bool = setting("use the tokenizer's chat template, where it has one", True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +102,7 @@ class EvaluateSettings(Answering):
     )
     stop_at_answer: bool = setting("end a response at its first complete box", False)
     engine: str = setting("what generates", "transformers", listing=_engines, metavar="ENGINE")
+    solution_logprob: bool = setting("leave out the reference solution's log-probability", True)
     grader: str | Any = setting("what is right", "mathematics", listing=_graders, metavar="NAME[:ARGUMENT]")
     harness: HarnessTasks | None = setting(
         "tasks of lm-evaluation-harness, evaluated too",
@@ -112,7 +112,6 @@ class EvaluateSettings(Answering):
             "tasks": "--harness",
             "task_folder": "--task-folder",
             "shots": "--shots",
-            "limit": "--limit",
             "think_end": "--think-end",
         },
     )
@@ -156,7 +155,6 @@ class CollateralSettings(OnModel):
     neutral: FilePath | None = setting("JSON lines with a 'text' each, for perplexity", None, metavar="FILE")
     before: FilePath | None = setting("evaluation of the source, to compare its responses", None, metavar="DIR")
     after: FilePath | None = setting("evaluation of the edited model", None, metavar="DIR")
-    batch_size: int = setting("texts a forward pass; it changes results by rounding only", 16)
 
 
 @dataclass(frozen=True, kw_only=True)

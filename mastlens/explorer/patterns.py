@@ -9,8 +9,9 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
+from mastlens.models.batching import by_length
 from mastlens.models.hooked import HookedModel
-from mastlens.models.likelihood import by_length, counted_states
+from mastlens.models.likelihood import counted_states
 from mastlens.problems.encoding import EncodedProblem
 
 if TYPE_CHECKING:

@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mastlens.models.likelihood import by_length, counted_states
+from mastlens.models.batching import by_length
+from mastlens.models.likelihood import counted_states
+from mastlens.models.memory import float64_device
 from mastlens.models.weights import owners, swapped
 from mastlens.problems.encoding import EncodedProblem
 
@@ -59,7 +61,7 @@ def token_divergence(
     edited: Mapping[str, Tensor],
     encoded: Sequence[EncodedProblem],
     *,
-    batch_size: int = 16,
+    batch_size: int | str = 16,
     progress: str | None = None,
 ) -> pd.DataFrame:
     """Return KL(source || edited) at every counted token, summed item by item.
@@ -73,7 +75,7 @@ def token_divergence(
         model: The source, in evaluation mode; it comes back bit for bit.
         edited: The edit's tensors by their names in the checkpoint.
         encoded: Problems as token ids; the solution's tokens and the end count.
-        batch_size: Problems a forward pass; it does not change the result beyond rounding.
+        batch_size: Problems a forward pass, or ``auto``; it does not change the result beyond rounding.
         progress: Label of a progress bar; None for none.
 
     Returns:
@@ -85,21 +87,24 @@ def token_divergence(
     output = model.get_output_embeddings()
     inside = {id(parameter) for parameter in output.parameters()} if output is not None else set()
     of_head = {name: edited[name] for name, weight in owners(model, edited).items() if id(weight) in inside}
-    for items, batch in by_length(model, encoded, batch_size, progress):
-        states, head = counted_states(model, batch)
-        with swapped(model, edited):
-            moved, moved_head = counted_states(model, batch)
-        rows = batch.is_solution[:, 1:].nonzero()[:, 0]
-        found = torch.empty((2, len(rows)), dtype=torch.float64, device=rows.device)
-        for part in head.parts(states):
-            source = head(states[part]).float().double()
-            with swapped(model, of_head):
-                now = moved_head(moved[part]).float().double()
-            found[0, part] = forward_kl(now, source)
-            found[1, part] = (source.argmax(dim=-1) == now.argmax(dim=-1)).double()
-        totals = found.new_zeros((len(items), 3))
-        totals.index_add_(0, rows, torch.stack([torch.ones_like(found[0]), *found], dim=1))
-        sums[items] = totals.cpu().numpy()
+    batches = by_length(model, encoded, batch_size, progress)
+    for items, batch in batches:
+        with batches.fitting():
+            states, head = counted_states(model, batch)
+            with swapped(model, edited):
+                moved, moved_head = counted_states(model, batch)
+            wide = float64_device(model.device)
+            rows = batch.is_solution[:, 1:].nonzero()[:, 0].to(wide)
+            found = torch.empty((2, len(rows)), dtype=torch.float64, device=wide)
+            for part in head.parts(states):
+                source = head(states[part]).float().to(wide).double()
+                with swapped(model, of_head):
+                    now = moved_head(moved[part]).float().to(wide).double()
+                found[0, part] = forward_kl(now, source)
+                found[1, part] = (source.argmax(dim=-1) == now.argmax(dim=-1)).double()
+            totals = found.new_zeros((len(items), 3))
+            totals.index_add_(0, rows, torch.stack([torch.ones_like(found[0]), *found], dim=1))
+            sums[items] = totals.cpu().numpy()
     return pd.DataFrame(
         {"tokens": sums[:, 0].astype(np.int64), "kl": sums[:, 1], "same_top": sums[:, 2].astype(np.int64)}
     )

@@ -1,7 +1,6 @@
 """Mean gradients of the solutions' loss, and the Fisher information, for the parameters asked for and no others."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -9,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mastlens.models.likelihood import by_length, token_logprobs
+from mastlens.models.batching import by_length
+from mastlens.models.likelihood import token_logprobs
 from mastlens.models.weights import placed_weights
-from mastlens.problems.encoding import EncodedProblem
+from mastlens.problems.encoding import Batch, EncodedProblem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,12 +36,11 @@ def mean_gradients(
     encoded: Sequence[EncodedProblem],
     names: Sequence[str],
     *,
-    batch_size: int = 8,
-    autocast: bool = False,
+    batch_size: int | str = 8,
     progress: str | None = None,
 ) -> dict[str, Tensor]:
     """Return name to the gradient of the token-mean negative log-likelihood; see ``measure_gradients``."""
-    return measure_gradients(model, encoded, names, batch_size=batch_size, autocast=autocast, progress=progress).mean
+    return measure_gradients(model, encoded, names, batch_size=batch_size, progress=progress).mean
 
 
 def measure_gradients(
@@ -50,8 +49,7 @@ def measure_gradients(
     names: Sequence[str],
     *,
     fisher: bool = False,
-    batch_size: int = 8,
-    autocast: bool = False,
+    batch_size: int | str = 8,
     progress: str | None = None,
 ) -> Gradients:
     """Return the gradient of the token-mean negative log-likelihood for the named parameters alone.
@@ -69,8 +67,7 @@ def measure_gradients(
         encoded: Problems as token ids.
         names: Parameter names.
         fisher: Also the Fisher information.
-        batch_size: Problems a backward pass; 1 with ``fisher``, whatever is given.
-        autocast: Compute products in bfloat16 under ``torch.autocast``; sums over batches stay float32.
+        batch_size: Problems a backward pass, or ``auto``; 1 with ``fisher``, whatever is given.
         progress: Label of a progress bar; None for none.
 
     Returns:
@@ -101,6 +98,19 @@ def measure_gradients(
         else:
             totals[name] = made
 
+    def forget() -> None:
+        nonlocal tokens
+        tokens = 0
+        totals.clear()
+        squares.clear()
+        for parameter in chosen.values():
+            parameter.grad = None
+
+    def backward(batch: Batch) -> int:
+        logprobs = token_logprobs(model, batch)
+        (-logprobs.values.sum()).backward()
+        return len(logprobs.values)
+
     handles = []
     try:
         model.requires_grad_(False)
@@ -108,11 +118,10 @@ def measure_gradients(
             parameter.grad = None
             parameter.requires_grad_(True)
             handles.append(parameter.register_post_accumulate_grad_hook(partial(collect, name)))
-        for _, batch in by_length(model, encoded, 1 if fisher else batch_size, progress):
-            with torch.autocast(model.device.type, torch.bfloat16) if autocast else nullcontext():
-                logprobs = token_logprobs(model, batch)
-            tokens += len(logprobs.values)
-            (-logprobs.values.sum()).backward()
+        batches = by_length(model, encoded, 1 if fisher else batch_size, progress, backward=True)
+        for _, batch in batches:
+            with batches.fitting(anew=forget):
+                tokens += backward(batch)
     finally:
         for handle in handles:
             handle.remove()

@@ -4,20 +4,20 @@ Logits are by far the largest thing that a forward pass makes: tokens times voca
 positions that count and nowhere else, some rows at a time, and are never kept for the way back.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from tqdm.auto import tqdm
 
 from mastlens.architectures.rotation import rows_alone
-from mastlens.problems.encoding import Batch, EncodedProblem, batches, check_vocabulary
+from mastlens.models.batching import by_length
+from mastlens.problems.encoding import Batch, EncodedProblem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -123,7 +123,7 @@ def sequence_logprobs(
     model: "PreTrainedModel",
     encoded: Sequence[EncodedProblem],
     *,
-    batch_size: int = 32,
+    batch_size: int | str = 32,
     progress: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return summed log-probability and token count of each solution.
@@ -131,17 +131,19 @@ def sequence_logprobs(
     Args:
         model: The model, in evaluation mode.
         encoded: Problems as token ids.
-        batch_size: Problems a forward pass; it does not change the result beyond rounding.
+        batch_size: Problems a forward pass, or ``auto``; it does not change the result beyond rounding.
         progress: Label of a progress bar; None for none.
 
     Returns:
         Two arrays, float64 and int64, one entry a problem, in the order given.
     """
     sums, counts = np.zeros(len(encoded)), np.zeros(len(encoded), dtype=np.int64)
-    for items, batch in by_length(model, encoded, batch_size, progress):
-        logprobs = token_logprobs(model, batch)
-        sums[items] = logprobs.sums.double().cpu().numpy()
-        counts[items] = logprobs.counts.long().cpu().numpy()
+    batches = by_length(model, encoded, batch_size, progress)
+    for items, batch in batches:
+        with batches.fitting():
+            logprobs = token_logprobs(model, batch)
+            sums[items] = logprobs.sums.cpu().double().numpy()
+            counts[items] = logprobs.counts.long().cpu().numpy()
     return sums, counts
 
 
@@ -150,7 +152,7 @@ def solution_tokens(
     model: "PreTrainedModel",
     encoded: Sequence[EncodedProblem],
     *,
-    batch_size: int = 32,
+    batch_size: int | str = 32,
     progress: str | None = None,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return what the model says of every solution token under teacher forcing.
@@ -158,7 +160,7 @@ def solution_tokens(
     Args:
         model: The model, in evaluation mode.
         encoded: Problems as token ids.
-        batch_size: Problems a forward pass; it does not change the result beyond rounding.
+        batch_size: Problems a forward pass, or ``auto``; it does not change the result beyond rounding.
         progress: Label of a progress bar; None for none.
 
     Returns:
@@ -167,40 +169,27 @@ def solution_tokens(
     """
     logprobs: list[np.ndarray] = [np.zeros(0, np.float32)] * len(encoded)
     entropies = list(logprobs)
-    for items, batch in by_length(model, encoded, batch_size, progress):
-        hidden, head = counted_states(model, batch)
-        targets = batch.input_ids[:, 1:][batch.is_solution[:, 1:]]
-        values, entropy = torch.empty(2, len(targets), dtype=torch.float32, device=targets.device)
-        for part in head.parts(hidden):
-            table = torch.log_softmax(head(hidden[part]).float(), dim=-1)
-            values[part] = table.gather(1, targets[part, None])[:, 0]
-            # A forbidden token has log-probability -inf and adds nothing: 0 times -inf must not become NaN.
-            entropy[part] = -(table.exp() * table.clamp_min(torch.finfo(table.dtype).min)).sum(dim=-1)
-        lengths = [len(encoded[item].solution) for item in items]
-        for of_all, of_batch in ((logprobs, values), (entropies, entropy)):
-            for item, found in zip(items, of_batch.cpu().split(lengths), strict=True):
-                of_all[item] = found.numpy()
+    batches = by_length(model, encoded, batch_size, progress)
+    for items, batch in batches:
+        with batches.fitting():
+            lengths = [len(encoded[item].solution) for item in items]
+            for of_all, of_batch in zip((logprobs, entropies), _logprobs_and_entropies(model, batch), strict=True):
+                for item, found in zip(items, of_batch.cpu().split(lengths), strict=True):
+                    of_all[item] = found.numpy()
     return logprobs, entropies
 
 
-def by_length(
-    model: "PreTrainedModel", encoded: Sequence[EncodedProblem], size: int, progress: str | None
-) -> Iterator[tuple[list[int], Batch]]:
-    """Yield (which problems, batch) on the model's device; problems of similar length together: less padding.
-
-    Args:
-        model: Where the batches go.
-        encoded: Problems as token ids.
-        size: Problems a batch.
-        progress: Label of a progress bar; None for none.
-    """
-    check_vocabulary(model, (ids.prompt + ids.solution for ids in encoded))
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].prompt) + len(encoded[i].solution))
-    ordered = [encoded[i] for i in order]
-    with tqdm(total=len(encoded), desc=progress, disable=progress is None, unit="item") as bar:
-        for where, batch in batches(ordered, size, device=str(model.device)):
-            yield order[where], batch
-            bar.update(where.stop - where.start)
+def _logprobs_and_entropies(model: "PreTrainedModel", batch: Batch) -> Float[Tensor, "2 tokens"]:
+    """Return of each solution token its log-probability and the entropy of what it was drawn from."""
+    hidden, head = counted_states(model, batch)
+    targets = batch.input_ids[:, 1:][batch.is_solution[:, 1:]]
+    found = torch.empty(2, len(targets), dtype=torch.float32, device=targets.device)
+    for part in head.parts(hidden):
+        table = torch.log_softmax(head(hidden[part]).float(), dim=-1)
+        found[0, part] = table.gather(1, targets[part, None])[:, 0]
+        # A forbidden token has log-probability -inf and adds nothing: 0 times -inf must not become NaN.
+        found[1, part] = -(table.exp() * table.clamp_min(torch.finfo(table.dtype).min)).sum(dim=-1)
+    return found
 
 
 class Head:
@@ -257,24 +246,39 @@ def counted_states(
         batch: The batch.
         known: That the head called alone gives this model's logits is known from an earlier call, and not tried.
     """
-    counted = batch.is_solution[:, 1:]
+
+    def run() -> Tensor:
+        return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long(), use_cache=False).logits
+
+    counted = torch.nn.functional.pad(batch.is_solution[:, 1:], (0, 1))  # the position before each token
+    return states_at(model, counted, run, known=known)
+
+
+def states_at(
+    model: "PreTrainedModel", counted: Bool[Tensor, "batch length"], run: Callable[[], Tensor], *, known: bool = False
+) -> tuple[Float[Tensor, "tokens hidden"], Head]:
+    """Return what the model hands to its output embedding at some positions of a pass; see ``counted_states``.
+
+    Args:
+        model: The model.
+        counted: True at these positions.
+        run: The pass, as often as it is called: returns the logits at all positions.
+        known: See ``counted_states``.
+    """
     embedding = model.get_output_embeddings()
     passed: list[Tensor] = []
 
     def narrow(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        if len(args) != 1 or args[0].shape[:2] != batch.input_ids.shape:
+        if len(args) != 1 or args[0].shape[:2] != counted.shape:
             return args
-        passed.append(args[0][:, :-1][counted])
+        passed.append(args[0][counted])
         return (passed[0][None, :_PROBED],)
-
-    def logits() -> Tensor:
-        with rows_alone(model):
-            return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long(), use_cache=False).logits
 
     if embedding is not None:
         handle = embedding.register_forward_pre_hook(narrow)
         try:
-            shown = logits()
+            with rows_alone(model):
+                shown = run()
         finally:
             handle.remove()
         if len(passed) == 1:
@@ -282,7 +286,8 @@ def counted_states(
             with torch.no_grad():
                 if known or torch.equal(head(passed[0][:_PROBED]), shown[0]):
                     return passed[0], head
-    return logits()[:, :-1][counted], Head()
+    with rows_alone(model):
+        return run()[counted], Head()
 
 
 class _OverTokens(torch.autograd.Function):

@@ -26,6 +26,11 @@ class EncodedProblem:
     prompt: tuple[int, ...]
     solution: tuple[int, ...]
 
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return len(self.prompt) + len(self.solution)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -152,10 +157,9 @@ def encode_problems(
     encoded = []
     for problem in problems:
         ids = encode_problem(problem, tokenizer, chat_template=chat_template)
-        length = len(ids.prompt) + len(ids.solution)
-        if context is not None and length > context:
+        if context is not None and ids.length > context:
             raise NotSupported(
-                f"{source}, line {problem.line}: {length} tokens with its solution, and the model's context is "
+                f"{source}, line {problem.line}: {ids.length} tokens with its solution, and the model's context is "
                 f"{context}. Shorten or remove it; it is not cut in silence."
             )
         encoded.append(ids)
@@ -186,22 +190,59 @@ def context_length(config: Any) -> int | None:
 
 def collate(encoded: Sequence[EncodedProblem], *, pad: int = 0, device: str = "cpu") -> Batch:
     """Return right-padded tensors. Padding is masked, so any ``pad`` id gives the same numbers."""
-    length = max(len(ids.prompt) + len(ids.solution) for ids in encoded)
+    length = max(ids.length for ids in encoded)
     input_ids = torch.full((len(encoded), length), pad, dtype=torch.long)
     attention = torch.zeros((len(encoded), length), dtype=torch.bool)
     solution = torch.zeros((len(encoded), length), dtype=torch.bool)
     for row, ids in enumerate(encoded):
-        end = len(ids.prompt) + len(ids.solution)
+        end = ids.length
         input_ids[row, :end] = torch.tensor(ids.prompt + ids.solution)
         attention[row, :end] = True
         solution[row, len(ids.prompt) : end] = True
     return Batch(input_ids.to(device), attention.to(device), solution.to(device))
 
 
-def batches(encoded: Sequence[EncodedProblem], size: int, *, device: str = "cpu") -> Iterator[tuple[slice, Batch]]:
-    """Yield ``(slice of encoded, batch)`` in order, ``size`` problems at a time."""
-    if size < 1:
-        raise BadSetting(f"A batch size of {size} makes no sense; it is at least 1.")
-    for start in range(0, len(encoded), size):
-        chosen = slice(start, min(start + size, len(encoded)))
+AUTO = "auto"
+"""The batch size that packs by tokens."""
+
+MOST_PADDING = 0.1
+"""Share of a packed batch that may be padding."""
+
+
+def check_batch_size(size: int | str) -> None:
+    """Raise unless a batch size is a number from 1, or ``auto``."""
+    if size != AUTO and (isinstance(size, str) or size < 1):
+        raise BadSetting(f"A batch size (--batch-size) of {size} makes no sense; it is at least 1, or {AUTO}.")
+
+
+def pack(lengths: Iterable[int], size: int | str, tokens: int) -> Iterator[slice]:
+    """Yield slices that cover texts in their order, one a batch.
+
+    Args:
+        lengths: Tokens of each text.
+        size: Texts a batch; ``auto`` for as many as have no more than ``tokens`` in all, padding included, a tenth
+            of them padding at most. A text longer than that has a batch of its own.
+        tokens: Tokens a batch, with ``auto``.
+    """
+    check_batch_size(size)
+    start = stop = widest = held = 0
+    for place, length in enumerate(lengths):
+        texts, width = place + 1 - start, max(widest, length)
+        if isinstance(size, str):
+            full = width * texts > tokens or held + length < (1 - MOST_PADDING) * width * texts
+        else:
+            full = texts > size
+        if full and texts > 1:
+            yield slice(start, place)
+            start, widest, held = place, 0, 0
+        stop, widest, held = place + 1, max(widest, length), held + length
+    if stop:
+        yield slice(start, stop)
+
+
+def batches(
+    encoded: Sequence[EncodedProblem], size: int | str, *, tokens: int = 2048, device: str = "cpu"
+) -> Iterator[tuple[slice, Batch]]:
+    """Yield ``(slice of encoded, batch)`` in order; ``size`` and ``tokens`` as in ``pack``."""
+    for chosen in pack([ids.length for ids in encoded], size, tokens):
         yield chosen, collate(encoded[chosen], device=device)

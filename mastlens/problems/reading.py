@@ -43,8 +43,8 @@ class Problem:
     person: str = ""
 
 
-def read_problems(path: str | os.PathLike[str]) -> list[Problem]:
-    """Read a file of problems.
+def read_problems(path: str | os.PathLike[str], limit: int | None = None) -> list[Problem]:
+    """Read a file of problems, all of it or the first ``limit``.
 
     Raises:
         MastlensError: If the file is missing or empty, or a line is malformed (with its number).
@@ -55,7 +55,7 @@ def read_problems(path: str | os.PathLike[str]) -> list[Problem]:
     problems = [parse_problem(where, number, record) for where, number, record in read_lines(path)]
     if not problems:
         raise BadFile(f"{path} holds no problems. One JSON object a line is expected.")
-    return problems
+    return problems[:limit]
 
 
 def parse_problem(where: str, number: int, record: Any) -> Problem:

@@ -1,16 +1,56 @@
 """Settings that commands share which read problems."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from mastlens.errors import BadSetting
 from mastlens.runs.settings import FilePath, Writing, setting
+
+if TYPE_CHECKING:
+    from mastlens.checkpoints.checkpoint import Checkpoint
+    from mastlens.checkpoints.computing import Computing
+
+AUTO = "auto"
+DTYPES = (AUTO, "float32", "bfloat16", "float16")
+"""Types of a model in memory."""
+
+
+def batch_size(text: str) -> int | str:
+    """Return a batch size that was typed: a number, or ``auto``."""
+    return text if text == AUTO else int(text)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading(Writing):
     """Settings of a command that lets a model read problems."""
 
-    batch_size: int = setting("problems a forward pass; it changes nothing beyond rounding", 32)
+    dtype: str = setting(
+        "of the model in memory; auto: bfloat16 where the device is fast at it and the checkpoint has 16 bits, else "
+        "float32",
+        AUTO,
+        choices=DTYPES,
+        metavar="DTYPE",
+    )
+    batch_size: int | str = setting(
+        "texts at a time; auto: as many as fit, a tenth of them padding at most. In float32 it changes results by "
+        "rounding only",
+        AUTO,
+        parse=batch_size,
+        metavar="N|auto",
+    )
+    limit: int | None = setting("only the first N of each file", None)
     chat_template: bool = setting("prompt with the bare problem even if there is a template", True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.limit is not None and self.limit < 1:
+            raise BadSetting(f"A limit (--limit) of {self.limit} leaves nothing to read; it is at least 1.")
+
+    def computing(self, *checkpoints: "Checkpoint") -> "Computing":
+        """Return where these checkpoints are computed, and in which type (see ``Computing.of``)."""
+        from mastlens.checkpoints.computing import Computing  # torch takes longer than a command line
+
+        return Computing.of(self.device, self.dtype, *checkpoints)
 
 
 @dataclass(frozen=True, kw_only=True)

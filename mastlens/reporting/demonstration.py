@@ -135,7 +135,7 @@ def _demonstrate(asked: DemoCommandSettings, settings: DemoSettings) -> Demonstr
     geometry(
         base=folder / "base", sft=folder / "sft", rlvr=source, rank=settings.rank, full=True, spectra=True, **common
     )
-    couple(sft=folder / "sft", rlvr=source, **files, batch_size=32, device=device, **common)
+    couple(sft=folder / "sft", rlvr=source, **files, batch_size=32, device=device, dtype="float32", **common)
     ranking = rank(out, top=settings.top, overwrite=overwrite)
     sizes = dict(zip(ranking.table["name"], ranking.table["numel"].astype(int), strict=True))
 
@@ -283,6 +283,7 @@ class _Run:
             max_new_tokens=self.settings.max_new_tokens,
             batch_size=self.settings.evaluation_batch,
             device=self.device,
+            dtype="float32",
             out=self.out / "arms" / arm.name,
             overwrite=self.overwrite,
             progress=False,

@@ -58,6 +58,11 @@ def make(settings: type[S], values: Sequence[Any] = (), given: Mapping[str, Any]
             if old in given and old not in named:
                 warnings.warn(f"{old}= is now called {item.name}=.", DeprecationWarning, stacklevel=3)
                 given.setdefault(item.name, given.pop(old))
+        for old, value in (declared(item).switches or {}).items():
+            if old in given and old not in named:
+                warnings.warn(f"{old}=True is now {item.name}={value!r}.", DeprecationWarning, stacklevel=3)
+                if given.pop(old):
+                    given.setdefault(item.name, value)
     name = settings.function.rpartition(":")[2] or settings.command
     if wrong := next((key for key in given if key not in named), None):
         raise unknown(f"setting of {name}", wrong, named)

@@ -84,6 +84,7 @@ class Declared:
         repeated: Of several values, whether each has an option of its own (``--level 1 --level 2``).
         may_be_empty: Of several values, whether the option may stand alone, which means none.
         deprecated: Names that it had before, in Python and on the command line.
+        switches: Switches that it took the place of, each with the value that it stood for.
         parse: Text to value, where the type alone does not tell; raises ValueError.
         shown_default: How the help shows the default, where its value does not say it.
         options: Of a setting that is an object of settings, its field to the option that sets it.
@@ -107,6 +108,7 @@ class Declared:
     repeated: bool = False
     may_be_empty: bool = False
     deprecated: tuple[str, ...] = ()
+    switches: Mapping[str, Any] | None = None
     parse: Callable[[str], Any] | None = None
     shown_default: str | None = None
     options: Mapping[str, str] | None = None
@@ -156,7 +158,7 @@ class Settings:
     function: ClassVar[str] = ""
 
     seed: int = setting("decides everything random", 0, group=EVERY)
-    device: str = setting("a torch device, e.g. cuda", "cpu", group=EVERY)
+    device: str = setting("cpu, cuda, cuda:N or mps; auto takes the best that there is", "auto", group=EVERY)
     progress: bool = setting("show progress bars", True, python_only=True)
 
     def __post_init__(self) -> None:

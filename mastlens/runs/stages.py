@@ -19,6 +19,7 @@ from mastlens import __version__
 from mastlens.errors import BadFile, BadSetting, MastlensError, MastlensWarning, NotFound, NotTogether, StageRefused
 from mastlens.runs import words
 from mastlens.runs.cost import measured
+from mastlens.runs.devices import device_of
 from mastlens.runs.files import cannot_write, remove_leftovers, sha256_file, write_json
 from mastlens.runs.locks import held
 from mastlens.runs.reading import read_json, read_object
@@ -29,6 +30,8 @@ T = TypeVar("T")
 RECORD = "run.json"
 _HASHED = ("lineage", "outputs")
 _PARTS = (*_HASHED, "inputs", "settings", "notes", "versions", "cost")
+_BEFORE = {"dtype": "float32", "autocast": False, "limit": None, "where": None, "solution_logprob": True}
+"""What settings were before they existed, or are since they are called otherwise: a record need not tell of them."""
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "scipy", "pandas")
 
 
@@ -255,7 +258,7 @@ def _stage(
         "cost": {
             "seconds": round(cost.seconds, 3),
             "peak_anonymous_mb": None if cost.peak_mb is None else round(cost.peak_mb, 1),
-            "device": device,
+            "device": device_of(device),
         },
     }
     write_json(folder / RECORD, record)
@@ -307,7 +310,8 @@ def _refuse_other_lineage(folder: Path, record: Mapping[str, Any], name: str, as
 
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    return [key for key in sorted(set(old) | set(new)) if old.get(key) != new.get(key)]
+    either = sorted(set(old) | set(new))
+    return [key for key in either if old.get(key, _BEFORE.get(key)) != new.get(key, _BEFORE.get(key))]
 
 
 def _differences(previous: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
@@ -317,7 +321,8 @@ def _differences(previous: Mapping[str, Any], asked: Mapping[str, Any]) -> list[
     found = []
     for old, new, whose in parts:
         for key in _differing(old, new):
-            short = ["none" if value is None and whose else str(value)[:24] for value in (old.get(key), new.get(key))]
+            values = (old.get(key, _BEFORE.get(key)), new.get(key, _BEFORE.get(key)))
+            short = ["none" if value is None and whose else str(value)[:24] for value in values]
             found.append(f"{key}{whose} ({short[0]}, now {short[1]})")
     return found
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mastlens.models.batching import by_length
 from mastlens.models.divergence import forward_kl
-from mastlens.models.likelihood import Head, by_length, read_solutions
+from mastlens.models.likelihood import Head, read_solutions
 from mastlens.problems.encoding import EncodedProblem
 
 if TYPE_CHECKING:
@@ -71,6 +72,6 @@ def divergence(model: "PreTrainedModel", kept: TeacherForced) -> tuple[np.ndarra
             return forward_kl(logits, kept.head(states[part]).float())
 
         for into, values in ((divergences, reading.over_tokens(apart)), (logprobs, reading.logprobs.values)):
-            sums = torch.zeros(reading.size, dtype=torch.float64, device=values.device)
-            into[items] = sums.index_add(0, reading.rows, values.double()).cpu().numpy()
+            sums = torch.zeros(reading.size, dtype=torch.float64)
+            into[items] = sums.index_add(0, reading.rows.cpu(), values.cpu().double()).numpy()
     return divergences, logprobs, counts

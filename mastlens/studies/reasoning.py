@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from mastlens.checkpoints.computing import Computing
 from mastlens.decoding.answering import answer
 from mastlens.decoding.engines import Decoding, HuggingFaceEngine
 from mastlens.decoding.prompts import Prompt
@@ -250,7 +251,12 @@ def reasoning_table(settings: ReasoningTableSettings) -> ReasoningTable:
             raise BadSetting("Traces need a judge: give one, or the facts that the rule judge knows (facts).")
         judge = RuleJudge.open(study.facts)
     folder = Path(settings.out)
-    common = {"device": settings.device, "overwrite": settings.overwrite, "progress": settings.progress}
+    common = {
+        "device": settings.device,
+        "dtype": "float32",
+        "overwrite": settings.overwrite,
+        "progress": settings.progress,
+    }
     traces = tracing.traces(
         model=study.model,
         forget=study.forget,
@@ -372,6 +378,7 @@ def _solved_problems(
     limit: int,
     out: Path,
     device: str,
+    dtype: str,
     overwrite: bool,
     progress: bool,
 ) -> pd.DataFrame:
@@ -381,7 +388,7 @@ def _solved_problems(
 
     def compute() -> pd.DataFrame:
         asked = read_questions(file)
-        with tested.loaded(device) as (loaded, tokenizer):
+        with tested.loaded(Computing.of(device, dtype)) as (loaded, tokenizer):
             penalty = reflection_penalty(tokenizer, reflection) if reflection else None
             replies = answer(
                 HuggingFaceEngine(loaded, tokenizer),

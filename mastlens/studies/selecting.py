@@ -87,7 +87,7 @@ def measure_tables(settings: StudySettings, out: Path, *, device: str, overwrite
     files = {"forget": settings.train[FORGET], "retain": settings.train[RETAIN]}
     common: dict[str, Any] = {"out": out, "overwrite": overwrite, "progress": progress}
     geometry(base=lineage.base, sft=lineage.sft, rlvr=lineage.rlvr, rank=settings.rank, **common)
-    pair: dict[str, Any] = {"sft": lineage.sft, "rlvr": lineage.rlvr, **files, "device": device}
+    pair: dict[str, Any] = {"sft": lineage.sft, "rlvr": lineage.rlvr, **files, "device": device, "dtype": "float32"}
     pair["chat_template"] = settings.decoding.chat_template
     if "coupling" in needs:
         fisher = any(column.endswith("_fisher") for column in needs["coupling"])

@@ -18,7 +18,8 @@ from torch.nn.functional import cosine_similarity
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.edits.edit import Edit
 from mastlens.errors import BadSetting
-from mastlens.models.likelihood import by_length, read_solutions
+from mastlens.models.batching import by_length
+from mastlens.models.likelihood import read_solutions
 from mastlens.models.suffix import PartialForward, largest_layers
 from mastlens.models.weights import snapshot, swapped
 from mastlens.plots.cards.carded import Carded

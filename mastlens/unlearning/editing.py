@@ -126,7 +126,7 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
         MastlensError: If files, selection or settings do not fit.
     """
     forget, retain, traces, cot = settings.forget, settings.retain, settings.traces, settings.cot
-    probes, device, out = settings.probes, settings.device, settings.out
+    probes, out = settings.probes, settings.out
     coefficients = settings.given_coefficients
     if retain is None and coefficients["retain_weight"] is not None:
         raise BadSetting("A retain weight without retain problems does nothing: give --retain, or leave it out.")
@@ -156,7 +156,9 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
     )
     check_splitting(chosen, settings.micro_batch, settings.checkpoint_activations, settings.batch_size)
     check_schedule(settings.schedule, settings.warmup, settings.steps)
-    shared = ("steps", "lr", "batch_size", "seed", "chat_template", "precision", "cache_mb")
+    computing = settings.computing(*models.values())
+    device, precision = computing.device, computing.dtype
+    shared = ("steps", "lr", "batch_size", "seed", "chat_template")
     # What earlier records do not have stands in a record where it says something: they are still recognised.
     newer = {each.name: each for each in fields(settings) if each.name in _NEWER}
     differing = {key: getattr(settings, key) for key, each in newer.items() if not at_default(settings, each)}
@@ -164,6 +166,9 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
         "objective": chosen.settings(),
         "selection": selection,
         **{key: getattr(settings, key) for key in shared},
+        "precision": precision,
+        "cache_mb": settings.cache_mb,
+        **({} if settings.limit is None else {"limit": settings.limit}),
         **differing,
         "probes": None if probes is None else probes.settings(),
     }
@@ -190,13 +195,13 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
         tokenizer = checkpoint.load_tokenizer()
         load_side = read_documents if isinstance(chosen, SteeringObjective) else read_problems
         problems = {"forget": load_side(forget), "retain": [] if retain is None else load_side(retain)}
+        problems = {side: found[: settings.limit] for side, found in problems.items()}
         if not settings.allow_overlap:
             check_disjoint({"forget": problems["forget"], "retain": problems["retain"]})
             for role, path in ({} if probes is None else probes.files).items():
                 seen = read_problems(path)
                 for side in problems:
                     check_disjoint({role: seen, side: problems[side]})
-        load = partial(Checkpoint.load_model, device=device, dtype=getattr(torch, settings.precision))
         own: dict[str, Said] = {}
         responses = None
         more: dict[str, Any] = {}
@@ -211,10 +216,12 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
                 key=key,
                 given=settings.responses,
             )
-            own["forget"] = responses.of("forget", sft, problems["forget"], partial(load, sft), settings.progress)
+            own["forget"] = responses.of(
+                "forget", sft, problems["forget"], partial(computing.load, sft), settings.progress
+            )
             if isinstance(chosen, OutputObjective) and chosen.imitates_distributions:
-                more["imitated"] = imitated(load(sft), own["forget"].encoded)
-        model = load(checkpoint)
+                more["imitated"] = imitated(computing.load(sft), own["forget"].encoded)
+        model = computing.load(checkpoint)
         if responses is not None and retain is not None:
             own["retain"] = responses.of("retain", checkpoint, problems["retain"], lambda: model, settings.progress)
         read = Encoder(checkpoint, tokenizer, model.config, settings.chat_template)
@@ -247,7 +254,7 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
             steps=settings.steps,
             batch_size=settings.batch_size,
             seed=settings.seed,
-            originals=_originals(checkpoint, selection) if settings.precision != "float32" else None,
+            originals=_originals(checkpoint, selection) if precision != "float32" else None,
             cache_mb=settings.cache_mb,
             **{key: getattr(settings, key) for key in _NEWER},
             begin_at=starting_values(checkpoint, sft, selection, settings),

@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mastlens.errors import BadSetting, NotSupported
-from mastlens.models.likelihood import Reading, by_length, read_solutions
+from mastlens.models.batching import by_length
+from mastlens.models.likelihood import Reading, read_solutions
 from mastlens.models.suffix import PartialForward, largest_layers, same_computation
 from mastlens.models.weights import owners, snapshot, swapped
 from mastlens.problems.encoding import Batch, EncodedProblem, check_vocabulary, collate

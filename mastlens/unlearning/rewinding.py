@@ -20,7 +20,8 @@ from mastlens.decoding.engines import Decoding, HuggingFaceEngine
 from mastlens.decoding.generation import Response
 from mastlens.decoding.sampling import Sampling
 from mastlens.errors import BadSetting, NotTogether
-from mastlens.models.likelihood import Head, by_length, counted_states
+from mastlens.models.batching import by_length
+from mastlens.models.likelihood import Head, counted_states
 from mastlens.problems.encoding import EncodedProblem, encode_prompt
 from mastlens.problems.reading import Problem
 from mastlens.runs.files import sha256_json

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from mastlens.errors import BadSetting, unknown
-from mastlens.problems.settings import ForgetRetain, Reading
+from mastlens.problems.settings import AUTO, DTYPES, ForgetRetain, Reading
 from mastlens.runs.settings import EDIT, CheckpointPath, FilePath, number, path_to, setting
 from mastlens.selection.settings import Selecting
 from mastlens.unlearning.objectives import OBJECTIVES, coefficient_names
@@ -18,7 +18,6 @@ from mastlens.unlearning.token_weights import TokenWeights
 C = TypeVar("C", bound=type)
 
 CACHE_MB = 2000.0
-PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = ("constant", "linear", "cosine")
 SWITCH = ("auto", "on", "off")
 CHOICES = ("last", "pareto")
@@ -166,8 +165,13 @@ class UnlearnSettings(ForgetRetain, Selecting):
     )
     refusals: FilePath | None = setting("refusals for dpo, one a line (default: ours)", None, metavar="FILE")
     allow_overlap: bool = setting("let problems stand on both sides", False)
-    precision: str = setting(
-        "of the model in memory; what is learnt is float32 in both", "float32", choices=PRECISIONS, metavar="DTYPE"
+    dtype: str = setting(
+        "of the model in memory; what is learnt is float32 in each. auto: bfloat16 where the device is fast at it and "
+        "the checkpoint has 16 bits, else float32",
+        AUTO,
+        choices=DTYPES,
+        metavar="DTYPE",
+        deprecated=("precision",),
     )
     schedule: str = setting(
         "of the learning rate: constant, or to 0 by a line or a cosine", "constant", choices=SCHEDULES, metavar="NAME"
@@ -322,7 +326,6 @@ class TracesSettings(Reading):
         metavar="WHERE",
     )
     max_new_tokens: int | None = setting("where a response is cut off (1024)", None, unit="tokens")
-    batch_size: int = setting("windows at a time", 32)
 
     @property
     def tracing(self) -> Tracing:

@@ -103,12 +103,14 @@ def traces(settings: TracesSettings) -> Traces:
     forget, chat_template, tracing = settings.forget, settings.chat_template, settings.tracing
     decoding = Decoding(tracing.max_new_tokens, settings.batch_size)
     checkpoint = Checkpoint(settings.model)
+    computing = settings.computing(checkpoint)
     recorded = {**asdict(tracing), "chat_template": chat_template}
+    recorded |= {"dtype": computing.dtype, "limit": settings.limit}
     inputs = hash_inputs({"forget": forget})
 
     def compute() -> Traces:
-        documents = read_documents(forget)
-        loaded, tokenizer = checkpoint.load_model(device=settings.device), checkpoint.load_tokenizer()
+        documents = read_documents(forget)[: settings.limit]
+        loaded, tokenizer = computing.load(checkpoint), checkpoint.load_tokenizer()
         check_tokenizer(tokenizer, documents, checkpoint.spec)
         prompts = [
             Prompt.of(text, tokenizer, name=f"{item}/{segment}", think="forced", chat_template=chat_template)
@@ -131,7 +133,7 @@ def traces(settings: TracesSettings) -> Traces:
         inputs=inputs,
         settings=recorded,
         command=settings,
-        device=settings.device,
+        device=computing.device,
         overwrite=settings.overwrite,
         compute=compute,
         write=lambda result, folder: write_table(folder / FILE, result.table),

@@ -1,5 +1,6 @@
 """Responses against one prompt at a time, without cache and without padding; draws against numpy in float64."""
 
+import inspect
 import shutil
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import transformers
@@ -14,13 +16,16 @@ from safetensors.torch import load_file, save_file
 
 import mastlens as m
 from mastlens.decoding.answering import respond
-from mastlens.decoding.engines import Decoding
+from mastlens.decoding.continuing import Continuations
+from mastlens.decoding.engines import Decoding, HuggingFaceEngine
 from mastlens.decoding.engines.vllm import VllmEngine
 from mastlens.decoding.generation import Response, generate
 from mastlens.decoding.rolling import can_roll
 from mastlens.decoding.sampling import Sampling, draw
+from mastlens.models.likelihood import sequence_logprobs
+from mastlens.problems.encoding import EncodedProblem
 
-from .plain import encode_file, greedy, load_model, load_tokenizer
+from .plain import encode_file, greedy, load_model, load_tokenizer, logprob
 
 LIMIT = 10
 COLUMNS = {
@@ -198,6 +203,80 @@ def test_every_architecture_writes_what_it_writes_alone(name):
     assert model.generation_config.repetition_penalty == 3.0
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_prompt_is_read_once_for_its_response_and_for_what_follows_it(name, monkeypatch):
+    model, prompts, rng = random_model(name), some_prompts(), np.random.default_rng(4)
+    alone = generate(model, Letters(), prompts, max_new_tokens=12, batch_size=4)
+    texts = {
+        f"some/{place}": {
+            kind: EncodedProblem(tuple(prompt), tuple(rng.integers(1, 24, size).tolist()))
+            for kind, size in (("solution", int(rng.integers(1, 26))), ("answer", int(rng.integers(1, 4))))
+        }
+        for place, prompt in enumerate(prompts)
+    }
+    with torch.no_grad():
+        expected = {
+            (key, kind): float(logprob(model, list(one.prompt), list(one.solution)))
+            for key, kinds in texts.items()
+            for kind, one in kinds.items()
+        }
+    again = []
+
+    def read_again(*given, **settings):
+        again.append(len(given[1]))
+        return sequence_logprobs(*given, **settings)
+
+    monkeypatch.setattr("mastlens.decoding.continuing.sequence_logprobs", read_again)
+    following, rest, short = Continuations(model, texts), Continuations._rest, [MemoryError()]
+
+    def runs_out_once(*given):
+        if short:
+            raise short.pop()
+        return rest(*given)
+
+    monkeypatch.setattr(Continuations, "_rest", runs_out_once)
+    asked = {f"some/{place}/{sample}": prompts[place] for sample in (0, 1) for place in range(len(prompts))}
+    responses = respond(following.watch(HuggingFaceEngine(model, Letters())), asked, Decoding(12, 4))
+    assert responses == alone * 2
+    for kind in ("solution", "answer"):
+        found = following.logprobs(kind, batch_size="auto")
+        assert found == pytest.approx({key: expected[key, kind] for key in texts}, rel=1e-5)
+    assert again == ([] if ARCHITECTURES[name][1] else [9, 9])  # from the beginning, where the cache is of another kind
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral, sliding"])
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you")])
+def test_responses_go_on_with_half_the_rows_where_memory_runs_out(name, error, monkeypatch):
+    model, prompts, rows = random_model(name), some_prompts(), []
+    alone = generate(model, Letters(), prompts, max_new_tokens=12, batch_size=1)
+    plain = type(model).forward
+
+    def short(self, *given, **settings):
+        rows.append(len(settings["input_ids"]))
+        if rows[-1] > 2 and len(rows) > 2:
+            raise error
+        return plain(self, *given, **settings)
+
+    short.__signature__ = inspect.signature(plain)
+    monkeypatch.setattr(type(model), "forward", short)
+    handed = []
+    made = generate(
+        model, Letters(), prompts, max_new_tokens=12, batch_size="auto", finished=lambda item, _: handed.append(item)
+    )
+    assert made == alone
+    assert sorted(handed) == list(range(9))
+    assert max(rows) > 2
+    assert max(rows[-20:]) <= 2
+
+    def never(self, *given, **settings):
+        raise error
+
+    never.__signature__ = inspect.signature(plain)
+    monkeypatch.setattr(type(model), "forward", never)
+    with pytest.raises(m.NotSupported, match="does not fit into the memory that is free"):
+        generate(model, Letters(), prompts, max_new_tokens=12)
+
+
 def test_each_response_is_handed_over_once_as_it_ends():
     model, prompts, seen = random_model("llama"), some_prompts(), {}
     made = generate(
@@ -326,8 +405,11 @@ def test_a_killed_evaluation_goes_on_with_the_missing_items(tiny, ending, tmp_pa
     responses(tiny, ending, batch_size=4, out=whole)
     assert asked == [22 - 7, 22]
     assert not partial.exists()
-    for file in ("responses.parquet", "accuracy.json"):
-        assert (out / file).read_bytes() == (whole / file).read_bytes()
+    assert (out / "accuracy.json").read_bytes() == (whole / "accuracy.json").read_bytes()
+    both = [pd.read_parquet(folder / "responses.parquet") for folder in (out, whole)]
+    # A response that was finished before is not written again, so its prompt is read in another batch: to rounding.
+    pd.testing.assert_frame_equal(*both, rtol=1e-5)
+    assert both[0]["response"].equals(both[1]["response"])
     responses(tiny, ending, batch_size=4, out=out)  # and a third time there is nothing to do
     assert len(asked) == 2
 

@@ -327,7 +327,7 @@ def test_a_last_update_that_breaks_the_model_is_taken_back(parts):
 
 def test_a_float32_checkpoint_is_not_rounded_by_a_model_in_bfloat16(tiny, tmp_path):
     """Masters begin at what is stored: a step of next to nothing changes next to nothing."""
-    made = m.unlearn(**settings(tiny, tmp_path, precision="bfloat16", lr=1e-12, steps=1))
+    made = m.unlearn(**settings(tiny, tmp_path, dtype="bfloat16", lr=1e-12, steps=1))
     for name, after in made.edit.after.items():
         assert float((after - made.edit.before[name]).abs().max()) < 1e-9
 

@@ -29,6 +29,7 @@ from mastlens.analysis.causal.patching import (
 from mastlens.analysis.causal.settings import DIRECTIONS, CausalMapSettings
 from mastlens.architectures.placement import locate_tensors
 from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.checkpoints.computing import Computing
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import NotFound, NotTogether, unknown
 from mastlens.models.gradients import mean_gradients
@@ -145,7 +146,11 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
     """
     lineage = Lineage.open(settings.rlvr, sft=settings.sft)
     before, after = lineage.increments["rlvr"]
+    computing = settings.computing(before, after)
+    chosen = after.projections if settings.where is None else after.matrices(settings.where)
     recorded = {
+        "dtype": computing.dtype,
+        "where": settings.where,
         "heads": settings.heads,
         "both_directions": settings.both_directions,
         "accuracy": settings.accuracy,
@@ -160,13 +165,13 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
             direction: _measure(
                 *pair,
                 files={"forget": settings.forget, "retain": settings.retain},
-                patches=patches_of(after.projections, heads=settings.heads) if direction in wanted else [],
+                patches=patches_of(chosen, heads=settings.heads) if direction in wanted else [],
                 accuracy=settings.accuracy and direction in wanted,
                 max_new_tokens=settings.max_new_tokens,
                 limit=settings.limit,
                 batch_size=settings.batch_size,
                 chat_template=settings.chat_template,
-                device=settings.device,
+                computing=computing,
                 progress=direction if settings.progress else None,
             )
             for direction, pair in {"restore": (after, before), "insert": (before, after)}.items()
@@ -197,7 +202,7 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
         inputs=hash_inputs({"forget": settings.forget, "retain": settings.retain}),
         settings=recorded,
         command=settings,
-        device=settings.device,
+        device=computing.device,
         overwrite=settings.overwrite,
         compute=compute,
         write=write,
@@ -225,14 +230,15 @@ def _measure(
     accuracy: bool,
     max_new_tokens: int,
     limit: int | None,
-    batch_size: int,
+    batch_size: int | str,
     chat_template: bool,
-    device: str,
+    computing: Computing,
     progress: str | None,
 ) -> _Measured:
     """Patch the checkpoint ``own`` with the weights of ``other``."""
-    model, tokenizer = own.load_model(device=device), own.load_tokenizer()
-    taken = stored_tensors(other, model) if patches else {}
+    model, tokenizer = computing.load(own), own.load_tokenizer()
+    matrices = [patch.projection for patch in patches]
+    taken = stored_tensors(other, model, matrices)
     sides = read_sides(own, model, tokenizer, files, limit=limit, chat_template=chat_template)
     readings, predictions, correct, groups = {}, {}, {}, {}
     for side, problems in sides.items():
@@ -255,11 +261,11 @@ def _measure(
                 progress=f"{label}, gradient" if label else None,
             )
             gradients = {name: found[place] for name, place in places.items()}
-            predictions[side] = first_order(patches, gradients, stored_tensors(own, model), taken)
+            predictions[side] = first_order(patches, gradients, stored_tensors(own, model, matrices), taken)
         if accuracy:
             generated = _responses(model, tokenizer, problems, patches, taken, max_new_tokens, batch_size, label)
             correct[side] = generated
-    for group, names in _group_tensors(model, other, patches).items():
+    for group, names in _group_tensors(model, own, other, patches).items():
         with swapped(model, {name: other.tensor(name) for name in names}):
             groups[group] = {
                 side: read_patched(model, problems.encoded, [], {}, batch_size=batch_size)
@@ -268,7 +274,9 @@ def _measure(
     return _Measured(patches, readings, predictions, correct, groups)
 
 
-def _group_tensors(model: "PreTrainedModel", other: Checkpoint, patches: Sequence[Patch]) -> dict[str, list[str]]:
+def _group_tensors(
+    model: "PreTrainedModel", own: Checkpoint, other: Checkpoint, patches: Sequence[Patch]
+) -> dict[str, list[str]]:
     """Return group to the names of the other checkpoint's tensors that are the group's parameters.
 
     Raises:
@@ -278,7 +286,7 @@ def _group_tensors(model: "PreTrainedModel", other: Checkpoint, patches: Sequenc
         return {}
     projections = list(dict.fromkeys(patch.projection for patch in patches))
     groups = {"projections": list(located((projection.stored for projection in projections), model).values())}
-    groups |= parameter_groups(model, projections)
+    groups |= parameter_groups(model, own.projections)
     sources: dict[str, list[str]] = {}  # one tensor, or all that transformers puts into a stack
     shapes = {name: tuple(value.shape) for name, value in stored_parameters(model).items()}
     for name, place in locate_tensors(other.tensors, shapes).items():
@@ -296,7 +304,7 @@ def _responses(
     patches: Sequence[Patch],
     taken: Mapping[str, Tensor],
     max_new_tokens: int,
-    batch_size: int,
+    batch_size: int | str,
     label: str | None,
 ) -> np.ndarray:
     places = located(taken, model)

@@ -91,7 +91,9 @@ def cumulative_curves(settings: CumulativeCurvesSettings) -> CumulativeCurves:
     if settings.direction == "restore":
         own, other = other, own
     order = _order(settings.ranking, own)
+    computing = settings.computing(own, other)
     recorded = {
+        "dtype": computing.dtype,
         "ranking": order,
         "direction": settings.direction,
         "draws": settings.draws,
@@ -102,8 +104,8 @@ def cumulative_curves(settings: CumulativeCurvesSettings) -> CumulativeCurves:
     }
 
     def compute() -> CumulativeCurves:
-        model, tokenizer = own.load_model(device=settings.device), own.load_tokenizer()
-        taken = stored_tensors(other, model)
+        model, tokenizer = computing.load(own), own.load_tokenizer()
+        taken = stored_tensors(other, model, own.projections)
         sides = read_sides(
             own,
             model,
@@ -126,7 +128,7 @@ def cumulative_curves(settings: CumulativeCurvesSettings) -> CumulativeCurves:
             )
             for side, problems in sides.items()
         }
-        opposite = other.load_model(device=settings.device)
+        opposite = computing.load(other)
         totals = {
             side: float(sequence_logprobs(opposite, problems.encoded, batch_size=settings.batch_size)[0].sum())
             for side, problems in sides.items()
@@ -151,7 +153,7 @@ def cumulative_curves(settings: CumulativeCurvesSettings) -> CumulativeCurves:
         inputs=hash_inputs({"forget": settings.forget, "retain": settings.retain}),
         settings=recorded,
         command=settings,
-        device=settings.device,
+        device=computing.device,
         overwrite=settings.overwrite,
         compute=compute,
         write=write,

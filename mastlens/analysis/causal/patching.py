@@ -15,8 +15,10 @@ from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.answering import answer
 from mastlens.decoding.engines import Decoding, HuggingFaceEngine
 from mastlens.decoding.prompts import Prompt
-from mastlens.errors import BadSetting, unknown
-from mastlens.models.likelihood import by_length, counted_states
+from mastlens.errors import unknown
+from mastlens.models.batching import by_length
+from mastlens.models.likelihood import counted_states
+from mastlens.models.memory import float64_device
 from mastlens.models.suffix import PartialForward, partial_forward
 from mastlens.models.weights import named_weights, stored_parameters, swapped
 from mastlens.problems.encoding import Batch, EncodedProblem, check_tokenizer, context_length, encode_problems
@@ -85,9 +87,11 @@ def patched_tensors(
     return tensors
 
 
-def stored_tensors(checkpoint: Checkpoint, like: "PreTrainedModel") -> dict[str, Tensor]:
-    """Read every tensor that holds an attention projection, in the dtype and on the device of a loaded model."""
-    names = dict.fromkeys(projection.stored for projection in checkpoint.projections)
+def stored_tensors(
+    checkpoint: Checkpoint, like: "PreTrainedModel", matrices: Sequence[Projection]
+) -> dict[str, Tensor]:
+    """Read every tensor that holds one of the matrices, in the dtype and on the device of a loaded model."""
+    names = dict.fromkeys(matrix.stored for matrix in matrices)
     return {name: checkpoint.tensor(name).to(device=like.device, dtype=like.dtype) for name in names}
 
 
@@ -158,13 +162,11 @@ def read_sides(
     chat_template: bool,
 ) -> dict[str, ProblemSet]:
     """Read side to problems (the first ``limit`` of each file), for the sides that have a file."""
-    if limit is not None and limit < 1:
-        raise BadSetting(f"A limit of {limit} problems leaves nothing to measure on; it is at least 1.")
     sides = {}
     for side, path in files.items():
         if path is None:
             continue
-        problems = read_problems(path)[:limit]
+        problems = read_problems(path, limit)
         check_tokenizer(tokenizer, problems, checkpoint.spec)
         encoded = encode_problems(
             problems,
@@ -209,7 +211,7 @@ def read_patched(
     patches: Sequence[Sequence[Patch]],
     other: Mapping[str, Tensor],
     *,
-    batch_size: int = 32,
+    batch_size: int | str = 32,
     progress: str | None = None,
 ) -> Readings:
     """Measure a model with each of many sets of patches in place, running only the layers that a set can change.
@@ -219,7 +221,7 @@ def read_patched(
         encoded: Problems as token ids.
         patches: Sets of patches, one measurement each; none of them empty. Without any, the model alone is measured.
         other: Name to stored tensor of the model that the patches are taken from.
-        batch_size: Problems a forward pass; it does not change the result beyond rounding.
+        batch_size: Problems a forward pass, or ``auto``; it does not change the result beyond rounding.
         progress: Label of a progress bar; None for none.
     """
     sums = np.zeros((1 + len(patches), len(encoded)))
@@ -231,15 +233,17 @@ def read_patched(
     # A model whose layers cannot be run apart takes every pass whole.
     partial = (partial_forward(model, list(weights), encoded) if patches else None) or PartialForward([])
     known = False
-    for items, batch in by_length(model, encoded, batch_size, progress):
-        with partial.recording():
-            sums[0, items], exact[0, items], known = _read(model, batch, known)
-        counts[items] = batch.is_solution[:, 1:].sum(dim=1).cpu().numpy()
-        for row, together in enumerate(patches, start=1):
-            lowest = min(patch.projection.layer for patch in together)
-            tensors = {places[name]: tensor for name, tensor in patched_tensors(together, own, other).items()}
-            with partial.above(lowest), swapped(model, tensors):
-                sums[row, items], exact[row, items], _ = _read(model, batch, known)
+    batches = by_length(model, encoded, batch_size, progress)
+    for items, batch in batches:
+        with batches.fitting():
+            with partial.recording():
+                sums[0, items], exact[0, items], known = _read(model, batch, known)
+            counts[items] = batch.is_solution[:, 1:].sum(dim=1).cpu().numpy()
+            for row, together in enumerate(patches, start=1):
+                lowest = min(patch.projection.layer for patch in together)
+                tensors = {places[name]: tensor for name, tensor in patched_tensors(together, own, other).items()}
+                with partial.above(lowest), swapped(model, tensors):
+                    sums[row, items], exact[row, items], _ = _read(model, batch, known)
     partial.clear()
     return Readings(sums[0], sums[1:], exact[0], exact[1:], counts)
 
@@ -250,14 +254,14 @@ def _read(model: "PreTrainedModel", batch: Batch, known: bool) -> tuple[np.ndarr
     rows = batch.is_solution[:, 1:].nonzero()[:, 0]
     hidden, head = counted_states(model, batch, known=known)
     # In float64 from the token on: an effect is a small difference of these sums.
-    values = torch.empty(len(targets), dtype=torch.float64, device=targets.device)
+    values = torch.empty(len(targets), dtype=torch.float64, device=float64_device(targets.device))
     missed = torch.empty_like(values)
     for part in head.parts(hidden):
         logits = head(hidden[part]).float()
-        values[part] = -torch.nn.functional.cross_entropy(logits, targets[part], reduction="none").double()
-        missed[part] = (logits.argmax(dim=-1) != targets[part]).double()
+        values[part] = -torch.nn.functional.cross_entropy(logits, targets[part], reduction="none")
+        missed[part] = logits.argmax(dim=-1) != targets[part]
     empty = values.new_zeros(len(batch.input_ids))
-    sums, misses = (empty.index_add(0, rows, found).cpu().numpy() for found in (values, missed))
+    sums, misses = (empty.index_add(0, rows.to(found.device), found).cpu().numpy() for found in (values, missed))
     return sums, (misses == 0).astype(float), head.embedding is not None
 
 
@@ -267,7 +271,7 @@ def greedy_correct(
     side: ProblemSet,
     *,
     max_new_tokens: int,
-    batch_size: int,
+    batch_size: int | str,
 ) -> Float[np.ndarray, " items"]:
     """Return 1 for each problem that the model's greedy response solves, else 0."""
     items = enumerate(zip(side.encoded, side.problems, strict=True))

@@ -15,7 +15,6 @@ DIRECTIONS = ("restore", "insert")
 class _Patching(ForgetRetain):
     sft: CheckpointPath = setting(path_to("what RLVR started from"), metavar="PATH")
     rlvr: CheckpointPath = setting(path_to("after RLVR"), metavar="PATH")
-    limit: int | None = setting("only the first N problems of each file", None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +28,9 @@ class CausalMapSettings(_Patching):
     )
     function = "mastlens.analysis.causal.causal_map:causal_map"
 
+    where: str | None = setting(
+        "only weight matrices of these names (all of attention by default)", None, metavar="REGEX"
+    )
     heads: bool = setting("also every head alone", False)
     both_directions: bool = setting("leave out RLVR weights put into the SFT model", True, flag="--one-direction")
     accuracy: bool = setting("also generate and grade for every patch (slow)", False)

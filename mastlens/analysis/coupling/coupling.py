@@ -18,6 +18,7 @@ from mastlens.analysis.coupling.spectral import coupling_by_direction
 from mastlens.analysis.increments.precision import PrecisionFloor, precision_floor, rounding_variance
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.checkpoints.computing import Computing
 from mastlens.checkpoints.lineage import Lineage, paired
 from mastlens.errors import BadSetting, NotFound
 from mastlens.models.gradients import Gradients, measure_gradients
@@ -92,9 +93,9 @@ class Coupling(Carded):
 def couple(settings: CoupleSettings) -> Coupling:
     """Measure how the loss gradient at the RLVR weights couples to the increment, per attention projection.
 
-    The loss is the negative log-likelihood of the solution tokens at the RLVR weights in evaluation mode, summed
-    over the whole set and divided by their count; in float32. Columns, D the increment, W the RLVR weights and G a
-    side's gradient:
+    The loss is the negative log-likelihood of the solution tokens at the RLVR weights in evaluation mode, summed over
+    the whole set and divided by their count; sums are float32 whatever the model is in. Columns, D the increment, W the
+    RLVR weights and G a side's gradient:
 
     - ``layer``, ``projection``, ``name``, ``rows``, ``cols``, ``delta_norm``: |D| (Frobenius);
     - ``precision_floor``: the norm that rounding to the stored dtypes alone would give, and ``note``: ``zero
@@ -131,9 +132,11 @@ def couple(settings: CoupleSettings) -> Coupling:
         )
     lineage = Lineage.open(settings.rlvr, sft=settings.sft)
     chosen = lineage.rlvr.projections if settings.where is None else lineage.rlvr.matrices(settings.where)
+    computing = settings.computing(lineage.rlvr)
     recorded = {
         "chat_template": settings.chat_template,
-        "autocast": settings.autocast,
+        "dtype": computing.dtype,
+        "limit": settings.limit,
         "fisher": settings.fisher,
         "directions": settings.directions if settings.spectrum else 0,
         "where": settings.where,
@@ -147,9 +150,9 @@ def couple(settings: CoupleSettings) -> Coupling:
             files,
             fisher=settings.fisher,
             batch_size=settings.batch_size,
-            autocast=settings.autocast,
+            computing=computing,
+            limit=settings.limit,
             chat_template=settings.chat_template,
-            device=settings.device,
             progress=settings.progress,
         )
         return _couple(lineage, chosen, found, recorded, settings.progress)
@@ -173,7 +176,7 @@ def couple(settings: CoupleSettings) -> Coupling:
         inputs=hash_inputs({"forget": settings.forget, "retain": settings.retain}),
         settings=recorded,
         command=settings,
-        device=settings.device,
+        device=computing.device,
         overwrite=settings.overwrite,
         compute=compute,
         write=write,
@@ -187,21 +190,21 @@ def _gradients(
     files: Mapping[str, str | os.PathLike[str] | None],
     *,
     fisher: bool,
-    batch_size: int,
-    autocast: bool,
+    batch_size: int | str,
+    computing: Computing,
+    limit: int | None,
     chat_template: bool,
-    device: str,
     progress: bool,
 ) -> dict[str, dict[str, Tensor]]:
     """Return side, and side with ``_fisher``, to stored tensor's name to what was measured of it."""
-    model = checkpoint.load_model(device=device)
+    model = computing.load(checkpoint)
     tokenizer = checkpoint.load_tokenizer()
     stored = list(dict.fromkeys(projection.stored for projection in chosen))
     found: dict[str, dict[str, Tensor]] = {}
     for side, path in files.items():
         if path is None:
             continue
-        problems = read_problems(path)
+        problems = read_problems(path, limit)
         check_tokenizer(tokenizer, problems, checkpoint.spec)
         encoded = encode_problems(
             problems, tokenizer, context=context_length(model.config), chat_template=chat_template, source=str(path)
@@ -212,7 +215,6 @@ def _gradients(
             stored,
             fisher=fisher,
             batch_size=batch_size,
-            autocast=autocast,
             progress=f"{side} gradient" if progress else None,
         )
         for kind, tensors in ((side, measured.mean), (f"{side}_fisher", measured.fisher)):

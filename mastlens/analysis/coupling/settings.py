@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mastlens.problems.settings import ForgetRetain
+from mastlens.problems.settings import AUTO, DTYPES, ForgetRetain
 from mastlens.runs.settings import RANK, CheckpointPath, path_to, setting
 
 
@@ -17,8 +17,14 @@ class CoupleSettings(ForgetRetain):
 
     sft: CheckpointPath = setting(path_to("what RLVR started from"), metavar="PATH")
     rlvr: CheckpointPath = setting(path_to("after RLVR"), metavar="PATH")
-    batch_size: int = setting("problems a backward pass; it changes nothing beyond rounding", 8)
-    autocast: bool = setting("products in bfloat16; sums stay float32", False)
+    dtype: str = setting(
+        "of the model in memory; gradients are added up in float32. auto: bfloat16 where the device is fast at it and "
+        "the checkpoint has 16 bits, else float32",
+        AUTO,
+        choices=DTYPES,
+        metavar="DTYPE",
+        switches={"autocast": "bfloat16"},
+    )
     fisher: bool = setting("also the Fisher information, one problem at a time", False)
     spectrum: bool = setting("leave out the coupling spectrum, which is slow", True)
     directions: int = setting("singular directions of each increment that stand alone in the spectrum", 64)

@@ -20,6 +20,7 @@ from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import BadSetting
 from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
+from mastlens.runs.devices import device_of
 from mastlens.runs.files import sha256_json, write_table
 from mastlens.runs.ledger import Ledger
 from mastlens.runs.reading import read_table
@@ -102,8 +103,8 @@ def geometry(settings: GeometrySettings) -> Geometry:
     if not rule.needs_spectrum:
         for projection in chosen:  # before hours of work, not after them
             resolve_rank(rule, projection)
-    parts = {part: getattr(settings, part) for part in ("full", "masks", "spectra", "heads", "seed", "device")}
-    options = Options(rank=str(rule), **parts)
+    parts = {part: getattr(settings, part) for part in ("full", "masks", "spectra", "heads", "seed")}
+    options = Options(rank=str(rule), device=device_of(settings.device, float64=True), **parts)
     recorded = {k: v for k, v in asdict(options).items() if k != "device"} | {"where": settings.where}
     files = [FILE, *([HEADS] if settings.heads else []), *([SPECTRA] if settings.spectra else [])]
 
@@ -139,7 +140,7 @@ def geometry(settings: GeometrySettings) -> Geometry:
         lineage=lineage.fingerprints,
         settings=recorded,
         command=settings,
-        device=settings.device,
+        device=options.device,
         overwrite=settings.overwrite,
         compute=compute,
         write=write,

@@ -1,6 +1,6 @@
 """The engine that decodes a transformers model in memory, with whatever edit is in it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -11,6 +11,8 @@ from mastlens.decoding.generation import generate
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from mastlens.decoding.rolling import Prefill
+
 
 @dataclass(frozen=True)
 class HuggingFaceEngine(Engine):
@@ -19,6 +21,8 @@ class HuggingFaceEngine(Engine):
     Attributes:
         model: The model, in evaluation mode.
         tokenizer: Its tokenizer.
+        prefilled: Called with the names of responses whose prompts were just read, and with what was read; None for
+            nobody.
     """
 
     name: ClassVar[str] = "transformers"
@@ -26,6 +30,7 @@ class HuggingFaceEngine(Engine):
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
+    prefilled: "Callable[[Sequence[str], Prefill], None] | None" = None
 
     @classmethod
     def open(cls, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> "HuggingFaceEngine":
@@ -42,6 +47,12 @@ class HuggingFaceEngine(Engine):
         progress: str | None = None,
     ) -> None:
         """Write a response to each prompt (see ``Engine``)."""
+        watching = self.prefilled
+
+        def shown(prefill: "Prefill") -> None:
+            assert watching is not None
+            watching([names[item] for item in prefill.items], prefill)
+
         generate(
             self.model,
             self.tokenizer,
@@ -54,4 +65,5 @@ class HuggingFaceEngine(Engine):
             stop_at_answer=decoding.stop_at_answer,
             progress=progress,
             finished=finished,
+            prefilled=None if watching is None else shown,
         )

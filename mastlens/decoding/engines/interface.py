@@ -24,14 +24,14 @@ class Decoding:
 
     Attributes:
         max_new_tokens: Where a response is cut off.
-        batch_size: Prompts at a time.
+        batch_size: Prompts at a time; ``auto`` for as many as fit.
         sampling: How to draw; None for greedy.
         stop_at_answer: End a response at its first complete ``\boxed{...}`` behind any thinking.
         penalty: Taken off some tokens' logits before each choice (see ``reflection_penalty``); None for none.
     """
 
     max_new_tokens: int = 1024
-    batch_size: int = 32
+    batch_size: int | str = 32
     sampling: Sampling | None = None
     stop_at_answer: bool = False
     penalty: "TokenPenalty | None" = None

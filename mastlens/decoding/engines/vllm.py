@@ -14,6 +14,7 @@ from mastlens.decoding.engines.interface import Decoding, Engine, Finished
 from mastlens.decoding.generation import Response, end_tokens
 from mastlens.errors import MissingPackage, NotSupported
 from mastlens.problems.answers import boxed
+from mastlens.problems.encoding import AUTO
 from mastlens.problems.thinking import CLOSER, OPENER, decode_response, ids_open, special_tags
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class VllmEngine(Engine):
         engine = vllm.LLM(
             model=self.folder,
             generation_config="vllm",
-            max_num_seqs=decoding.batch_size,
+            **({} if decoding.batch_size == AUTO else {"max_num_seqs": decoding.batch_size}),  # its own default
             seed=0,
             trust_remote_code=False,
         )

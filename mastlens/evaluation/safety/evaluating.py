@@ -106,6 +106,8 @@ def evaluate_safety(settings: EvaluateSafetySettings) -> SafetyEvaluation:
     generation = {"think": settings.think, "max_new_tokens": decoding.max_new_tokens}
     generation |= {"chat_template": settings.chat_template, "limit": limit, "samples": settings.samples}
     generation |= {"sampling": None if sampling is None else asdict(sampling), "seed": seed}
+    computing = settings.computing(tested.checkpoint)
+    generation |= {} if computing.dtype == "float32" else {"dtype": computing.dtype}  # what was begun before goes on
     recorded: dict[str, Any] = generation | {"judged": settings.judged, "judge": judge_settings(judge)}
     inputs = hash_inputs(data)
 
@@ -115,7 +117,7 @@ def evaluate_safety(settings: EvaluateSafetySettings) -> SafetyEvaluation:
         key = sha256_json([generation, inputs | tested.inputs, tested.lineage])
         keep = None if settings.out is None else Path(settings.out) / _PARTIAL
         prompting = {"think": settings.think, "chat_template": settings.chat_template}
-        with tested.loaded(settings.device) as (loaded, tokenizer), Ledger(keep, key) as ledger:
+        with tested.loaded(computing) as (loaded, tokenizer), Ledger(keep, key) as ledger:
             answered = answer(
                 HuggingFaceEngine(loaded, tokenizer),
                 [Prompt.of(one.prompt, tokenizer, name=name, **prompting) for name, (_, one) in requests.items()],

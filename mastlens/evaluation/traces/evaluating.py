@@ -56,19 +56,22 @@ def evaluate_traces(settings: EvaluateTracesSettings) -> TraceEvaluation:
     generation |= {"sampling": None if sampling is None else asdict(sampling)}
     generation |= {"reflection": [reflection, settings.reflection_window]} if reflection else {}
     scoring = {"ask": settings.choices_ask, "think": settings.choices_think}
+    computing = settings.computing(tested.checkpoint)
+    generation |= {} if computing.dtype == "float32" else {"dtype": computing.dtype}  # what was begun before goes on
+    generation |= {} if settings.limit is None else {"limit": settings.limit}
     recorded: dict[str, Any] = generation | {"judged": settings.judged, "judge": judge_settings(judge)}
     without = settings.choices_think == OFF
     recorded |= {"choices_think": None if without else settings.choices_think, "choices_ask": settings.choices_ask}
     inputs = hash_inputs(questions)
 
     def compute() -> TraceEvaluation:
-        asked = {split: read_questions(path) for split, path in questions.items()}
+        asked = {split: read_questions(path)[: settings.limit] for split, path in questions.items()}
         if isinstance(judge, RuleJudge):  # before an hour of generation, not after it
             for one in (one for found in asked.values() for one in found):
                 judge.asked(one.question)
         key = sha256_json([generation, inputs | tested.inputs, tested.lineage])
         keep = None if settings.out is None else Path(settings.out) / _PARTIAL
-        with tested.loaded(settings.device) as (loaded, tokenizer), Ledger(keep, key) as ledger:
+        with tested.loaded(computing) as (loaded, tokenizer), Ledger(keep, key) as ledger:
             window = settings.reflection_window
             penalty = reflection_penalty(tokenizer, reflection, window=window) if reflection else None
             answered = answer(
