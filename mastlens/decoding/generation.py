@@ -6,7 +6,7 @@ size is a setting that decides the result.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ class Response:
     text: str
     tokens: int
     stopped: str
-    ids: tuple[int, ...] = ()
+    ids: tuple[int, ...] = field(default=(), compare=False)  # the same text is the same response
 
     @property
     def truncated(self) -> bool:

@@ -94,7 +94,7 @@ def _part(tables: Mapping[str, pd.DataFrame], name: str, columns: list[str], rul
         raise BadSetting(f"Rule '{rule}' needs the {name} table. Write it first: {source.command} ... --out DIR")
     table = tables[name]
     if missing := [column for column in columns if column not in table]:
-        written = describe_columns(name)["column"].tolist()
+        written = describe_columns(source.file)["column"].tolist()
         for column in missing:
             if column not in written:
                 raise unknown("column", column, written, of=f"the {name} table, which rule '{rule}' needs")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.errors import BadSetting, MastlensError, unknown
+from mastlens.errors import BadSetting, MastlensError, NotSupported, unknown
 from mastlens.studies.arms import Arm
 from mastlens.studies.reading import from_table, located
 from mastlens.studies.selecting import Selected, is_random, resolve, selection_settings
@@ -47,7 +47,13 @@ def check_objectives(settings: StudySettings) -> None:
     """Raise for an objective that cannot be made, before anything is measured."""
     for comparison in settings.compare:
         for label in comparison.objectives:
-            make_objective(**_making(settings, comparison, label))
+            objective = make_objective(**_making(settings, comparison, label))
+            if objective.needs.own_responses:
+                raise NotSupported(
+                    f"The objective {objective.name} learns from responses that models give themselves, and a study "
+                    "draws none: it would learn the solutions that are to be forgotten. Run mastlens unlearn for it, an "
+                    "arm at a time, and compare with mastlens compare-edits."
+                )
 
 
 def plan_arms(settings: StudySettings, out: Path, checkpoint: Checkpoint, *, seed: int) -> list[Arm]:
