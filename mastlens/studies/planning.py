@@ -51,8 +51,8 @@ def check_objectives(settings: StudySettings) -> None:
             if objective.needs.own_responses:
                 raise NotSupported(
                     f"The objective {objective.name} learns from responses that models give themselves, and a study "
-                    "draws none: it would learn the solutions that are to be forgotten. Run mastlens unlearn for it, an "
-                    "arm at a time, and compare with mastlens compare-edits."
+                    "draws none: it would learn the solutions that are to be forgotten. Run mastlens unlearn for it, "
+                    "an arm at a time, and compare with mastlens compare-edits."
                 )
 
 

@@ -1,11 +1,12 @@
 """A study file is checked before anything runs: every mistake is told with its place and the nearest valid name."""
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+import mastlens as m
 from mastlens.errors import MastlensError
 from mastlens.organisms import lineage_folder
 from mastlens.selection import RULES
