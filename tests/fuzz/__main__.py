@@ -23,6 +23,13 @@ def drawn(inputs: int, seed: int, only: list[str]) -> list[tuple[str, int]]:
     return [(rng.choices(names, [TARGETS[n].share for n in names])[0], seed * 10**6 + i) for i in range(inputs)]
 
 
+def typed(only: list[str]) -> list[str]:
+    """Return the targets that a command reads without running a model."""
+    from .targets import TARGETS
+
+    return [name for name in only or TARGETS if TARGETS[name].lines]
+
+
 def corpus() -> Iterator[tuple[str, Path]]:
     """Yield target and folder of every input that once failed."""
     for folder in sorted(CORPUS.glob("*/*")):
@@ -34,6 +41,7 @@ def main() -> int:
     """Run; return 0 where every input was read or refused."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--inputs", type=int, default=500)
+    parser.add_argument("--command-line", type=int, default=0, metavar="N", help="so many besides, read by commands")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=[], metavar="TARGET")
     parser.add_argument("--keep", action="store_true", help="put one input of each failure into the corpus")
@@ -42,12 +50,13 @@ def main() -> int:
 
     begun, worker, outcomes = time.monotonic(), Worker(), Counter()
     failures: dict[tuple[str, str, str], tuple[int, str]] = {}
-    asked = [(name, 0, folder) for name, folder in corpus() if not arguments.only or name in arguments.only]
+    asked = [(name, 0, folder, False) for name, folder in corpus() if not arguments.only or name in arguments.only]
     replayed = len(asked)
-    asked += [(name, seed, None) for name, seed in drawn(arguments.inputs, arguments.seed, arguments.only)]
+    asked += [(name, seed, None, False) for name, seed in drawn(arguments.inputs, arguments.seed, arguments.only)]
+    asked += [(*one, None, True) for one in drawn(arguments.command_line, arguments.seed, typed(arguments.only))]
     try:
-        for name, seed, given in asked:
-            found = worker.read(name, seed, given)
+        for name, seed, given, by_command in asked:
+            found = worker.read(name, seed, given, typed=by_command)
             outcomes[found.outcome if found.good else "failed"] += 1
             key = (name, found.outcome.partition(":")[0], found.where)
             if not found.good and key not in failures:
@@ -60,7 +69,8 @@ def main() -> int:
         sys.stdout.write(f"{name} seed {seed}: {outcome} ({where})\n")
     took = time.monotonic() - begun
     told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
-    sys.stdout.write(f"{arguments.inputs} inputs and {replayed} of the corpus in {took:.0f} s: {told}\n")
+    many = f"{arguments.inputs} inputs, {arguments.command_line} through the command line, {replayed} of the corpus"
+    sys.stdout.write(f"{many} in {took:.0f} s: {told}\n")
     return 1 if failures else 0
 
 

@@ -1,5 +1,7 @@
 """Every reader with the input it is given: how a damaged one is written, and what reads it."""
 
+import contextlib
+import io
 import json
 import random
 import shutil
@@ -10,6 +12,7 @@ from pathlib import Path
 from safetensors.torch import save
 
 from mastlens import Checkpoint, Edit, MastlensError, compare, inspect, rank, report, show_edit
+from mastlens.cli import main
 from mastlens.evaluation.judges import TRACE_RUBRIC, EndpointJudge, Question
 from mastlens.evaluation.judges import endpoint as endpoints
 from mastlens.evaluation.judges.transport import Response
@@ -38,11 +41,33 @@ class Target:
         write: Writes a damaged input into an empty folder.
         read: Reads it; a ``MastlensError`` is as good as a result.
         share: How many of a hundred inputs are its.
+        lines: Commands that read it; ``{i}`` stands for the folder. None where every command that reads it runs a
+            model first.
     """
 
     write: Callable[[Path, random.Random], None]
     read: Callable[[Path], object]
     share: int
+    lines: tuple[str, ...] = ()
+
+    def type(self, folder: Path) -> None:
+        """Read it by its commands, as they are typed: they end with 0, or with 2 and a reason."""
+        _each(*(lambda line=line: _typed(line.format(i=folder)) for line in self.lines))
+
+
+def _typed(line: str) -> None:
+    """Run a command as the command line does.
+
+    Raises:
+        MastlensError: If it is refused.
+        AssertionError: If it exits otherwise, or without a reason.
+    """
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        code = main(line.split())
+    told = said.getvalue().strip()
+    assert code == 0 or (code == 2 and told and "Traceback" not in told), f"{line} exits with {code}: {told}"
+    if code == 2:
+        raise MastlensError(told)
 
 
 def _write_lines(kind: str) -> Callable[[Path, random.Random], None]:
@@ -253,16 +278,31 @@ def _of_lines(*readers: Callable[[Path], object]) -> Callable[[Path], None]:
 
 
 TARGETS: dict[str, Target] = {
-    "problems": Target(_write_lines("problems"), _of_lines(read_problems), 10),
+    "problems": Target(
+        _write_lines("problems"),
+        _of_lines(read_problems),
+        10,
+        ("benchmarks take {i}/lines.jsonl --count 1 --out {i}/few.jsonl",),
+    ),
     "choices": Target(_write_lines("choices"), _of_lines(read_choices, read_questions), 8),
     "texts": Target(_write_lines("texts"), _of_lines(read_texts, read_documents), 5),
     "requests": Target(_write_requests, _read_requests, 5),
     "facts": Target(_write_facts, lambda folder: read_facts(folder / "facts.json").values("river"), 5),
-    "tables": Target(_write_table, _read_tables, 9),
-    "record": Target(_write_record, _read_record, 8),
-    "edit": Target(_write_edit, lambda folder: show_edit(folder / "edit.safetensors").table, 10),
+    "tables": Target(
+        _write_table,
+        _read_tables,
+        9,
+        ("rank {i} --top 2 --anyway", "compare {i} {i}", "report {i}"),
+    ),
+    "record": Target(_write_record, _read_record, 8, ("rank {i} --top 2 --anyway", "report {i}")),
+    "edit": Target(
+        _write_edit,
+        lambda folder: show_edit(folder / "edit.safetensors").table,
+        10,
+        ("edit show {i}/edit.safetensors",),
+    ),
     "study": Target(_write_study, _read_study, 10),
     "reply": Target(_write_reply, _read_reply, 10),
-    "checkpoint": Target(_write_checkpoint, _read_checkpoint, 10),
-    "adapter": Target(_write_adapter, _read_adapter, 10),
+    "checkpoint": Target(_write_checkpoint, _read_checkpoint, 10, ("inspect {i}/model",)),
+    "adapter": Target(_write_adapter, _read_adapter, 10, ("inspect {i}/base+{i}/adapter", "inspect {i}/adapter")),
 }

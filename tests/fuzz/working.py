@@ -17,6 +17,7 @@ from pathlib import Path
 
 SECONDS = 10
 MEMORY = 2**30
+RENEWED = 200  # inputs that a process reads, the memory of each beside what the libraries keep of those before
 _GRACE = 50  # seconds of the clock until a worker that the timer did not stop is killed
 _WRITES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "shutil.rmtree", "os.symlink", "os.link", "os.truncate")
 _RUNS = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork", "socket.connect", "pty.spawn")
@@ -91,7 +92,8 @@ def _serve(pipe, root: Path) -> None:
     signal.signal(signal.SIGPROF, stop)
     warnings.simplefilter("ignore")
     while (asked := pipe.recv()) is not None:
-        name, seed, given = asked
+        name, seed, given, typed = asked
+        read = TARGETS[name].type if typed else TARGETS[name].read
         folder = root / f"{name}-{seed}"
         outcome, where = "read", ""
         if given is None:
@@ -108,7 +110,7 @@ def _serve(pipe, root: Path) -> None:
                 # Of the processor's time: on a busy machine a second of the clock says little. A reader that sleeps is
                 # left to the pipe's own limit.
                 signal.setitimer(signal.ITIMER_PROF, SECONDS)
-                TARGETS[name].read(folder)
+                read(folder)
         except MastlensError as error:
             outcome = "refused" if str(error).strip() else "refused without a reason"
         except TooLong:
@@ -132,22 +134,34 @@ def _place(trace) -> str:
 
 
 class Worker:
-    """A process that reads inputs; it is replaced when one stops it."""
+    """A process that reads inputs; it is replaced when one stops it, and after ``RENEWED``: libraries keep memory."""
 
     def __init__(self):
         self._root = Path(os.path.realpath(tempfile.mkdtemp(prefix="fuzz-")))
         self._start()
 
     def _start(self) -> None:
+        self._inputs = 0
         context = multiprocessing.get_context("fork")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, self._root), daemon=True)
         self._process.start()
         theirs.close()
 
-    def read(self, target: str, seed: int, given: Path | None = None) -> Found:
-        """Return what becomes of an input: that of a seed, or a folder of the corpus."""
-        self._pipe.send((target, seed, given))
+    def read(self, target: str, seed: int, given: Path | None = None, *, typed: bool = False) -> Found:
+        """Return what becomes of an input.
+
+        Args:
+            target: Whose input.
+            seed: It makes the input.
+            given: A folder of the corpus that is read instead.
+            typed: Whether the target's commands read it, and not its functions.
+        """
+        if self._inputs >= RENEWED:
+            self._stop()
+            self._start()
+        self._inputs += 1
+        self._pipe.send((target, seed, given, typed))
         lost = True
         try:
             if self._pipe.poll(SECONDS + _GRACE):
@@ -164,10 +178,13 @@ class Worker:
         found = Found(target, seed, outcome, where)
         return found if found.good else Found(target, seed, outcome, where, self._root / "kept")
 
-    def close(self) -> None:
-        """Stop the process and remove its folder."""
+    def _stop(self) -> None:
         with contextlib.suppress(OSError):
             self._pipe.send(None)
         self._process.join(5)
         self._process.kill()
+
+    def close(self) -> None:
+        """Stop the process and remove its folder."""
+        self._stop()
         shutil.rmtree(self._root, ignore_errors=True)
