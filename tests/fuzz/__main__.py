@@ -42,21 +42,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--inputs", type=int, default=500)
     parser.add_argument("--command-line", type=int, default=0, metavar="N", help="so many besides, read by commands")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="no input is begun after so many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=[], metavar="TARGET")
     parser.add_argument("--keep", action="store_true", help="put one input of each failure into the corpus")
     arguments = parser.parse_args()
     from .working import Worker
 
-    begun, worker, outcomes = time.monotonic(), Worker(), Counter()
+    begun, worker, outcomes, done = time.monotonic(), Worker(), Counter(), Counter()
     failures: dict[tuple[str, str, str], tuple[int, str]] = {}
     asked = [(name, 0, folder, False) for name, folder in corpus() if not arguments.only or name in arguments.only]
-    replayed = len(asked)
     asked += [(name, seed, None, False) for name, seed in drawn(arguments.inputs, arguments.seed, arguments.only)]
     asked += [(*one, None, True) for one in drawn(arguments.command_line, arguments.seed, typed(arguments.only))]
     try:
         for name, seed, given, by_command in asked:
+            if time.monotonic() - begun > arguments.seconds:
+                break
             found = worker.read(name, seed, given, typed=by_command)
+            done[by_command, given is not None] += 1
             outcomes[found.outcome if found.good else "failed"] += 1
             key = (name, found.outcome.partition(":")[0], found.where)
             if not found.good and key not in failures:
@@ -69,7 +72,9 @@ def main() -> int:
         sys.stdout.write(f"{name} seed {seed}: {outcome} ({where})\n")
     took = time.monotonic() - begun
     told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
-    many = f"{arguments.inputs} inputs, {arguments.command_line} through the command line, {replayed} of the corpus"
+    many = (
+        f"{done[False, False]} inputs, {done[True, False]} through the command line, {done[False, True]} of the corpus"
+    )
     sys.stdout.write(f"{many} in {took:.0f} s: {told}\n")
     return 1 if failures else 0
 

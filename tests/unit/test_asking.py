@@ -11,6 +11,7 @@ from tokenizers.processors import TemplateProcessing
 
 from mastlens.decoding.generation import end_tokens, generate
 from mastlens.errors import MastlensError, MastlensWarning
+from mastlens.evaluation.harness import _own_generation
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.problems.encoding import EncodedProblem, check_tokenizer, encode_problem, encode_prompt
 from mastlens.problems.reading import Problem
@@ -108,6 +109,18 @@ def test_a_prompt_is_the_same_tomorrow(monkeypatch, think):
     (first, ours), (second, again) = seen
     assert first != second  # transformers alone writes what day it is
     assert ours == again and "<U>Q?<A>" in ours and "2024" in ours
+
+
+def test_the_harness_generates_without_the_checkpoints_penalties():
+    tokenizer = byte_tokenizer()
+    model = small_llama(len(tokenizer))
+    model.generation_config.repetition_penalty = 3.0
+    stated, ends = model.generation_config, end_tokens(model, tokenizer)
+    with _own_generation(model, tokenizer):
+        assert model.generation_config.repetition_penalty in (None, 1.0)
+        assert model.generation_config.eos_token_id == ends
+    assert model.generation_config is stated
+    assert stated.repetition_penalty == 3.0
 
 
 def test_a_library_that_renders_prompts_itself_writes_the_same_date(monkeypatch):
