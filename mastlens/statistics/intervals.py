@@ -50,7 +50,8 @@ def _score(share: int | float, n: int | float, quantile: float) -> Interval:
     square = quantile**2
     centre = (share + square / (2 * n)) / (1 + square / n)
     reach = quantile * sqrt(max(share * (1 - share), 0.0) / n + square / (4 * n**2)) / (1 + square / n)
-    return Interval(max(0.0, centre - reach), min(1.0, centre + reach))
+    # Rounding must not leave the share itself outside, at none and at all of them.
+    return Interval(max(0.0, min(centre - reach, share)), min(1.0, max(centre + reach, share)))
 
 
 def share_interval(

@@ -400,3 +400,10 @@ def test_seeds_without_a_spread():
     assert (found.interval.low, found.interval.high) == pytest.approx((0.5, 0.5))
     with pytest.raises(MastlensError, match="at least two of each"):
         seed_spread(y[:1])
+
+
+@pytest.mark.parametrize("n", [1, 3, 7, 30, 1000])
+def test_a_share_lies_in_its_interval_at_none_and_at_all(n):
+    none, every = wilson(0, n), wilson(n, n)
+    assert none.low == 0.0 < none.high
+    assert every.low < every.high == 1.0
