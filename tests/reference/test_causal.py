@@ -228,7 +228,7 @@ def test_leaves_the_model_as_it_was(deep):
     model = load_model(deep.rlvr)
     kept = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     checkpoint = Checkpoint(deep.sft)
-    other = stored_tensors(checkpoint, model)
+    other = stored_tensors(checkpoint, model, checkpoint.projections)
     patches = [[patch] for patch in patches_of(checkpoint.projections, heads=True)[::3]]
     read_patched(model, encoded_of(deep, deep.forget)[:3], patches, other, batch_size=2)
 
@@ -342,7 +342,7 @@ def test_a_model_whose_upper_layers_use_more_runs_whole(deep):
     assert partial_forward(model, projection_names(4), encoded) is None
     assert layers[0].__dict__["forward"] is keeps  # what stood there stands there again
     checkpoint = Checkpoint(deep.sft)
-    other = stored_tensors(checkpoint, model)
+    other = stored_tensors(checkpoint, model, checkpoint.projections)
     patches = [[patch] for patch in patches_of(checkpoint.projections, heads=False)]
     made = read_patched(model, encoded, patches, other)
     name = "model.layers.3.self_attn.o_proj.weight"

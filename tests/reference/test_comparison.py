@@ -244,7 +244,8 @@ def with_attacks(folder, before):
     for name in ("teach", "relearn"):
         rows = [
             {"attack": name, "variant": "lr 1", "model": model, "step": 0 if plain else 8, "split": "forget"}
-            | {"baseline": plain, "item": item, "correct": item < right}
+            | {"baseline": plain, "item": item, "correct": item < right, "correct_strict": item < right}
+            | {"logprob_solution": -1.0, "solution_tokens": 1, "truncated": False, "given": "", "response": ""}
             for (attack, plain, model), right in rights.items()
             if attack == name
             for item in range(40)
