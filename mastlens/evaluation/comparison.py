@@ -236,7 +236,7 @@ def _labels(before: pd.DataFrame, items: pd.DataFrame, clusters: str) -> np.ndar
 
 def _compare_split(
     rows: pd.DataFrame, groups: np.ndarray | None, samples: int, smallest: float
-) -> dict[str, float | int]:
+) -> dict[str, float | int | str]:
     before, after = rows["before"].to_numpy(dtype=float), rows["after"].to_numpy(dtype=float)
     n, b, c = len(rows), int((after < before).sum()), int((after > before).sum())
     drawn = {"counts": np.full(n, samples), "clusters": groups}

@@ -140,7 +140,9 @@ def _add_side(fig: go.Figure, part: pd.DataFrame, column: str, grid: CellGrid, r
 def _title(drawn: pd.DataFrame, increment: str, angles: dict[str, str]) -> str:
     part = rows_with(drawn, "increment", increment)
     # One table of both sides' angles: what is said counts over all that were looked at.
-    sides = [part.rename(columns={name: name.replace(column, "angle") for name in part}) for column in angles.values()]
+    sides = [
+        part.rename(columns={name: str(name).replace(column, "angle") for name in part}) for column in angles.values()
+    ]
     kept = ["angle", *verdict_columns("angle", sides[0].columns)]
     found = claim(pd.concat([side[kept] for side in sides], ignore_index=True), "angle")
     title = f"{INCREMENTS.get(increment, increment)} increment, angles of subspaces: {found.sentence('subspace')}"

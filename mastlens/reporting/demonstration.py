@@ -161,7 +161,7 @@ def _demonstrate(asked: DemoCommandSettings, settings: DemoSettings) -> Demonstr
         run.negated("negated", "increment negated", ranking.selected),
     ]
     evaluations = {arm.name: run.evaluate(arm) for arm in tqdm(arms, desc="evaluate", disable=not progress)}
-    table = _compare_arms(arms, evaluations, seed)
+    table = _compare_arms(arms, evaluations)
     details = pd.DataFrame([_describe(arm, run.perplexity(arm), evaluations[arm.name]) for arm in arms])
     write_table(out / SUMMARY, table)
     write_table(out / ARMS, details.drop(columns=["seconds", "peak_mb"]))
@@ -310,12 +310,12 @@ def _describe(arm: DemoArm, perplexity: float, evaluation: Evaluation) -> dict[s
     }
 
 
-def _compare_arms(arms: list[DemoArm], evaluations: dict[str, Evaluation], seed: int) -> pd.DataFrame:
+def _compare_arms(arms: list[DemoArm], evaluations: dict[str, Evaluation]) -> pd.DataFrame:
     """Return one row an arm and split, ``retain`` being the two retain splits together."""
     tables = []
     for arm in arms:
         pooled = [_with_pooled_retain(evaluations[name].table) for name in ("rlvr", arm.name)]
-        paired = compare_tables(pooled[0], pooled[1], seed=seed).table
+        paired = compare_tables(pooled[0], pooled[1]).table
         accuracy = Evaluation(pooled[1]).accuracy.set_index("split").loc[paired["split"]].reset_index()
         tables.append(
             pd.DataFrame(

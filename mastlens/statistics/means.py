@@ -104,7 +104,7 @@ def paired_interval(
         MastlensError: If before and after are not of the same items, or there are fewer than three clusters.
     """
     change = paired(before, after)
-    if counts is not None or set(np.unique([before, after])) <= {0.0, 1.0}:
+    if counts is not None or set(np.unique(np.asarray([before, after]))) <= {0.0, 1.0}:
         return difference_interval(before, after, counts=counts, clusters=clusters, level=level)
     return mean_interval(change, clusters=clusters, level=level)
 

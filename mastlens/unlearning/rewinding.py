@@ -171,7 +171,8 @@ class Responses:
                 f"The {side} responses in {path} are another model's than {checkpoint.spec}. Draw them anew: leave "
                 "--responses out."
             )
-        return Said([EncodedProblem(prompts[row["item"]], tuple(map(int, row["ids"]))) for row in rows], rows)
+        encoded = [EncodedProblem(prompts[row["item"]], tuple(map(int, row["ids"]))) for row in rows]
+        return Said(encoded, [{str(key): value for key, value in row.items()} for row in rows])
 
     def _shown(self, prompt: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(prompt)))

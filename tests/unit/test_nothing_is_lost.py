@@ -8,6 +8,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -230,7 +231,9 @@ def test_what_was_generated_survives_a_last_write_that_fails(tiny, tmp_path, mon
     kept = [p.name for p in (tmp_path / "run").iterdir() if p.name.endswith(".partial.jsonl")]
     assert kept, "the responses are still there"
     again = mastlens.evaluate(**asked, out=tmp_path / "run")
-    assert again.table.equals(whole.table)
+    read = ["logprob_solution", "logprob_answer"]  # in other batches than the first time: the same to rounding
+    pd.testing.assert_frame_equal(again.table[read], whole.table[read], rtol=1e-5)
+    assert again.table.drop(columns=read).equals(whole.table.drop(columns=read))
     assert not any(p.name.endswith(".partial.jsonl") for p in (tmp_path / "run").iterdir())
 
 

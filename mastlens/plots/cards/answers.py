@@ -23,8 +23,9 @@ def comparison_card(table: pd.DataFrame, what: str = "Accuracy") -> Card:
     """Return the card of a paired comparison: which splits changed, at a level held over all of them."""
     changed = table[table["holm_p"] < 0.05] if "holm_p" in table else table.iloc[:0]
     parts = [
-        f"{row.split}: {100 * row.difference:+.1f} points [{100 * row.ci_low:+.1f}, {100 * row.ci_high:+.1f}]"
-        for row in changed.itertuples()
+        f"{row['split']}: {100 * row['difference']:+.1f} points "
+        f"[{100 * row['ci_low']:+.1f}, {100 * row['ci_high']:+.1f}]"
+        for row in changed.to_dict("records")
     ]
     verdict = (
         f"{what} changed in {len(changed)} of {len(table)} splits at the 5 % level (Holm's correction): "

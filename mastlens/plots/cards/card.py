@@ -195,8 +195,10 @@ class Card:
         shown = self.shown
         if len(shown):
             words = {_cell(name): not _number(self.rows[name]) for name in self.rows}
-            head = "".join(_tagged("th", name, words[name]) for name in shown)
-            lines = ("".join(_tagged("td", row[name], words[name]) for name in shown) for _, row in shown.iterrows())
+            names = [str(name) for name in shown]
+            head = "".join(_tagged("th", name, words[name]) for name in names)
+            cells = (zip(row, names, strict=True) for row in shown.to_numpy())
+            lines = ("".join(_tagged("td", text, words[name]) for text, name in row) for row in cells)
             body = "".join(f"<tr>{line}</tr>" for line in lines)
             parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
         if self.left:
