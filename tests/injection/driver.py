@@ -29,7 +29,8 @@ _CHANGES |= {"os.truncate": 1}
 _SCRATCH = re.compile(r"(\.[^/]+\.)[a-z0-9_]{8}(?=/|$)")
 _PARTIAL = re.compile(r"\.partial\.|\.under-way\.json$")
 _LARGE = 2**18
-_OUT_OF_SIGHT = ("cost", "versions", "timing", "seconds", "peak_mb")
+_ROUNDED = "responses.parquet"
+_OUT_OF_SIGHT = ("cost", "versions", "timing", "seconds", "peak_mb", _ROUNDED)
 
 
 @dataclass(frozen=True)
@@ -236,12 +237,26 @@ def contents(folder: Path) -> dict[str, str]:
 def _settled(path: Path) -> bytes:
     """Return what a file says, but for what differs from one run to the next by design."""
     data = path.read_bytes()
+    if path.name == _ROUNDED:
+        return _to_rounding(path, data)
     if path.suffix != ".json":
         return data
     try:
         return json.dumps(_without_times(json.loads(data)), sort_keys=True).encode()
     except ValueError:
         return data
+
+
+def _to_rounding(path: Path, data: bytes) -> bytes:
+    """Return responses with log-probabilities to a hundredth: an evaluation that goes on reads in other batches."""
+    import pandas as pd
+
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError):
+        return data
+    read = [column for column in table if str(column).startswith("logprob")]
+    return table.assign(**{str(column): table[column].round(2) for column in read}).to_csv().encode()
 
 
 def _without_times(value: Any) -> Any:
