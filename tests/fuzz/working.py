@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SECONDS = 10
-MEMORY = 2**30
-RENEWED = 200  # inputs that a process reads, the memory of each beside what the libraries keep of those before
+MEMORY = 2**32
+RENEWED = 50  # inputs that a process reads, the memory of each beside what the libraries keep of those before
 _GRACE = 50  # seconds of the clock until a worker that the timer did not stop is killed
 _WRITES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "shutil.rmtree", "os.symlink", "os.link", "os.truncate")
 _RUNS = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork", "socket.connect", "pty.spawn")
