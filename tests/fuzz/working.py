@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SECONDS = 10
-MEMORY = 2**32
-RENEWED = 50  # inputs that a process reads, the memory of each beside what the libraries keep of those before
+MEMORY = 2**30
+RENEWED = 200  # inputs that a process reads, the memory of each beside what the libraries keep of those before
 _GRACE = 50  # seconds of the clock until a worker that the timer did not stop is killed
 _WRITES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "shutil.rmtree", "os.symlink", "os.link", "os.truncate")
 _RUNS = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork", "socket.connect", "pty.spawn")
@@ -83,6 +83,18 @@ def _serve(pipe, root: Path) -> None:
     os.chdir(root)
     seen: list[str] = []
     _watch(root, seen)
+    # Libraries load, and map what they need, when they are first used: that is no input's doing.
+    for name, target in TARGETS.items():
+        folder = root / f"{name}-first"
+        folder.mkdir()
+        target.write(folder, random.Random(name))
+        with (
+            contextlib.suppress(Exception),
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            target.read(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
 
