@@ -18,12 +18,38 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module, util
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mastlens.errors import BadFile, BadSetting, MastlensWarning, NotFound, unknown
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
 P = TypeVar("P")
+T = TypeVar("T")
 _IN_FILE = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
+
+
+def from_packages(group: str, kind: str, read: "Callable[[EntryPoint, Any], tuple[str, T]]") -> Iterator[tuple[str, T]]:
+    """Yield name and plug-in of all that installed packages offer; what cannot be read is left out, with a warning.
+
+    Args:
+        group: Of the entry points.
+        kind: What one is called in a message.
+        read: From an entry point and what it holds to name and plug-in; whatever it raises, the plug-in is left out.
+    """
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group=group):
+        try:
+            yield read(entry, entry.load())
+        except Exception as error:  # another package's defect must not stop this one
+            warnings.warn(
+                f"The {kind} {entry.name!r} of an installed package ({entry.value}) is left out: "
+                f"{type(error).__name__}: {error}",
+                MastlensWarning,
+                stacklevel=4,
+            )
 
 
 class Registry(Mapping[str, P], Generic[P]):
@@ -102,20 +128,7 @@ class Registry(Mapping[str, P], Generic[P]):
     @property
     def _installed(self) -> dict[str, P]:
         if "installed" not in self._read:
-            from importlib.metadata import entry_points
-
-            found = {}
-            for entry in entry_points(group=self.group):
-                try:
-                    plugin = entry.load()
-                    found[self._named(plugin, entry.value)] = plugin
-                except Exception as error:  # another package's defect must not stop this one
-                    warnings.warn(
-                        f"The {self.kind} {entry.name!r} of an installed package ({entry.value}) is left out: "
-                        f"{type(error).__name__}: {error}",
-                        MastlensWarning,
-                        stacklevel=3,
-                    )
+            found = dict(from_packages(self.group, self.kind, lambda entry, one: (self._named(one, entry.value), one)))
             self._read["installed"] = {name: one for name, one in found.items() if name not in self.shipped}
         return self._read["installed"]
 

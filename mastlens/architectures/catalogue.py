@@ -7,14 +7,14 @@ plan. Written down here is what transformers keeps only as code: how a fused ten
 
 import os
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from mastlens.errors import BadFile, BadSetting, MastlensError, MastlensWarning, NotSupported, unknown
+from mastlens.errors import BadFile, BadSetting, MastlensError, NotSupported, unknown
+from mastlens.registry import from_packages
 from mastlens.runs.reading import read_object
 
 ORDER = ("q", "k", "v", "o", "gate", "q_a", "kv_a", "k_rope")
@@ -262,20 +262,7 @@ def _understood(model_type: str, tensors: Mapping[str, str], sizes: Sizes | None
 @cache
 def _installed() -> dict[str, Architecture]:
     """Return what installed packages describe: an entry point is named as the ``model_type``, and holds the map."""
-    from importlib.metadata import entry_points
-
-    found = {}
-    for entry in entry_points(group=GROUP):
-        try:
-            found[entry.name] = _understood(entry.name, entry.load())
-        except Exception as error:  # another package's defect must not stop this one
-            warnings.warn(
-                f"The architecture {entry.name!r} of an installed package ({entry.value}) is left out: "
-                f"{type(error).__name__}: {error}",
-                MastlensWarning,
-                stacklevel=3,
-            )
-    return found
+    return dict(from_packages(GROUP, "architecture", lambda entry, one: (entry.name, _understood(entry.name, one))))
 
 
 def register_architectures(path: str | os.PathLike[str]) -> list[str]:
