@@ -306,10 +306,20 @@ because it is known, covers too little where 1 % of 1,000 items change and none 
 """
 
 
+def short(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells that miss what is asked for, those apart that are beyond any interval."""
+    wide = ~table["discrete"] & (table["covered"] > MOST)
+    return table[~table["beyond"] & ((table["covered"] < LEAST) | wide)]
+
+
 def page(table: pd.DataFrame, runs: int) -> str:
     """Return the results as a page: by interval and number of items, each share, and what is beyond any interval."""
     held = table[~table["beyond"]]
     text = _HEAD.format(cells=len(table), runs=runs, error=100 * (0.05 * 0.95 / runs) ** 0.5, least=LEAST, most=MOST)
+    missed = short(table)[["interval", "data", "items", "clusters", "covered"]]
+    missed.columns = ["interval", "data", "items", "clusters", "covered %"]
+    text += f"\n## Not reached\n\n{len(missed)} of {len(held)} cells miss what is asked for.\n\n"
+    text += _markdown(missed.sort_values("covered %", kind="stable")) if len(missed) else ""
     rows = held.groupby(["interval", "items"], sort=False)["covered"].agg(["count", "min", "mean", "max"]).reset_index()
     rows.columns = ["interval", "items", "cells", "least %", "mean %", "most %"]
     text += "\n## By interval and number of items\n\n" + _markdown(rows)
@@ -356,7 +366,7 @@ def main() -> None:
         table = measure(asked.runs, asked.only, asked.workers)
         asked.out.parent.mkdir(parents=True, exist_ok=True)
         table.to_parquet(asked.out)
-    wrong = table[~table["beyond"] & ((table["covered"] < LEAST) | (~table["discrete"] & (table["covered"] > MOST)))]
+    wrong = short(table)
     print(table.groupby("interval", sort=False)["covered"].describe()[["count", "min", "mean", "max"]].round(3))
     print(wrong.to_string() if len(wrong) else f"all {int((~table['beyond']).sum())} cells hold")
     if asked.page is not None:
