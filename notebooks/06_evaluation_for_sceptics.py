@@ -12,6 +12,7 @@
 import operator
 import re
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +146,9 @@ print(f"to find a drop of 1 point, where 2 % of the items are gained: {needed:,}
 # *kinds* says what other kinds might have given, and it is rightly humble: of so few it warns.
 
 # %%
-clustered = mastlens.compare(out / "before", out / "after", clusters="subject").table.set_index("split")
+with warnings.catch_warnings(record=True) as warned:
+    clustered = mastlens.compare(out / "before", out / "after", clusters="subject").table.set_index("split")
+print(*(warning.message for warning in warned), sep="\n", end="\n\n")
 widths = pd.DataFrame({"by item": table["ci_high"] - table["ci_low"]})
 widths["by subject"] = clustered["ci_high"] - clustered["ci_low"]
 by_subject = comparison.items.query("split == 'forget'").groupby("subject")[["before", "after"]].mean()
