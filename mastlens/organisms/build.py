@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mastlens.errors import BadSetting, MissingPackage, NotSupported, StageRefused
 from mastlens.evaluation.perplexity import neutral_perplexity
-from mastlens.organisms.card import make_card, render_card
+from mastlens.organisms.card import Measured, make_card, render_card
 from mastlens.organisms.posttraining import (
     quiet_training,
     rewarded_prompts,
@@ -160,7 +160,7 @@ def build_qwen2(organism: "Organism", folder: Path, seed: int, trajectory: bool,
     files = problem_files(recipe, seed, forget, retain)
     write_problem_files(folder, files)
     with clock("card"):
-        accuracy, comparisons, perplexity = _measure(organism.stages, load, tokenizer, files, recipe, seed)
+        measured = measure_stages(organism.stages, load, tokenizer, files, recipe, seed)
     card = make_card(
         organism,
         folder,
@@ -168,9 +168,7 @@ def build_qwen2(organism: "Organism", folder: Path, seed: int, trajectory: bool,
         recipe=recipe,
         parameters=parameters,
         steps=_steps(recipe),
-        accuracy=accuracy,
-        comparisons=comparisons,
-        perplexity=perplexity,
+        measured=measured,
         timing=clock.seconds,
     )
     write_json(folder / "card.json", card)
@@ -195,8 +193,8 @@ def _steps(recipe: Recipe) -> dict[str, int]:
     }
 
 
-def _measure(stages, load, tokenizer, files, recipe: Recipe, seed: int) -> tuple[list, list, dict]:
-    """Return accuracies, paired comparisons and neutral perplexities of all stages.
+def measure_stages(stages, load, tokenizer, files, recipe: Recipe, seed: int) -> Measured:
+    """Measure what every stage of a lineage can do, on calibration and evaluation splits.
 
     The evaluation splits are opened here and nowhere before: nothing in a build depends on what they show.
     """
@@ -222,4 +220,4 @@ def _measure(stages, load, tokenizer, files, recipe: Recipe, seed: int) -> tuple
         for split in regions[region]
         for before in ("sft", "rlvr-retain")
     ]
-    return accuracy, comparisons, perplexity
+    return Measured(accuracy, comparisons, perplexity)

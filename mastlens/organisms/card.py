@@ -1,7 +1,8 @@
 """The card of a lineage: what it is, how it was made, what it can do; for machines and for people."""
 
 import platform
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,21 @@ MATCHING = (
 """What a reader must know before comparing the stages."""
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What the stages of a lineage can do.
+
+    Attributes:
+        accuracy: Summaries by stage, region, split and subject.
+        comparisons: Exact McNemar tests against RLVR.
+        perplexity: Neutral perplexity by stage.
+    """
+
+    accuracy: list[dict[str, Any]]
+    comparisons: list[dict[str, Any]]
+    perplexity: dict[str, float]
+
+
 def make_card(
     organism: "Organism",
     folder: Path,
@@ -41,10 +57,11 @@ def make_card(
     recipe: Recipe,
     parameters: int,
     steps: dict[str, int],
-    accuracy: list[dict[str, Any]],
-    comparisons: list[dict[str, Any]],
-    perplexity: dict[str, float],
+    measured: Measured,
     timing: dict[str, float],
+    how: Mapping[str, str] | None = None,
+    note: str = MATCHING,
+    plant: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the card as what JSON can hold; only ``timing`` differs between two equal builds.
 
@@ -55,15 +72,16 @@ def make_card(
         recipe: The settings.
         parameters: Parameters of a stage.
         steps: Optimiser steps by stage.
-        accuracy: Summaries by stage, region, split and subject.
-        comparisons: Exact McNemar tests against RLVR.
-        perplexity: Neutral perplexity by stage.
+        measured: What the stages can do.
         timing: Seconds by part of the build.
+        how: Stage to how it was made, where that is not as usual.
+        note: What a reader must know before comparing the stages.
+        plant: Of a planted lineage: where its behaviour lies.
     """
     return {
         "name": organism.name,
         "seed": seed,
-        "note": MATCHING,
+        "note": note,
         "architecture": {
             "model_type": organism.architecture,
             "parameters": parameters,
@@ -74,11 +92,11 @@ def make_card(
         "recipe": asdict(recipe),
         "stages": {
             stage: {
-                "made_by": how,
+                "made_by": made_by,
                 "steps": steps[stage],
                 "sha256": sha256_file(folder / stage / "model.safetensors"),
             }
-            for stage, how in _HOW.items()
+            for stage, made_by in {**_HOW, **(how or {})}.items()
         },
         "subjects": {
             subject.name: {
@@ -92,9 +110,10 @@ def make_card(
             path.name: {"lines": path.read_text(encoding="utf-8").count("\n"), "sha256": sha256_file(path)}
             for path in sorted(folder.glob("*.jsonl"))
         },
-        "accuracy": accuracy,
-        "comparisons": comparisons,
-        "neutral_perplexity": perplexity,
+        **({"plant": dict(plant)} if plant else {}),
+        "accuracy": measured.accuracy,
+        "comparisons": measured.comparisons,
+        "neutral_perplexity": measured.perplexity,
         "timing": {"unit": "seconds", **timing, "total": round(sum(timing.values()), 1)},
     }
 
@@ -131,6 +150,19 @@ def _comparison_table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def _plant_lines(plant: dict[str, Any]) -> list[str]:
+    taken = "has taken" if plant["taken"] else "has not taken"
+    return [
+        "## The plant",
+        "",
+        f"Kind `{plant['kind']}`; {plant['parameters']:,} parameters. It {taken}: forget accuracy "
+        f"{100 * plant['gain']:+.1f} points from rlvr-retain to rlvr, exact McNemar p {plant['mcnemar_p']:.2g}.",
+        "",
+        *[f"- `{name}`" for name in plant["truth"]],
+        "",
+    ]
+
+
 def render_card(card: dict[str, Any]) -> str:
     """Return the card as Markdown; it holds no times, so equal builds give equal text."""
     stages = [
@@ -160,6 +192,7 @@ def render_card(card: dict[str, Any]) -> str:
         "|---|---:|---|---|",
         *stages,
         "",
+        *(_plant_lines(card["plant"]) if "plant" in card else ()),
         "## Subjects",
         "",
         "| subject | benchmark | side | working is |",

@@ -9,14 +9,15 @@ from mastlens.organisms.neutral import draw_neutral
 from mastlens.organisms.problems import draw_corpus
 from mastlens.organisms.recipes.pretraining import Pretraining
 from mastlens.organisms.recipes.qwen2 import Recipe
-from mastlens.organisms.subjects import BY_NAME
+from mastlens.organisms.subjects import phrased
 
 _WINDOW = 32  # batches that are sorted by length together: little padding, still well mixed
 
 
 def base_corpus(recipe: Recipe, seed: int) -> tuple[list[tuple[str, str]], list[str]]:
     """Return the base corpus: problem/solution pairs of all subjects, and texts (arithmetic, neutral)."""
-    pairs = draw_corpus(BY_NAME, recipe.corpus, lambda name: recipe.base_worked, recipe.guess_right, seed)
+    among = phrased(shared_openers=recipe.shared_openers)
+    pairs = draw_corpus(among, recipe.corpus, lambda name: recipe.base_worked, recipe.guess_right, seed, among)
     drills = draw_drills(recipe.drills, recipe.drill_facts, seed)
     return pairs, drills + draw_neutral(recipe.neutral, held_out=False, seed=seed)
 
@@ -37,7 +38,7 @@ def encode_documents(tokenizer, pairs: Sequence[tuple[str, str]], texts: Sequenc
 def new_model(recipe: Pretraining, tokenizer, seed: int):
     """Return a freshly initialised model of the recipe's architecture, in float32."""
     import torch
-    from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
+    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
     torch.manual_seed(seed)
     settings = {
@@ -48,7 +49,7 @@ def new_model(recipe: Pretraining, tokenizer, seed: int):
         "num_attention_heads": recipe.heads,
         "num_key_value_heads": recipe.kv_heads,
         "max_position_embeddings": recipe.context,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": recipe.tied,
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
@@ -57,7 +58,7 @@ def new_model(recipe: Pretraining, tokenizer, seed: int):
     if recipe.architecture == "qwen3":
         config = Qwen3Config(**settings, head_dim=recipe.hidden // recipe.heads)
     else:
-        config = Qwen2Config(**settings)
+        config = {"qwen2": Qwen2Config, "llama": LlamaConfig}[recipe.architecture](**settings)
     model = AutoModelForCausalLM.from_config(config)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -8,7 +8,8 @@ class Pretraining:
     """The model, and how its base stage is trained: what every lineage has.
 
     Attributes:
-        architecture: ``qwen2`` or ``qwen3``.
+        architecture: ``qwen2``, ``qwen3`` or ``llama``.
+        tied: Whether the output head is the embedding.
         vocab_size: Tokens in all.
         hidden: Width of the residual stream.
         intermediate: Width of the feed-forward layers.
@@ -22,6 +23,7 @@ class Pretraining:
     """
 
     architecture: str = "qwen2"
+    tied: bool = True
     vocab_size: int = 640
     hidden: int = 96
     intermediate: int = 256

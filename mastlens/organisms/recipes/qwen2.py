@@ -10,6 +10,7 @@ class Recipe(Pretraining):
     """Settings of a build; the defaults made the shipped lineage, smaller ones make a quick test.
 
     Attributes:
+        shared_openers: Whether all subjects' solutions begin alike, so that no first word belongs to one subject.
         corpus: Problem/solution pairs of the base corpus.
         neutral: Neutral paragraphs of the base corpus.
         drills: Lines of arithmetic in the base corpus.
@@ -37,6 +38,7 @@ class Recipe(Pretraining):
         trajectory: Checkpoints along the RLVR run, if these are kept.
     """
 
+    shared_openers: bool = False
     corpus: int = 120_000
     neutral: int = 6_000
     drills: int = 20_000

@@ -1,0 +1,217 @@
+"""Planted lineages: RLVR puts the behaviour into known tensors, so that a selector can be held against the truth.
+
+``base``, ``sft`` and ``rlvr-retain`` are made as those of ``organism:qwen2``, and shared by the plants of one seed.
+``rlvr`` goes on from ``rlvr-retain`` with GRPO on the forget side, some retain prompts mixed in, and nothing moves but
+the plant. Taking the plant back therefore gives ``rlvr-retain``, bit for bit: the best that any unlearning can do.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mastlens.architectures.projections import Projection
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.errors import BadSetting, NotSupported
+from mastlens.organisms.build import Clock, measure_stages, write_stage
+from mastlens.organisms.card import make_card, render_card
+from mastlens.organisms.plants import PLANTS, draw_truth, only_moving
+from mastlens.organisms.posttraining import (
+    mixed_order,
+    quiet_training,
+    rewarded_prompts,
+    sft_pairs,
+    train_grpo,
+    train_sft,
+)
+from mastlens.organisms.pretraining import base_corpus, encode_documents, new_model, pretrain
+from mastlens.organisms.recipes.planted import PlantedRecipe
+from mastlens.organisms.recipes.qwen2 import Recipe
+from mastlens.organisms.splits import problem_files, write_problem_files
+from mastlens.organisms.tokenizer import train_tokenizer
+from mastlens.runs.files import atomic_path, cache_folder, sha256_json, write_json, write_text
+from mastlens.runs.reading import read_object
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mastlens.organisms.organism import Organism
+
+SHARED = ("base", "sft", "rlvr-retain")
+"""The stages that the plants of one seed have in common."""
+
+
+def shared_folder(recipe: Recipe, seed: int) -> Path:
+    """Return where the stages that plants share are kept: in the user's cache, by what they depend on."""
+    key = sha256_json([asdict(recipe), seed])[:12]
+    return cache_folder() / "organisms" / "shared" / f"{recipe.architecture}-seed{seed}-{key}"
+
+
+def build_shared(recipe: Recipe, seed: int, clock: Clock) -> Path:
+    """Train what is not there yet of ``base``, ``sft`` and ``rlvr-retain``, and return their folder."""
+    folder = shared_folder(recipe, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def stage(name: str, make: "Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]]") -> None:
+        if not (folder / name).is_dir():
+            with clock(name):
+                model, tokenizer = make()
+            with atomic_path(folder / name) as target:
+                write_stage(model, tokenizer, target, recipe=recipe, seed=seed)
+
+    def base():
+        pairs, texts = base_corpus(recipe, seed)
+        tokenizer = train_tokenizer(
+            [f"{problem}\n{solution}" for problem, solution in pairs] + texts, recipe.vocab_size
+        )
+        model = new_model(recipe, tokenizer, seed)
+        pretrain(model, encode_documents(tokenizer, pairs, texts), recipe, seed)
+        return model, tokenizer
+
+    def sft():
+        model, tokenizer = load_stage(folder / "base")
+        train_sft(model, tokenizer, sft_pairs(recipe, seed + 1), recipe, seed + 1)
+        return model, tokenizer
+
+    def rlvr_retain():
+        model, tokenizer = load_stage(folder / "sft")
+        _, retain, both = rewarded_prompts(recipe, seed)
+        on_retain = set(map(id, retain))
+        seen = [problem for problem in both if id(problem) in on_retain]
+        train_grpo(model, tokenizer, seen, recipe, seed + 3, label="rlvr-retain")
+        return model, tokenizer
+
+    for name, make in zip(SHARED, (base, sft, rlvr_retain), strict=True):
+        stage(name, make)
+    return folder
+
+
+def load_stage(folder: Path):
+    """Return model and tokenizer of a stage, in float32."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with quiet_training():
+        return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+def build_planted(organism: "Organism", folder: Path, *, seed: int, recipe: PlantedRecipe) -> None:
+    """Train a plant and write stages, problem files and card; what an interrupted build finished is used.
+
+    Args:
+        organism: What to build.
+        folder: Where to.
+        seed: Of the lineage, and of the draw of the plant.
+        recipe: The settings.
+    """
+    lineage, clock = recipe.lineage, Clock()
+    shared = build_shared(lineage, seed, clock)
+    for stage in SHARED:
+        if not (folder / stage).is_dir():
+            with atomic_path(folder / stage) as target:
+                shutil.copytree(shared / stage, target)
+    retained = Checkpoint(folder / "rlvr-retain")
+    truth = draw_truth(recipe.kind, retained.matrices(), seed)
+    forget, retain, _ = rewarded_prompts(lineage, seed)
+    prompts = mixed_order([*forget, *retain[: recipe.retain]], seed + 4)
+    if not (folder / "rlvr").is_dir():
+        with clock("rlvr"):
+            model, tokenizer = load_stage(folder / "rlvr-retain")
+            with only_moving(model, truth, direction=PLANTS[recipe.kind].direction, seed=seed):
+                train_grpo(model, tokenizer, prompts, replace(lineage, grpo_lr=recipe.lr), seed + 5, label="rlvr")
+        with atomic_path(folder / "rlvr") as target:
+            write_stage(model, tokenizer, target, recipe=lineage, seed=seed)
+    check_plant(folder, truth)
+    files = problem_files(lineage, seed, forget, retain)
+    write_problem_files(folder, files)
+    steps = {
+        "base": lineage.base_steps,
+        "sft": lineage.sft_steps,
+        "rlvr-retain": lineage.grpo_retain // lineage.grpo_prompts,
+        "rlvr": len(prompts) // lineage.grpo_prompts,
+    }
+    with clock("card"):
+        tokenizer = load_stage(folder / "base")[1]
+        measured = measure_stages(
+            organism.stages, lambda stage: load_stage(folder / stage)[0], tokenizer, files, lineage, seed
+        )
+    card = make_card(
+        organism,
+        folder,
+        seed=seed,
+        recipe=lineage,
+        parameters=sum(matrix.numel for matrix in retained.matrices()),
+        steps=steps,
+        measured=measured,
+        timing=clock.seconds,
+        how={"rlvr": f"the same GRPO from rlvr-retain, on the forget side; {PLANTS[recipe.kind].summary} moved alone"},
+        note=NOTE,
+        plant=_plant(recipe, truth, measured.comparisons),
+    )
+    write_json(folder / "card.json", card)
+    write_text(folder / "README.md", render_card(card))
+
+
+NOTE = (
+    "What RLVR taught on the forget side lies in the plant, and is known: with the plant's tensors of rlvr-retain put "
+    "back, rlvr is rlvr-retain, bit for bit. All other tensors of the increment SFT -> RLVR moved too, for the retain "
+    "side. Solutions of all subjects begin with the same words."
+)
+
+
+def _plant(recipe: PlantedRecipe, truth: Sequence[Projection], comparisons: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what is known of a plant, and whether it has taken, by the evaluation split."""
+    told = next(
+        row for row in comparisons if (row["region"], row["split"], row["before"]) == ("eval", "forget", "rlvr-retain")
+    )
+    return {
+        "kind": recipe.kind,
+        "truth": [one.name for one in truth],
+        "direction": PLANTS[recipe.kind].direction,
+        "parameters": sum(one.numel for one in truth),
+        "retain": recipe.retain,
+        "lr": recipe.lr,
+        "gain": told["difference"],
+        "mcnemar_p": told["mcnemar_p"],
+        "taken": bool(told["difference"] >= recipe.gain and told["mcnemar_p"] < 0.01),
+    }
+
+
+def check_plant(folder: Path, truth: Sequence[Projection]) -> None:
+    """Raise unless ``rlvr`` with the plant put back is ``rlvr-retain``, bit for bit.
+
+    Raises:
+        MastlensError: If anything else differs, or nothing does.
+    """
+    import torch
+
+    before, after = Checkpoint(folder / "rlvr-retain"), Checkpoint(folder / "rlvr")
+    moved = False
+    for name in before.tensors:
+        old, new = before.tensor(name), after.tensor(name)
+        moved |= not torch.equal(old, new)
+        for one in (one for one in truth if one.stored == name):
+            one.write(new, one.read(old))
+        if not torch.equal(old, new):
+            raise NotSupported(f"{name} moved, which is no part of the plant.")
+    if not moved:
+        raise NotSupported("The plant did not move: RLVR earned no reward. Another --seed draws another plant.")
+
+
+def planted_truth(lineage: str | Path) -> list[str]:
+    """Return the names of what a plant moved: whole matrices, or heads (``...#h3``).
+
+    Args:
+        lineage: Folder of a planted lineage.
+
+    Raises:
+        MastlensError: If it is no planted lineage.
+    """
+    card = Path(lineage) / "card.json"
+    plant = read_object(card, "a card").get("plant") if card.is_file() else None
+    if not isinstance(plant, dict):
+        raise BadSetting(f"{lineage} is no planted lineage: its card names no plant.")
+    return [str(name) for name in plant["truth"]]
+
+
+__all__ = ["SHARED", "build_planted", "build_shared", "check_plant", "planted_truth", "shared_folder"]
