@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mastlens.analysis.coupling.coupling import Coupling, couple
     from mastlens.analysis.increments.agreement import Agreement, mask_agreement
     from mastlens.analysis.increments.geometry import Geometry, geometry
+    from mastlens.analysis.scores.scored import Scores, score
     from mastlens.analysis.tokens import TokenDifferences, token_differences
     from mastlens.analysis.trajectories.trajectory import Trajectory, trajectory
     from mastlens.architectures.catalogue import register_architecture, register_architectures
@@ -149,6 +150,7 @@ _PUBLIC = {
     "TraceEvaluation": "evaluation.traces",
     "Traces": "unlearning.traces",
     "Trajectory": "analysis.trajectories.trajectory",
+    "Scores": "analysis.scores.scored",
     "UnknownName": "errors",
     "Unlearning": "unlearning",
     "apply_edit": "edits.applying",
@@ -190,6 +192,7 @@ _PUBLIC = {
     "organism_trajectory": "organisms.replay",
     "rank": "selection",
     "rank_agreement": "analysis.causal.causal_map",
+    "score": "analysis.scores.scored",
     "read_benchmark": "evaluation.benchmarks",
     "read_problems": "problems.reading",
     "read_study": "studies.settings",
@@ -263,6 +266,7 @@ __all__ = [
     "SafetyEvaluation",
     "SampledAccuracy",
     "Sampling",
+    "Scores",
     "SeedSpread",
     "StageRefused",
     "SteeringTexts",
@@ -331,6 +335,7 @@ __all__ = [
     "run_study",
     "sampled_accuracy",
     "scale_edit",
+    "score",
     "score_choices",
     "seed_spread",
     "select",

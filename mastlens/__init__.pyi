@@ -8,6 +8,8 @@ import mastlens.analysis.coupling.settings
 import mastlens.analysis.increments.agreement
 import mastlens.analysis.increments.geometry
 import mastlens.analysis.increments.settings
+import mastlens.analysis.scores.scored
+import mastlens.analysis.scores.settings
 import mastlens.analysis.settings
 import mastlens.analysis.tokens
 import mastlens.analysis.trajectories.settings
@@ -92,6 +94,7 @@ from mastlens.evaluation.traces import RuleJudge as RuleJudge
 from mastlens.evaluation.safety import SafetyEvaluation as SafetyEvaluation
 from mastlens.statistics import SampledAccuracy as SampledAccuracy
 from mastlens.decoding.sampling import Sampling as Sampling
+from mastlens.analysis.scores.scored import Scores as Scores
 from mastlens.statistics import SeedSpread as SeedSpread
 from mastlens.errors import StageRefused as StageRefused
 from mastlens.unlearning import SteeringTexts as SteeringTexts
@@ -181,6 +184,7 @@ __all__ = [
     "SafetyEvaluation",
     "SampledAccuracy",
     "Sampling",
+    "Scores",
     "SeedSpread",
     "StageRefused",
     "SteeringTexts",
@@ -249,6 +253,7 @@ __all__ = [
     "run_study",
     "sampled_accuracy",
     "scale_edit",
+    "score",
     "score_choices",
     "seed_spread",
     "select",
@@ -421,6 +426,11 @@ def run_study(study: str | os.PathLike[str] | Any, out: str | os.PathLike[str] |
 def scale_edit(settings: mastlens.edits.settings.ScaleEditSettings, /, **fields: Any) -> mastlens.edits.edit.Edit: ...
 @overload
 def scale_edit(edit: str | os.PathLike[str] | Any, *, by: float, out: str | os.PathLike[str], seed: int = ..., device: str = ..., progress: bool = ..., overwrite: bool = ...) -> mastlens.edits.edit.Edit: ...
+
+@overload
+def score(settings: mastlens.analysis.scores.settings.ScoreSettings, /, **fields: Any) -> mastlens.analysis.scores.scored.Scores: ...
+@overload
+def score(rule: str, *, forget: str | os.PathLike[str], sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., retain: str | os.PathLike[str] | None = ..., where: str | None = ..., retain_weight: float = ..., parameters: collections.abc.Mapping[str, float] | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.scores.scored.Scores: ...
 
 @overload
 def show_edit(settings: mastlens.edits.settings.ShowEditSettings, /, **fields: Any) -> mastlens.edits.edit.Edit: ...

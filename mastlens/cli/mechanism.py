@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from mastlens.analysis.causal.settings import CausalMapSettings, CumulativeCurvesSettings
     from mastlens.analysis.coupling.coupling import Coupling
     from mastlens.analysis.coupling.settings import CoupleSettings
+    from mastlens.analysis.scores.scored import Scores
+    from mastlens.analysis.scores.settings import ScoreSettings
     from mastlens.analysis.settings import TokenDifferencesSettings
     from mastlens.analysis.tokens import TokenDifferences
     from mastlens.selection.ranking import Ranking
@@ -35,6 +37,15 @@ def couple(result: "Coupling", settings: "CoupleSettings") -> Outcome:
             "out": str(settings.out),
         },
     )
+
+
+def score(result: "Scores", settings: "ScoreSettings") -> Outcome:
+    """Tell the scores, the largest first."""
+    table = result.table.sort_values("score", ascending=False, kind="stable")
+    columns = ["layer", "projection", "name", "delta_norm", "score", "standard_error", "forget_path", "retain_path"]
+    text = f"{show(table, columns, rows=40)}\n\n{result.card().verdict}"
+    summary = {"rows": len(table), "rule": settings.rule, "first": table["name"].head(10).tolist()}
+    return Outcome(text, {**summary, "verdict": result.card().verdict, "out": str(settings.out)})
 
 
 def rank(result: "Ranking", settings: "RankSettings") -> Outcome:

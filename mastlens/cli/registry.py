@@ -39,6 +39,7 @@ COMMANDS = (
     Command("mastlens.analysis.trajectories.settings:TrajectorySettings", "mastlens.cli.weights:trajectory"),
     Command("mastlens.analysis.settings:TokenDifferencesSettings", "mastlens.cli.mechanism:token_differences"),
     Command("mastlens.analysis.coupling.settings:CoupleSettings", "mastlens.cli.mechanism:couple"),
+    Command("mastlens.analysis.scores.settings:ScoreSettings", "mastlens.cli.mechanism:score"),
     Command("mastlens.selection.settings:RankSettings", "mastlens.cli.mechanism:rank"),
     Command("mastlens.analysis.causal.settings:CausalMapSettings", "mastlens.cli.mechanism:causal_map"),
     Command("mastlens.analysis.causal.settings:CumulativeCurvesSettings", "mastlens.cli.mechanism:cumulative_curves"),

@@ -136,6 +136,45 @@ CAUSAL_MAP = Table(
     ),
 )  # fmt: skip
 
+_SCORED = (
+    *PLACE,
+    *SHAPE,
+    Column("delta_norm", "Frobenius norm of the increment", "weight"),
+)
+
+SCORE_GATES = Table(
+    "score_gates.parquet",
+    "mastlens score gates",
+    "a matrix",
+    (
+        *_SCORED,
+        Column("score", "the logistic of the gate's location: the larger, the more of the increment is taken back",
+               source="hard-concrete gates, arXiv:1712.01312"),
+        Column("standard_error", "NaN: another `--seed` says how far it spreads"),
+        Column("gate", "the part of the increment that is taken back, at the median of the gate"),
+    ),
+)  # fmt: skip
+
+SCORE_PATH = Table(
+    "score_path.parquet",
+    "mastlens score path",
+    "a matrix",
+    (
+        *_SCORED,
+        Column("score", "`forget_path` − retain weight · `retain_path`", _NATS,
+               source="integrated gradients, arXiv:1703.01365"),
+        Column("standard_error", "of the score over problems, by blocks of them", _NATS),
+        *both_sides(
+            (
+                Column("forget_path", "the matrix's share of what SFT → RLVR did to log p of the forget solutions",
+                       _NATS),
+            )
+        ),
+        Column("change", "what SFT → RLVR did to what the score is of, all parameters together", _NATS),
+        Column("completeness_error", "what the shares of all parameters lack of `change`, over it"),
+    ),
+)  # fmt: skip
+
 CAUSAL_GROUPS = Table(
     "causal_groups.parquet",
     "mastlens causal-map",
@@ -234,6 +273,8 @@ TABLES = (
     SPECTRUM,
     CAUSAL_MAP,
     CAUSAL_GROUPS,
+    SCORE_PATH,
+    SCORE_GATES,
     CUMULATIVE,
     CUMULATIVE_AREAS,
     TOKENS,

@@ -29,6 +29,7 @@ from mastlens.plots.projection_effect import plot_projection_effect, plot_projec
 from mastlens.plots.projection_heads import plot_projection_coupling, plot_projection_heads
 from mastlens.plots.ranking import plot_score_decomposition, plot_selection
 from mastlens.plots.responses import item_responses_html
+from mastlens.plots.scores import plot_scores
 from mastlens.plots.search import plot_search
 from mastlens.plots.spectra import plot_spectra
 from mastlens.plots.study import plot_study, plot_study_selections
@@ -79,6 +80,7 @@ __all__ = [
     "plot_relearning",
     "plot_score_decomposition",
     "plot_score_map",
+    "plot_scores",
     "plot_search",
     "plot_selection",
     "plot_selection_overlap",

@@ -22,12 +22,14 @@ class Source:
         stage: The stage of the run record that wrote it.
         command: The command that writes it.
         rows: Takes the rows that rules are about: those of whole tensors, on the RLVR increment.
+        shaped: Whether it has the shapes of the tensors.
     """
 
     file: str
     stage: str
     command: str
     rows: Callable[[pd.DataFrame], pd.DataFrame] = lambda table: table
+    shaped: bool = True
 
 
 def _rlvr(table: pd.DataFrame) -> pd.DataFrame:
@@ -38,10 +40,19 @@ def _restored(table: pd.DataFrame) -> pd.DataFrame:
     return table[(table["direction"] == "restore") & (table["head"] == -1)]
 
 
+SCORED = "score of "
+"""Before the name of a scorer: the table that it wrote."""
+
+
+def _scored(rule: str) -> Source:
+    return Source(f"score_{rule}.parquet", f"score-{rule}", f"mastlens score {rule}")
+
+
 SOURCES = {
     "geometry": Source("geometry.parquet", "geometry", "mastlens geometry", _rlvr),
     "coupling": Source("coupling.parquet", "couple", "mastlens couple"),
-    "causal": Source("causal_map.parquet", "causal-map", "mastlens causal-map", _restored),
+    "causal": Source("causal_map.parquet", "causal-map", "mastlens causal-map", _restored, shaped=False),
+    **{f"{SCORED}{rule}": _scored(rule) for rule in ("path", "gates")},
 }
 
 
@@ -52,7 +63,7 @@ def tables_for(needs: Collection[str], present: Collection[str]) -> list[str]:
         needs: The tables that a rule needs.
         present: The tables that are there.
     """
-    if {"geometry", "coupling"} & set(needs):
+    if any(SOURCES[name].shaped for name in needs):
         return list(needs)
     return ["coupling" if "coupling" in present and "geometry" not in present else "geometry", *needs]
 

@@ -97,6 +97,7 @@ ROWS = (
         f"cumulative-curves {LINEAGE} {PAIR} --limit 1 --draws 1 --points 1 --ranking "
         f"{{i}}/run/ranking.parquet --out {{o}}"
     ),
+    Row(f"score path {LINEAGE} {PAIR} --limit 2 --parameter points=1 --out {{o}}"),
     Row("traces --model {i}/rlvr --forget {i}/forget.jsonl --max-new-tokens 4 --segment-tokens 8 --out {o}"),
     Row(
         f"unlearn --rlvr {{i}}/rlvr --where {TOP} {PAIR} --objective npo --steps 2 --lr 1e-4 "

@@ -42,6 +42,8 @@ def commands(folder: Path) -> list[str]:
         f"couple {lineage} {pair} --fisher --where {top} --out {folder}/run",
         f"causal-map {lineage} {pair} --heads --accuracy --max-new-tokens 1 --limit 1 --one-direction "
         f"--out {folder}/causal",
+        f"score path {lineage} {pair} --limit 2 --where {top} --parameter points=1 --out {folder}/run",
+        f"score gates {lineage} {pair} --limit 2 --where {top} --parameter steps=1 --out {folder}/run",
         f"token-differences --base {BASE} {lineage} --split forget={f} --out {folder}/tokens",
         f"rank {folder}/run --top 2",
         f"cumulative-curves {lineage} {pair} --draws 1 --points 1 --ranking {folder}/all/ranking.parquet "

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import mastlens as m
+from mastlens.analysis.scores.catalogue import SCORERS
 from mastlens.cli import main
 from mastlens.plots import figure_table, plot_selection_overlap
 from mastlens.selection import RULES, Control, Rule, describe_rules, select, selection_overlap, weight_table
+from mastlens.selection.tables import SCORED as WROTE
+from mastlens.selection.tables import SOURCES
 
 from .plain import encode_file, load_model, logprob, projection_names
 from .test_ranking import name_of, tables
@@ -33,13 +36,14 @@ def folder(tiny, tmp_path_factory):
     m.geometry(base=tiny.base, rank=RANK, workers=1, **both)
     m.couple(**both, **sides, fisher=True, spectrum=False)
     m.causal_map(**both, **sides, heads=True, limit=4)
+    for scorer in SCORERS:
+        m.score(scorer, **both, **sides, limit=4, parameters={"steps": 4.0} if scorer == "gates" else None)
     return out
 
 
 @pytest.fixture(scope="module")
 def measured(folder):
-    files = {"geometry": "geometry", "coupling": "coupling", "causal": "causal_map"}
-    return {name: pd.read_parquet(folder / f"{file}.parquet") for name, file in files.items()}
+    return {name: pd.read_parquet(folder / source.file) for name, source in SOURCES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +119,7 @@ def test_scores_are_the_formulas(measured, oracle, rule):
 
 
 def test_every_rule_is_tested_and_the_rules_differ(measured):
-    assert set(EXPECTED) == set(SCORED) - {"memflex", "causal"}
+    assert set(EXPECTED) == set(SCORED) - {"memflex", "causal", *SCORERS}
     orders = {rule: tuple(select(measured, rule=rule, top=3).table["name"]) for rule in SCORED}
     assert len(set(orders.values())) >= 9
 
@@ -162,7 +166,7 @@ def test_zero_increments_come_last(measured, rule):
     for name, table in measured.items():
         table = table.copy()
         here = table["name"] == first
-        gone = {"delta_norm", "delta_rms", "off_principal", "forget_cosine", "forget_effect"} & set(table)
+        gone = {"delta_norm", "delta_rms", "off_principal", "forget_cosine", "forget_effect", "score"} & set(table)
         table.loc[here, list(gone)] = 0.0
         zeroed[name] = table
     found = select(zeroed, rule=rule, top=7).table
@@ -187,7 +191,9 @@ def test_ties_go_by_layer_then_q_k_v_o(rule):
     sides = {f"{side}_{c}": v for side in ("forget", "retain") for c, v in columns.items()}
     coupling = keys.assign(rows=8, cols=8, delta_norm=0.1, forget_retain_cosine=0.5, forget_wagle=1.0, **sides)
     causal = keys.assign(direction="restore", head=-1, delta_norm=0.1, forget_effect=-1.0)
+    measured = keys.assign(rows=8, cols=8, delta_norm=0.1, score=0.5, standard_error=0.1)
     given = {"geometry": geometry, "coupling": coupling, "causal": causal}
+    given |= {name: measured for name in SOURCES if name.startswith(WROTE)}
     shuffled = {name: table.sample(frac=1, random_state=5) for name, table in given.items()}
     found = select(shuffled, rule=rule, top=6).table
     assert list(zip(found["layer"], found["projection"], strict=True)) == [(i, p) for i in range(11) for p in "qkvo"]
@@ -196,7 +202,7 @@ def test_ties_go_by_layer_then_q_k_v_o(rule):
 @pytest.mark.parametrize("rule", SCORED)
 def test_a_rule_needs_what_it_says_and_no_more(measured, rule):
     needs = RULES[rule].needs
-    sizes = {"geometry", "coupling"} & set(needs) or {"geometry"}
+    sizes = {name for name in needs if SOURCES[name].shaped} or {"geometry"}
     keys = ["layer", "projection", "name", "rows", "cols", "increment", "direction", "head"]
     bare = {
         name: table[[c for c in table if c in keys or c in needs.get(name, ())]]
@@ -206,7 +212,7 @@ def test_a_rule_needs_what_it_says_and_no_more(measured, rule):
     whole = select(measured, rule=rule, top=3).table
     pd.testing.assert_frame_equal(select(bare, rule=rule, top=3).table, whole)
     for name, columns in needs.items():
-        with pytest.raises(m.MastlensError, match=r"mastlens (geometry|couple|causal-map)"):
+        with pytest.raises(m.MastlensError, match=r"mastlens (geometry|couple|causal-map|score)"):
             select({k: v for k, v in bare.items() if k != name}, rule=rule, top=3)
         for column in columns:
             with pytest.raises(m.MastlensError, match=rf"'{rule}' needs {column}"):
@@ -225,7 +231,7 @@ def test_the_message_says_which_command_writes_what_is_missing(measured):
 
 
 def test_tables_of_other_tensors_or_with_nan_are_refused(measured):
-    geometry, coupling, causal = measured.values()
+    geometry, coupling, causal = (measured[name] for name in ("geometry", "coupling", "causal"))
     with pytest.raises(m.MastlensError, match="other tensors"):
         select({"geometry": geometry, "coupling": coupling.iloc[1:]}, top=1)
     with pytest.raises(m.MastlensError, match="one row a tensor"):

@@ -50,6 +50,9 @@ RUNS = {
     "cumulative_curves": lambda t, model: {"sft": t.sft, "rlvr": model, "forget": t.forget, "limit": 3, "draws": 1,
         "ranking": [p.name for p in Checkpoint(model).projections],
     },
+    "score": lambda t, model: {
+        "rule": "path", "sft": t.sft, "rlvr": model, "forget": t.forget, "limit": 2, "parameters": {"points": 1.0},
+    },
     "evaluate": lambda t, model: {"model": model, "splits": {"forget": t.forget}, "max_new_tokens": 1},
     "unlearn": lambda t, model: {
         "rlvr": model, "forget": t.forget, "objective": "ga", "steps": 1, "lr": 1e-3, "where": "v_proj",

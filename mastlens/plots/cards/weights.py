@@ -77,6 +77,39 @@ def ranking_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     )
 
 
+def scores_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
+    """Return the card of what a scorer measured: how many scores are told from zero, and the largest."""
+    known = table["score"].abs() > 1.959964 * table["standard_error"]
+    verdict = (
+        f"{int(known.sum())} of {len(table)} scores are told from zero one by one (95 % intervals over problems); "
+        f"about {0.05 * len(table):.1f} would be by chance alone."
+    )
+    if table["standard_error"].isna().all():
+        verdict = "An order, without an error of its own: another seed says how far it holds."
+        if "gate" in table:
+            verdict = (
+                f"{int((table['gate'] > 0.5).sum())} of {len(table)} increments are taken back for the most part. "
+                + verdict
+            )
+    if "completeness_error" in table and len(table):
+        verdict += (
+            f" Together all parameters account for {1 + table['completeness_error'].iloc[0]:.1%} of the change of "
+            f"{table['change'].iloc[0]:+.4g} nats a token; the matrices here for "
+            f"{table['score'].sum() / table['change'].iloc[0]:.1%}."
+        )
+    order = table.assign(known=known).sort_values("score", ascending=False, kind="stable")
+    columns = ["layer", "projection", "name", "score", "standard_error", "forget_path", "retain_path", "known"]
+    rule = settings.get("rule", "score")
+    return Card(
+        f"Score {rule}",
+        verdict,
+        order[[column for column in columns if column in order]],
+        len(table),
+        CellMap.of(table, table["score"], "score", beyond=known, key=INTERVAL),
+        ("result.plot()", f"mastlens.rank(folder, rule={rule!r}, top=12)"),
+    )
+
+
 def causal_card(table: pd.DataFrame, groups: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     """Return the card of what putting weights back does, counted where the interval leaves out zero."""
     direction = table["direction"].iloc[0] if len(table) else ""

@@ -1,0 +1,170 @@
+"""Scores against plain Hugging Face: shares that add up to the whole change, and a plant that is found."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import mastlens
+from mastlens.analysis.scores.catalogue import SCORERS
+from mastlens.analysis.scores.scorers.gates import hard_concrete, open_share
+from mastlens.analysis.scores.scorers.path import _standard_error
+from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.errors import MastlensError
+from mastlens.selection.catalogue import RULES
+from mastlens.selection.tables import SCORED, SOURCES
+from tests.conftest import write_problems
+from tests.reference import plain
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("problems")
+    return tuple(
+        write_problems(folder / f"{side}.jsonl", first=first, count=count)
+        for side, first, count in (("forget", 1, 6), ("retain", 30, 5))
+    )
+
+
+@pytest.fixture(scope="module")
+def scored(tiny, files, tmp_path_factory):
+    forget, retain = files
+    out = tmp_path_factory.mktemp("run")
+    asked = {"sft": tiny.sft, "rlvr": tiny.rlvr, "forget": forget, "retain": retain, "progress": False}
+    found = mastlens.score("path", **asked, where=".", retain_weight=0.5, parameters={"points": 6.0}, out=out)
+    return found, out, asked
+
+
+def test_every_scorer_has_a_rule_that_reads_its_table():
+    assert {f"{SCORED}{name}" for name in SCORERS} == {name for name in SOURCES if name.startswith(SCORED)}
+    for name, scorer in SCORERS.items():
+        rule = RULES[name]
+        assert f"{SCORED}{name}" in rule.needs
+        assert rule.of_increment
+        assert scorer.summary
+
+
+def test_shares_add_up_to_the_whole_change(scored, tiny, files):
+    table = scored[0].table
+    change = {}
+    for side, file in zip(("forget", "retain"), files, strict=True):
+        encoded = plain.encode_file(file, tiny.rlvr)
+        before, after = (
+            float(plain.token_mean_nll(plain.load_model(path), encoded).detach()) for path in (tiny.sft, tiny.rlvr)
+        )
+        change[side] = before - after
+    assert table["change"].iloc[0] == pytest.approx(change["forget"] - 0.5 * change["retain"], abs=3e-6)
+    assert abs(table["completeness_error"].iloc[0]) < 1e-3
+    np.testing.assert_allclose(table["score"], table["forget_path"] - 0.5 * table["retain_path"], rtol=1e-12)
+
+
+def test_one_point_is_the_gradient_in_the_middle(tiny, files):
+    """Of one point the rule is the midpoint's, so that a share is a plain gradient times the increment."""
+    before, after = Checkpoint(tiny.sft), Checkpoint(tiny.rlvr)
+    model = plain.load_model(tiny.rlvr).double()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_((before.tensor(name).double() + after.tensor(name).double()) / 2)
+    model.requires_grad_(True)
+    plain.token_mean_nll(model, plain.encode_file(files[0], tiny.rlvr)).backward()
+    table = mastlens.score(
+        "path", sft=tiny.sft, rlvr=tiny.rlvr, forget=files[0], where=".", parameters={"points": 1.0}, progress=False
+    ).table
+    gradients = dict(model.named_parameters())
+    for row in table.itertuples():
+        delta = after.tensor(row.name).double() - before.tensor(row.name).double()
+        assert row.forget_path == pytest.approx(-float((gradients[row.name].grad * delta).sum()), rel=1e-3, abs=1e-7)
+
+
+def test_the_order_is_that_of_the_scores_and_one_run_is_kept(scored):
+    found, out, asked = scored
+    ranking = mastlens.rank(out, rule="path", top=3)
+    expected = found.table[found.table["delta_norm"] > 0].sort_values("score", ascending=False, kind="stable")
+    assert ranking.selected == expected["name"].head(3).tolist()
+    again = mastlens.score("path", **asked, where=".", retain_weight=0.5, parameters={"points": 6.0}, out=out)
+    assert again.table.equals(found.table)
+    with pytest.raises(MastlensError, match="retain_weight"):
+        mastlens.score("path", **asked, where=".", retain_weight=0.25, parameters={"points": 6.0}, out=out)
+    assert "told from zero" in found.card().verdict
+    assert found.plot().data
+
+
+@pytest.fixture(scope="module")
+def planted(tiny, files, tmp_path_factory):
+    """A lineage in which one tensor learnt the forget solutions and all others moved by as much, at random."""
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("planted")
+    name = "model.layers.1.self_attn.v_proj.weight"
+    shutil.copytree(tiny.sft, folder / "sft")
+    shutil.copytree(tiny.sft, folder / "rlvr")
+    model = plain.load_model(tiny.sft)
+    encoded = plain.encode_file(files[0], tiny.sft)
+    model.requires_grad_(False)
+    weight = model.get_parameter(name).requires_grad_(True)
+    optimiser = torch.optim.Adam([weight], lr=3e-2)
+    for _ in range(12):
+        optimiser.zero_grad()
+        plain.token_mean_nll(model, encoded).backward()
+        optimiser.step()
+    generator = torch.Generator().manual_seed(0)
+    stored = Checkpoint(tiny.sft)
+    before = {key: stored.tensor(key) for key in stored.tensors}
+    size = float((weight.detach() - before[name]).norm())
+    after = {}
+    for key, tensor in before.items():
+        noise = torch.randn(tensor.shape, generator=generator)
+        after[key] = tensor + noise * size / noise.norm() if tensor.ndim == 2 else tensor.clone()
+    after[name] = weight.detach().clone()
+    save_file(after, folder / "rlvr" / "model.safetensors", metadata={"format": "pt"})
+    return folder, name
+
+
+@pytest.mark.parametrize("rule", SCORERS)
+def test_the_tensor_that_learnt_it_is_found(planted, files, rule):
+    folder, name = planted
+    asked = {"sft": folder / "sft", "rlvr": folder / "rlvr", "forget": files[0], "where": "."}
+    table = mastlens.score(rule, **asked, progress=False).table
+    first = table.sort_values("score", ascending=False)["name"].iloc[0]
+    assert first == name
+    largest = table.sort_values("delta_norm", ascending=False)["name"].iloc[0]
+    assert largest != name  # size alone does not find it
+    again = mastlens.score(rule, **asked, progress=False).table
+    assert again.equals(table)  # deterministic under the seed
+
+
+def test_gates_are_those_of_the_paper():
+    location = torch.linspace(-4, 4, 9, dtype=torch.float64)
+    noise = torch.rand(200_000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gates = hard_concrete(location, noise.clamp(1e-9, 1 - 1e-9))
+    assert gates.min() == 0 and gates.max() == 1
+    torch.testing.assert_close((gates > 0).double().mean(0), open_share(location), atol=5e-3, rtol=0)
+
+
+def test_the_standard_error_is_that_of_a_ratio_of_sums():
+    rng = np.random.default_rng(0)
+    tokens, draws = 50 + rng.integers(0, 3, 10), []
+    for _ in range(4000):
+        sums = tokens * 0.2 + rng.normal(0, 1.5, 10)
+        draws.append((sums.sum() / tokens.sum(), _standard_error(sums[:, None], tokens)[0]))
+    means, errors = map(np.array, zip(*draws, strict=True))
+    assert np.sqrt((errors**2).mean()) == pytest.approx(means.std(), rel=0.03)
+    assert np.isnan(_standard_error(np.ones((1, 2)), np.array([3]))).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"parameters": {"points": 0.0}}, "points=1"),
+        ({"parameters": {"pionts": 1.0}}, "'points'"),
+        ({"retain_weight": -1.0}, "--retain-weight"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tiny, files, wrong, said):
+    with pytest.raises(MastlensError, match=said):
+        mastlens.score("path", sft=tiny.sft, rlvr=tiny.rlvr, forget=files[0], **wrong)
+    with pytest.raises(MastlensError, match="path"):
+        mastlens.score("paht", sft=tiny.sft, rlvr=tiny.rlvr, forget=files[0])
+    with pytest.raises(MastlensError, match="mastlens score path"):
+        mastlens.rank(files[0].parent, rule="path", top=1)
