@@ -132,7 +132,7 @@ def only_moving(
     for name, here in parts.items():
         if direction:
             module = model.get_submodule(name.removesuffix(".weight"))
-            rank_one = _rank_one(*here[0].read(module.weight.detach()).shape, seed=seed)
+            rank_one = _rank_one(*model.get_parameter(name).shape, seed=seed)
             parametrize.register_parametrization(module, "weight", rank_one)
             continue
         parameter = model.get_parameter(name)
