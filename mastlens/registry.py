@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 P = TypeVar("P")
 T = TypeVar("T")
+_OWN = "_plugin_"  # what the module of a file that somebody names is called
 _IN_FILE = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
 
 
@@ -181,7 +182,7 @@ def run_file(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise NotFound(f"There is no file {path}.")
-    name = f"_plugin_{_sha256(str(path.resolve()).encode())[:16]}"
+    name = f"{_OWN}{_sha256(str(path.resolve()).encode())[:16]}"
     spec = util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise BadFile(f"{path} is no Python file.")
@@ -193,6 +194,17 @@ def run_file(path: str | Path) -> Any:
         del sys.modules[name]
         raise BadFile(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     return module
+
+
+def place_in_own_file(error: BaseException) -> str | None:
+    """Return where in a file that ``run_file`` ran an error came from; None where it came from no such file."""
+    import traceback
+
+    place = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__", "")).startswith(_OWN):
+            place = f"{frame.f_code.co_filename}, line {line}, in {frame.f_code.co_name}"
+    return place
 
 
 def _a(kind: str) -> str:

@@ -13,6 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0 on success, 2 on a user's mistake, 1 on a defect."""
     from mastlens.cli.outcome import finite
     from mastlens.cli.parser import build_parser
+    from mastlens.registry import place_in_own_file
     from mastlens.runs.files import cannot_write
 
     words = sys.argv[1:] if argv is None else list(argv)
@@ -38,14 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except Exception as error:
-        refused = cannot_write(error)
+        refused, own = cannot_write(error), place_in_own_file(error)
         if debug:
             traceback.print_exc()
         elif refused is not None:
             _tell(f"mastlens: {refused}")
+        elif own is not None:
+            _tell(f"mastlens: {own}: {type(error).__name__}: {error}. This is your own code; --debug shows the rest.")
         else:
             _tell(f"mastlens: a defect, {type(error).__name__}: {error}. Run again with --debug to see where.")
-        return 1 if refused is None else 2
+        return 1 if refused is None and own is None else 2
     if arguments.json:
         summary = finite(outcome.summary)
         sys.stdout.write(json.dumps(summary, indent=2, ensure_ascii=False, default=str, allow_nan=False) + "\n")

@@ -4,6 +4,8 @@ import pandas as pd
 import pytest
 
 import mastlens as m
+from mastlens.cli import main
+from mastlens.columns import TABLES
 from mastlens.selection.rule import Rule
 from mastlens.selection.tables import join
 from mastlens.unlearning.objectives import make_objective
@@ -46,3 +48,37 @@ def test_presets_of_an_own_objective_are_listed(tmp_path):
     with pytest.raises(m.BadSetting, match="Presets of own: soft"):
         make_objective(own, preset="paper")
     assert make_objective(own, preset="soft").gamma == 0.5
+
+
+FAILING = """
+from mastlens.selection import Rule
+
+def worth(table):
+    return table["forget_cosine"] + table["no such thing"]
+
+MINE = Rule("mine", "", "", {"coupling": ("forget_cosine",)}, worth)
+"""
+
+
+def test_what_fails_in_ones_own_file_is_told_by_its_line_and_is_no_defect(tmp_path, capsys, monkeypatch):
+    file = tmp_path / "mine.py"
+    file.write_text(FAILING)
+    kinds = {"text": "q", "whole": 2, "number": 0.5, "truth": True, "": 0.5}
+    (declared,) = (table for table in TABLES if table.file == "coupling.parquet")
+    pd.DataFrame({column.name: [kinds[column.kind]] for column in declared.columns}).to_parquet(
+        tmp_path / "coupling.parquet"
+    )
+    words = ["rank", str(tmp_path), "--rule", f"{file}:MINE", "--top", "1"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"mastlens: {file}, line 5, in worth: KeyError: 'no such thing'. This is your own code")
+    assert main([*words, "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+    def broken(*given, **asked):
+        raise KeyError("ours")
+
+    file.write_text(FAILING.replace(' + table["no such thing"]', ""))
+    monkeypatch.setattr("mastlens.selection.ranking.select", broken)
+    assert main(words) == 1  # the same command, failing in this package's code
+    assert "a defect" in capsys.readouterr().err
