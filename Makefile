@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+# A worker a core; the tests of a file share what it makes, and the slow ones, which are sorted first, begin first.
+APART := -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo figures notebooks test quick lint format docs long organism clean
 
@@ -32,10 +34,10 @@ test: .venv/.dev ## set up, then pass lint, types and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(APART)
 
 quick: .venv/.dev ## tests without the slow ones
-	$(BIN)/python -m pytest -m "not slow" -q
+	$(BIN)/python -m pytest $(APART) -m "not slow" -q
 
 lint: .venv/.dev ## lint and types only
 	$(BIN)/ruff check .

@@ -1,13 +1,18 @@
 """Shapes are checked at run time here, and tiny lineages of random weights stand in for real ones."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # several processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 _caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 _users = Path(os.environ.get("MASTLENS_CACHE") or _caches / "mastlens")
 os.environ["MASTLENS_CACHE"] = tempfile.mkdtemp(prefix="mastlens-tests-")  # what this machine knows is no test's ...
+atexit.register(shutil.rmtree, os.environ["MASTLENS_CACHE"], ignore_errors=True)
 for _lineage in ("smollm2", "smollm2-short", "smollm2-strong"):  # ... but for real models, which are fetched once
     if (_users / "organisms" / _lineage).is_dir():
         (Path(os.environ["MASTLENS_CACHE"]) / "organisms").mkdir(exist_ok=True)
