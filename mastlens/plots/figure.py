@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import plotly.graph_objects as go
 
+from mastlens.errors import BadSetting
 from mastlens.plots.images import IMAGES
 from mastlens.plots.tables import figure_table
 
@@ -30,19 +31,45 @@ class Figure(go.Figure):
         """Return it as HTML that holds plotly.js: plotly's own would fetch that from the web."""
         return self.to_html(full_html=False, include_plotlyjs=True)
 
-    def save(self, path: str | os.PathLike[str], *, images: Sequence[str] = IMAGES) -> "SavedFigure":
-        """Write ``path.html``, ``.json``, ``.csv`` and, where a browser is found, the images.
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        images: Sequence[str] = IMAGES,
+        style: str | None = None,
+        width: str = "column",
+        title: bool = True,
+    ) -> "SavedFigure":
+        """Write the figure: with an ending one file, without one all that there is.
+
+        ``fig.save("x.pdf", style="neurips", title=False)`` writes a PDF that is as wide as a column, with letters of at
+        least 6 points, its caption as ``x.txt`` and its data as ``x.csv``.
 
         Args:
-            path: Folder and name, without an ending.
-            images: Which of svg, png and pdf.
+            path: A file that ends in .pdf, .svg, .png or .html; or folder and name without an ending, for
+                ``path.html``, ``.json``, ``.csv`` and, where a browser is found, the images.
+            images: Without an ending: which of svg, png and pdf.
+            style: Of one file: neurips, icml, acl, nature or slides; None for the size it has on a screen.
+            width: Of the style: ``column`` or ``text``.
+            title: Of one file: whether title, subtitle and note stand in it.
 
         Returns:
             The files, and a line that says why images are missing when they are.
+
+        Raises:
+            MastlensError: If a name is not known, the figure cannot be read at that width, or a file that was asked for
+                cannot be drawn or written.
         """
         from mastlens.plots.files import save_figure
+        from mastlens.plots.printed import ending, save_printed
 
         path = Path(path)
+        if ending(path):
+            return save_printed(self, path, style=style, width=width, title=title)
+        if style is not None or not title:
+            raise BadSetting(
+                f"A style and title=False are of one file: give it an ending, e.g. {path.name}.pdf, .svg or .png."
+            )
         return save_figure(self, path.parent, path.name, images=images)
 
 

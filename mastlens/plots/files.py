@@ -84,7 +84,7 @@ def save_figures(
         _share_plotly(folder)
     for name, files in contents.items():
         files |= {f"{name}.{kind}": image for kind, image in drawn[name].items()}
-        saved[name] = SavedFigure(tuple(_write(folder / file, content) for file, content in files.items()), note)
+        saved[name] = SavedFigure(tuple(write_file(folder / file, content) for file, content in files.items()), note)
     return saved
 
 
@@ -102,7 +102,7 @@ def save_text_figure(text: TextFigure, folder: Path, name: str) -> SavedFigure:
         f"{name}.json": _json(record),
         f"{name}.csv": _csv(text.table),
     }
-    return SavedFigure(tuple(_write(Path(folder) / file, content) for file, content in files.items()), "")
+    return SavedFigure(tuple(write_file(Path(folder) / file, content) for file, content in files.items()), "")
 
 
 def _checked(name: str) -> str:
@@ -123,6 +123,20 @@ def _contents(fig: go.Figure, name: str) -> dict[str, bytes]:
     return {f"{name}.html": page.encode(), f"{name}.json": _json(record), f"{name}.csv": _csv(table)}
 
 
+def page_of(fig: go.Figure, name: str) -> bytes:
+    """Return one page that holds everything, plotly.js included.
+
+    Args:
+        fig: The figure.
+        name: Of the page, where the figure has no title.
+    """
+    meta = layout_of(fig).meta
+    title = meta["title"] if isinstance(meta, dict) else name
+    body = fig.to_html(full_html=False, include_plotlyjs=True, config=CONFIG, div_id="figure")
+    box = f'<div style="min-width:{readable_width(fig)}px">{body}</div>'
+    return f"{_HEAD.format(title=html.escape(title))}{box}</body></html>\n".encode()
+
+
 def _rows(kept: Mapping[str, Any]) -> dict[str, Any]:
     rows = zip(*kept["values"], strict=True)
     return {"columns": kept["columns"], "rows": [dict(zip(kept["columns"], row, strict=True)) for row in rows]}
@@ -140,10 +154,15 @@ def _share_plotly(folder: Path) -> None:
     script = get_plotlyjs().encode("utf-8")
     shared = folder / _PLOTLY
     if not shared.is_file() or shared.stat().st_size != len(script):
-        _write(shared, script)
+        write_file(shared, script)
 
 
-def _write(path: Path, content: bytes) -> Path:
+def write_file(path: Path, content: bytes) -> Path:
+    """Write a file in one step and return its path.
+
+    Raises:
+        MastlensError: If it cannot be written.
+    """
     try:
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)

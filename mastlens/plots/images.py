@@ -24,6 +24,7 @@ IMAGES = ("svg", "png", "pdf")
 """The kinds of image that a figure is saved as, where a browser is found to make them."""
 
 _WIDTH = 900
+_DOTS = 300  # of a PNG on paper, an inch
 _PNG_SCALE = 2  # pixels a point, for slides and for screens of high density
 _SECONDS = 120  # a browser that takes longer than this for one figure hangs; a start counts as one more
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge", "microsoft-edge")
@@ -58,7 +59,7 @@ _PAGE = """<!DOCTYPE html>
 _FOUND = re.compile(r'<script type="text/plain" id="image-([^"]+)">(.*?)</script>', re.DOTALL)
 _PRINTED = """<!DOCTYPE html>
 <html><head><meta charset="utf-8"><style>
-@page {{ size: {width}px {height}px; margin: 0; }}
+@page {{ size: {width} {height}; margin: 0; }}
 html, body {{ margin: 0; }} svg {{ display: block; }}
 </style></head><body>{svg}</body></html>
 """
@@ -86,7 +87,11 @@ def find_browser() -> str | None:
 
 
 def draw_images(
-    figures: Mapping[str, go.Figure], kinds: Sequence[str] = IMAGES, *, width: int | None = None
+    figures: Mapping[str, go.Figure],
+    kinds: Sequence[str] = IMAGES,
+    *,
+    width: int | None = None,
+    inches: float | None = None,
 ) -> tuple[dict[str, dict[str, bytes]], str]:
     """Return every figure's images by their kind, and one line that says why some are missing, if any are.
 
@@ -94,6 +99,7 @@ def draw_images(
         figures: Name to figure of this package.
         kinds: Of svg, png and pdf.
         width: In pixels; by default 900, or what the figure needs to be read.
+        inches: What that width is on paper; None for a screen, where an inch has 96 pixels.
 
     Raises:
         MastlensError: If a kind is not one of these.
@@ -112,9 +118,9 @@ def draw_images(
     with tempfile.TemporaryDirectory(prefix="mastlens-images-") as scratch:
         folder = Path(scratch)
         try:
-            drawn, failed = _drawn(browser, folder, figures, sizes, kinds)
+            drawn, failed = _drawn(browser, folder, figures, sizes, kinds, inches)
             for number, (name, svg) in enumerate((n, svg) for n, svg in drawn["svg"].items() if "pdf" in kinds):
-                drawn.setdefault("pdf", {})[name] = _printed(browser, folder, number, svg, sizes[name])
+                drawn.setdefault("pdf", {})[name] = _printed(browser, folder, number, svg, sizes[name], inches)
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             said = " ".join(str(error).split())[:200].rstrip(".")
             return images, f"{missing}: {browser} failed ({said}). The other files are complete."
@@ -142,6 +148,7 @@ def _drawn(
     figures: Mapping[str, go.Figure],
     sizes: Mapping[str, tuple[int, int]],
     kinds: Sequence[str],
+    inches: float | None,
 ) -> tuple[dict[str, dict[str, bytes]], dict[str, str]]:
     """Return kind to name to SVG or PNG, all drawn in one run of the browser, and why others could not be."""
     names = list(figures)
@@ -151,7 +158,7 @@ def _drawn(
         spec = json.loads(figures[name].to_json() or "{}")
         wide, tall = sizes[name]
         for kind in ("svg", *raster):  # the SVG is what a PDF is printed from, too
-            scale = _PNG_SCALE if kind == "png" else 1
+            scale = 1 if kind == "svg" else _PNG_SCALE if inches is None else _DOTS * inches / wide
             options = {"format": kind, "width": wide, "height": tall, "scale": scale}
             asked.append({"key": f"{kind}-{number}", "figure": spec, "options": options})
     (folder / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
@@ -169,15 +176,31 @@ def _drawn(
         if not comma or not head.startswith("data:"):
             failed[names[int(number)]] = " ".join(text.split())[:200]
             continue
-        content = base64.b64decode(body) if head.endswith("base64") else _settled(unquote(body)).encode("utf-8")
-        found[kind][names[int(number)]] = content
+        name = names[int(number)]
+        if head.endswith("base64"):
+            found[kind][name] = base64.b64decode(body)
+        else:
+            found[kind][name] = _sized(_settled(unquote(body)), sizes[name], inches).encode("utf-8")
     return found, failed
 
 
-def _printed(browser: str, folder: Path, number: int, svg: bytes, size: tuple[int, int]) -> bytes:
+def _sized(svg: str, size: tuple[int, int], inches: float | None) -> str:
+    """Return an SVG that has its size on paper; what it shows is unchanged."""
+    if inches is None:
+        return svg
+    wide, tall = size
+    head = f'width="{inches:g}in" height="{inches * tall / wide:.4f}in"'
+    sized, found = re.subn(rf'width="{wide}" height="{tall}"', head, svg, count=1)
+    if not found:
+        raise ValueError("the SVG does not say its size")
+    return sized
+
+
+def _printed(browser: str, folder: Path, number: int, svg: bytes, size: tuple[int, int], inches: float | None) -> bytes:
     """Return an SVG as a PDF of one page of its size; its text stays text."""
     page, target = folder / f"print-{number}.html", folder / f"{number}.pdf"
-    page.write_text(_PRINTED.format(width=size[0], height=size[1], svg=svg.decode("utf-8")), encoding="utf-8")
+    wide, tall = (f"{pixels}px" if inches is None else f"{inches * pixels / size[0]:.4f}in" for pixels in size)
+    page.write_text(_PRINTED.format(width=wide, height=tall, svg=svg.decode("utf-8")), encoding="utf-8")
     _run(browser, folder, 1, "--no-pdf-header-footer", f"--print-to-pdf={target}", page.as_uri())
     return target.read_bytes()
 

@@ -66,14 +66,14 @@ def plot_scores(table: pd.DataFrame, *, title: str | None = None, subtitle: str 
         plot_height=max(220, 18 * len(drawn)),
         legend_rows=1,
         left=150,
-        min_width=520,
+        min_width=440,
     )
 
 
 def _labels(table: pd.DataFrame) -> list[str]:
-    """Return layer and projection of each matrix, or its name where it is in no layer."""
+    """Return layer and projection of each matrix, the projection alone where it is in no layer."""
     rows = zip(words(table, "layer"), words(table, "projection"), words(table, "name"), strict=True)
     return [
-        f"layer {layer} {projection or name.split('.')[-2]}" if int(layer) >= 0 else name
+        f"layer {layer} {projection or name.split('.')[-2]}" if int(layer) >= 0 else projection or name
         for layer, projection, name in rows
     ]

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import pickle
+import re
 import shutil
 import stat
 
@@ -16,10 +17,11 @@ from hypothesis import strategies as st
 from mastlens import plots
 from mastlens.errors import MastlensError
 from mastlens.plots.figure import Figure, TextFigure
-from mastlens.plots.frame import finish, readable_width
+from mastlens.plots.frame import finish, readable_width, without_captions
 from mastlens.plots.images import draw_images, find_browser
 from mastlens.plots.measures import label_of, null_of
 from mastlens.plots.pareto import front_line, pareto_front
+from mastlens.plots.printed import STYLES, _laid_out, _letters
 
 
 def grid(increments=("sft", "rlvr"), layers=3, heads=None):
@@ -164,6 +166,69 @@ def test_a_real_browser_draws_every_kind_of_image():
     assert b">T<" in images["a"]["svg"]
     assert images["a"]["png"][:8] == b"\x89PNG\r\n\x1a\n"
     assert images["a"]["pdf"][:5] == b"%PDF-"
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_letters_have_the_size_of_the_style_or_the_figure_is_refused(style):
+    """What is laid out at L pixels and printed on so many inches has letters of smallest * 72 inches / L points."""
+    fig = without_captions(some_figure())
+    for width in ("column", "text"):
+        inches = getattr(STYLES[style], width)
+        laid = _laid_out(fig, inches, STYLES[style], style, width)
+        points = min(_letters(fig), default=12) * 72 * inches / laid
+        assert points >= 6 - 1e-2
+        assert laid >= fig.layout.meta["min_width"]
+    fig.layout.meta = {**fig.layout.meta, "min_width": 2000}
+    with pytest.raises(MastlensError, match="inches for letters of 6 points"):
+        _laid_out(fig, 3.25, STYLES["icml"], "icml", "column")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_browser() is None, reason="no browser on this machine")
+def test_a_figure_is_printed_at_its_size(tmp_path):
+    fig = some_figure()
+    saved = fig.save(tmp_path / "x.svg", style="icml", width="text", title=False)
+    assert [path.name for path in saved.paths] == ["x.svg", "x.txt", "x.csv"]
+    svg = (tmp_path / "x.svg").read_text(encoding="utf-8")
+    found = re.search(r'width="([\d.]+)in" height="([\d.]+)in"[^>]*viewBox="0 0 (\d+) (\d+)"', svg)
+    wide, tall, laid_out, height = map(float, found.groups())
+    assert wide == 6.75
+    assert tall / wide == pytest.approx(height / laid_out, rel=1e-3)
+    letters = [float(size) for size in re.findall(r"font-size: ([\d.]+)px", svg)]
+    assert min(letters) * 72 * wide / laid_out >= 6  # points on paper
+    assert ">T<" not in svg and "T" in (tmp_path / "x.txt").read_text()
+    assert fig.table.equals(pd.read_csv(tmp_path / "x.csv"))
+    (pdf,) = fig.save(tmp_path / "y.pdf").paths  # without a style nothing beside it
+    content = fig.save(tmp_path / "z.pdf", style="acl", width="text").paths[0].read_bytes()
+    box = re.findall(rb"/MediaBox ?\[([^\]]*)\]", content)
+    assert len(box) == 1  # one page
+    assert float(box[0].split()[2]) == pytest.approx(72 * 6.30, abs=1)
+    assert b"FontFile" in content  # fonts are in the file
+    assert pdf.read_bytes()[:5] == b"%PDF-"
+    png = fig.save(tmp_path / "p.png", style="nature", title=False).paths[0].read_bytes()
+    assert int.from_bytes(png[16:20], "big") == pytest.approx(300 * 3.5, abs=1)
+
+
+def test_what_cannot_be_printed_is_refused(tmp_path, monkeypatch):
+    fig = some_figure()
+    (page,) = fig.save(tmp_path / "x.html").paths
+    assert "Plotly.newPlot" in page.read_text(encoding="utf-8") and "<script src" not in page.read_text(
+        encoding="utf-8"
+    )
+    with pytest.raises(MastlensError, match="Did you mean 'neurips'"):
+        fig.save(tmp_path / "x.pdf", style="neurip")
+    with pytest.raises(MastlensError, match="'column'"):
+        fig.save(tmp_path / "x.pdf", style="icml", width="colum")
+    with pytest.raises(MastlensError, match="give it an ending"):
+        fig.save(tmp_path / "x", style="icml")
+    with pytest.raises(MastlensError, match="or title=False, which leaves"):
+        fig.save(tmp_path / "x.pdf", style="icml")
+    with pytest.raises(MastlensError, match="no width of its own"):
+        fig.save(tmp_path / "x.html", style="icml")
+    monkeypatch.setenv("BROWSER_PATH", "no-such-browser")
+    with pytest.raises(MastlensError, match="Install one of them"):
+        fig.save(tmp_path / "x.pdf")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.html"]
 
 
 def test_score_map_draws_increments_side_by_side_and_marks_its_own_null():
