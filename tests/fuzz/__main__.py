@@ -50,7 +50,8 @@ def main() -> int:
     from .working import Worker
 
     begun, worker, outcomes, done = time.monotonic(), Worker(), Counter(), Counter()
-    failures: dict[tuple[str, str, str], tuple[int, str]] = {}
+    failures: set[tuple[str, str, str]] = set()
+    most, longest = (0, ""), (0.0, "")
     asked = [(name, 0, folder, False) for name, folder in corpus() if not arguments.only or name in arguments.only]
     asked += [(name, seed, None, False) for name, seed in drawn(arguments.inputs, arguments.seed, arguments.only)]
     asked += [(*one, None, True) for one in drawn(arguments.command_line, arguments.seed, typed(arguments.only))]
@@ -58,23 +59,28 @@ def main() -> int:
         for name, seed, given, by_command in asked:
             if time.monotonic() - begun > arguments.seconds:
                 break
+            started = time.monotonic()
             found = worker.read(name, seed, given, typed=by_command)
+            told = f"{name} {given.name if given else f'seed {seed}'}{' through the command line' * by_command}"
+            longest = max(longest, (time.monotonic() - started, told))
+            most = max(most, (found.memory, told))
             done[by_command, given is not None] += 1
             outcomes[found.outcome if found.good else "failed"] += 1
             key = (name, found.outcome.partition(":")[0], found.where)
             if not found.good and key not in failures:
-                failures[key] = (seed, f"{given.name}: {found.outcome}" if given else found.outcome)
+                failures.add(key)
                 if arguments.keep and given is None and found.files is not None and found.files.is_dir():
                     shutil.copytree(found.files, CORPUS / name / f"seed-{seed}", dirs_exist_ok=True)
+                sys.stdout.write(f"{told}: {found.outcome} ({found.where})\n")
+                sys.stdout.flush()
     finally:
         worker.close()
-    for (name, _, where), (seed, outcome) in failures.items():
-        sys.stdout.write(f"{name} seed {seed}: {outcome} ({where})\n")
     took = time.monotonic() - begun
     told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
     many = (
         f"{done[False, False]} inputs, {done[True, False]} through the command line, {done[False, True]} of the corpus"
     )
+    sys.stdout.write(f"longest {longest[0]:.1f} s ({longest[1]}), most memory {most[0] / 2**20:.0f} MiB ({most[1]})\n")
     sys.stdout.write(f"{many} in {took:.0f} s: {told}\n")
     return 1 if failures else 0
 

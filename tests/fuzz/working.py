@@ -12,7 +12,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 SECONDS = 10
@@ -35,6 +35,7 @@ class Found:
         outcome: ``read``, ``refused`` (by a ``MastlensError``), or what is wrong.
         where: The last line of the package that was at work; empty where all is well.
         files: The input, where something is wrong: it goes into the corpus.
+        memory: Bytes that the reading had at most beyond what the process held before it, as far as they were used.
     """
 
     target: str
@@ -42,6 +43,7 @@ class Found:
     outcome: str
     where: str = ""
     files: Path | None = None
+    memory: int = 0
 
     @property
     def good(self) -> bool:
@@ -119,6 +121,7 @@ def _serve(pipe, root: Path) -> None:
         kept = root / "kept"
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(folder, kept)  # as it was before anything was written there
+        held = _held(anew=True)
         seen.clear()
         try:
             with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
@@ -134,10 +137,21 @@ def _serve(pipe, root: Path) -> None:
             outcome, where = f"{type(error).__name__}: {error}"[:200], _place(error.__traceback__)
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
+        memory = _held() - held
         if seen:
             outcome = f"outside: {seen[0]}"
         shutil.rmtree(folder, ignore_errors=True)
-        pipe.send((outcome, where))
+        pipe.send((outcome, where, memory))
+
+
+def _held(anew: bool = False) -> int:
+    """Return the most memory in bytes that this process has held, or, counted anew, what it holds."""
+    if anew:
+        seen = os.open("/proc/self/clear_refs", os.O_WRONLY)
+        os.write(seen, b"5")
+        os.close(seen)
+    told = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in told.splitlines() if line.startswith("VmHWM"))
 
 
 def _place(trace) -> str:
@@ -177,10 +191,10 @@ class Worker:
             self._start()
         self._inputs += 1
         self._pipe.send((target, seed, given, typed))
-        lost = True
+        lost, memory = True, 0
         try:
             if self._pipe.poll(SECONDS + _GRACE):
-                outcome, where = self._pipe.recv()
+                outcome, where, memory = self._pipe.recv()
                 lost = False
             else:
                 outcome, where = "hang that no timer stops", ""
@@ -190,8 +204,8 @@ class Worker:
             self._process.kill()
             self._process.join()
             self._start()
-        found = Found(target, seed, outcome, where)
-        return found if found.good else Found(target, seed, outcome, where, self._root / "kept")
+        found = Found(target, seed, outcome, where, memory=memory)
+        return found if found.good else replace(found, files=self._root / "kept")
 
     def _stop(self) -> None:
         with contextlib.suppress(OSError):
