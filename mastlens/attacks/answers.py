@@ -11,6 +11,7 @@ import torch
 
 from mastlens.decoding.answering import answer
 from mastlens.decoding.engines import Decoding, HuggingFaceEngine
+from mastlens.decoding.graders import Grader
 from mastlens.decoding.prompts import Prompt, items_of
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.problems.encoding import EncodedProblem
@@ -41,6 +42,7 @@ def measure(
     *,
     max_new_tokens: int,
     batch_size: int | str,
+    grader: Grader | None = None,
 ) -> pd.DataFrame:
     """Generate, grade and score every item.
 
@@ -51,11 +53,13 @@ def measure(
         prompted: The same splits and items as the attack puts them.
         max_new_tokens: Where a response is cut off.
         batch_size: Items a batch.
+        grader: What is right; mathematics by default.
 
     Returns:
-        One row an item: ``split``, ``item`` (from 0 in its file), ``correct`` (tolerant), ``correct_strict``,
-        ``logprob_solution`` (natural, summed over what the attack has not given), ``solution_tokens``, ``truncated``,
-        ``given``, ``response`` (what the model wrote after it). What is graded is ``given`` and ``response`` together.
+        One row an item: ``split``, ``item`` (from 0 in its file), ``correct`` (the grader says so),
+        ``correct_strict``, ``logprob_solution`` (natural, summed over what the attack has not given),
+        ``solution_tokens``, ``truncated``, ``given``, ``response`` (what the model wrote after it). What is graded is
+        ``given`` and ``response`` together.
     """
     keys = items_of(splits)
     asked = [one for split in splits for one in prompted[split]]
@@ -63,7 +67,7 @@ def measure(
         Prompt(f"{split}/{item}", one.ids.prompt, problem.answer, given=one.given)
         for (split, item, problem), one in zip(keys, asked, strict=True)
     ]
-    answered = answer(HuggingFaceEngine(model, tokenizer), prompts, Decoding(max_new_tokens, batch_size))
+    answered = answer(HuggingFaceEngine(model, tokenizer), prompts, Decoding(max_new_tokens, batch_size), grader=grader)
     sums, counts = sequence_logprobs(model, [one.ids for one in asked], batch_size=batch_size)
     return pd.DataFrame(
         {

@@ -20,6 +20,8 @@ from mastlens.attacks.settings import AttackSettings, method_of, spelled_out
 from mastlens.attacks.trials import Trial
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.generation import check_generation
+from mastlens.decoding.graders import find_grader
+from mastlens.decoding.graders import recorded as recorded_grader
 from mastlens.edits.edit import Edit
 from mastlens.errors import BadSetting, NotTogether
 from mastlens.models.weights import swapped
@@ -115,6 +117,8 @@ def attack(settings: AttackSettings) -> Attack:
             raise BadSetting(f"{method.name} needs {method.uses[key]}: --{key} FILE.")
     recorded: dict[str, Any] = {"attack": method.name, "limit": limit, "max_new_tokens": settings.max_new_tokens}
     recorded |= {"chat_template": settings.chat_template, "seed": seed, **method.record()}
+    grader = find_grader(settings.grader)
+    recorded |= recorded_grader(grader)
     targets = _targets(settings.model, settings.edit, settings.source, settings.control)
     computing = settings.computing(*(one.checkpoint for one in targets))
     recorded["dtype"] = computing.dtype
@@ -151,6 +155,7 @@ def attack(settings: AttackSettings) -> Attack:
                         sources=sources,
                         shown=shown,
                         max_new_tokens=settings.max_new_tokens,
+                        grader=grader,
                         chat_template=settings.chat_template,
                         seed=seed,
                         batch_size=settings.batch_size,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from mastlens.attacks.catalogue import ATTACKS, attack_lines, foreign_lines, shown
 from mastlens.attacks.method import AttackMethod
+from mastlens.decoding.settings import grading
 from mastlens.errors import BadSetting, unknown
 from mastlens.problems.settings import Reading
 from mastlens.runs.settings import ATTACK, CheckpointPath, FilePath, bare, declared, hints_of, path_to, setting
@@ -43,6 +44,7 @@ class _Attacking(Reading):
     train: FilePath | None = setting(f"what the attacker has, JSON lines ({_uses('train')})", None, metavar="FILE")
     retain: FilePath | None = setting(f"what the attacker has beside it ({_uses('retain')})", None, metavar="FILE")
     max_new_tokens: int = setting("where a response ends", 1024, unit="tokens")
+    grader: str | Any = grading("what is right, and what relearn-rlvr rewards")
     own: Mapping[str, Any] | None = setting(
         "settings of an attack of your own or of an installed package, which have no options here",
         None,

@@ -10,6 +10,7 @@ import pandas as pd
 from mastlens.attacks.answers import Prompted, measure
 from mastlens.attacks.prompting import Prompt
 from mastlens.checkpoints.checkpoint import Checkpoint
+from mastlens.decoding.graders import Grader
 from mastlens.errors import MastlensWarning
 from mastlens.problems.encoding import context_length, encode_problems
 from mastlens.problems.reading import Problem
@@ -33,6 +34,7 @@ class Trial:
         sources: Name to file of every split, for messages.
         shown: What the attacker has: a key of the attack's ``uses`` to its problems.
         max_new_tokens: Where a response is cut off.
+        grader: What is right.
         chat_template: Whether to use the tokenizer's chat template, where it has one.
         seed: Decides everything that is drawn.
         batch_size: Items a batch when testing.
@@ -50,6 +52,7 @@ class Trial:
     sources: Mapping[str, str]
     shown: Mapping[str, Sequence[Problem]]
     max_new_tokens: int
+    grader: Grader
     chat_template: bool
     seed: int
     batch_size: int | str
@@ -98,6 +101,7 @@ class Trial:
             self.tested,
             prompted,
             max_new_tokens=self.max_new_tokens,
+            grader=self.grader,
             batch_size=self.batch_size,
         )
         keys = {"attack": self.attack, "variant": variant, "model": self.role, "step": step, "baseline": baseline}

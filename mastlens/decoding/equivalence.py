@@ -22,6 +22,7 @@ from mastlens.errors import MastlensWarning, NoReply
 
 TIME_LIMIT = 5.0
 """Seconds of processor time that one comparison may take."""
+_DIGITS = 1e-9  # 0.333333 is not 1/3; a decimal that is one to nine digits was computed
 _WALL_LIMIT = 300.0  # where the system has no timer of processor time, and for a worker that hangs without computing
 
 
@@ -136,7 +137,7 @@ def _verify(gold: str, candidate: str) -> bool:
             allow_set_relation_comp=True,
         )
 
-    if not equal(0):
+    if not equal(0) or any(_is_none(expression) for expression in (*one, *other)):
         return False
     try:
         zeros = _leading_zeros([*one, *other])
@@ -174,13 +175,24 @@ def _numbers(expressions: Iterable[Any]) -> Iterator[Any]:
             yield from _numbers(expression.flat())
 
 
-def _exactly_different(one: Any, other: Any) -> bool:
-    """Return whether two numbers without decimals differ, by however little: 1 + 2^-60 is not 1."""
+def _is_none(expression: Any) -> bool:
+    """Return whether an expression is not a number, as NaN is, which equals nothing."""
     import sympy
 
-    inexact = sympy.Float, sympy.UnevaluatedExpr  # the latter is how a percent sign is read
-    if not all(isinstance(e, sympy.Expr) and e.is_number and not e.has(*inexact) for e in (one, other)):
+    return isinstance(expression, sympy.Basic) and expression.has(sympy.nan)
+
+
+def _exactly_different(one: Any, other: Any) -> bool:
+    """Return whether two numbers differ: by however little, 1 + 2^-60 is not 1; decimals in their first nine digits."""
+    import sympy
+
+    percent = sympy.UnevaluatedExpr  # how its sign is read
+    if not all(isinstance(e, sympy.Expr) and e.is_number and not e.has(percent) for e in (one, other)):
         return False
+    if one.has(sympy.Float) or other.has(sympy.Float):
+        sizes = [abs(e.doit().evalf(20)) for e in (one, other)]
+        apart = abs((one.doit() - other.doit()).evalf(20))
+        return bool(apart.is_Float and all(s.is_number for s in sizes) and apart > _DIGITS * max(sizes))
     difference = (one.doit() - other.doit()).evalf(2, maxn=400)
     return bool(difference.is_number and difference.is_finite and difference._prec > 1 and difference != 0)
 

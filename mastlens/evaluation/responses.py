@@ -11,7 +11,7 @@ import pandas as pd
 from mastlens.decoding.answering import answer
 from mastlens.decoding.continuing import Continuations
 from mastlens.decoding.engines import ENGINES, Decoding, Engine, HuggingFaceEngine
-from mastlens.decoding.graders import Grader, Mathematics, find_grader
+from mastlens.decoding.graders import Grader, find_grader, recorded
 from mastlens.decoding.prompts import Prompt, items_of
 from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting, NotSupported
@@ -161,8 +161,8 @@ def _evaluate(asked: EvaluateSettings, splits: Mapping[str, FilePath]) -> Evalua
     sampling = decoding.sampling
     settings |= {"samples": asked.samples, "sampling": None if sampling is None else asdict(sampling)}
     settings |= {} if (code := code_digest(writer)) is None else {"engine_code": code}
-    # Records from before there were graders and modes stay valid.
-    settings |= {} if grader == Mathematics() else {"grader": grader.record()}
+    settings |= recorded(grader)
+    # Records from before there were modes stay valid.
     settings |= {} if asked.think == "free" else {"think": asked.think}
     inputs = hash_inputs(splits)
 

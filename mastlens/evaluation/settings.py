@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mastlens.decoding.settings import grading
 from mastlens.problems.settings import Reading
 from mastlens.problems.thinking import PARTS, THINK
 from mastlens.runs.settings import JUDGE, CheckpointPath, FilePath, Settings, Writing, path_to, setting
@@ -25,12 +26,6 @@ def _engines() -> list[str]:
     from mastlens.decoding.engines import ENGINES
 
     return [f"Engines: {', '.join(ENGINES)}."]
-
-
-def _graders() -> list[str]:
-    from mastlens.decoding.graders import GRADERS, Function
-
-    return [f"Grader {kind.spelling()}: {kind.summary}." for kind in (*GRADERS.values(), Function)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +98,7 @@ class EvaluateSettings(Answering):
     stop_at_answer: bool = setting("end a response at its first complete box", False)
     engine: str = setting("what generates", "transformers", listing=_engines, metavar="ENGINE")
     solution_logprob: bool = setting("leave out the reference solution's log-probability", True)
-    grader: str | Any = setting("what is right", "mathematics", listing=_graders, metavar="NAME[:ARGUMENT]")
+    grader: str | Any = grading()
     harness: HarnessTasks | None = setting(
         "tasks of lm-evaluation-harness, evaluated too",
         None,

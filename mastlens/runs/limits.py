@@ -3,7 +3,9 @@
 import contextlib
 import ctypes
 import threading
+import time
 from collections.abc import Iterator
+from typing import Any
 
 from mastlens.errors import BadFile
 
@@ -13,6 +15,8 @@ TEMPLATE_SECONDS = 10.0
 LONGEST_PROMPT = 2**24
 """Characters that a template may write; the longest contexts hold a few million."""
 
+_BUSY = 30.0  # how much longer than its processor time a block may take, on a machine with too much to do
+_AGAIN = 0.2  # seconds until a block that did not end is told again
 _PANIC = "PanicException"
 
 
@@ -24,6 +28,8 @@ class _TooLong(BaseException):
 def bounded(what: str, seconds: float = TEMPLATE_SECONDS) -> Iterator[None]:
     """End a block of Python after some seconds, in any thread; a loop without end, or without bounds, is refused.
 
+    Where the system tells a thread's processor time, that is what counts: no file is refused for a busy machine.
+
     Args:
         what: What is at work, for the message.
         seconds: How long it may take.
@@ -32,27 +38,56 @@ def bounded(what: str, seconds: float = TEMPLATE_SECONDS) -> Iterator[None]:
         MastlensError: If it takes longer, or more memory than there is.
     """
     thread = threading.get_ident()
-    lock, done = threading.Lock(), False
+    lock, timers, done = threading.Lock(), [], False
+    before, begun = _processor_time(thread), time.monotonic()
+
+    def wait(left: float) -> None:
+        timer = threading.Timer(left, end)
+        timer.daemon = True
+        timers[:] = [timer]
+        timer.start()
 
     def end() -> None:
         with lock:
-            if not done:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_TooLong))
+            if done:
+                return
+            used = max(_processor_time(thread) - before, (time.monotonic() - begun) / _BUSY)
+            if used >= seconds:
+                _raise(thread, ctypes.py_object(_TooLong))
+            wait(max(seconds - used, _AGAIN))  # also then: what is raised in a finaliser is lost
 
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
+    def finish() -> None:
+        nonlocal done
+        with lock:
+            done = True
+            timers[0].cancel()
+            _raise(thread, None)  # one that is on its way
+
+    wait(seconds)
     try:
         try:
             yield
         finally:
-            timer.cancel()
-            with lock:
-                done = True
+            try:
+                finish()
+            except _TooLong:
+                finish()
     except _TooLong:
         raise BadFile(f"{what} does not come to an end: it was stopped after {seconds:g} s. Use another.") from None
     except MemoryError as error:
         raise BadFile(f"{what} takes more memory than there is. Use another.") from error
+
+
+def _raise(thread: int, error: Any) -> None:
+    """Raise an error in a thread as soon as it runs Python; None takes back one that was not raised yet."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), error)
+
+
+def _processor_time(thread: int) -> float:
+    """Return the seconds that a thread has computed; those of the clock where the system does not tell."""
+    if not hasattr(time, "pthread_getcpuclockid"):
+        return time.monotonic()
+    return time.clock_gettime(time.pthread_getcpuclockid(thread))
 
 
 def check_length(text: str, what: str) -> str:

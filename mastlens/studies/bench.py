@@ -11,6 +11,7 @@ import numpy as np
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.answering import Answered, answer
 from mastlens.decoding.engines import Decoding, HuggingFaceEngine
+from mastlens.decoding.graders import find_grader
 from mastlens.decoding.prompts import Prompt, problem_prompts
 from mastlens.evaluation import neutral_perplexity
 from mastlens.evaluation.perplexity import read_texts
@@ -68,6 +69,7 @@ class Bench:
             split: _in_some_order(read_problems(path))[: limits[split]] for split, path in calibration.items()
         }
         self._train_files, self._neutral = train, neutral
+        self._grader = find_grader(decoding.grader, code=False)
         self._refusals = REFUSALS if refusals is None else read_refusals(refusals)
 
     @cached_property
@@ -120,7 +122,7 @@ class Bench:
     def answer(self, model: "PreTrainedModel", prompts: Sequence[Prompt]) -> list[Answered]:
         """Return a model's greedy answers, decoded as the study says."""
         decoding = Decoding(self.decoding.max_new_tokens, self.decoding.batch_size)
-        return answer(HuggingFaceEngine(model, self.tokenizer), prompts, decoding)
+        return answer(HuggingFaceEngine(model, self.tokenizer), prompts, decoding, grader=self._grader)
 
     def tally(self, most: int) -> Tally:
         """Count right answers on the calibration forget problems, as far as it takes to see more than ``most``.

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mastlens.decoding.graders import find_grader, recorded
 from mastlens.errors import BadSetting, unknown
 from mastlens.runs.reading import read_toml
 from mastlens.studies.reading import from_table
@@ -50,11 +51,23 @@ class DecodingSettings:
         max_new_tokens: Where a response ends.
         batch_size: Items a batch.
         chat_template: Whether to use the tokenizer's chat template, where it has one.
+        grader: What is right, by its name: ``NAME`` or ``NAME:ARGUMENT``. A study runs no code, so no path to a file.
     """
 
     max_new_tokens: int = 1024
     batch_size: int = 32
     chat_template: bool = True
+    grader: str = "mathematics"
+
+    def __post_init__(self):
+        find_grader(self.grader, code=False)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it; the default grader left out, as in records from before there were others."""
+        told = asdict(self)
+        del told["grader"]
+        return told | recorded(find_grader(self.grader, code=False))
 
 
 @dataclass(frozen=True)
@@ -224,7 +237,7 @@ class StudySettings:
     @property
     def summary(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
-        return asdict(self)
+        return asdict(self) | {"decoding": self.decoding.summary}
 
 
 def study_file(study: str | os.PathLike[str]) -> Path:

@@ -1,13 +1,20 @@
 """``python -m tests.injection``: a failure at every k, in every command that writes, and what became of it."""
 
 import argparse
+import json
+import math
 import os
 import random
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .driver import Case
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 
@@ -22,13 +29,75 @@ def _import_all() -> None:
         getattr(mastlens, name)
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What became of a row.
+
+    Attributes:
+        name: The command.
+        changes: How many changes of the file system it makes.
+        every: Every so-many-th of them was failed, each once by a kill and once by a full disk.
+        failures: How many that is together.
+        moments: How many kills from outside there were besides.
+        wrong: What went wrong, a line each.
+        seconds: Of the processor, children included.
+    """
+
+    name: str
+    changes: int = 0
+    every: int = 1
+    failures: int = 0
+    moments: int = 0
+    wrong: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        which = "every k" if self.every == 1 else f"every {self.every}th k"
+        moments = f", {self.moments} kills from outside" if self.moments else ""
+        told = f"{self.changes} changes, {which}: {self.failures} failures{moments}, {len(self.wrong)} wrong"
+        return "\n".join([f"{self.name}: {told}, {self.seconds:.0f} s of the processor", *self.wrong])
+
+
+def attempt(case: "Case", name: str, kept: Path, *, most: int, moments: int, rng: random.Random) -> Tried:
+    """Fail a command at its changes, and at moments that have nothing to do with them.
+
+    Args:
+        case: The command.
+        name: What to call it.
+        kept: Where to keep what kills leave.
+        most: How many of its changes, evenly spread from a drawn one; 0 for all.
+        moments: How many kills from outside.
+        rng: Draws.
+    """
+    begun = sum(os.times()[:4])
+    try:
+        changes = case.whole(kept)
+    except AssertionError as error:
+        shutil.rmtree(kept, ignore_errors=True)
+        return Tried(name, wrong=(f"  without a failure: {error}",))
+    every = math.ceil(changes / most) if most else 1
+    count, wrong = 0, []
+    for what, fails in (("kill", case.killed), ("full disk", case.full)):
+        for k in range(rng.randrange(every), changes, every):
+            count += 1
+            if told := fails(k):
+                wrong.append(f"  {what} at {k}: {told}")
+    shutil.rmtree(kept)
+    for _ in range(moments):
+        if told := case.killed_after(rng.uniform(0, case.seconds)):
+            wrong.append(f"  kill from outside {told}")
+    return Tried(name, changes, every, count, moments, tuple(wrong), sum(os.times()[:4]) - begun)
+
+
 def main() -> int:
     """Run; return 0 where every failure left what it may."""
     parser = argparse.ArgumentParser(prog="python -m tests.injection", description=__doc__)
     parser.add_argument("--only", nargs="*", default=[], metavar="WORD", help="commands whose line begins with these")
-    parser.add_argument("--drawn", type=int, default=0, metavar="K", help="so many drawn k a command; 0 for all")
+    parser.add_argument("--most", type=int, default=0, metavar="K", help="so many k a command at most; 0 for all")
+    parser.add_argument("--cheap", action="store_true", help="every k of the cheap commands all the same")
+    parser.add_argument("--moments", type=int, default=50, metavar="M", help="kills from outside, commands in turn")
+    parser.add_argument("--kept", type=Path, metavar="FILE", help="rows that it holds are not tried again (JSON lines)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cheap", action="store_true", help="every k of the cheap commands, though others are drawn")
     arguments = parser.parse_args()
 
     root = Path(os.path.realpath(tempfile.mkdtemp(prefix="injection-")))
@@ -37,7 +106,7 @@ def main() -> int:
     from .driver import Case, run
 
     _import_all()
-    inputs, wrong, counted = root / "inputs", 0, 0
+    inputs = root / "inputs"
     inputs.mkdir()
 
     def made(action: Callable[[], int]) -> None:
@@ -45,41 +114,36 @@ def main() -> int:
         if ended.code:
             raise SystemExit(f"an input could not be made: {ended.said}")
 
-    rng = random.Random(arguments.seed)
+    rows = [row for row in ROWS if not arguments.only or row.line.startswith(tuple(arguments.only))]
+    known: dict[str, Tried] = {}
+    if arguments.kept and arguments.kept.is_file():
+        known = {line: Tried(**told) for line, told in map(json.loads, arguments.kept.read_text().splitlines())}
     try:
         write_inputs(inputs)
-        rows = [row for row in ROWS if not arguments.only or row.line.startswith(tuple(arguments.only))]
-        make_inputs(inputs, rows, made)
-        for row in rows:
-            case = Case(
-                row.line,
-                row.action(inputs, root / "work" / "out"),
-                inputs / row.start if row.start else None,
-                inputs,
-                root / "work",
-            )
-            try:
-                changes = case.whole(root / "kept")
-            except AssertionError as error:  # the others are tried all the same
-                wrong += 1
-                sys.stdout.write(f"{row.line.split(' -')[0]}: wrong without a failure: {error}\n")
-                shutil.rmtree(root / "kept", ignore_errors=True)
-                continue
-            every = not arguments.drawn or (arguments.cheap and row.cheap)
-            failures = []
-            for what, fails in (("kill", case.killed), ("full disk", case.full)):
-                ks = range(changes) if every else sorted(rng.sample(range(changes), min(arguments.drawn, changes)))
-                counted += len(ks)
-                failures += [f"  {what} at {k}: {told}" for k in ks if (told := fails(k))]
-            shutil.rmtree(root / "kept")
-            wrong += len(failures)
-            tried = "every k" if every else f"{arguments.drawn} k"
-            sys.stdout.write(f"{row.line.split(' -')[0]}: {changes} changes, {tried}: {len(failures)} wrong\n")
-            sys.stdout.write("".join(f"{line}\n" for line in failures))
+        make_inputs(inputs, [row for row in rows if row.line not in known], made)
+        for place, row in enumerate(rows):
+            if row.line not in known:
+                start = inputs / row.start if row.start else None
+                out = root / "work" / "out"
+                known[row.line] = attempt(
+                    Case(row.line, row.action(inputs, out), start, inputs, root / "work"),
+                    row.line.split(" -")[0],
+                    root / "kept",
+                    most=0 if arguments.cheap and row.cheap else arguments.most,
+                    moments=len(range(place, arguments.moments, len(rows))),
+                    rng=random.Random(f"{arguments.seed} {row.line}"),
+                )
+                if arguments.kept:
+                    with arguments.kept.open("a") as stream:
+                        stream.write(json.dumps([row.line, asdict(known[row.line])]) + "\n")
+            sys.stdout.write(f"{known[row.line]}\n")
             sys.stdout.flush()
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    sys.stdout.write(f"{counted} failures, {wrong} wrong, {sum(os.times()[:4]):.0f} s of the processor\n")
+    done = [known[row.line] for row in rows]
+    failures, moments = sum(one.failures for one in done), sum(one.moments for one in done)
+    wrong, seconds = sum(len(one.wrong) for one in done), sum(one.seconds for one in done)
+    sys.stdout.write(f"{failures} failures and {moments} kills from outside, {wrong} wrong, {seconds:.0f} s\n")
     return 1 if wrong else 0
 
 

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import sys
@@ -29,6 +30,8 @@ _CHANGES |= {"os.truncate": 1}
 _SCRATCH = re.compile(r"(\.[^/]+\.)[a-z0-9_]{8}(?=/|$)")
 _PARTIAL = re.compile(r"\.partial\.|\.under-way\.json$")
 _LARGE = 2**18
+_PROCESSOR = 600  # seconds that a command may compute
+_LONGEST = 7200  # and that it may take, on a machine with too much else to do
 _ROUNDED = "responses.parquet"
 _OUT_OF_SIGHT = ("cost", "versions", "timing", "seconds", "peak_mb", _ROUNDED)
 
@@ -42,12 +45,14 @@ class Ended:
         said: What it wrote to the standard error.
         changes: How many changes of the file system it made, or tried.
         what: The change that failed.
+        seconds: How long it took.
     """
 
     code: int
     said: str
     changes: int
     what: str = ""
+    seconds: float = 0.0
 
 
 @dataclass
@@ -174,7 +179,7 @@ def copied(source: Path, target: Path) -> None:
 
 
 def run(
-    action: Callable[[], int], root: Path, *, at: int = -1, kept: Path | None = None, seconds: float = 600
+    action: Callable[[], int], root: Path, *, at: int = -1, kept: Path | None = None, killed: float | None = None
 ) -> Ended:
     """Run an action in a child.
 
@@ -183,29 +188,32 @@ def run(
         root: Changes below it count.
         at: Which change fails, as on a full disk, from 0; none by default.
         kept: Where to keep what a kill at each change would leave.
-        seconds: After which the child is killed.
+        killed: Seconds after which the child is killed from outside; the code is -SIGKILL where it had not ended.
     """
     told = root.parent / f"{root.name}.told.json"
     told.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
         _child(action, Watcher(root, at, kept), told)
-    ended = time.monotonic() + seconds
+    begun = time.monotonic()
     while True:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
             break
-        if time.monotonic() > ended:
+        took = time.monotonic() - begun
+        if took > (_LONGEST if killed is None else killed):
             os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return Ended(-1, f"no end after {seconds:g} s", 0)
-        time.sleep(0.01)
-    code = os.waitstatus_to_exitcode(status)
-    return Ended(code, **json.loads(told.read_text())) if told.is_file() else Ended(code, "the child said nothing", 0)
+            _, status = os.waitpid(child, 0)
+            break
+        time.sleep(0.01 if killed is None else 0.001)
+    code, took = os.waitstatus_to_exitcode(status), time.monotonic() - begun
+    said = json.loads(told.read_text()) if told.is_file() else {"said": f"killed after {took:.1f} s", "changes": 0}
+    return Ended(code, **said, seconds=took)
 
 
 def _child(action: Callable[[], int], watcher: Watcher, told: Path) -> None:
     said, code = io.StringIO(), 1
+    resource.setrlimit(resource.RLIMIT_CPU, (_PROCESSOR, _PROCESSOR))
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
             _watch(watcher)
@@ -275,6 +283,7 @@ class Case:
         start: A folder that is copied to ``out`` first; None for a command that makes its folder.
         inputs: What it reads, and must not change.
         work: The folder that holds everything it writes: it is made anew for each attempt.
+        seconds: How long it takes where nothing fails.
     """
 
     name: str
@@ -282,6 +291,7 @@ class Case:
     start: Path | None
     inputs: Path
     work: Path
+    seconds: float = 0.0
     _again: dict[str, str] = field(default_factory=dict)
 
     def prepare(self) -> None:
@@ -310,6 +320,7 @@ class Case:
             ended = run(self.action, self.work, kept=folder)
             assert ended.code == 0, f"{self.name} exits with {ended.code}: {ended.said[-2000:]}"
             states.append(self.state())
+            self.seconds = self.seconds or ended.seconds  # of the run in which nothing is copied
         assert states[0] == states[1], f"{self.name}: two runs differ in {_differing(*states)}"
         self._whole = states[0]
         return ended.changes
@@ -329,6 +340,14 @@ class Case:
         ended = run(self.action, self.work, at=at)
         told = "; ".join(filter(None, (self._wrong_exit(ended), self._lost() or self._goes_on())))
         return told and f"{ended.what}: {told}"
+
+    def killed_after(self, seconds: float) -> str:
+        """Kill the command from outside at a moment; return what is wrong with what is left, or nothing."""
+        self.prepare()
+        ended = run(self.action, self.work, killed=seconds)
+        lost = "" if ended.code in (0, -signal.SIGKILL) else f"exits with {ended.code}: {ended.said[-800:]}"
+        told = lost or self._lost() or self._goes_on()
+        return told and f"after {seconds:.2f} s: {told}"
 
     def _wrong_exit(self, ended: Ended) -> str:
         if ended.code not in (0, 2) or "Traceback" in ended.said or (ended.code == 2 and not ended.said.strip()):

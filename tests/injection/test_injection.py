@@ -6,6 +6,7 @@ In a process of its own: it forks, and a fork takes no threads along.
 import contextlib
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,10 @@ def test_every_command_has_a_row():
 @pytest.mark.slow
 def test_a_failure_at_any_change_loses_nothing():
     only = ("rank", "edit scale", "benchmarks take", "evaluate --", "edit apply")
-    command = [sys.executable, "-m", "tests.injection", "--cheap", "--drawn", "1", "--only", *only]
+    command = [sys.executable, "-m", "tests.injection", "--cheap", "--most", "1", "--moments", "2", "--only", *only]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert ", 0 wrong, " in done.stdout.splitlines()[-1]
+    assert " and 2 kills from outside, 0 wrong, " in done.stdout.splitlines()[-1]
     assert "rank {o}: " in done.stdout
 
 
@@ -70,11 +71,21 @@ def test_what_it_is_there_for_is_seen(tmp_path):
         (out / "two").mkdir()
         return 0
 
+    def slow() -> int:
+        with (out / "table").open("w") as stream:
+            for word in ("some", "words"):
+                stream.write(word)
+                stream.flush()
+                time.sleep(0.5)
+        return 0
+
     found = {}
-    for action in (careless, loses, hides, spoils, refuses):
+    for action in (careless, loses, hides, spoils, refuses, slow):
         case = Case(action.__name__, action, start, inputs, tmp_path / "work")
         ks = range(case.whole(tmp_path / action.__name__))
         found[action.__name__] = [told for k in ks for told in (case.killed(k), case.full(k)) if told]
+    assert case.killed_after(60) == ""  # it has ended by then, and all is there
+    assert any("half written" in case.killed_after(seconds) for seconds in (0.3, 0.5, 0.7, 0.9))
     for name, word in {
         "careless": "half written",
         "loses": "lost or changed",

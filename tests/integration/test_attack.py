@@ -110,6 +110,18 @@ def test_baselines_are_the_plain_evaluation_of_each_model(tiny, files):
     assert (sums["nf4"] != sums["unquantised"]).all()  # and the attack does something to each
 
 
+def test_what_is_right_is_the_graders_to_say(tiny, files, tmp_path):
+    (tmp_path / "all.py").write_text("def right(said, gold):\n    return True\n")
+    plain = run("quantise", tiny, files, formats=["int8"])
+    graded = run("quantise", tiny, files, formats=["int8"], grader=f"{tmp_path / 'all.py'}:right")
+    assert graded.items["correct"].all()
+    assert not plain.items["correct"].all()
+    same = ["response", "logprob_solution", "truncated"]
+    assert graded.items[same].equals(plain.items[same])
+    assert graded.settings["grader"]["function"] == "right"
+    assert "grader" not in plain.settings  # as in records from before there were others
+
+
 def test_every_model_is_attacked_from_its_own_weights(tiny, files):
     """The edited model and the source share one loaded model: neither may start where the other ended."""
     together = run("relearn-retain", tiny, files, control=None).items

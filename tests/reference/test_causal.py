@@ -16,7 +16,7 @@ from mastlens.analysis.causal.causal_map import causal_map, rank_agreement
 from mastlens.analysis.causal.cumulative import cumulative_curves
 from mastlens.analysis.causal.patching import patches_of, read_patched, stored_tensors
 from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.decoding.graders import Mathematics
+from mastlens.decoding.graders import find_grader
 from mastlens.errors import MastlensError
 from mastlens.models.suffix import PartialForward, decoder_layers, partial_forward
 from mastlens.problems.encoding import EncodedProblem, encode_problems
@@ -172,7 +172,13 @@ def test_null_is_the_spread_of_random_changes(found):
     assert (found.table["forget_null_sd"] > 0).all()
 
 
-def test_accuracy_is_that_of_the_patched_model(tiny):
+LENGTH = "def even(said, gold):\n    return len(said) % 2 == 0\n"
+
+
+@pytest.mark.parametrize("name", ["mathematics", "even"])
+def test_accuracy_is_that_of_the_patched_model(name, tiny, tmp_path):
+    (tmp_path / "length.py").write_text(LENGTH)
+    grader = "mathematics" if name == "mathematics" else f"{tmp_path}/length.py:{name}"
     made = causal_map(
         sft=tiny.sft,
         rlvr=tiny.rlvr,
@@ -180,6 +186,7 @@ def test_accuracy_is_that_of_the_patched_model(tiny):
         limit=2,
         accuracy=True,
         max_new_tokens=8,
+        grader=grader,
         both_directions=False,
         progress=False,
     ).table
@@ -191,7 +198,7 @@ def test_accuracy_is_that_of_the_patched_model(tiny):
         return greedy(model, tokenizer, tokenizer(f"{problem.problem}\n")["input_ids"], 8)[0]
 
     accuracies = [
-        sum(Mathematics().grade(response(model, p), p.answer).correct for p in problems) / len(problems)
+        sum(find_grader(grader).grade(response(model, p), p.answer).correct for p in problems) / len(problems)
         for model in (model_with(tiny.rlvr, tensors) for tensors in (own, {**own, name: other[name]}))
     ]
     assert made.set_index("name").loc[name, "forget_accuracy_change"] == accuracies[1] - accuracies[0]

@@ -72,7 +72,7 @@ def test_every_tensor_under_an_adapter_is_the_one_that_peft_runs(folders, tmp_pa
     if any(".experts." in name for name in Checkpoint(base).tensors):  # with these PEFT wraps the experts' stacks too
         linear -= {"gate_proj", "up_proj", "down_proj"}
     targets = sorted(draw.sample(sorted(linear - {"lm_head"}), k=min(3, len(linear) - 1)))
-    config = drawn_settings(draw, targets, model)
+    config = drawn_settings(draw, seed, targets, model)
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -95,24 +95,38 @@ def test_every_tensor_under_an_adapter_is_the_one_that_peft_runs(folders, tmp_pa
         torch.testing.assert_close(checkpoint.load_model()(IDS).logits, logits, rtol=1e-3, atol=2e-3)
 
 
-def drawn_settings(draw, targets, model):
-    """Return settings of an adapter with some of what PEFT offers."""
+ALWAYS = (  # with seed 0 and 1: between them every architecture meets every setting
+    {"use_rslora", "use_dora", "rank_pattern", "modules_to_save", "named by a pattern"},
+    {"bias", "alpha_pattern", "layers_to_transform", "exclude_modules"},
+)
+
+
+def drawn_settings(draw, seed, targets, model):
+    """Return settings of an adapter: those of the seed, and some of the others that PEFT offers."""
+    names = [name for name, _ in model.named_modules()]
     config = {"target_modules": targets, "r": draw.choice([1, 3]), "lora_alpha": draw.choice([1, 5, 2.5])}
-    config["use_rslora"] = draw.random() < 0.5
-    config["use_dora"] = draw.random() < 0.4
-    if draw.random() < 0.4 and not config["use_dora"]:
+
+    def wanted(setting, share):
+        return setting in ALWAYS[seed] or draw.random() < share
+
+    config["use_rslora"] = wanted("use_rslora", 0.5)
+    config["use_dora"] = "bias" not in ALWAYS[seed] and wanted("use_dora", 0.4)
+    if wanted("bias", 0.4) and not config["use_dora"]:
         config["bias"] = draw.choice(["all", "lora_only"])
-    if draw.random() < 0.5:
+    if wanted("rank_pattern", 0.5):
         config["rank_pattern"] = {draw.choice(targets): 2}
-    if draw.random() < 0.5:  # by the whole path, by its end, or by an expression
-        path = next(n for n, _ in model.named_modules() if n.endswith(f".{targets[0]}"))
+    if wanted("alpha_pattern", 0.5):  # by the whole path, by its end, or by an expression
+        path = next(name for name in names if name.endswith(f".{targets[0]}"))
         config["alpha_pattern"] = {draw.choice([path, targets[0], rf".*\.1\..*{targets[0]}"]): 7}
-    if draw.random() < 0.3:
+    if wanted("layers_to_transform", 0.3):
         config["layers_to_transform"] = [1]
-    if draw.random() < 0.4:
-        config["modules_to_save"] = [draw.choice(["lm_head", "embed_tokens", "norm", "wte", "ln_f", "embed_in"])]
-        if not any(n.endswith(config["modules_to_save"][0]) for n, _ in model.named_modules()):
-            del config["modules_to_save"]
+    elif wanted("named by a pattern", 0.3):
+        config["target_modules"] = rf".*\.({'|'.join(targets)})"
+    if wanted("exclude_modules", 0.3) and len(targets) > 1:
+        config["exclude_modules"] = [targets[-1]]
+    if wanted("modules_to_save", 0.4):
+        ends = ["lm_head", "embed_tokens", "norm", "wte", "ln_f", "embed_in", "embed_out", "final_layer_norm"]
+        config["modules_to_save"] = [draw.choice([end for end in ends if any(n.endswith(end) for n in names)])]
     return config
 
 

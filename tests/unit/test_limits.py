@@ -66,6 +66,23 @@ def test_a_template_that_floods_is_refused(tokenizer, monkeypatch):
     assert render_prompt("q", tokenizer) == "a" * 1000
 
 
+def test_a_busy_machine_is_not_the_files_fault(monkeypatch):
+    """What counts is what a block computes; one that only waits is left alone, but not for ever."""
+    if not hasattr(time, "pthread_getcpuclockid"):
+        pytest.skip("no processor time of a thread on this system")
+
+    def wait(seconds):
+        ended = time.monotonic() + seconds
+        while time.monotonic() < ended:
+            time.sleep(0.05)
+
+    with limits.bounded("x", 0.5):
+        wait(1.2)
+    monkeypatch.setattr(limits, "_BUSY", 1.5)
+    with pytest.raises(BadFile, match="does not come to an end"), limits.bounded("x", 0.5):
+        wait(20)
+
+
 def test_a_block_keeps_its_own_errors():
     with pytest.raises(KeyError), limits.bounded("x"):
         raise KeyError("own")

@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 
 import mastlens as m
+from mastlens.decoding.prompts import problem_prompts
 from mastlens.errors import MastlensError
 from mastlens.organisms import lineage_folder
+from mastlens.problems.reading import read_problems
 from mastlens.selection import RULES
+from mastlens.studies.bench import Bench
 from mastlens.studies.planning import check_objectives, plan_arms
 from mastlens.studies.reading import from_table
 from mastlens.studies.runner import run_study
 from mastlens.studies.selecting import check_selections, is_random, selection_settings
-from mastlens.studies.settings import parse_study, read_study
+from mastlens.studies.settings import DecodingSettings, parse_study, read_study
 from mastlens.unlearning.objectives import OBJECTIVES
 
 GOOD = """
@@ -114,6 +117,31 @@ def test_a_coefficient_that_no_objective_has(tmp_path):
     told["compare"][0]["objectives"] = ["mine"]
     with pytest.raises(MastlensError, match=r"objectives\.mine.*Did you mean 'beta'"):
         run_study(told, tmp_path / "out")
+
+
+def test_a_study_names_its_grader_and_runs_no_code(tiny, tmp_path):
+    told = tomllib.loads(GOOD)
+    plain, exact = (parse_study(told | {"decoding": one}) for one in ({}, {"grader": "regex:(?s).*"}))
+    assert "grader" not in plain.summary["decoding"]  # arms from before there were others stay valid
+    assert exact.summary["decoding"]["grader"]["name"] == "regex"
+    (tmp_path / "code.py").write_text("raise SystemExit('this was run')\ndef f(said, gold): return True\n")
+    for grader, said in ((f"{tmp_path}/code.py:f", "only where you ask for it"), ("mathematic", "'mathematics'")):
+        with pytest.raises(MastlensError, match=said):
+            parse_study(told | {"decoding": {"grader": grader}})
+
+
+def test_arms_are_graded_by_the_studys_grader(tiny):
+    files = {"forget": tiny.forget, "retain": tiny.retain}
+    whole, right = r"regex:(?s)\A.*\Z", {}
+    for grader in ("mathematics", whole):
+        decoding = DecodingSettings(max_new_tokens=8, grader=grader)
+        bench = Bench(tiny.rlvr, train=files, calibration={"forget": tiny.forget}, decoding=decoding)
+        problems = read_problems(tiny.forget)[:3]
+        answered = bench.answer(bench.model, problem_prompts(problems, bench.tokenizer))
+        said = [replace(problem, answer=one.response.text) for problem, one in zip(problems, answered, strict=True)]
+        right[grader] = bench.correct(bench.model, said), bench.correct(bench.model, problems)
+    assert right[whole] == (3, 0)
+    assert right["mathematics"] != (3, 0)
 
 
 def test_no_file_and_no_toml(tmp_path):

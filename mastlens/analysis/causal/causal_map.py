@@ -31,6 +31,9 @@ from mastlens.architectures.placement import locate_tensors
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.computing import Computing
 from mastlens.checkpoints.lineage import Lineage
+from mastlens.decoding.engines import Decoding
+from mastlens.decoding.graders import Grader, find_grader
+from mastlens.decoding.graders import recorded as recorded_grader
 from mastlens.errors import NotFound, NotTogether, unknown
 from mastlens.models.gradients import mean_gradients
 from mastlens.models.weights import stored_parameters, swapped
@@ -148,6 +151,7 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
     before, after = lineage.increments["rlvr"]
     computing = settings.computing(before, after)
     chosen = after.projections if settings.where is None else after.matrices(settings.where)
+    grader = find_grader(settings.grader) if settings.accuracy else None
     recorded = {
         "dtype": computing.dtype,
         "where": settings.where,
@@ -157,7 +161,7 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
         "limit": settings.limit,
         "seed": settings.seed,
         "chat_template": settings.chat_template,
-        **({"max_new_tokens": settings.max_new_tokens} if settings.accuracy else {}),
+        **({} if grader is None else {"max_new_tokens": settings.max_new_tokens, **recorded_grader(grader)}),
     }
 
     def compute() -> CausalMap:
@@ -166,7 +170,7 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
                 *pair,
                 files={"forget": settings.forget, "retain": settings.retain},
                 patches=patches_of(chosen, heads=settings.heads) if direction in wanted else [],
-                accuracy=settings.accuracy and direction in wanted,
+                grader=grader if direction in wanted else None,
                 max_new_tokens=settings.max_new_tokens,
                 limit=settings.limit,
                 batch_size=settings.batch_size,
@@ -227,7 +231,7 @@ def _measure(
     *,
     files: "Mapping[str, str | os.PathLike[str] | None]",
     patches: Sequence[Patch],
-    accuracy: bool,
+    grader: Grader | None,
     max_new_tokens: int,
     limit: int | None,
     batch_size: int | str,
@@ -262,9 +266,9 @@ def _measure(
             )
             gradients = {name: found[place] for name, place in places.items()}
             predictions[side] = first_order(patches, gradients, stored_tensors(own, model, matrices), taken)
-        if accuracy:
-            generated = _responses(model, tokenizer, problems, patches, taken, max_new_tokens, batch_size, label)
-            correct[side] = generated
+        if grader is not None:
+            decoding = Decoding(max_new_tokens, batch_size)
+            correct[side] = _responses(model, tokenizer, problems, patches, taken, decoding, grader, label)
     for group, names in _group_tensors(model, own, other, patches).items():
         with swapped(model, {name: other.tensor(name) for name in names}):
             groups[group] = {
@@ -303,8 +307,8 @@ def _responses(
     problems: ProblemSet,
     patches: Sequence[Patch],
     taken: Mapping[str, Tensor],
-    max_new_tokens: int,
-    batch_size: int | str,
+    decoding: Decoding,
+    grader: Grader,
     label: str | None,
 ) -> np.ndarray:
     places = located(taken, model)
@@ -313,9 +317,7 @@ def _responses(
     for patch in tqdm([None, *patches], desc=f"{label}, responses", disable=label is None, unit="patch"):
         tensors = patched_tensors([] if patch is None else [patch], own, taken)
         with swapped(model, {places[name]: tensor for name, tensor in tensors.items()}):
-            rows.append(
-                greedy_correct(model, tokenizer, problems, max_new_tokens=max_new_tokens, batch_size=batch_size)
-            )
+            rows.append(greedy_correct(model, tokenizer, problems, decoding, grader))
     return np.stack(rows)
 
 

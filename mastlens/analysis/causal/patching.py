@@ -14,6 +14,7 @@ from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.answering import answer
 from mastlens.decoding.engines import Decoding, HuggingFaceEngine
+from mastlens.decoding.graders import Grader
 from mastlens.decoding.prompts import Prompt
 from mastlens.errors import unknown
 from mastlens.models.batching import by_length
@@ -269,12 +270,11 @@ def greedy_correct(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     side: ProblemSet,
-    *,
-    max_new_tokens: int,
-    batch_size: int | str,
+    decoding: Decoding,
+    grader: Grader,
 ) -> Float[np.ndarray, " items"]:
-    """Return 1 for each problem that the model's greedy response solves, else 0."""
+    """Return 1 for each problem that the grader finds the model's greedy response right on, else 0."""
     items = enumerate(zip(side.encoded, side.problems, strict=True))
     prompts = [Prompt(str(item), ids.prompt, problem.answer) for item, (ids, problem) in items]
-    answered = answer(HuggingFaceEngine(model, tokenizer), prompts, Decoding(max_new_tokens, batch_size))
+    answered = answer(HuggingFaceEngine(model, tokenizer), prompts, decoding, grader=grader)
     return np.array([float(one.correct) for one in answered])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mastlens.decoding.settings import grading
 from mastlens.problems.settings import ForgetRetain
 from mastlens.runs.settings import RANK, CheckpointPath, FilePath, path_to, setting
 
@@ -35,6 +36,7 @@ class CausalMapSettings(_Patching):
     both_directions: bool = setting("leave out RLVR weights put into the SFT model", True, flag="--one-direction")
     accuracy: bool = setting("also generate and grade for every patch (slow)", False)
     max_new_tokens: int = setting("where a response ends", 256, unit="tokens")
+    grader: str | Any = grading("with --accuracy, what is right")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ class RelearnRLVR(Relearning):
             steps=self.steps,
             batch_size=self.train_batch_size,
             max_new_tokens=trial.max_new_tokens,
+            grader=trial.grader,
             chat_template=trial.chat_template,
             seed=trial.seed,
             after_step=after_step,

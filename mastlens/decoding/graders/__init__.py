@@ -10,7 +10,7 @@ from mastlens.decoding.graders.mathematics import Mathematics
 from mastlens.errors import BadSetting, unknown
 from mastlens.registry import Registry, run_file, subclasses_of
 
-__all__ = ["DEFAULT", "GRADERS", "Function", "Grade", "Grader", "Mathematics", "argument", "find_grader"]
+__all__ = ["DEFAULT", "GRADERS", "Function", "Grade", "Grader", "Mathematics", "argument", "find_grader", "recorded"]
 
 DEFAULT = Mathematics.name
 _FINISHED = subclasses_of(Grader)
@@ -51,6 +51,11 @@ def find_grader(text: "str | Grader" = DEFAULT, *, code: bool = True) -> Grader:
             f"--grader {text}. A name is accepted here: {', '.join(GRADERS)}."
         )
     return _from_file(found["file"], found["name"], found["argument"])
+
+
+def recorded(grader: Grader) -> dict[str, Any]:
+    """Return what a run records of its grader: nothing of the default, as in records from before there were others."""
+    return {} if grader == Mathematics() else {"grader": grader.record()}
 
 
 def _from_file(path: str, name: str | None, given: str | None) -> Grader:

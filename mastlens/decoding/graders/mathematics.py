@@ -19,7 +19,12 @@ _INTEGER = re.compile(r"[+-]?\d{1,15}")
 _CURRENCY = re.compile(r"\\text\{\s*\\?\$\s*\}")
 _FONT = re.compile(r"\\(?:boldsymbol|bm|pmb)(?=\s*\{)")
 _TEXT_COLON = re.compile(r"\\text\{\s*:\s*\}")
-_TEXT_NUMBER = re.compile(r"\\text\{\s*(-?\d+(?:\.\d+)?)(\s[^{}]*)\}")
+_TEXT_NUMBER = re.compile(r"\\text\{\s*(-?\d+(?:\.\d+)?\s[^{}]*)\}")
+_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.])")
+_WORDS = re.compile(
+    r"(?P<text>\\(?:text|mbox|textrm|textbf|mathrm)\s*\{)?\s*(?P<words>[A-Za-z][A-Za-z\s'-]*[A-Za-z])\s*(?(text)\})"
+)
+_SAID = ("true", "false", "yes", "no", "none", "nan", "null", "undefined", "infinity")
 _THIN_SPACE = re.compile(r"(?<=\d)(?:\\[,;: ]|~)(?=\d{3}(?!\d))")
 _REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)\\overline\{(\d+)\}")
 _TRAILING = re.compile(r"(?:\\[,;:! ]|[.;,\s])+$")
@@ -45,6 +50,8 @@ class Mathematics(Grader):
             return Grade(True, True, answer, "equal as text")
         if answer is not None and _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold.strip()):
             return _compared(int(answer) == int(gold), answer)
+        if answer is not None and _same_words(answer, gold):
+            return Grade(True, False, answer, "the same words")
         if answer is not None and _other_base(answer, gold):
             return Grade(False, False, answer, "another base")
         if answer is not None and len(answer) > _LONGEST:
@@ -68,11 +75,27 @@ def _compared(equal: bool, answer: str | None) -> Grade:
 def _plain(answer: str) -> str:
     """Return the answer as math-verify reads it best; what it means stays."""
     text = _TEXT_COLON.sub(":", _FONT.sub("", _CURRENCY.sub("", answer)))
-    text = _TEXT_NUMBER.sub(r"\1\\text{\2}", text)
+    text = _TEXT_NUMBER.sub(_numbers_outside, text)
     text = _THIN_SPACE.sub("", text).replace("~", " ").strip()
     text = _REPEATING.sub(_as_fraction, text)
     text = _SCIENTIFIC.sub(r"\1\\times 10^{\2}", text)
     return text if text.endswith(r"\right.") else _TRAILING.sub("", text)
+
+
+def _numbers_outside(found: re.Match[str]) -> str:
+    r"""Return ``\text{3 or 4}`` as ``3\text{ or }4``: math-verify drops what is text."""
+    said = _NUMBER.sub(lambda number: rf"}}{number[0]}\text{{", found[1])
+    return rf"\text{{{said}}}".replace(r"\text{}", "")
+
+
+def _same_words(answer: str, gold: str) -> bool:
+    """Return whether both are the same words, one of them plainly a word: letters alone may be variables."""
+    one, other = _WORDS.fullmatch(answer.strip()), _WORDS.fullmatch(gold.strip())
+    if one is None or other is None:
+        return False
+    said = ["".join(found["words"].casefold().split()) for found in (one, other)]
+    plain = one["text"] or other["text"] or said[0] in _SAID
+    return bool(plain) and said[0] == said[1] and len(said[0]) > 1
 
 
 def _as_fraction(found: re.Match[str]) -> str:

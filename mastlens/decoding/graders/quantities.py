@@ -13,12 +13,14 @@ from itertools import pairwise
 _TEXT = re.compile(r"\\(?:text|mbox|textrm|textbf|textit|mathrm|operatorname|rm)\s*\{([^{}]*)\}")
 _THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|\\,|,(?:\\!)?\s?)(?=\d{3}(?!\d))")
 _DEGREES = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)|°")
+_PERCENT = re.compile(r"\\?%")
 _SPACE = re.compile(r"\\[,;:! ]|~|\\q?quad|\s")
 _MONEY = {"$": "dollar", "€": "euro", "£": "sterling", "¢": "cent"}
 _NUMBER = r"[-+]?\s*(?:\d+(?:\.\d+)?|\.\d+)"
 _FRACTION = r"(?:(?P<whole>\d+)\s*)?\\[dt]?frac\s*\{?\s*(?P<up>\d+)\s*\}?\s*\{?\s*(?P<down>\d+)\s*\}?"
 # Words are set between ‹ and › by _marked; a power may follow them.
 _WORDS = r"‹(?P<words>[^‹›]*)›\s*(?:\^\s*\{?\s*(?P<power>[23])\s*\}?|(?P<raised>[²³]))?"
+_SHORT = re.compile(r"(\d\s*)([A-Za-z]{1,2})(?=\s*(?:\^\s*\{?\s*[23]\s*\}?\s*)?$)")
 _PART = re.compile(rf"(?P<money>[$€£])?\s*(?:{_FRACTION}|(?P<number>{_NUMBER}))\s*(?:{_WORDS})?")
 _LAST = re.compile(rf"(?P<value>[^‹›$€£]*?)\s*{_WORDS}\s*$")
 _BETWEEN = re.compile(r"[\s,]*(?:‹\s*(?:and|,)\s*›)?[\s,]*")
@@ -60,6 +62,7 @@ _UNITS: dict[str, tuple[str, int, Fraction]] = {
         ("euro", "euros", 1, 1),
         ("sterling", "sterling", 1, 1),
         ("degree deg", "degrees", 1, 1),
+        ("percent", "percent", 1, 1),
     )
     for name in names.split()
 }
@@ -146,6 +149,7 @@ def _marked(text: str) -> str:
     """Return the text with its words between ‹ and ›, and plain spaces."""
     text = _THOUSANDS.sub("", text).replace(r"\$", "$")
     text = _DEGREES.sub(r"\\text{degrees}", text).replace("¢", r"\text{cents}")
+    text = _PERCENT.sub(r"\\text{percent}", text)
     pieces, place = [], 0
     for found in _TEXT.finditer(text):
         pieces += [_bare_words(text[place : found.start()]), f"‹{found[1]}›"]
@@ -164,7 +168,9 @@ def _bare_words(text: str) -> str:
         known = found[0].lower() in ("and", "per", "square", "cubic", "percent", *_MAGNITUDES) or _unit(found[0])
         return f"‹{found[0]}›" if known else found[0]
 
-    return re.sub(r"(?<![\\A-Za-z])[A-Za-z]{3,}(?![A-Za-z])", word, text)
+    marked = re.sub(r"(?<![\\A-Za-z])[A-Za-z]{3,}(?![A-Za-z])", word, text)
+    # Short ones where they end a number: two variables differ as two units do.
+    return _SHORT.sub(lambda found: f"{found[1]}‹{found[2]}›" if _unit(found[2]) else found[0], marked)
 
 
 def _numbers(marked: str) -> list[Part]:
