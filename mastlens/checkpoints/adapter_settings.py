@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mastlens.errors import BadFile, MastlensError, NotFound, NotSupported, NotTogether
-from mastlens.runs.reading import read_object
+from mastlens.runs.reading import is_folder, read_object
 
 CONFIG = "adapter_config.json"
 
@@ -181,9 +181,9 @@ def base_of(folder: Path) -> str:
     named, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not named or not isinstance(named, str):
         raise NotFound(f"The adapter {folder} does not say what its base is. Name it: BASE+{folder}.")
-    if Path(named).is_dir() or named.startswith("organism:"):
+    if is_folder(named) or named.startswith("organism:"):
         return named
-    if (folder / named).is_dir():
+    if is_folder(folder / named):
         return str(folder / named)
     return f"{named}@{revision}" if revision else named
 

@@ -24,6 +24,7 @@ from mastlens.checkpoints.quantised import as_weights
 from mastlens.checkpoints.shards import StoredTensor, index_weights, weight_files
 from mastlens.errors import BadFile, MastlensError, NotFound, NotSupported, unknown
 from mastlens.runs.devices import device_of
+from mastlens.runs.reading import is_there
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -71,7 +72,7 @@ class Checkpoint:
         self._original: Checkpoint | None = None
         self._own_names: dict[str, str] = {}
         named: str = self.spec
-        if "+" in named and not Path(named).exists():
+        if "+" in named and not is_there(named):
             left, _, named = named.rpartition("+")
             base = base or left
         folder = resolve_folder(named)
@@ -92,7 +93,7 @@ class Checkpoint:
         through = (*through, folder.resolve())
         try:
             found = base if base is not None else base_of(folder)
-            if not isinstance(found, Checkpoint) and Path(found).exists() and Path(found).resolve() in through:
+            if not isinstance(found, Checkpoint) and is_there(found) and Path(found).resolve() in through:
                 itself = "it names itself" if len(through) == 1 else "its bases name each other in a circle"
                 raise BadFile(f"{itself}.")
             self.base = Checkpoint(found, _through=through)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mastlens.errors import BadFile, NotFound
-from mastlens.runs.reading import read_object
+from mastlens.runs.reading import is_folder, is_there, read_object
 
 MANIFEST = ".mastlens.json"
 """What ``export`` wrote into a folder, each file with its hash: overwriting removes nothing else."""
@@ -27,9 +27,9 @@ def resolve_folder(spec: str | os.PathLike[str]) -> Path:
         from mastlens.organisms import stage_folder
 
         return stage_folder(text.removeprefix("organism:"))
-    if Path(text).is_dir():
+    if is_folder(text):
         return Path(text)
-    if Path(text).exists():
+    if is_there(text):
         raise BadFile(f"{text} is a file. A checkpoint is a folder with config.json and its weights.")
     repository, _, revision = text.partition("@")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository) or text.startswith((".", "/", "~")):

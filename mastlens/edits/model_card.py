@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mastlens.runs.reading import is_there
+
 if TYPE_CHECKING:
     from mastlens.checkpoints.checkpoint import Checkpoint
     from mastlens.edits.edit import Edit
@@ -144,16 +146,16 @@ def _taken_over(card: Path | None) -> dict[str, Any]:
 
 
 def _parts(spec: str) -> list[str]:
-    return [spec] if Path(spec).exists() else spec.split("+")
+    return [spec] if is_there(spec) else spec.split("+")
 
 
 def _is_hub_id(name: str) -> bool:
-    return not name.startswith("organism:") and not Path(name).exists()
+    return not name.startswith("organism:") and not is_there(name)
 
 
 def _public_name(spec: str) -> str:
     """Return a checkpoint's name without the folders that lead to it, which are nobody's business."""
-    return "+".join(Path(part).resolve().name if Path(part).exists() else part for part in _parts(spec))
+    return "+".join(Path(part).resolve().name if is_there(part) else part for part in _parts(spec))
 
 
 def _block(value: Any) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mastlens.errors import BadSetting, MastlensError, NotFound, NotTogether
+from mastlens.runs.reading import is_folder, is_there
 
 if TYPE_CHECKING:
     from mastlens.checkpoints.checkpoint import Checkpoint
@@ -112,7 +113,7 @@ def find_sources(
 
     resolved: dict[str, Any] = {role: given for role, given in checkpoints.items() if given is not None}
     for role, spec in study.get("lineage", {}).items():
-        if role in ROLES and spec and (str(spec).startswith("organism:") or Path(spec).is_dir()):
+        if role in ROLES and spec and (str(spec).startswith("organism:") or is_folder(spec)):
             resolved.setdefault(role, spec)
     for role in ROLES:
         if role in recorded and role not in resolved and (stage := shipped.stage(role)):
@@ -124,7 +125,7 @@ def find_sources(
             raise NotFound(f"There is no problem file {path} (for {side}).")
     for side in SIDES:
         path = study.get("train", {}).get(side)
-        if side not in files and path and Path(path).is_file():
+        if side not in files and path and is_there(path) and Path(path).is_file():
             files[side] = Path(path)
         if side not in files and (known := shipped.problems(side)):
             files[side] = known

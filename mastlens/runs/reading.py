@@ -4,6 +4,7 @@ Files come from strangers. What is damaged, of another form, nested without end 
 ``BadFile``; nothing that is read here is ever executed.
 """
 
+import errno
 import functools
 import json
 import os
@@ -41,6 +42,21 @@ _DOTTED = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{DEEPEST}}
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 _EXPECTED = {"text": "text", "whole": "whole numbers", "number": "numbers", "truth": "true and false"}
+
+
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path leads to something; a name that no path can have, such as one too long, leads nowhere."""
+    try:
+        return Path(path).exists()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path leads to a folder (see ``is_there``)."""
+    return is_there(path) and Path(path).is_dir()
 
 
 def read_text(path: str | os.PathLike[str], *, limit: int = LARGEST_TEXT, what: str = "Text") -> str:

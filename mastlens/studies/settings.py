@@ -9,7 +9,7 @@ from typing import Any
 
 from mastlens.decoding.graders import find_grader, recorded
 from mastlens.errors import BadSetting, unknown
-from mastlens.runs.reading import read_toml
+from mastlens.runs.reading import is_folder, read_toml
 from mastlens.studies.reading import from_table
 from mastlens.unlearning.matching import Grid
 
@@ -305,7 +305,7 @@ def parse_study(table: Mapping[str, Any], *, where: str = "the study", folder: P
     settings = from_table(StudySettings, table, where)
 
     def checkpoint(spec: str | None) -> Any:
-        return str(folder / spec) if spec and (folder / spec).is_dir() else spec
+        return str(folder / spec) if spec and is_folder(folder / spec) else spec
 
     def file(path: str | None) -> Any:
         return None if path is None else str(folder / path)

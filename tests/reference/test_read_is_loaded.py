@@ -118,12 +118,15 @@ def drawn_settings(draw, seed, targets, model):
     if wanted("alpha_pattern", 0.5):  # by the whole path, by its end, or by an expression
         path = next(name for name in names if name.endswith(f".{targets[0]}"))
         config["alpha_pattern"] = {draw.choice([path, targets[0], rf".*\.1\..*{targets[0]}"]): 7}
+    second = [
+        t for t in targets if any(".1." in name and name.endswith(f".{t}") for name in names)
+    ]  # its layers differ
     if wanted("layers_to_transform", 0.3):
-        config["layers_to_transform"] = [1]
+        config["layers_to_transform"] = [1 if second else 0]
     elif wanted("named by a pattern", 0.3):
         config["target_modules"] = rf".*\.({'|'.join(targets)})"
     if wanted("exclude_modules", 0.3) and len(targets) > 1:
-        config["exclude_modules"] = [targets[-1]]
+        config["exclude_modules"] = [next(t for t in reversed(targets) if t not in second[:1])]
     if wanted("modules_to_save", 0.4):
         ends = ["lm_head", "embed_tokens", "norm", "wte", "ln_f", "embed_in", "embed_out", "final_layer_norm"]
         config["modules_to_save"] = [draw.choice([end for end in ends if any(n.endswith(end) for n in names)])]

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mastlens import organisms
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.export import foreign_files
 from mastlens.checkpoints.folders import MANIFEST, resolve_folder
 from mastlens.columns import TABLES
@@ -24,6 +25,7 @@ from mastlens.evaluation.perplexity import read_texts
 from mastlens.evaluation.safety.requests import read_requests
 from mastlens.evaluation.traces.facts import read_facts
 from mastlens.evaluation.traces.questions import read_questions
+from mastlens.explorer.sources import find_sources
 from mastlens.plots.frame import finish, plain
 from mastlens.plots.markup import without_markup
 from mastlens.problems.reading import read_problems
@@ -73,6 +75,24 @@ def test_what_is_wrong_with_a_file_is_said(read, content, tmp_path):
         return  # any line of text is a refusal
     with pytest.raises(MastlensError, match=r"file\.jsonl"):
         read(path)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "x" * 300 + "/y", "a\0b", "\ud800", "a+" + "b" * 300], ids=range(5))
+def test_a_name_that_no_path_can_have_leads_nowhere(name, tiny, tmp_path):
+    """Of a checkpoint, of an adapter's base, of what a study names, of what a record says was read."""
+    with pytest.raises(MastlensError):
+        Checkpoint(name)
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": name, "target_modules": ["q"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(MastlensError, match="base"):
+        Checkpoint(tmp_path)
+    study = {"train": {"forget": "f", "retain": "r"}, "compare": [{"objectives": ["ga"], "selections": ["mast"]}]}
+    held = {kind: {"forget": "f", "kept": "r"} for kind in ("calibration", "eval")}
+    parsed = parse_study(study | held | {"lineage": {"rlvr": name, "sft": name}}, folder=tmp_path)
+    assert parsed.lineage.rlvr == name
+    record = {"stages": {"study": {"settings": {"lineage": {"rlvr": name}, "train": {"forget": name}}}}}
+    assert find_sources(tmp_path, record, checkpoints={}, problems={}, edit=None).problems == {}
 
 
 @pytest.mark.parametrize("read", READERS)
