@@ -25,18 +25,19 @@ class _TooLong(BaseException):
 
 
 @contextlib.contextmanager
-def bounded(what: str, seconds: float = TEMPLATE_SECONDS) -> Iterator[None]:
+def bounded(what: str, seconds: float | None = None) -> Iterator[None]:
     """End a block of Python after some seconds, in any thread; a loop without end, or without bounds, is refused.
 
     Where the system tells a thread's processor time, that is what counts: no file is refused for a busy machine.
 
     Args:
         what: What is at work, for the message.
-        seconds: How long it may take.
+        seconds: How long it may take; None for ``TEMPLATE_SECONDS``.
 
     Raises:
         MastlensError: If it takes longer, or more memory than there is.
     """
+    seconds = TEMPLATE_SECONDS if seconds is None else seconds
     thread = threading.get_ident()
     lock, timers, done = threading.Lock(), [], False
     before, begun = _processor_time(thread), time.monotonic()

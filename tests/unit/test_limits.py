@@ -39,19 +39,19 @@ def in_a_thread(call):
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(60)
+    thread.join(300)
     return found[0]
 
 
 def test_a_template_that_loops_is_stopped(tokenizer, monkeypatch):
-    monkeypatch.setattr(limits.bounded.__wrapped__, "__defaults__", (0.5,))
+    monkeypatch.setattr(limits, "TEMPLATE_SECONDS", 0.5)
     tokenizer.chat_template = LOOP
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(BadFile, match="chat template does not come to an end"):
         render_prompt("q", tokenizer)
     error = in_a_thread(lambda: render_prompt("q", tokenizer))
     assert isinstance(error, BadFile)
-    assert time.monotonic() - begun < 30
+    assert time.process_time() - begun < 10
     tokenizer.chat_template = "{{ messages[0]['content'] }}!"
     assert render_prompt("q", tokenizer) == "q!"  # and nothing comes later
     time.sleep(0.7)

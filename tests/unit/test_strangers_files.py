@@ -89,7 +89,7 @@ def test_a_name_that_no_path_can_have_leads_nowhere(name, tiny, tmp_path):
         Checkpoint(tmp_path)
     study = {"train": {"forget": "f", "retain": "r"}, "compare": [{"objectives": ["ga"], "selections": ["mast"]}]}
     held = {kind: {"forget": "f", "kept": "r"} for kind in ("calibration", "eval")}
-    parsed = parse_study(study | held | {"lineage": {"rlvr": name, "sft": name}}, folder=tmp_path)
+    parsed = parse_study(study | held | {"lineage": dict.fromkeys(("base", "sft", "rlvr"), name)}, folder=tmp_path)
     assert parsed.lineage.rlvr == name
     record = {"stages": {"study": {"settings": {"lineage": {"rlvr": name}, "train": {"forget": name}}}}}
     assert find_sources(tmp_path, record, checkpoints={}, problems={}, edit=None).problems == {}
