@@ -6,6 +6,7 @@ from mastlens.lazy import attach
 
 if TYPE_CHECKING:
     from mastlens.selection.catalogue import RULES, describe_rules
+    from mastlens.selection.measured import measured_rule
     from mastlens.selection.overlap import selection_overlap
     from mastlens.selection.ranking import Ranking, rank, read_selection, select, weight_table
     from mastlens.selection.rule import Control, Rule
@@ -17,6 +18,7 @@ __all__ = [
     "Ranking",
     "Rule",
     "describe_rules",
+    "measured_rule",
     "random_matched",
     "rank",
     "read_selection",
@@ -31,6 +33,7 @@ _PUBLIC = {
     "Ranking": "ranking",
     "Rule": "rule",
     "describe_rules": "catalogue",
+    "measured_rule": "measured",
     "random_matched": "uniform",
     "rank": "ranking",
     "read_selection": "ranking",

@@ -19,7 +19,7 @@ from mastlens.selection.catalogue import RULES
 from mastlens.selection.rule import Control
 from mastlens.selection.scoring import controlled, scored, scoring_rule, settings_of
 from mastlens.selection.settings import RankSettings
-from mastlens.selection.tables import KEYS, SOURCES, tables_for
+from mastlens.selection.tables import KEYS, SOURCES, source_of, tables_for
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -95,17 +95,19 @@ def rank(settings: RankSettings) -> Ranking:
         settings.parameters,
         given=settings.candidates is not None,
     )
-    present = {name: folder / source.file for name, source in SOURCES.items() if (folder / source.file).is_file()}
     scoring = scoring_rule(settings.rule, settings.match)
-    needed = tables_for([] if scoring is None else scoring.needs, present)
-    paths = {name: folder / SOURCES[name].file for name in needed}
+    needs = [] if scoring is None else list(scoring.needs)
+    places = {name: folder / source_of(name).file for name in (*SOURCES, *needs)}
+    present = {name: path for name, path in places.items() if path.is_file()}
+    needed = tables_for(needs, present)
+    paths = {name: places[name] for name in needed}
     for name, path in paths.items():
         if name not in present:
-            raise NotFound(f"{path} is missing. Write it first: {SOURCES[name].command} ... --out {folder}")
+            raise NotFound(f"{path} is missing. Write it first: {source_of(name).command} ... --out {folder}")
     stages = read_record(folder)["stages"]
     lineage: dict[str, str] = {}
     for name in paths:
-        lineage |= stages.get(SOURCES[name].stage, {}).get("lineage", {})
+        lineage |= stages.get(source_of(name).stage, {}).get("lineage", {})
     elsewhere = None if settings.candidates is None else _matrices_of(settings.candidates, lineage)
     tables = {name: read_table(path) for name, path in paths.items()}
     if scoring is not None and scoring.of_increment and not settings.anyway:
@@ -136,7 +138,7 @@ def rank(settings: RankSettings) -> Ranking:
 def _above_the_floor(tables: Mapping[str, pd.DataFrame], rule: str) -> None:
     """Refuse to rank rounding: increments of which every one lies below the precision floor."""
     for name, table in tables.items():
-        part = SOURCES[name].rows(table)
+        part = source_of(name).rows(table)
         if "note" in part and len(part) and part["note"].isin([BELOW, ZERO]).all() and (part["note"] == BELOW).any():
             raise BadSetting(
                 f"{floor_sentence(part)} '{rule}' would put rounding in order. To see that order: --anyway."

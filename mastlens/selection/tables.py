@@ -56,6 +56,19 @@ SOURCES = {
 }
 
 
+def source_of(name: str) -> Source:
+    """Return where a table comes from; ``score of NAME`` is what the scorer of that name wrote, shipped or not.
+
+    Raises:
+        MastlensError: If there is no such table.
+    """
+    if name.startswith(SCORED):
+        return _scored(name.removeprefix(SCORED))
+    if name not in SOURCES:
+        raise unknown("table", name, SOURCES)
+    return SOURCES[name]
+
+
 def tables_for(needs: Collection[str], present: Collection[str]) -> list[str]:
     """Return the tables to join: those needed, and one with shapes in it where none of them has any.
 
@@ -63,7 +76,7 @@ def tables_for(needs: Collection[str], present: Collection[str]) -> list[str]:
         needs: The tables that a rule needs.
         present: The tables that are there.
     """
-    if any(SOURCES[name].shaped for name in needs):
+    if any(source_of(name).shaped for name in needs):
         return list(needs)
     return ["coupling" if "coupling" in present and "geometry" not in present else "geometry", *needs]
 
@@ -80,8 +93,7 @@ def join(tables: Mapping[str, pd.DataFrame], needs: Mapping[str, Collection[str]
         MastlensError: If a table or column is missing, or the tables are about different tensors.
     """
     for name in tables:
-        if name not in SOURCES:
-            raise unknown("table", name, SOURCES)
+        source_of(name)
     joined = pd.DataFrame()
     for name in tables_for(needs, tables):
         wanted = list(needs.get(name, ()))
@@ -100,12 +112,13 @@ def join(tables: Mapping[str, pd.DataFrame], needs: Mapping[str, Collection[str]
 
 
 def _part(tables: Mapping[str, pd.DataFrame], name: str, columns: list[str], rule: str) -> pd.DataFrame:
-    source = SOURCES[name]
+    source = source_of(name)
     if name not in tables:
         raise BadSetting(f"Rule '{rule}' needs the {name} table. Write it first: {source.command} ... --out DIR")
     table = tables[name]
     if missing := [column for column in columns if column not in table]:
-        written = describe_columns(source.file)["column"].tolist()
+        declared = name in SOURCES  # the columns of a scorer of one's own are what it writes
+        written = describe_columns(source.file)["column"].tolist() if declared else list(map(str, table))
         for column in missing:
             if column not in written:
                 raise unknown("column", column, written, of=f"the {name} table, which rule '{rule}' needs")

@@ -41,6 +41,12 @@ def test_an_architecture(tmp_path, monkeypatch):
         exec(confused, dict(made))
 
 
+def test_a_score(tmp_path, monkeypatch):
+    made = run_page("extending/score", tmp_path, monkeypatch)
+    assert made["ranking"]["selected"].sum() == 4
+    assert made["scores"].abs().max() > 1e-5  # not equal by being nothing
+
+
 def test_a_rule(tmp_path, monkeypatch):
     monkeypatch.setattr(RULES, "_registered", {})
     made = run_page("extending/rule", tmp_path, monkeypatch)
