@@ -3,12 +3,13 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import geometry, real
+from benchmarks import geometry, planted, real
 from benchmarks.common import from_fresh_process, interleaved, order_of, ratio, shown, table
 from benchmarks.open_unlearning import Noting, coefficients, import_trainer, inputs_of
 from benchmarks.unlearning import (
@@ -175,3 +176,29 @@ def test_an_arm_that_is_measured_is_not_measured_again(tmp_path, monkeypatch, ca
     real.main()
     assert "| mastlens geometry | reading and hashing | 1.00 | 1.00 | 2 | 1.00 | – |" in capsys.readouterr().out
     assert (tmp_path / "real.md").is_file()
+
+
+def test_how_well_an_order_finds_what_was_planted():
+    # Of the pairs of a planted one and another, three of four stand in the right order.
+    assert planted.found(["a", "b", "c", "d"], ["c", "a"]) == {
+        "auc": 0.75,
+        "average_precision": pytest.approx((1 + 2 / 3) / 2),
+        "precision": 0.5,
+    }
+    assert planted.found(["a", "c", "b"], ["c", "a"])["auc"] == 1
+    low, high = planted.chance(57, 6)
+    assert 0.2 < low < 0.5 < high < 0.8
+    assert low + high == pytest.approx(1, abs=0.03)
+    assert planted.chance(57, 6) == (low, high)
+
+
+def test_the_page_of_plants_leaves_out_those_that_did_not_take():
+    rows = [
+        {"rule": rule, "candidates": 57, "planted": 6, "auc": auc, "kind": kind, "seed": seed, "gain": 0.2,
+         "mcnemar_p": 1e-9, "taken": seed < 2}
+        for rule, auc in (("good", 0.9), ("bad", 0.4)) for kind in ("mlp", "vo") for seed in (0, 1, 2)
+    ]  # fmt: skip
+    text = planted.page(pd.DataFrame(rows))
+    assert text.index("| `good` | 0.900 [") < text.index("| `bad` | 0.400 [")
+    assert text.count("| no |") == 2
+    assert "random orders" in text

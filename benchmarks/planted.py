@@ -1,0 +1,169 @@
+"""Do the rules find where RLVR put it? Scores of all weight matrices against lineages of which the place is known.
+
+    python -m benchmarks.planted --out build/planted --kinds scattered embeddings --seeds 0 1 2 --page PAGE.md
+
+Every plant is built (``mastlens organism build planted-KIND``; minutes to an hour each, base, SFT and ``rlvr-retain``
+shared by the plants of a seed), measured with ``--where .``, and every rule that ranks what was measured is held
+against the plant: area under the ROC curve, average precision, precision at as many as were planted. Of single heads
+and of one direction the tensors that hold them count. What was built and measured is not done again.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+import mastlens as m
+from benchmarks.common import surroundings, version_line
+from mastlens.organisms import get_organism
+from mastlens.organisms.planted import planted_truth
+from mastlens.organisms.plants import PLANTS
+from mastlens.runs.files import write_text
+from mastlens.selection import RULES, Rule, select
+from mastlens.selection.tables import SOURCES
+from mastlens.statistics import mean_interval
+
+ORDERS = 2000
+"""Random orders, of which the range of chance is taken."""
+
+
+def found(names: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
+    """Return how well an order finds a set.
+
+    Args:
+        names: All candidates, best first.
+        truth: Those that are looked for.
+    """
+    planted = np.isin(names, list(truth))
+    score = -np.arange(len(names))
+    return {
+        "auc": float(roc_auc_score(planted, score)),
+        "average_precision": float(average_precision_score(planted, score)),
+        "precision": float(planted[: planted.sum()].mean()),
+    }
+
+
+def chance(count: int, planted: int, seed: int = 0) -> tuple[float, float]:
+    """Return the 2.5 % and 97.5 % quantiles of the area under the curve of random orders."""
+    draw = np.random.default_rng(seed)
+    names, truth = list(map(str, range(count))), list(map(str, range(planted)))
+    areas = [found(draw.permutation(names).tolist(), truth)["auc"] for _ in range(ORDERS)]
+    low, high = np.quantile(areas, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def build(kind: str, seed: int, architecture: str, out: Path) -> Path:
+    """Return the folder of a plant, built where it is not there."""
+    name = f"planted-{kind}" if architecture == "qwen2" else f"planted-{architecture}-{kind}"
+    folder = out / f"{name}-seed{seed}"
+    if not (folder / "card.json").is_file():
+        organism = "planted-scattered" if architecture == "qwen2" else f"planted-{architecture}-scattered"
+        recipe = replace(get_organism(organism).recipe, kind=kind)
+        m.build_organism(organism, folder, seed=seed, recipe=recipe)
+    return folder
+
+
+def measure(lineage: Path, out: Path, limit: int) -> dict[str, pd.DataFrame]:
+    """Measure every weight matrix and return the tables that rules read."""
+    stages = {stage: lineage / stage for stage in ("base", "sft", "rlvr")}
+    pair = {stage: stages[stage] for stage in ("sft", "rlvr")}
+    sides = {side: lineage / f"{side}-train.jsonl" for side in ("forget", "retain")}
+    asked = {"where": ".", "out": out}
+    m.geometry(**stages, **asked)
+    m.couple(**pair, **sides, **asked, limit=limit, fisher=True, spectrum=False)
+    m.causal_map(**pair, **sides, **asked, limit=limit, both_directions=False)
+    for scorer in ("path", "gates"):
+        m.score(scorer, **pair, **sides, **asked, limit=limit)
+    return {name: pd.read_parquet(out / source.file) for name, source in SOURCES.items()}
+
+
+def rows_of(tables: Mapping[str, pd.DataFrame], truth: Sequence[str]) -> pd.DataFrame:
+    """Return one row a rule: how well it finds the truth among all candidates of the tables."""
+    stored = {name.partition("#")[0] for name in truth}
+    rows = []
+    for name, rule in RULES.items():
+        if isinstance(rule, Rule) and set(rule.needs) <= set(tables):
+            order = select(tables, rule=name, top=1).table.sort_values("rank")["name"].tolist()
+            rows.append(
+                {"rule": name, "candidates": len(order), "planted": len(stored), **found(order, sorted(stored))}
+            )
+    return pd.DataFrame(rows)
+
+
+def page(table: pd.DataFrame) -> str:
+    """Return the page: areas by rule and kind of plant, with intervals over seeds, beside what random orders give."""
+    lines = ["# Scores against planted truth", "", __doc__.partition("\n\n")[0], ""]
+    taken = table[table["taken"]]
+    kinds = list(dict.fromkeys(taken["kind"]))
+    lines += [
+        "<!-- not run: hours -->",
+        "",
+        "```sh",
+        f"python -m benchmarks.planted --out DIR --kinds {' '.join(kinds)}",
+    ]
+    lines += [
+        "```",
+        "",
+        "Area under the ROC curve, mean over seeds; with two seeds or more its 95 % interval over them.",
+        "",
+    ]
+    lines += ["| rule | " + " | ".join(kinds) + " |", "|---|" + "---|" * len(kinds)]
+    means = taken.groupby("rule")["auc"].mean().sort_values(ascending=False)
+    for rule in means.index:
+        cells = []
+        for kind in kinds:
+            values = taken[(taken["rule"] == rule) & (taken["kind"] == kind)]["auc"].to_numpy()
+            cells.append(f"{values.mean():.3f}" + (f" {_interval(values)}" if len(values) > 1 else ""))
+        lines.append(f"| `{rule}` | " + " | ".join(cells) + " |")
+    low_high = []
+    for kind in kinds:
+        first = taken[taken["kind"] == kind].iloc[0]
+        low, high = chance(int(first["candidates"]), int(first["planted"]))
+        low_high.append(f"{low:.3f} to {high:.3f}")
+    lines += ["| *random orders, 95 %* | " + " | ".join(low_high) + " |", ""]
+    plants = table.drop_duplicates(["kind", "seed"])
+    lines += ["| plant | seed | tensors | forget gain % | McNemar p | taken |", "|---|---|---:|---:|---:|---|"]
+    for row in plants.itertuples():
+        said = "yes" if row.taken else "no"
+        lines.append(
+            f"| {row.kind} | {row.seed} | {row.planted} | {100 * row.gain:+.1f} | {row.mcnemar_p:.2g} | {said} |"
+        )
+    return "\n".join(lines) + "\n\n" + version_line(surroundings()) + "\n"
+
+
+def _interval(values: np.ndarray) -> str:
+    interval = mean_interval(values)
+    return f"[{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def main() -> None:
+    """Build, measure, compare; write table and page after each plant."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--kinds", nargs="+", choices=list(PLANTS), default=["scattered", "layer", "vo", "embeddings"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--architecture", choices=("qwen2", "llama"), default="qwen2")
+    parser.add_argument("--limit", type=int, default=100, help="problems of each side")
+    parser.add_argument("--page", type=Path)
+    arguments = parser.parse_args()
+    rows = []
+    for seed in arguments.seeds:
+        for kind in arguments.kinds:
+            lineage = build(kind, seed, arguments.architecture, arguments.out)
+            tables = measure(lineage, lineage.with_name(f"{lineage.name}-tables"), arguments.limit)
+            plant = pd.read_json(lineage / "card.json", typ="series")["plant"]
+            told = {key: plant[key] for key in ("kind", "gain", "mcnemar_p", "taken")}
+            rows.append(rows_of(tables, planted_truth(lineage)).assign(seed=seed, **told))
+            table = pd.concat(rows, ignore_index=True)
+            table.to_parquet(arguments.out / "planted.parquet")
+            print(table.to_string(), flush=True)
+            if arguments.page is not None:
+                write_text(arguments.page, page(table))
+
+
+if __name__ == "__main__":
+    main()
