@@ -50,8 +50,9 @@ def found(names: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
 def chance(count: int, planted: int, seed: int = 0) -> tuple[float, float]:
     """Return the 2.5 % and 97.5 % quantiles of the area under the curve of random orders."""
     draw = np.random.default_rng(seed)
-    names, truth = list(map(str, range(count))), list(map(str, range(planted)))
-    areas = [found(draw.permutation(names).tolist(), truth)["auc"] for _ in range(ORDERS)]
+    places = np.stack([draw.choice(count, planted, replace=False) for _ in range(ORDERS)])
+    # Mann and Whitney: of a planted one and another, the share of pairs in which the planted one stands first.
+    areas = 1 - (places.sum(axis=1) - planted * (planted - 1) / 2) / (planted * (count - planted))
     low, high = np.quantile(areas, [0.025, 0.975])
     return float(low), float(high)
 
