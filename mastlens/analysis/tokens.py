@@ -101,12 +101,13 @@ def token_differences(settings: TokenDifferencesSettings) -> TokenDifferences:
     if not lineage.increments:
         raise BadSetting("There is nothing before RLVR to compare with. Give sft, base, or both.")
     computing = settings.computing(*lineage.stages.values())
+    asking = settings.asking
     recorded = {
         "dtype": computing.dtype,
         "limit": settings.limit,
         "quantiles": settings.quantiles,
         "seed": settings.seed,
-        "chat_template": settings.chat_template,
+        **asking.record(),
     }
 
     def compute() -> TokenDifferences:
@@ -115,9 +116,7 @@ def token_differences(settings: TokenDifferencesSettings) -> TokenDifferences:
         for split, path in settings.splits.items():
             problems = read_problems(path, settings.limit)
             check_tokenizer(tokenizer, problems, lineage.rlvr.spec)
-            encoded[split] = encode_problems(
-                problems, tokenizer, chat_template=settings.chat_template, source=str(path)
-            )
+            encoded[split] = encode_problems(problems, tokenizer, chat_template=asking, source=str(path))
         scores = {
             role: _score(
                 checkpoint,

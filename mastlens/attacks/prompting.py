@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from mastlens.attacks.answers import Prompted
 from mastlens.attacks.methods.prompts import PREFILLS
 from mastlens.errors import BadSetting, MastlensWarning
+from mastlens.problems.asking import Asked, Asking
 from mastlens.problems.encoding import EncodedProblem, encode_problem, encode_prompt
 from mastlens.problems.reading import Problem
 from mastlens.problems.templates import apply_template
+from mastlens.problems.thinking import has_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,7 +47,7 @@ def prompt_variants(
     prefills: Sequence[float] = PREFILLS,
     context: int | None = None,
     max_new_tokens: int = 256,
-    chat_template: bool = True,
+    chat_template: Asked = True,
 ) -> dict[str, Prompt]:
     """Return every prompt that this tokenizer and context allow, the plain one first.
 
@@ -67,10 +69,10 @@ def prompt_variants(
     Raises:
         MastlensError: If a share or a number of examples makes no sense.
     """
-    template = chat_template and bool(getattr(tokenizer, "chat_template", None))
+    template, asking = has_template(tokenizer, chat_template), Asking.of(chat_template)
 
     def ask(problem: Problem, text: str | None = None, before: Sequence[Problem] = (), given: str = "") -> Prompted:
-        return _put(tokenizer, problem, text or problem.problem, before, given, template=template)
+        return _put(tokenizer, problem, text or problem.problem, asking.showing(before) if before else asking, given)
 
     variants: dict[str, Prompt] = {PLAIN: ask}
     for share in prefills:
@@ -132,27 +134,16 @@ def _put(
     tokenizer: "PreTrainedTokenizerBase",
     problem: Problem,
     text: str,
-    before: Sequence[Problem],
+    asking: Asking,
     given: str,
-    *,
-    template: bool,
 ) -> Prompted:
     """Return the prompt: solved examples, the problem's text, the beginning of the response; and what is left."""
-    if before and template:
-        turns: list[dict[str, str]] = []
-        for one in before:
-            turns += [{"role": "user", "content": one.problem}, {"role": "assistant", "content": one.solution}]
-        turns.append({"role": "user", "content": text})
-        rendered = apply_template(tokenizer, turns, add_generation_prompt=True)
-        prompt = tuple(tokenizer(rendered, add_special_tokens=False)["input_ids"])
-    else:
-        shown = "".join(f"{one.problem}\n{one.solution}\n\n" for one in before)
-        prompt = encode_prompt(shown + text, tokenizer, chat_template=template)
+    prompt = encode_prompt(text, tokenizer, chat_template=asking)
     if not given:
-        return Prompted(EncodedProblem(prompt, encode_problem(problem, tokenizer, chat_template=template).solution))
+        return Prompted(EncodedProblem(prompt, encode_problem(problem, tokenizer, chat_template=asking).solution))
     start = tuple(tokenizer(given, add_special_tokens=False)["input_ids"])
     rest = problem.solution[len(given) :] if problem.solution.startswith(given) else problem.solution
-    left = encode_problem(Problem(problem.problem, rest, problem.answer), tokenizer, chat_template=template).solution
+    left = encode_problem(Problem(problem.problem, rest, problem.answer), tokenizer, chat_template=asking).solution
     return Prompted(EncodedProblem(prompt + start, left), given)
 
 

@@ -8,9 +8,10 @@ from mastlens.attacks.relearning import check_training
 from mastlens.decoding.graders import Grader, Mathematics
 from mastlens.decoding.rewards import reward_of
 from mastlens.errors import MissingPackage
+from mastlens.problems.asking import Asked, Asking
 from mastlens.problems.reading import Problem
 from mastlens.problems.templates import dated_tokenizer
-from mastlens.problems.thinking import prompt_opens, render_prompt
+from mastlens.problems.thinking import has_template, prompt_opens, render_prompt
 from mastlens.unlearning.loop import batch_schedule
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def reinforce(
     steps: int,
     batch_size: int = 8,
     max_new_tokens: int = 256,
-    chat_template: bool = True,
+    chat_template: Asked = True,
     seed: int = 0,
     grader: Grader | None = None,
     after_step: Callable[[int], None],
@@ -66,12 +67,12 @@ def reinforce(
         ) from error
     from mastlens.organisms.posttraining import quiet_training
 
-    templated = chat_template and bool(getattr(tokenizer, "chat_template", None))
+    templated, asking = has_template(tokenizer, chat_template), Asking.of(chat_template)
     opened = prompt_opens(render_prompt(problems[0].problem, tokenizer, chat_template=chat_template))
     schedule = batch_schedule(len(problems), batch_size, steps, seed, side=0)
     rows = [
         {
-            "prompt": [{"role": "user", "content": one.problem}] if templated else f"{one.problem}\n",
+            "prompt": asking.turns(one.problem) if templated else f"{asking.text(one.problem)}\n",
             "answer": one.answer,
         }
         for batch in schedule

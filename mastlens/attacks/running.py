@@ -116,9 +116,8 @@ def attack(settings: AttackSettings) -> Attack:
         if used[key] is None:
             raise BadSetting(f"{method.name} needs {method.uses[key]}: --{key} FILE.")
     recorded: dict[str, Any] = {"attack": method.name, "limit": limit, "max_new_tokens": settings.max_new_tokens}
-    recorded |= {"chat_template": settings.chat_template, "seed": seed, **method.record()}
-    grader = find_grader(settings.grader)
-    recorded |= recorded_grader(grader)
+    asking, grader = settings.asking, find_grader(settings.grader)
+    recorded |= {**asking.record(), "seed": seed, **method.record(), **recorded_grader(grader)}
     targets = _targets(settings.model, settings.edit, settings.source, settings.control)
     computing = settings.computing(*(one.checkpoint for one in targets))
     recorded["dtype"] = computing.dtype
@@ -156,7 +155,7 @@ def attack(settings: AttackSettings) -> Attack:
                         shown=shown,
                         max_new_tokens=settings.max_new_tokens,
                         grader=grader,
-                        chat_template=settings.chat_template,
+                        chat_template=asking,
                         seed=seed,
                         batch_size=settings.batch_size,
                         bar=bar,

@@ -32,6 +32,7 @@ class _Attacking(Reading):
         "--split forget=forget-eval.jsonl --out attacked"
     )
     function = "mastlens.attacks.running:attack"
+    then = "report {out}"
 
     name: str | AttackMethod = setting("which attack", positional=True, metavar="NAME", listing=attack_lines)
     model: CheckpointPath = setting(path_to("what --edit belongs to, or is edited"), metavar="PATH")

@@ -12,6 +12,7 @@ from mastlens.attacks.prompting import Prompt
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.graders import Grader
 from mastlens.errors import MastlensWarning
+from mastlens.problems.asking import Asked
 from mastlens.problems.encoding import context_length, encode_problems
 from mastlens.problems.reading import Problem
 
@@ -53,7 +54,7 @@ class Trial:
     shown: Mapping[str, Sequence[Problem]]
     max_new_tokens: int
     grader: Grader
-    chat_template: bool
+    chat_template: Asked
     seed: int
     batch_size: int | str
     bar: "tqdm[Any]"

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
+from mastlens.problems.asking import Asked
 from mastlens.problems.encoding import encode_prompt
 from mastlens.problems.thinking import prompt_opens, render_prompt
 
@@ -57,7 +58,7 @@ class Prompt:
         name: str,
         gold: str | None = None,
         think: str = "free",
-        chat_template: bool = True,
+        chat_template: Asked = True,
     ) -> "Prompt":
         """Return the prompt of a think mode.
 
@@ -87,7 +88,7 @@ def problem_prompts(
     tokenizer: "PreTrainedTokenizerBase",
     *,
     think: str = "free",
-    chat_template: bool = True,
+    chat_template: Asked = True,
 ) -> list[Prompt]:
     """Return the prompts of problems, named by their places; arguments as in ``Prompt.of``."""
     return [

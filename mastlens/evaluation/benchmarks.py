@@ -16,12 +16,11 @@ import pandas as pd
 from mastlens.decoding.sampling import Sampling
 from mastlens.errors import BadFile, BadSetting, MissingPackage, NotFound, UnknownName, unknown
 from mastlens.evaluation.settings import STYLES, TakeBenchmarkSettings
+from mastlens.problems.asking import INSTRUCTION, boxed_solution
 from mastlens.problems.reading import Problem, parse_problem, read_problems
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_text
 from mastlens.runs.reading import read_object, read_parquet
-
-_BOXED = "Put your final answer within \\boxed{}."
 
 
 @dataclass(frozen=True)
@@ -184,11 +183,7 @@ def prompted(
 def _styled(problem: Problem, style: str) -> Problem:
     if style == "plain":
         return problem
-    solution = problem.solution
-    head, mark, _ = solution.rpartition("####")
-    if mark and "\\boxed" not in solution:
-        solution = f"{head.rstrip()}\nThe answer is \\boxed{{{problem.answer}}}."
-    return replace(problem, problem=f"{problem.problem}\n\n{_BOXED}", solution=solution)
+    return replace(boxed_solution(problem), problem=f"{problem.problem}\n\n{INSTRUCTION}")
 
 
 def write_problems(path: str | os.PathLike[str], problems: Sequence[Problem]) -> Path:

@@ -19,6 +19,7 @@ from mastlens.evaluation.responses import FILE as RESPONSES
 from mastlens.evaluation.settings import CollateralSettings
 from mastlens.models.divergence import token_divergence
 from mastlens.plots.cards.carded import Carded
+from mastlens.problems.asking import Asked
 from mastlens.problems.encoding import check_tokenizer, context_length, encode_problems
 from mastlens.problems.reading import read_problems
 from mastlens.runs.calls import takes
@@ -94,7 +95,8 @@ def measure_collateral(settings: CollateralSettings) -> Collateral:
         **hash_inputs({side: Path(folder) / RESPONSES for side, folder in folders.items() if folder is not None}),
     }
     computing = settings.computing(tested.checkpoint)
-    recorded = {"chat_template": settings.chat_template, "dtype": computing.dtype, "limit": settings.limit}
+    asking = settings.asking
+    recorded = {**asking.record(), "dtype": computing.dtype, "limit": settings.limit}
 
     def compute() -> Collateral:
         checkpoint, batch_size = tested.checkpoint, settings.batch_size
@@ -105,7 +107,7 @@ def measure_collateral(settings: CollateralSettings) -> Collateral:
             checkpoint.spec,
             tested.changes,
             splits,
-            chat_template=settings.chat_template,
+            chat_template=asking,
             limit=settings.limit,
             batch_size=batch_size,
             progress=settings.progress,
@@ -132,7 +134,7 @@ def _divergence(
     edited: "Mapping[str, Tensor]",
     splits: Mapping[str, str | os.PathLike[str]],
     *,
-    chat_template: bool,
+    chat_template: Asked,
     limit: int | None,
     batch_size: int | str,
     progress: bool,

@@ -94,6 +94,7 @@ def run_harness(asked: EvaluateSettings, chosen: HarnessTasks) -> HarnessScores:
         "think_end": chosen.think_end,
         "chat_template": asked.chat_template,
         "seed": asked.seed,
+        **({"system_prompt": asked.system_prompt} if asked.system_prompt else {}),
     }
     inputs = {}
     if folder is not None:
@@ -147,6 +148,7 @@ def run_tasks(
             limit=settings["limit"],
             gen_kwargs=None if most is None else {"max_gen_toks": most},
             apply_chat_template=templated,
+            system_instruction=settings.get("system_prompt"),
             task_manager=manager,
             bootstrap_iters=0,  # the items are kept: intervals come from them, paired
             log_samples=True,

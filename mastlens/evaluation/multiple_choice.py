@@ -18,6 +18,7 @@ from mastlens.errors import BadFile, BadSetting, NotFound, unknown
 from mastlens.evaluation.settings import ASK, ChoicesSettings
 from mastlens.models.likelihood import sequence_logprobs
 from mastlens.plots.cards.carded import Carded
+from mastlens.problems.asking import Asked
 from mastlens.problems.encoding import EncodedProblem, encode_prompt
 from mastlens.problems.thinking import CUE, answer_ids
 from mastlens.runs.calls import takes
@@ -109,7 +110,7 @@ def score_choices(
     ask: str = "letter",
     think: str = "free",
     batch_size: int | str = 32,
-    chat_template: bool = True,
+    chat_template: Asked = True,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Return which option the model finds likeliest, item by item.
@@ -221,12 +222,13 @@ def choices(settings: ChoicesSettings) -> ChoiceScores:
         raise BadSetting("There are no questions: give --questions NAME=FILE at least once.")
     tested = EditedCheckpoint.open(settings.model, settings.edit)
     computing = settings.computing(tested.checkpoint)
-    asking = {"ask": settings.ask, "think": settings.think, "chat_template": settings.chat_template}
-    recorded = {**asking, "dtype": computing.dtype, "limit": settings.limit}
+    scoring = {"ask": settings.ask, "think": settings.think}
+    recorded = {**scoring, **settings.asking.record(), "dtype": computing.dtype, "limit": settings.limit}
 
     def compute() -> ChoiceScores:
         read = {name: read_choices(path)[: settings.limit] for name, path in settings.questions.items()}
-        asked = {**asking, "batch_size": settings.batch_size, "progress": settings.progress}
+        asked = {**scoring, "batch_size": settings.batch_size, "progress": settings.progress}
+        asked["chat_template"] = settings.asking
         with tested.loaded(computing) as (loaded, tokenizer):
             tables = [
                 score_choices(loaded, tokenizer, found, **asked).assign(split=name) for name, found in read.items()

@@ -17,6 +17,7 @@ from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting, NotSupported
 from mastlens.evaluation.settings import EvaluateSettings
 from mastlens.plots.cards.carded import Carded
+from mastlens.problems.asking import Asked
 from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems, encode_prompt
 from mastlens.problems.reading import Problem, read_problems
 from mastlens.problems.thinking import answer_ids, prompt_opens
@@ -27,6 +28,7 @@ from mastlens.runs.ledger import Ledger
 from mastlens.runs.settings import FilePath
 from mastlens.runs.stages import hash_inputs
 from mastlens.runs.tables import Kept
+from mastlens.runs.tracking import check_tracker, tracking
 from mastlens.statistics import share_interval
 
 if TYPE_CHECKING:
@@ -76,6 +78,23 @@ class Evaluation(Carded):
         return pd.DataFrame(
             [_summary(self.table[self.table["split"] == s], split=s) for s in self.table["split"].unique()]
         )
+
+    @property
+    def hints(self) -> list[str]:
+        """What is to be done where most responses cannot be graded: they were cut off, or state no answer in a box."""
+        table = self.table
+        if not len(table):
+            return []
+        cut, bare = table["truncated"].mean(), ~table["response"].str.contains(r"\\boxed", regex=True)
+        found = []
+        if cut > 0.5:
+            found.append(f"{cut:.0%} of the responses were cut off: raise --max-new-tokens.")
+        if bare.mean() > 0.5 and not table.loc[bare, "correct"].mean() > 0.5:
+            found.append(
+                f"{bare.mean():.0%} of the responses have no \\boxed{{}}, and few of these are right: "
+                "--answer-format boxed asks for one, --few-shot 4 shows how."
+            )
+        return found
 
     def plot(self) -> "go.Figure":
         """Draw accuracy by split with Wilson intervals."""
@@ -131,7 +150,11 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
     """
     if not settings.splits and settings.harness is None:
         raise BadSetting("There is nothing to evaluate on: give --split NAME=FILE, or --harness TASK.")
+    check_tracker(settings.track)
     found = _evaluate(settings, settings.splits) if settings.splits else Evaluation(pd.DataFrame(columns=COLUMNS))
+    if settings.track is not None and len(found.table):
+        with tracking(settings.track, found.settings, settings.out) as log:
+            log({f"{row['split']}/accuracy": row["accuracy"] for row in found.accuracy.to_dict("records")}, 0)
     if settings.harness is None:
         return found
     from mastlens.evaluation.harness import run_harness
@@ -151,11 +174,12 @@ def _evaluate(asked: EvaluateSettings, splits: Mapping[str, FilePath]) -> Evalua
             "edited checkpoint first: mastlens edit apply EDIT --to PATH --out NEW; then evaluate --model NEW."
         )
     computing = asked.computing(checkpoint)
+    asking = asked.asking
     settings: dict[str, Any] = {"dtype": computing.dtype, "limit": asked.limit}
     settings |= {
         "solution_logprob": asked.solution_logprob,
         "max_new_tokens": decoding.max_new_tokens,
-        "chat_template": asked.chat_template,
+        **asking.record(),
     }
     settings |= {"stop_at_answer": asked.stop_at_answer, "engine": writer.name}
     sampling = decoding.sampling
@@ -183,7 +207,7 @@ def _evaluate(asked: EvaluateSettings, splits: Mapping[str, FilePath]) -> Evalua
                     grader=grader,
                     think=asked.think,
                     samples=asked.samples,
-                    chat_template=asked.chat_template,
+                    chat_template=asking,
                     solution_logprob=asked.solution_logprob,
                     progress=asked.progress,
                     sources={name: str(path) for name, path in splits.items()},
@@ -205,7 +229,7 @@ def evaluate_model(
     grader: Grader | None = None,
     think: str = "free",
     samples: int = 1,
-    chat_template: bool = True,
+    chat_template: Asked = True,
     solution_logprob: bool = True,
     progress: bool = True,
     sources: Mapping[str, str] | None = None,
@@ -305,7 +329,7 @@ def _encoded(
     *,
     think: str,
     context: int | None,
-    chat_template: bool,
+    chat_template: Asked,
     source: str,
 ) -> list[EncodedProblem]:
     """Return the token ids of every problem: the prompt of the think mode, then the solution and end of sequence."""

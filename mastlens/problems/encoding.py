@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mastlens.architectures.rotation import extended_length
 from mastlens.errors import BadSetting, MastlensWarning, NotSupported, NotTogether
+from mastlens.problems.asking import Asked
 from mastlens.problems.reading import Problem
 from mastlens.problems.thinking import decode_response, has_template, render_prompt
 
@@ -95,7 +96,7 @@ def _appends_end(tokenizer: "PreTrainedTokenizerBase") -> bool:
 
 
 def encode_prompt(
-    problem: str, tokenizer: "PreTrainedTokenizerBase", *, chat_template: bool = True, think: str = "free"
+    problem: str, tokenizer: "PreTrainedTokenizerBase", *, chat_template: Asked = True, think: str = "free"
 ) -> tuple[int, ...]:
     """Return the prompt's token ids: the chat template's user turn, or the problem and a newline.
 
@@ -125,7 +126,7 @@ def open_ended(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> tupl
 
 
 def encode_problem(
-    problem: Problem, tokenizer: "PreTrainedTokenizerBase", *, chat_template: bool = True
+    problem: Problem, tokenizer: "PreTrainedTokenizerBase", *, chat_template: Asked = True
 ) -> EncodedProblem:
     """Return the token ids of a problem: prompt, then solution and end of sequence."""
     solution = tuple(tokenizer(problem.solution, add_special_tokens=False)["input_ids"])
@@ -139,7 +140,7 @@ def encode_problems(
     tokenizer: "PreTrainedTokenizerBase",
     *,
     context: int | None = None,
-    chat_template: bool = True,
+    chat_template: Asked = True,
     source: str = "the problems",
 ) -> list[EncodedProblem]:
     """Return the token ids of every problem.

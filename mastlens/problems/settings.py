@@ -1,15 +1,18 @@
 """Settings that commands share which read problems."""
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mastlens.errors import BadSetting
-from mastlens.runs.settings import FilePath, Writing, setting
+from mastlens.problems.asking import FORMATS, PLAIN, Asking, asking_of
+from mastlens.runs.settings import FilePath, Writing, number, setting
 
 if TYPE_CHECKING:
     from mastlens.checkpoints.checkpoint import Checkpoint
     from mastlens.checkpoints.computing import Computing
 
+_ASKING = "how problems are asked"
 AUTO = "auto"
 DTYPES = (AUTO, "float32", "bfloat16", "float16")
 """Types of a model in memory."""
@@ -40,11 +43,41 @@ class Reading(Writing):
     )
     limit: int | None = setting("only the first N of each file", None)
     chat_template: bool = setting("prompt with the bare problem even if there is a template", True)
+    system_prompt: str | None = setting("what the model is told before every problem", None, group=_ASKING)
+    few_shot: int | str | os.PathLike[str] | None = setting(
+        "worked examples before every problem: a file of them, or the first N of GSM8K's that come with mastlens",
+        None,
+        group=_ASKING,
+        parse=number,
+        metavar="FILE|N",
+    )
+    answer_format: str = setting(
+        "boxed asks for the answer in \\boxed{}; plain asks for nothing",
+        PLAIN,
+        choices=FORMATS,
+        kind="form of an answer",
+        group=_ASKING,
+        metavar="|".join(FORMATS),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.limit is not None and self.limit < 1:
             raise BadSetting(f"A limit (--limit) of {self.limit} leaves nothing to read; it is at least 1.")
+
+    @property
+    def asking(self) -> Asking:
+        """How problems are asked.
+
+        Raises:
+            MastlensError: If worked examples cannot be read.
+        """
+        return asking_of(
+            chat_template=self.chat_template,
+            system=self.system_prompt,
+            few_shot=self.few_shot,
+            answer_format=self.answer_format,
+        )
 
     def computing(self, *checkpoints: "Checkpoint") -> "Computing":
         """Return where these checkpoints are computed, and in which type (see ``Computing.of``)."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from mastlens.errors import unknown
+from mastlens.problems.asking import Asked, Asking
 from mastlens.problems.templates import apply_template, thinking_switches
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def ids_open(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> bool:
 
 
 def render_prompt(
-    problem: str, tokenizer: "PreTrainedTokenizerBase", *, think: str = "free", chat_template: bool = True
+    problem: str, tokenizer: "PreTrainedTokenizerBase", *, think: str = "free", chat_template: Asked = True
 ) -> str:
     """Return a prompt's text: the chat template's user turn and generation prompt, or the problem and a newline.
 
@@ -88,19 +89,22 @@ def render_prompt(
         problem: The problem's text.
         tokenizer: The tokenizer.
         think: The think mode (see ``THINK``).
-        chat_template: Whether to use the tokenizer's chat template, where it has one.
+        chat_template: Whether to use the tokenizer's chat template, where it has one; or how problems are asked
+            (``mastlens.problems.asking.Asking``), which says that and more.
 
     Raises:
         MastlensError: For a think mode that does not exist.
     """
     if think not in THINK:
         raise unknown("think mode", think, THINK)
+    asking = Asking.of(chat_template)
     if not has_template(tokenizer, chat_template):
+        problem = asking.text(problem)
         # Without a template the cue closes the question itself, in the form that multiple choice has it.
         if think == "none":
             return problem.rstrip() if problem.rstrip().endswith(CUE) else f"{problem}\n{CUE}"
         return problem + "\n" + {"free": "", "empty": f"{OPENER}{CLOSER}\n\n", "forced": f"{OPENER}\n"}[think]
-    turns = [{"role": "user", "content": problem}]
+    turns = asking.turns(problem)
     if think == "free":
         return apply_template(tokenizer, turns, add_generation_prompt=True)
     switches = dict.fromkeys(thinking_switches(tokenizer), think != "empty")
@@ -141,7 +145,7 @@ def _plain_text(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> str
     return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def has_template(tokenizer: "PreTrainedTokenizerBase", chat_template: bool = True) -> bool:
+def has_template(tokenizer: "PreTrainedTokenizerBase", chat_template: Asked = True) -> bool:
     """Return whether prompts are written by the tokenizer's chat template."""
     return bool(chat_template and getattr(tokenizer, "chat_template", None))
 

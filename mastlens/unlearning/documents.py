@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import BadFile, NotFound, NotSupported, NotTogether
+from mastlens.problems.asking import Asked
 from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problem, encode_problems
 from mastlens.problems.reading import Problem, parse_problem
 from mastlens.problems.thinking import CLOSER, has_template
@@ -60,7 +61,7 @@ class Encoder:
         chat_template: Whether to use the tokenizer's chat template, where it has one.
     """
 
-    def __init__(self, checkpoint: Checkpoint, tokenizer: "PreTrainedTokenizerBase", config: Any, chat_template: bool):
+    def __init__(self, checkpoint: Checkpoint, tokenizer: "PreTrainedTokenizerBase", config: Any, chat_template: Asked):
         self.checkpoint, self.tokenizer, self.chat = checkpoint, tokenizer, chat_template
         self.context = context_length(config)
 

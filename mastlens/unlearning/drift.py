@@ -23,6 +23,7 @@ from mastlens.models.likelihood import read_solutions
 from mastlens.models.suffix import PartialForward, largest_layers
 from mastlens.models.weights import snapshot, swapped
 from mastlens.plots.cards.carded import Carded
+from mastlens.problems.asking import Asked
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.unlearning.control import kept_control
 from mastlens.unlearning.documents import Encoder, read_documents
@@ -191,7 +192,7 @@ def measure_drift(
     retain: str | os.PathLike[str] | None = None,
     texts: SteeringTexts | None = None,
     limit: int = 64,
-    chat_template: bool = True,
+    chat_template: Asked = True,
     batch_size: int = 16,
     device: str = "cpu",
     progress: bool = True,

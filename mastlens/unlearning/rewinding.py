@@ -22,6 +22,7 @@ from mastlens.decoding.sampling import Sampling
 from mastlens.errors import BadSetting, NotTogether
 from mastlens.models.batching import by_length
 from mastlens.models.likelihood import Head, counted_states
+from mastlens.problems.asking import Asked
 from mastlens.problems.encoding import EncodedProblem, encode_prompt
 from mastlens.problems.reading import Problem
 from mastlens.runs.files import sha256_json
@@ -93,7 +94,7 @@ class Responses:
         drawn: OwnResponses,
         *,
         seed: int,
-        chat: bool,
+        chat: Asked,
         out: str | os.PathLike[str] | None,
         key: Any,
         given: str | os.PathLike[str] | None = None,

@@ -100,11 +100,11 @@ def traces(settings: TracesSettings) -> Traces:
     Raises:
         MastlensError: If files or settings do not fit.
     """
-    forget, chat_template, tracing = settings.forget, settings.chat_template, settings.tracing
+    forget, asking, tracing = settings.forget, settings.asking, settings.tracing
     decoding = Decoding(tracing.max_new_tokens, settings.batch_size)
     checkpoint = Checkpoint(settings.model)
     computing = settings.computing(checkpoint)
-    recorded = {**asdict(tracing), "chat_template": chat_template}
+    recorded = {**asdict(tracing), **asking.record()}
     recorded |= {"dtype": computing.dtype, "limit": settings.limit}
     inputs = hash_inputs({"forget": forget})
 
@@ -113,7 +113,7 @@ def traces(settings: TracesSettings) -> Traces:
         loaded, tokenizer = computing.load(checkpoint), checkpoint.load_tokenizer()
         check_tokenizer(tokenizer, documents, checkpoint.spec)
         prompts = [
-            Prompt.of(text, tokenizer, name=f"{item}/{segment}", think="forced", chat_template=chat_template)
+            Prompt.of(text, tokenizer, name=f"{item}/{segment}", think="forced", chat_template=asking)
             for item, document in enumerate(documents)
             for segment, text in enumerate(asked_about(document, tokenizer, tracing))
         ]

@@ -38,6 +38,7 @@ from mastlens.errors import NotFound, NotTogether, unknown
 from mastlens.models.gradients import mean_gradients
 from mastlens.models.weights import stored_parameters, swapped
 from mastlens.plots.cards.carded import Carded
+from mastlens.problems.asking import Asked
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.reading import read_table
@@ -152,6 +153,7 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
     computing = settings.computing(before, after)
     chosen = after.projections if settings.where is None else after.matrices(settings.where)
     grader = find_grader(settings.grader) if settings.accuracy else None
+    asking = settings.asking
     recorded = {
         "dtype": computing.dtype,
         "where": settings.where,
@@ -160,7 +162,7 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
         "accuracy": settings.accuracy,
         "limit": settings.limit,
         "seed": settings.seed,
-        "chat_template": settings.chat_template,
+        **asking.record(),
         **({} if grader is None else {"max_new_tokens": settings.max_new_tokens, **recorded_grader(grader)}),
     }
 
@@ -174,7 +176,7 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
                 max_new_tokens=settings.max_new_tokens,
                 limit=settings.limit,
                 batch_size=settings.batch_size,
-                chat_template=settings.chat_template,
+                chat_template=asking,
                 computing=computing,
                 progress=direction if settings.progress else None,
             )
@@ -235,7 +237,7 @@ def _measure(
     max_new_tokens: int,
     limit: int | None,
     batch_size: int | str,
-    chat_template: bool,
+    chat_template: Asked,
     computing: Computing,
     progress: str | None,
 ) -> _Measured:

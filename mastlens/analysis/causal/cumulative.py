@@ -92,6 +92,7 @@ def cumulative_curves(settings: CumulativeCurvesSettings) -> CumulativeCurves:
         own, other = other, own
     order = _order(settings.ranking, own)
     computing = settings.computing(own, other)
+    asking = settings.asking
     recorded = {
         "dtype": computing.dtype,
         "ranking": order,
@@ -100,7 +101,7 @@ def cumulative_curves(settings: CumulativeCurvesSettings) -> CumulativeCurves:
         "points": settings.points,
         "limit": settings.limit,
         "seed": settings.seed,
-        "chat_template": settings.chat_template,
+        **asking.record(),
     }
 
     def compute() -> CumulativeCurves:
@@ -112,7 +113,7 @@ def cumulative_curves(settings: CumulativeCurvesSettings) -> CumulativeCurves:
             tokenizer,
             {"forget": settings.forget, "retain": settings.retain},
             limit=settings.limit,
-            chat_template=settings.chat_template,
+            chat_template=asking,
         )
         projections = {projection.name: projection for projection in own.projections}
         curves = _curves(len(order), draws=settings.draws, points=settings.points, seed=settings.seed)

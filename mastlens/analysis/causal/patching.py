@@ -22,6 +22,7 @@ from mastlens.models.likelihood import counted_states
 from mastlens.models.memory import float64_device
 from mastlens.models.suffix import PartialForward, partial_forward
 from mastlens.models.weights import named_weights, stored_parameters, swapped
+from mastlens.problems.asking import Asked
 from mastlens.problems.encoding import Batch, EncodedProblem, check_tokenizer, context_length, encode_problems
 from mastlens.problems.reading import Problem, read_problems
 
@@ -160,7 +161,7 @@ def read_sides(
     files: "Mapping[str, str | os.PathLike[str] | None]",
     *,
     limit: int | None,
-    chat_template: bool,
+    chat_template: Asked,
 ) -> dict[str, ProblemSet]:
     """Read side to problems (the first ``limit`` of each file), for the sides that have a file."""
     sides = {}

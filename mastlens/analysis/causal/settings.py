@@ -28,6 +28,7 @@ class CausalMapSettings(_Patching):
         "causal-map --sft organism:qwen2/sft --rlvr organism:qwen2/rlvr --forget forget.jsonl --limit 50 --out run"
     )
     function = "mastlens.analysis.causal.causal_map:causal_map"
+    then = "cumulative-curves --sft {sft} --rlvr {rlvr} --forget {forget} --ranking {out}/ranking.parquet --out {out}"
 
     where: str | None = setting(
         "only weight matrices of these names (all of attention by default)", None, metavar="REGEX"
@@ -50,6 +51,7 @@ class CumulativeCurvesSettings(_Patching):
         "--ranking run/ranking.parquet --limit 50 --out run"
     )
     function = "mastlens.analysis.causal.cumulative:cumulative_curves"
+    then = "report {out}"
 
     ranking: FilePath | Sequence[str] | Any = setting(
         "a ranking.parquet; in Python its table too, or all projections' names, best first", metavar="FILE"

@@ -23,6 +23,7 @@ from mastlens.checkpoints.lineage import Lineage, paired
 from mastlens.errors import BadSetting, NotFound
 from mastlens.models.gradients import Gradients, measure_gradients
 from mastlens.plots.cards.carded import Carded
+from mastlens.problems.asking import Asked
 from mastlens.problems.encoding import check_tokenizer, context_length, encode_problems
 from mastlens.problems.reading import read_problems
 from mastlens.runs.calls import takes
@@ -133,8 +134,9 @@ def couple(settings: CoupleSettings) -> Coupling:
     lineage = Lineage.open(settings.rlvr, sft=settings.sft)
     chosen = lineage.rlvr.projections if settings.where is None else lineage.rlvr.matrices(settings.where)
     computing = settings.computing(lineage.rlvr)
+    asking = settings.asking
     recorded = {
-        "chat_template": settings.chat_template,
+        **asking.record(),
         "dtype": computing.dtype,
         "limit": settings.limit,
         "fisher": settings.fisher,
@@ -152,7 +154,7 @@ def couple(settings: CoupleSettings) -> Coupling:
             batch_size=settings.batch_size,
             computing=computing,
             limit=settings.limit,
-            chat_template=settings.chat_template,
+            chat_template=asking,
             progress=settings.progress,
         )
         return _couple(lineage, chosen, found, recorded, settings.progress)
@@ -193,7 +195,7 @@ def _gradients(
     batch_size: int | str,
     computing: Computing,
     limit: int | None,
-    chat_template: bool,
+    chat_template: Asked,
     progress: bool,
 ) -> dict[str, dict[str, Tensor]]:
     """Return side, and side with ``_fisher``, to stored tensor's name to what was measured of it."""

@@ -14,6 +14,7 @@ class CoupleSettings(ForgetRetain):
     summary = "coupling of the forget gradient to the increment"
     example = "couple --sft organism:qwen2/sft --rlvr organism:qwen2/rlvr --forget forget.jsonl --out run"
     function = "mastlens.analysis.coupling.coupling:couple"
+    then = "rank {out} --top 12"
 
     sft: CheckpointPath = setting(path_to("what RLVR started from"), metavar="PATH")
     rlvr: CheckpointPath = setting(path_to("after RLVR"), metavar="PATH")

@@ -21,6 +21,7 @@ class GeometrySettings(Writing):
     summary = "geometry of the increments, per attention projection"
     example = "geometry --base organism:qwen2/base --sft organism:qwen2/sft --rlvr organism:qwen2/rlvr --out run"
     function = "mastlens.analysis.increments.geometry:geometry"
+    then = "couple --sft {sft} --rlvr {rlvr} --forget forget.jsonl --out {out}"
 
     base: CheckpointPath = setting(path_to("before SFT"), metavar="PATH")
     sft: CheckpointPath | None = setting(
@@ -51,6 +52,7 @@ class MaskAgreementSettings(Writing):
     summary = "do several runs from one checkpoint change the same entries?"
     example = "mask-agreement organism:qwen2/sft organism:qwen2/rlvr organism:qwen2/rlvr-retain --out agreement"
     function = "mastlens.analysis.increments.agreement:mask_agreement"
+    then = "report {out}"
 
     reference: CheckpointPath = setting(path_to("what the runs started from"), positional=True, metavar="START")
     runs: Sequence[CheckpointPath] | Mapping[str, Any] = setting(

@@ -14,6 +14,7 @@ class TrajectorySettings(Writing):
     summary = "a run by its saved steps: rank 1 in time, linearity, extrapolation"
     example = "trajectory organism:qwen2/sft organism:qwen2/trajectory --window 0.3 --out steps"
     function = "mastlens.analysis.trajectories.trajectory:trajectory"
+    then = "report {out}"
 
     paths: Sequence[CheckpointPath] = setting(
         path_to("the start, then steps or a folder of step_N folders"), positional=True, metavar="PATH"

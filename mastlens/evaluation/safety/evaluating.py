@@ -104,7 +104,8 @@ def evaluate_safety(settings: EvaluateSafetySettings) -> SafetyEvaluation:
     sampling = decoding.sampling
     tested = EditedCheckpoint.open(settings.model, settings.edit)
     generation = {"think": settings.think, "max_new_tokens": decoding.max_new_tokens}
-    generation |= {"chat_template": settings.chat_template, "limit": limit, "samples": settings.samples}
+    asking = settings.asking
+    generation |= {**asking.record(), "limit": limit, "samples": settings.samples}
     generation |= {"sampling": None if sampling is None else asdict(sampling), "seed": seed}
     computing = settings.computing(tested.checkpoint)
     generation |= {} if computing.dtype == "float32" else {"dtype": computing.dtype}  # what was begun before goes on
@@ -116,7 +117,7 @@ def evaluate_safety(settings: EvaluateSafetySettings) -> SafetyEvaluation:
         requests = {f"{name}/{one.line}": (name, one) for name, found in drawn.items() for one in found}
         key = sha256_json([generation, inputs | tested.inputs, tested.lineage])
         keep = None if settings.out is None else Path(settings.out) / _PARTIAL
-        prompting = {"think": settings.think, "chat_template": settings.chat_template}
+        prompting = {"think": settings.think, "chat_template": asking}
         with tested.loaded(computing) as (loaded, tokenizer), Ledger(keep, key) as ledger:
             answered = answer(
                 HuggingFaceEngine(loaded, tokenizer),

@@ -49,10 +49,11 @@ def evaluate_traces(settings: EvaluateTracesSettings) -> TraceEvaluation:
         raise BadSetting("There are no questions: give --questions NAME=FILE at least once.")
     judge, decoding = find_judge(settings, _rule_judge, TRACE_RUBRIC), settings.decoding()
     tested = EditedCheckpoint.open(settings.model, settings.edit)
-    prompting = {"think": settings.think, "chat_template": settings.chat_template}
+    asking = settings.asking
+    prompting = {"think": settings.think, "chat_template": asking}
     sampling, reflection = decoding.sampling, settings.reflection
     generation = {"think": settings.think, "max_new_tokens": decoding.max_new_tokens}
-    generation |= {"chat_template": settings.chat_template, "samples": samples}
+    generation |= {**asking.record(), "samples": samples}
     generation |= {"sampling": None if sampling is None else asdict(sampling)}
     generation |= {"reflection": [reflection, settings.reflection_window]} if reflection else {}
     scoring = {"ask": settings.choices_ask, "think": settings.choices_think}
@@ -87,7 +88,7 @@ def evaluate_traces(settings: EvaluateTracesSettings) -> TraceEvaluation:
             )
             right = {}
             if not without:
-                shared = {"batch_size": settings.batch_size, "chat_template": settings.chat_template}
+                shared = {"batch_size": settings.batch_size, "chat_template": asking}
                 shared |= {**scoring, "progress": settings.progress}
                 for split, found in asked.items():
                     options = [one.source for one in found if isinstance(one.source, Choice)]
