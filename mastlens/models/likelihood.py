@@ -67,6 +67,7 @@ class Reading:
         targets: The tokens.
         rows: The row of the batch that each token belongs to.
         size: Number of rows in the batch.
+        own: The state at each token itself, a constant; None where it was not asked for.
     """
 
     hidden: Float[Tensor, "tokens hidden"]
@@ -74,6 +75,7 @@ class Reading:
     targets: Int[Tensor, " tokens"]
     rows: Int[Tensor, " tokens"]
     size: int
+    own: Float[Tensor, "tokens hidden"] | None = None
 
     @cached_property
     def logprobs(self) -> TokenLogprobs:
@@ -100,17 +102,25 @@ class Reading:
         return torch.cat(found)
 
 
-def read_solutions(model: "PreTrainedModel", batch: Batch, *, known: bool = False) -> Reading:
+def read_solutions(model: "PreTrainedModel", batch: Batch, *, known: bool = False, own: bool = False) -> Reading:
     """Return what a model says at the solution tokens of a batch.
 
     Args:
         model: The model, in evaluation mode.
         batch: The batch.
         known: See ``counted_states``.
+        own: Whether to keep the state at each token itself, too.
     """
-    hidden, head = counted_states(model, batch, known=known)
     counted = batch.is_solution[:, 1:]
-    return Reading(hidden, head, batch.input_ids[:, 1:][counted], counted.nonzero()[:, 0], len(batch.input_ids))
+    targets, rows = batch.input_ids[:, 1:][counted], counted.nonzero()[:, 0]
+    if not own:
+        hidden, head = counted_states(model, batch, known=known)
+        return Reading(hidden, head, targets, rows, len(batch.input_ids))
+    before = torch.nn.functional.pad(counted, (0, 1))
+    either = before | batch.is_solution
+    states, head = counted_states(model, batch, known=known, counted=either)
+    at, of = states[before[either]], states[batch.is_solution[either]].detach()
+    return Reading(at, head, targets, rows, len(batch.input_ids), of)
 
 
 def token_logprobs(model: "PreTrainedModel", batch: Batch) -> TokenLogprobs:
@@ -233,7 +243,11 @@ class Head:
 
 
 def counted_states(
-    model: "PreTrainedModel", batch: Batch, *, known: bool = False
+    model: "PreTrainedModel",
+    batch: Batch,
+    *,
+    known: bool = False,
+    counted: Bool[Tensor, "batch length"] | None = None,
 ) -> tuple[Float[Tensor, "tokens hidden"], Head]:
     """Return what the model hands to its output embedding at the positions that count, and the rest of the way.
 
@@ -245,12 +259,14 @@ def counted_states(
         model: The model.
         batch: The batch.
         known: That the head called alone gives this model's logits is known from an earlier call, and not tried.
+        counted: True at the positions; None for those before each solution token.
     """
 
     def run() -> Tensor:
         return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long(), use_cache=False).logits
 
-    counted = torch.nn.functional.pad(batch.is_solution[:, 1:], (0, 1))  # the position before each token
+    if counted is None:
+        counted = torch.nn.functional.pad(batch.is_solution[:, 1:], (0, 1))  # the position before each token
     return states_at(model, counted, run, known=known)
 
 

@@ -26,6 +26,7 @@ from mastlens.runs.files import sha256_json, write_table
 from mastlens.runs.reading import read_table
 from mastlens.runs.settings import at_default
 from mastlens.runs.stages import hash_inputs, remembered
+from mastlens.runs.tracking import check_tracker, tracking
 from mastlens.selection.tensors import named_matrices, select_tensors
 from mastlens.unlearning.control import CONTROL
 from mastlens.unlearning.documents import Encoder, read_documents
@@ -38,6 +39,7 @@ from mastlens.unlearning.objectives import (
     SteeringObjective,
     make_objective,
 )
+from mastlens.unlearning.optimisers import recorded_optimiser
 from mastlens.unlearning.probes import COLUMNS, Prober, choose_step
 from mastlens.unlearning.refusals import REFUSALS, read_refusals, with_refusals
 from mastlens.unlearning.resuming import Partial, interruptible
@@ -107,7 +109,7 @@ def check_disjoint(sides: Mapping[str, Sequence[Problem]]) -> None:
     if shared:
         raise NotTogether(
             f"{len(shared)} problems are in both the {one} and the {other} file, e.g. {min(shared)[:80]!r}. "
-            "Remove them from one, or pass --allow-overlap."
+            "Remove them from one, or pass --allow-overlap (in Python allow_overlap=True)."
         )
 
 
@@ -156,9 +158,11 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
     )
     check_splitting(chosen, settings.micro_batch, settings.checkpoint_activations, settings.batch_size)
     check_schedule(settings.schedule, settings.warmup, settings.steps)
+    check_tracker(settings.track)
     computing = settings.computing(*models.values())
     device, precision = computing.device, computing.dtype
-    shared = ("steps", "lr", "batch_size", "seed", "chat_template")
+    shared = ("steps", "lr", "batch_size", "seed")
+    asking = settings.asking
     # What earlier records do not have stands in a record where it says something: they are still recognised.
     newer = {each.name: each for each in fields(settings) if each.name in _NEWER}
     differing = {key: getattr(settings, key) for key, each in newer.items() if not at_default(settings, each)}
@@ -166,10 +170,12 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
         "objective": chosen.settings(),
         "selection": selection,
         **{key: getattr(settings, key) for key in shared},
+        **asking.record(),
         "precision": precision,
         "cache_mb": settings.cache_mb,
         **({} if settings.limit is None else {"limit": settings.limit}),
         **differing,
+        **recorded_optimiser(settings.optimizer, device),
         "probes": None if probes is None else probes.settings(),
     }
     # Only where they decide: a run without them is the same run as before there were any.
@@ -206,12 +212,12 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
         responses = None
         more: dict[str, Any] = {}
         if drawn is not None and sft is not None:  # one model after the other: never both in memory
-            key = [key_of_run, settings.chat_template]
+            key = [key_of_run, *asking.record().values()]
             responses = Responses(
                 tokenizer,
                 drawn,
                 seed=settings.seed,
-                chat=settings.chat_template,
+                chat=asking,
                 out=out,
                 key=key,
                 given=settings.responses,
@@ -224,7 +230,7 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
         model = computing.load(checkpoint)
         if responses is not None and retain is not None:
             own["retain"] = responses.of("retain", checkpoint, problems["retain"], lambda: model, settings.progress)
-        read = Encoder(checkpoint, tokenizer, model.config, settings.chat_template)
+        read = Encoder(checkpoint, tokenizer, model.config, asking)
         if chosen.needs.alternatives:
             wanted = REFUSALS if settings.refusals is None else read_refusals(settings.refusals)
             more["alternatives"] = read(with_refusals(problems["forget"], wanted, seed=settings.seed), "the refusals")
@@ -256,17 +262,21 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
             seed=settings.seed,
             originals=_originals(checkpoint, selection) if precision != "float32" else None,
             cache_mb=settings.cache_mb,
-            **{key: getattr(settings, key) for key in _NEWER},
+            **{key: getattr(settings, key) for key in (*_NEWER, "optimizer")},
             begin_at=starting_values(checkpoint, sft, selection, settings),
             **more,
         )
         prober = None if probes is None else Prober(run, probes, tokenizer, read)
         records = unfinished.resume(run, prober)
-        with tqdm(
-            initial=run.done, total=settings.steps, desc="unlearn", unit="step", disable=not settings.progress
-        ) as bar:
+        with (
+            tracking(settings.track, deciding, out) as log,
+            tqdm(
+                initial=run.done, total=settings.steps, desc="unlearn", unit="step", disable=not settings.progress
+            ) as bar,
+        ):
             for record in _steps(run, prober):
                 records.append(record)
+                log(record, len(records))
                 bar.update()
                 unfinished.keep(run, prober, records)
                 if not interrupted.is_set():

@@ -30,7 +30,7 @@ def learnt_weights(run: Unlearner, tokenizer: "PreTrainedTokenizerBase") -> pd.D
         for start in range(0, len(used), _READ):
             items = used[start : start + _READ]
             reading = run.passes.read("forget", items)
-            weights, values = run.scorer.weights(reading.hidden).tolist(), reading.logprobs.values.tolist()
+            weights, values = run.scorer.weights(run.scorer.states(reading)).tolist(), reading.logprobs.values.tolist()
             places = zip(reading.rows.tolist(), reading.targets.tolist(), weights, values, strict=True)
             position, previous = 0, -1
             for row, token, weight, value in places:

@@ -14,17 +14,19 @@ from mastlens.architectures.projections import Projection
 from mastlens.edits.making import make_edit
 from mastlens.errors import BadSetting, MastlensWarning
 from mastlens.models.divergence import forward_kl
+from mastlens.models.likelihood import Reading
 from mastlens.models.weights import owners
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.unlearning import losses
 from mastlens.unlearning.masters import Masters
 from mastlens.unlearning.misdirection import Misdirection, check_reach
 from mastlens.unlearning.objectives import ForgetBatch, Objective, OutputObjective, SteeringObjective
+from mastlens.unlearning.optimisers import load_moments, make_optimiser, moments, take_step
 from mastlens.unlearning.passes import Passes
 from mastlens.unlearning.rewinding import Imitated
 from mastlens.unlearning.schedules import CONSTANT, rate_by_step
 from mastlens.unlearning.scorer import Scorer
-from mastlens.unlearning.settings import CACHE_MB
+from mastlens.unlearning.settings import CACHE_MB, OPTIMIZERS
 from mastlens.unlearning.sides import check_arguments, check_sides, numbered, whole
 from mastlens.unlearning.splitting import (
     AUTO,
@@ -121,6 +123,7 @@ class Unlearner:
             where one text alone would take more than that memory.
         schedule: Of the learning rate: ``constant``, ``linear`` or ``cosine``, both to 0.
         warmup: Steps in which the learning rate rises to ``lr``.
+        optimizer: What keeps AdamW's state, and in how many bits: one of ``OPTIMIZERS``.
         begin_at: Name to stored tensor of what is selected, where the run begins at other values than the model's; what
             an objective knows of before is still the model's.
         imitated: What the SFT model says at the tokens of ``forget``, for an objective that imitates it.
@@ -148,6 +151,7 @@ class Unlearner:
         checkpoint_activations: str = AUTO,
         schedule: str = CONSTANT,
         warmup: int = 0,
+        optimizer: str = OPTIMIZERS[0],
         begin_at: Mapping[str, Tensor] | None = None,
         imitated: Imitated | None = None,
     ):
@@ -213,12 +217,13 @@ class Unlearner:
         )
         if begin_at is not None:
             self.masters.begin_at(begin_at)
-        self.optimiser = torch.optim.AdamW(self.masters.parameters, lr=lr, betas=(0.9, 0.999), weight_decay=0.0)
+        self.optimiser = make_optimiser(optimizer, self.masters.parameters, lr)
         self._rate = rate_by_step(schedule, warmup=warmup, steps=steps)
         self.scorer: Scorer | None = None
         if self.misdirection is not None and objective.token_weights is not None:
             control = self.misdirection.control
             self.scorer = Scorer(len(control), objective.token_weights, control.device)
+        self.passes.own = objective.token_weights is not None and objective.token_weights.as_authors
         self._good = [parameter.detach().clone() for parameter in self.masters.parameters]
 
     @property
@@ -270,9 +275,7 @@ class Unlearner:
         with torch.no_grad():
             for kept, parameter in zip(self._good, self.masters.parameters, strict=True):
                 kept.copy_(parameter)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.lr * self._rate(self.done)
-        self.optimiser.step()
+        take_step(self.optimiser, self.lr * self._rate(self.done))
         self.masters.write_back()
         self.done = self.held = number
         if number == self.steps and not self._ends_well():
@@ -283,8 +286,8 @@ class Unlearner:
         """Add the gradients of all terms of a step's batches; return the terms, unweighted, by their column."""
         settings = self.objective.token_weights
         if self.misdirection is not None:
-            learns = settings is not None and self.done > 0 and self.done % settings.every == 0
-            return self.misdirection.step(rows, self._back, self.scorer, learns=learns)
+            rate = settings.rate_at(self.done, self.steps) if settings and settings.learns_at(self.done) else None
+            return self.misdirection.step(rows, self._back, self.scorer, rate=rate)
         assert isinstance(self.objective, OutputObjective)
         forget_loss, logprob = self._forget(self.objective, rows["forget"])
         terms = {"forget_loss": forget_loss, "forget_logprob": logprob}
@@ -322,7 +325,7 @@ class Unlearner:
             solutions = batch.solutions
             if len(parts) == 1 and self._scorer_learns(objective):
                 self._learn(objective, batch)
-            weights = None if objective.token_weights is None else self._weights(objective, solutions.hidden)
+            weights = None if objective.token_weights is None else self._weights(objective, solutions)
             loss = objective.forget_loss(batch, weights)
             with torch.no_grad():  # constants: an objective on whole distributions has not made them yet
                 values = replace(solutions, hidden=solutions.hidden.detach()).logprobs.values
@@ -353,20 +356,24 @@ class Unlearner:
     def _scorer_learns(self, objective: OutputObjective) -> bool:
         """Return whether the scorer of token weights learns at this step: every so many, from the whole batch."""
         settings = objective.token_weights
-        return settings is not None and self.done > 0 and self.done % settings.every == 0
+        return settings is not None and settings.learns_at(self.done)
 
-    def _weights(self, objective: OutputObjective, hidden: Tensor) -> Tensor:
-        """Return the weights of tokens by the states that they are predicted from."""
-        assert objective.token_weights is not None
-        if self.scorer is None:
-            self.scorer = Scorer(hidden.shape[1], objective.token_weights, hidden.device)
-        return self.scorer.weights(hidden)
+    def _weights(self, objective: OutputObjective, solutions: Reading) -> Tensor:
+        """Return the weights of tokens, as the objective takes them."""
+        scorer = self.scorer = self.scorer or self._scorer(objective, solutions.hidden.shape[1])
+        return scorer.factor * scorer.weights(scorer.states(solutions))
+
+    def _scorer(self, objective: Objective, hidden_size: int) -> Scorer:
+        settings = objective.token_weights
+        assert settings is not None
+        return Scorer(hidden_size, settings, self.model.device, settings.factor(objective.name))
 
     def _learn(self, objective: OutputObjective, batch: ForgetBatch) -> None:
         """Let the scorer learn from a batch, the model a constant."""
         solutions = batch.solutions
-        self._weights(objective, solutions.hidden)
+        self._weights(objective, solutions)
         assert self.scorer is not None
+        assert objective.token_weights is not None
         fixed = replace(
             batch,
             solutions=replace(solutions, hidden=solutions.hidden.detach()),
@@ -376,7 +383,10 @@ class Unlearner:
             _ = fixed.solutions.logprobs  # kept as constants: the scorer's step does not reach the model
         with torch.enable_grad():
             self.scorer.learn(
-                fixed.solutions.hidden, lambda weights: objective.gamma * objective.forget_loss(fixed, weights)
+                self.scorer.states(fixed.solutions),
+                lambda weights: objective.gamma * objective.forget_loss(fixed, weights),
+                solutions.rows,
+                objective.token_weights.rate_at(self.done, self.steps),
             )
 
     def _retain(self, objective: OutputObjective, rows: Sequence[int]) -> float:
@@ -420,10 +430,10 @@ class Unlearner:
         for number, parameter in enumerate(self.masters.parameters):
             state[f"master.{number}"] = parameter.detach()
             state[f"good.{number}"] = self._good[number]
-        state |= _moments("moment", self.optimiser)
+        state |= moments("moment", self.optimiser)
         if self.scorer is not None:
             state["scorer"] = self.scorer.w.detach()
-            state |= _moments("scorer-moment", self.scorer.optimiser)
+            state |= moments("scorer-moment", self.scorer.optimiser)
         return state
 
     @torch.no_grad()
@@ -434,11 +444,12 @@ class Unlearner:
         count = range(len(self.masters.parameters))
         self.masters.restore([state[f"master.{number}"].to(device) for number in count])
         self._good = [state[f"good.{number}"].to(device) for number in count]
-        _load_moments("moment", self.optimiser, state)
+        load_moments("moment", self.optimiser, state)
         if "scorer" in state and self.objective.token_weights is not None:
-            self.scorer = Scorer(len(state["scorer"]), self.objective.token_weights, device)
+            width = len(state["scorer"]) - self.objective.token_weights.as_authors
+            self.scorer = self._scorer(self.objective, width)
             self.scorer.w.copy_(state["scorer"])
-            _load_moments("scorer-moment", self.scorer.optimiser, state)
+            load_moments("scorer-moment", self.scorer.optimiser, state)
 
     def remaining(self) -> Generator[Step, None, None]:
         """Take the steps that are left, one for each item; the model is without gradients afterwards."""
@@ -452,23 +463,6 @@ class Unlearner:
         """Leave the model without gradients; the edited weights stay."""
         self.model.requires_grad_(False)
         self.model.zero_grad(set_to_none=True)
-
-
-def _moments(label: str, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{label}.{number}.{key}": value
-        for number, values in optimiser.state_dict()["state"].items()
-        for key, value in values.items()
-    }
-
-
-def _load_moments(label: str, optimiser: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in state.items():
-        if name.startswith(f"{label}."):
-            _, number, key = name.split(".")
-            moments.setdefault(int(number), {})[key] = value
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
 
 
 def unlearning_steps(

@@ -250,6 +250,13 @@ def entropy(weights: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
     return -g * g.log() - (1 - g) * (1 - g).log()
 
 
+def row_means(values: Float[Tensor, " tokens"], rows: Int[Tensor, " tokens"]) -> Float[Tensor, " batch"]:
+    """Return the mean of the values of each row that has some."""
+    _, places = rows.unique(return_inverse=True)
+    zeros = values.new_zeros(int(places.max()) + 1)
+    return zeros.index_add(0, places, values) / zeros.index_add(0, places, torch.ones_like(values))
+
+
 def weighted_sums(
     logprobs: TokenLogprobs, weights: Float[Tensor, " tokens"] | None, *, rescaled: bool
 ) -> Float[Tensor, " batch"]:

@@ -149,7 +149,7 @@ class Misdirection:
         back: Callable[[Tensor], None],
         scorer: Scorer | None = None,
         *,
-        learns: bool = False,
+        rate: float | None = None,
     ) -> dict[str, float]:
         """Go back through every term of one step and return the unweighted terms, by their column in ``steps.parquet``.
 
@@ -159,12 +159,12 @@ class Misdirection:
             rows: Side to the numbers of this step's texts; traces follow from the forget documents.
             back: Takes a weighted loss back to the selected tensors.
             scorer: Of the token weights.
-            learns: Whether the scorer learns from this batch first.
+            rate: Share of the scorer's learning rate, where it learns from this batch first; None where it does not.
         """
         terms = self._forget(rows["forget"], back)
         terms["retain_loss"] = self._keep("retain", rows["retain"], self.objective.retain_weight, back)
         if any(self.traces[document] for document in (rows["forget"] if self.traces else ())):
-            terms["trace_loss"] = self._unthink(rows["forget"], back, scorer, learns=learns)
+            terms["trace_loss"] = self._unthink(rows["forget"], back, scorer, rate=rate)
         if "cot" in rows:
             terms["cot_loss"] = self._keep("cot", rows["cot"], self.weights["cot"], back)
         return terms
@@ -206,7 +206,7 @@ class Misdirection:
         return whole
 
     def _unthink(
-        self, documents: Sequence[int], back: Callable[[Tensor], None], scorer: Scorer | None, *, learns: bool
+        self, documents: Sequence[int], back: Callable[[Tensor], None], scorer: Scorer | None, *, rate: float | None
     ) -> float:
         """Steer the documents' traces: the mean over documents that have some of the mean over each one's traces."""
         weight = self.weights["trace"]
@@ -219,8 +219,8 @@ class Misdirection:
             for batch in batches
             for part in self.passes.parts("trace", [trace for trace, _ in batch])
         ]
-        if scorer is not None and learns:
-            self._learn([[trace for trace, _ in part] for part in parts], scorer)
+        if scorer is not None and rate is not None:
+            self._learn([[trace for trace, _ in part] for part in parts], scorer, rate)
         whole = 0.0
         for part in parts:
             rows = [trace for trace, _ in part]
@@ -240,9 +240,11 @@ class Misdirection:
         states = self.passes.states("trace", rows, self.objective.layer)
         return losses.token_distances(states.values, self.control[None])
 
-    def _learn(self, parts: Sequence[Sequence[int]], scorer: Scorer) -> None:
+    def _learn(self, parts: Sequence[Sequence[int]], scorer: Scorer, rate: float) -> None:
         """Let the scorer learn from a batch of traces, the model a constant."""
         distances = torch.cat([self.distances(rows) for rows in parts])
         relative = distances / distances.mean().clamp_min(torch.finfo(distances.dtype).tiny)
         hidden = torch.cat([self.frozen("trace", rows) for rows in parts])
-        scorer.learn(hidden, lambda weights: self.weights["trace"] * (weights * relative).mean())
+        lengths = torch.tensor([len(self.passes.problems["trace"][row].solution) for rows in parts for row in rows])
+        texts = torch.arange(len(lengths)).repeat_interleave(lengths).to(hidden.device)
+        scorer.learn(hidden, lambda weights: self.weights["trace"] * (weights * relative).mean(), texts, rate)

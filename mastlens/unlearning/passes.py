@@ -71,6 +71,8 @@ class Passes:
         self.splitting = Splitting()
         """How the batches of a step are split; at first not at all."""
         self._lower: dict[str, dict[int, Tensor]] = {}
+        self.own = False
+        """Whether the state at each token itself is kept, too: some scorers of tokens read it."""
         self.held = 0
         """Bytes that are kept of what the unchanging layers give."""
         layers = largest_layers(model)
@@ -131,6 +133,7 @@ class Passes:
             torch.cat([reading.targets for reading in readings]),
             torch.cat([reading.rows + start for reading, start in zip(readings, starts, strict=False)]),
             starts[-1],
+            None if readings[0].own is None else torch.cat([r.own for r in readings if r.own is not None]),
         )
 
     def logits_before(
@@ -151,7 +154,7 @@ class Passes:
         """Return what the model says at the solution tokens of some problems."""
         batch = self._collate(side, rows)
         with self._recomputed(), self._above(side, rows, batch):
-            reading = read_solutions(self.model, batch, known=self._known)
+            reading = read_solutions(self.model, batch, known=self._known, own=self.own)
         self._known = reading.head.embedding is not None
         return reading
 

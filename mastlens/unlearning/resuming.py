@@ -68,7 +68,8 @@ class Partial:
                         return []
                     raise StageRefused(
                         f"{self.path.parent} holds the state of an unfinished run with other inputs or settings. "
-                        "Nothing was changed. Finish that one, choose another --out, or pass --overwrite to drop it."
+                        "Nothing was changed. Finish that one, choose another --out, or pass --overwrite (in Python "
+                        "overwrite=True) to drop it."
                     )
                 tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, ValueError, TypeError, BadFile):

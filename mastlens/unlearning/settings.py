@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from mastlens.errors import BadSetting, unknown
 from mastlens.problems.settings import AUTO, DTYPES, ForgetRetain, Reading
 from mastlens.runs.settings import EDIT, CheckpointPath, FilePath, number, path_to, setting
+from mastlens.runs.tracking import TRACKERS
 from mastlens.selection.settings import Selecting
 from mastlens.unlearning.objectives import OBJECTIVES, coefficient_names
 from mastlens.unlearning.objectives.describing import objective_lines
@@ -19,6 +20,7 @@ C = TypeVar("C", bound=type)
 
 CACHE_MB = 2000.0
 SCHEDULES = ("constant", "linear", "cosine")
+OPTIMIZERS = ("adamw", "adamw-8bit", "paged-adamw", "paged-adamw-8bit")
 SWITCH = ("auto", "on", "off")
 CHOICES = ("last", "pareto")
 PLACES = ("before", "after")
@@ -146,6 +148,7 @@ class UnlearnSettings(ForgetRetain, Selecting):
         "--objective npo --preset mast --steps 50 --lr 5e-6 --out run"
     )
     function = "mastlens.unlearning.editing:unlearn"
+    then = "evaluate --model {rlvr} --edit {out}/edit.safetensors --split forget=forget-eval.jsonl --out after"
 
     rlvr: CheckpointPath = setting(path_to("the checkpoint to edit"), metavar="PATH")
     forget: FilePath = setting(
@@ -154,7 +157,7 @@ class UnlearnSettings(ForgetRetain, Selecting):
     objective: str = setting(
         "what is minimised; path/to/file.py:Name for one of your own",
         metavar="NAME",
-        listing=lambda: _wrapped(objective_lines()),
+        listing=lambda given: _wrapped(objective_lines(given.get("objective"))),
     )
     steps: int = setting("number of steps")
     lr: float = setting("learning rate; constant unless there is a schedule or warm-up")
@@ -177,6 +180,14 @@ class UnlearnSettings(ForgetRetain, Selecting):
         "of the learning rate: constant, or to 0 by a line or a cosine", "constant", choices=SCHEDULES, metavar="NAME"
     )
     warmup: int = setting("steps in which the learning rate rises to --lr", 0, unit="steps")
+    optimizer: str = setting(
+        "AdamW, its state in float32, in 8 bits (bitsandbytes or torchao), or in pages that leave the GPU "
+        "(bitsandbytes): another rounding of the same method",
+        "adamw",
+        choices=OPTIMIZERS,
+        kind="optimizer",
+        metavar="NAME",
+    )
     micro_batch: int | str = setting(
         "problems of a step that go through the model at a time, or auto, by their length; the step stays the same",
         "auto",
@@ -188,6 +199,9 @@ class UnlearnSettings(ForgetRetain, Selecting):
         "auto",
         choices=SWITCH,
         metavar="WHEN",
+    )
+    track: str | None = setting(
+        "send each step's numbers to a tracker, which decides nothing", None, choices=TRACKERS, metavar="NAME"
     )
     cache_mb: float = setting("memory for what the layers below the selection give", CACHE_MB, unit="MB", metavar="MB")
     traces: FilePath | None = setting(
@@ -237,6 +251,7 @@ class UnlearnSettings(ForgetRetain, Selecting):
             "budget_weight": "--scorer-budget-weight",
             "entropy_weight": "--scorer-entropy-weight",
             "decay": "--scorer-decay",
+            "preset": "--token-preset",
         },
     )
     probes: ProbeSettings | None = setting(
@@ -302,6 +317,10 @@ class TracesSettings(Reading):
     summary = "let a model reason about the forget texts, for unlearn --objective r2mu"
     example = "traces --model organism:think/think --forget forget.jsonl --max-new-tokens 64 --out traces"
     function = "mastlens.unlearning.traces:traces"
+    then = (
+        "unlearn --rlvr {model} --ranking run/ranking.parquet --forget {forget} --retain retain.jsonl "
+        "--objective r2mu --traces {out}/traces.parquet --steps 50 --lr 5e-6 --out run"
+    )
 
     model: CheckpointPath = setting(path_to("the checkpoint that will be edited"), metavar="PATH")
     forget: FilePath = setting(

@@ -219,7 +219,7 @@ def test_settings_that_do_not_go_together():
         ("rmu", {"layer": 1, "steering": 0.0}, "steering"),
         ("rmu", {"layer": 1, "retain_loss": "kl"}, "no retain_loss"),
         ("rmu", {"layer": 1, "token_weights": TokenWeights()}, "no token_weights.*of .*r2mu"),
-        ("ga", {"layer": 1}, "no layer.*It has gamma, retain_weight, token_weights, retain_loss;.* of .*rmu"),
+        ("ga", {"layer": 1}, "no layer.*It has gamma, retain_weight, retain_loss; layer is a coefficient of .*rmu"),
         ("npo", {"beta3": 1}, "Did you mean 'beta'"),
         ("npo", {"beta": "low"}, "beta of npo is a number, not 'low'"),
         ("rmu", {"layer": 1.5}, "layer of rmu is a whole number, not 1.5"),

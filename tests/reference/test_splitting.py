@@ -23,7 +23,7 @@ SPLIT = [name for name, kind in OBJECTIVES.shipped.items() if name != "rewind"]
 STEPS, BATCH = 3, 5
 
 
-def texts(seed, count=9, low=3, high=24):
+def texts(seed, count=9, low=1, high=12):
     draw = np.random.default_rng(seed)
     return [
         EncodedProblem(
@@ -133,6 +133,13 @@ def test_memory_is_that_of_a_micro_batch(tiny):
     # Below the lowest selected tensor nothing is kept: the embedding would be reached otherwise.
     top = Unlearner(model, NAMES[1:], objective_called("ga"), texts(1), texts(2), lr=1e-3, steps=1)
     assert top.passes.start == 1
+
+
+def test_parameters_are_not_what_a_pass_keeps():
+    layer, inputs = torch.nn.Linear(16, 16, bias=False), torch.ones(4, 16, requires_grad=True)
+    weight = layer.weight.nbytes
+    assert kept_bytes(lambda: layer(inputs), [layer.weight]) == inputs.nbytes
+    assert kept_bytes(lambda: layer(inputs), []) == inputs.nbytes + weight
 
 
 def test_auto_packs_by_length_and_leaves_what_fits_whole():

@@ -15,6 +15,7 @@ from mastlens.registry import Registry, subclasses_of
 from mastlens.unlearning.coefficient import Coefficient, coefficient
 from mastlens.unlearning.objectives.objective import RETAIN, ForgetBatch, Needs, Objective, OutputObjective, Presets
 from mastlens.unlearning.objectives.steering import SteeringObjective, SteeringTexts
+from mastlens.unlearning.token_weights import TokenWeights
 
 __all__ = [
     "OBJECTIVES",
@@ -90,7 +91,8 @@ def _preset(kind: type[Objective], preset: str) -> dict[str, Any]:
 
 def _refuse(kind: type[Objective], key: str, value: Any) -> None:
     """Raise for a coefficient that an objective does not have; one that is not given may be any other's."""
-    own = list(kind.coefficients())
+    # Token weights are settings of their own, and no number that could be given as a coefficient.
+    own = [name for name, known in kind.coefficients().items() if known.type is not TokenWeights]
     having = coefficient_names()
     if key not in having:
         raise unknown(f"coefficient of {kind.name}", key, own)

@@ -69,11 +69,19 @@ def own_first(kind: type[Objective]) -> dict[str, Known]:
     return {key: known[key] for key in sorted(known, key=lambda key: key in shared)}
 
 
-def objective_lines() -> list[str]:
-    """Return a line an objective: what it does, and its coefficients beside those that all have."""
+def objective_lines(asked: str | None = None) -> list[str]:
+    """Return a line an objective: what it does, and its coefficients beside those that all have.
+
+    Args:
+        asked: One of your own, ``path/to/file.py:Name``, that is shown too, with all its coefficients and meanings.
+    """
     lines = []
     for name, kind in OBJECTIVES.items():
         shared = coefficients_of(OutputObjective)
         own = [f"{key} {known.shown}".rstrip() for key, known in own_first(kind).items() if key not in shared]
         lines.append(f"{name}: {kind.summary}" + (f"; {', '.join(own)}" if own else ""))
+    if asked is not None and asked not in OBJECTIVES:
+        kind = OBJECTIVES.find(asked)
+        lines.append(f"{asked}: {kind.summary}; its coefficients, --coefficient NAME=NUMBER:")
+        lines += [f"  {key} {known.shown}: {known.said.help}" for key, known in own_first(kind).items()]
     return lines

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
+from mastlens.unlearning.token_weights import PRESETS
+
 ABSENT: dict[str, Any] = {
     **{"beta": 0.0, "beta2": 0.0, "delta": 0.0, "gamma": 1.0, "alpha": 1.0, "retain": "nll"},
     **{"layer": -1, "steering": 0.0, "control_norm": 0.0},
@@ -38,6 +40,9 @@ def recorded(name: str, values: Mapping[str, Any], needs: Mapping[str, bool], co
         code: Digest of its code, where it is none of ours.
     """
     plain = {KEYS.get(key, key): asdict(v) if is_dataclass(v) else v for key, v in values.items()}  # pyright: ignore[reportArgumentType]
+    weights = plain.get("token_weights")
+    if weights and weights["preset"] == PRESETS[0]:  # as records of before there were presets
+        del weights["preset"]
     own = {key: value for key, value in plain.items() if key not in ABSENT}
     return {
         "name": name,
