@@ -102,7 +102,7 @@ class Adapter:
                     f"{first.name} of the adapter {folder} has no counterpart in the base checkpoint: "
                     f"{unknown('tensor', name, base.tensors)} Is it the base that the adapter was trained on?"
                 )
-        transposed = _transposed(base)
+        transposed = stored_transposed(base)
         for name, change in changes.items():
             _complete(settings, name, change, base.tensors[name], transposed=name in transposed)
         head = next((change for name, change in collected.items() if name in _HEADS), None)
@@ -175,7 +175,7 @@ def _stored_names(names: Iterable[str], base: Mapping[str, StoredTensor]) -> dic
     return {place.parameter: name for name, place in places.items()}
 
 
-def _transposed(base: "Checkpoint") -> frozenset[str]:
+def stored_transposed(base: "Checkpoint") -> frozenset[str]:
     """Return the names of the tensors that lie as (in, out) in a checkpoint."""
     shapes = {name: stored.shape for name, stored in base.tensors.items()}
     try:

@@ -54,7 +54,7 @@ def export(
         MastlensWarning: If another file is such a link, and is left out.
     """
     out = Path(out)
-    _check_place(out, checkpoint.folders, overwrite=overwrite)
+    check_place(out, checkpoint.folders, overwrite=overwrite)
     shards, pickled = _exported_shards(checkpoint)
     files = _own_files(checkpoint.companions if companions is None else companions)
     added = checkpoint.added  # an adapter's tensors are not those of its base's files, and codes are no weights
@@ -86,7 +86,7 @@ def export(
     return out
 
 
-def _check_place(out: Path, sources: Iterable[Path], *, overwrite: bool) -> None:
+def check_place(out: Path, sources: Iterable[Path], *, overwrite: bool) -> None:
     """Raise unless a checkpoint can go to ``out`` without anything being lost that this program did not write there."""
     remove_leftovers(out)  # what a killed run was about to replace is there again
     place = out.resolve()
@@ -100,7 +100,9 @@ def _check_place(out: Path, sources: Iterable[Path], *, overwrite: bool) -> None
     if not out.is_dir():
         raise StageRefused(f"{out} is a file; a checkpoint is a folder. Choose another --out.")
     if not overwrite:
-        raise StageRefused(f"{out} exists and is not empty. Choose another --out, or pass --overwrite.")
+        raise StageRefused(
+            f"{out} exists and is not empty. Choose another --out, or pass --overwrite (in Python overwrite=True)."
+        )
     if foreign := foreign_files(out):
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise StageRefused(

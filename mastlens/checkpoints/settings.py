@@ -13,6 +13,7 @@ class InspectSettings(Settings):
     summary = "what a checkpoint holds"
     example = "inspect organism:qwen2/rlvr"
     function = "mastlens.checkpoints.inspection:inspect"
+    then = "geometry --base BASE --rlvr {path} --out run"
 
     path: CheckpointPath = setting(path_to("the checkpoint"), positional=True)
     verify: bool = setting("read and hash all weights again, whatever is remembered of their files", False)

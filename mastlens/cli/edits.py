@@ -7,14 +7,18 @@ from mastlens.cli.outcome import Outcome, show
 
 if TYPE_CHECKING:
     from mastlens.edits.edit import Edit
+    from mastlens.edits.factors import LoraEdit
     from mastlens.edits.settings import (
         ApplyEditSettings,
         ComposeEditSettings,
+        LoraEditSettings,
         NegateSettings,
+        PushEditSettings,
         RevertEditSettings,
         ScaleEditSettings,
         ShowEditSettings,
     )
+    from mastlens.edits.sharing import PushedEdit
 
 
 def edit_show(result: "Edit", settings: "ShowEditSettings") -> Outcome:
@@ -38,6 +42,19 @@ def edit_file(result: "Edit", settings: "ScaleEditSettings | ComposeEditSettings
     """Tell what the new edit is."""
     out = str(settings.out)
     return Outcome(f"{_described(result)}\nWrote {out}", {**_summary(result), "out": out})
+
+
+def edit_lora(result: "LoraEdit", settings: "LoraEditSettings") -> Outcome:
+    """Tell how far the adapter is from the edit."""
+    largest = float(result.table["error"].max())
+    said = f"Wrote {result.folder}; the largest error is {largest:.2%} of a tensor's change"
+    summary = {"out": str(result.folder), "largest_error": largest, "tensors": result.table.to_dict("records")}
+    return Outcome(f"{show(result.table, rows=200)}\n\n{said}", summary)
+
+
+def edit_push(result: "PushedEdit", settings: "PushEditSettings") -> Outcome:
+    """Tell where the edit is."""
+    return Outcome(f"Pushed: --edit {result.spec}", {"edit": result.spec, "sha256": result.sha256})
 
 
 def negate(result: "Edit", settings: "NegateSettings") -> Outcome:

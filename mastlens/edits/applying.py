@@ -27,7 +27,7 @@ def show_edit(settings: ShowEditSettings) -> Edit:
     Raises:
         MastlensError: If the file is missing, truncated, not an edit, or was tampered with.
     """
-    return _opened(settings.edit)
+    return opened(settings.edit)
 
 
 @takes(ApplyEditSettings)
@@ -39,7 +39,7 @@ def apply_edit(settings: ApplyEditSettings) -> Path:
     Raises:
         MastlensError: If the checkpoint is not the one that the edit was made for, or ``out`` exists.
     """
-    edit, checkpoint = _opened(settings.edit), Checkpoint(settings.to)
+    edit, checkpoint = opened(settings.edit), Checkpoint(settings.to)
     edit.check_source(checkpoint)
     return export(
         checkpoint,
@@ -60,7 +60,7 @@ def revert_edit(settings: RevertEditSettings) -> Path:
     Raises:
         MastlensError: If the checkpoint does not hold the edit, or ``out`` exists.
     """
-    edit, checkpoint = _opened(settings.edit), Checkpoint(settings.source)
+    edit, checkpoint = opened(settings.edit), Checkpoint(settings.source)
     edit.check_edited(checkpoint)
     companions = unshelve_cards(checkpoint.companions, made_for=edit.sha256)
     return export(checkpoint, edit.before, settings.out, companions=companions, overwrite=settings.overwrite)
@@ -73,7 +73,7 @@ def scale_edit(settings: ScaleEditSettings) -> Edit:
     Raises:
         MastlensError: If nothing is left, as at 0, the result does not fit the dtype, or ``out`` exists.
     """
-    return _saved(scale(_opened(settings.edit), settings.by), settings.out, overwrite=settings.overwrite)
+    return _saved(scale(opened(settings.edit), settings.by), settings.out, overwrite=settings.overwrite)
 
 
 @takes(ComposeEditSettings)
@@ -83,11 +83,12 @@ def compose_edit(settings: ComposeEditSettings) -> Edit:
     Raises:
         MastlensError: If they do not fit, with the tensors where they do not, undo each other, or ``out`` exists.
     """
-    both = compose(_opened(settings.edit), _opened(settings.following))
+    both = compose(opened(settings.edit), opened(settings.following))
     return _saved(both, settings.out, overwrite=settings.overwrite)
 
 
-def _opened(edit: Edit | FilePath) -> Edit:
+def opened(edit: Edit | FilePath) -> Edit:
+    """Return an edit, read where a path was given."""
     return edit if isinstance(edit, Edit) else Edit.load(edit)
 
 
@@ -97,6 +98,6 @@ def _saved(edit: Edit, out: FilePath, *, overwrite: bool) -> Edit:
         raise BadSetting(f"{path} is a folder; --out names the file to write, e.g. {path / 'edit.safetensors'}.")
     remove_leftovers(path)
     if path.exists() and not overwrite:
-        raise StageRefused(f"{path} exists. Choose another --out, or pass --overwrite.")
+        raise StageRefused(f"{path} exists. Choose another --out, or pass --overwrite (in Python overwrite=True).")
     edit.save(path)
     return edit

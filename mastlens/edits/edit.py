@@ -1,6 +1,7 @@
 """The edit: selected tensors changed in place, undone bit for bit, and kept as a patch file."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 FILE = "edit.safetensors"
 FORMAT = 1
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SHOWN = 5  # names in a message
 
 
@@ -128,10 +130,13 @@ class Edit(Carded):
     def load(cls, path: str | os.PathLike[str]) -> "Edit":
         """Read a patch file and check every tensor against its hash.
 
+        Args:
+            path: A file, a folder that holds one, or ``OWNER/NAME[@REVISION]`` of the hub.
+
         Raises:
             MastlensError: If the file is missing, truncated, not an edit, or was tampered with.
         """
-        path = Path(path)
+        path = _from_hub(os.fspath(path)) or Path(path)
         if path.is_dir():
             path = path / FILE
         if not path.is_file():
@@ -233,6 +238,28 @@ class Edit(Carded):
         if not differing:
             return f"The {len(expected)} others agree."
         return f"Of the {len(expected)} others {len(differing)} differ: {listed(differing)}."
+
+
+def _from_hub(spec: str) -> Path | None:
+    """Return the file of an edit that is named as one of the hub and is nothing here; None for any other.
+
+    Raises:
+        MastlensError: If the hub does not give it.
+    """
+    repository, _, revision = spec.partition("@")
+    if Path(spec).exists() or not _REPOSITORY.fullmatch(repository) or repository.endswith(".safetensors"):
+        return None
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, FILE, revision=revision or None))
+    except Exception as error:  # the hub client raises a dozen classes; to the user they are one thing
+        said = str(error).splitlines()[0] if str(error) else "no reason given"
+        raise NotFound(
+            f"There is no edit file {spec} here, and the hub did not give {FILE} of {repository}: "
+            f"{type(error).__name__}: {said}. Check the spelling and the network, or give a local file; mastlens "
+            "unlearn writes one."
+        ) from error
 
 
 def listed(names: Iterable[str]) -> str:

@@ -19,8 +19,11 @@ class ShowEditSettings(Settings):
     summary = "what an edit changes"
     example = "edit show run/edit.safetensors"
     function = "mastlens.edits.applying:show_edit"
+    then = "edit apply {edit} --to PATH --out NEW"
 
-    edit: FilePath | Any = setting("an edit.safetensors", positional=True, metavar="EDIT")
+    edit: FilePath | Any = setting(
+        "an edit.safetensors, or OWNER/NAME[@REVISION] of the hub", positional=True, metavar="EDIT"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,7 @@ class ApplyEditSettings(_Making):
     summary = "write the checkpoint with the edit in it, and a model card"
     example = "edit apply run/edit.safetensors --to organism:qwen2/rlvr --out edited-model"
     function = "mastlens.edits.applying:apply_edit"
+    then = "evaluate --model {out} --split forget=forget-eval.jsonl --out after"
 
     to: CheckpointPath = setting(path_to("the checkpoint it was made for"), metavar="PATH")
 
@@ -49,6 +53,7 @@ class RevertEditSettings(_Making):
     summary = "write the checkpoint with the edit taken out"
     example = "edit revert run/edit.safetensors --from edited-model --out restored-model"
     function = "mastlens.edits.applying:revert_edit"
+    then = "inspect {out}"
 
     source: CheckpointPath = setting(path_to("the edited one"), flag="--from", metavar="PATH")
 
@@ -61,6 +66,7 @@ class ScaleEditSettings(_Making):
     summary = "an edit that goes S times as far"
     example = "edit scale run/edit.safetensors --by 0.5 --out half.safetensors"
     function = "mastlens.edits.applying:scale_edit"
+    then = "edit show {out}"
 
     by: float = setting("before + S * (after - before)", metavar="S")
     out: FilePath = setting("the new edit.safetensors", metavar="FILE")
@@ -74,12 +80,48 @@ class ComposeEditSettings(_Making):
     summary = "one edit that does what two do"
     example = "edit compose first.safetensors second.safetensors --out both.safetensors"
     function = "mastlens.edits.applying:compose_edit"
+    then = "edit show {out}"
 
     edit: FilePath | Any = setting("the edit that was made first", positional=True, metavar="EDIT")
     following: FilePath | Any = setting(
         "an edit of what it gives, or of other tensors of its source", positional=True, metavar="NEXT"
     )
     out: FilePath = setting("the new edit.safetensors", metavar="FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraEditSettings(_Making):
+    """Settings of ``edit lora``."""
+
+    command, group = "edit lora", EDIT
+    summary = "write the edit as a LoRA adapter, as far as its rank allows"
+    example = "edit lora run/edit.safetensors --to organism:qwen2/rlvr --rank 8 --out adapter"
+    function = "mastlens.edits.factors:lora_edit"
+    then = "evaluate --model {to}+{out} --split forget=forget-eval.jsonl --out after"
+
+    to: CheckpointPath = setting(path_to("the checkpoint it was made for"), metavar="PATH")
+    rank: int | None = setting(
+        "cut every tensor's change at this rank, whatever the error (default: the smallest rank within --error)", None
+    )
+    error: float = setting(
+        "largest part of a tensor's change that may be left out, as a share of its Frobenius norm", 0.01
+    )
+    out: FilePath = setting("folder for the adapter, in PEFT's format", metavar="NEW")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushEditSettings(ShowEditSettings):
+    """Settings of ``edit push``."""
+
+    command, group = "edit push", EDIT
+    summary = "push an edit and its card to a repository of the hub"
+    example = "edit push run/edit.safetensors OWNER/NAME --to organism:qwen2/rlvr"
+    function = "mastlens.edits.sharing:push_edit"
+    then = "edit show {repository}"
+
+    repository: str = setting("where to", positional=True, metavar="OWNER/NAME")
+    to: CheckpointPath = setting(path_to("the checkpoint it was made for"), metavar="PATH")
+    private: bool = setting("make a repository that others cannot see", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +132,7 @@ class NegateSettings(Writing, Selecting):
     summary = "take the RLVR increment back, whole or in part, without gradients"
     example = "negate --sft organism:qwen2/sft --rlvr organism:qwen2/rlvr --all-parameters --out negated"
     function = "mastlens.edits.negation:negate"
+    then = "evaluate --model {rlvr} --edit {out}/edit.safetensors --split forget=forget-eval.jsonl --out after"
 
     sft: CheckpointPath = setting(path_to("what RLVR started from"), metavar="PATH")
     rlvr: CheckpointPath = setting(path_to("the checkpoint to edit"), metavar="PATH")

@@ -26,6 +26,19 @@ def edit_card(table: pd.DataFrame, source: str, settings: Mapping[str, Any]) -> 
     )
 
 
+def lora_card(table: pd.DataFrame, folder: str, settings: Mapping[str, Any]) -> Card:
+    """Return the card of an edit as LoRA: how far the adapter is from it, and how much smaller."""
+    worst = table.loc[table["error"].idxmax()]
+    whole = int((table["rows"] * table["cols"]).sum())
+    verdict = (
+        f"{counted(len(table), 'tensor')} as LoRA of rank up to {int(table['rank'].max())}: "
+        f"{table['entries'].sum() / whole:.1%} of the entries. The adapter leaves out up to {worst['error']:.2%} of a "
+        f"tensor's change ({worst['name']}); evaluate it as the checkpoint that it is."
+    )
+    rows = table.sort_values("error", ascending=False)
+    return Card("Edit as LoRA", verdict, rows, next=(f"mastlens.Checkpoint('{settings.get('to', '')}+{folder}')",))
+
+
 def unlearning_card(table: pd.DataFrame, names: list[str], chosen: int, swallowed: float) -> Card:
     """Return the card of an unlearning run: what its losses did. Whether it forgot, evaluation says."""
     if not len(table):
