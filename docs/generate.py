@@ -35,6 +35,7 @@ ROOMS = {
     "attacks": "Attacks",
     "organisms": "Organisms",
     "studies": "Studies",
+    "estimating": "Estimates",
     "explorer": "Explorer",
     "reporting": "Reports and the demo",
     "columns": "Columns",

@@ -13,7 +13,7 @@ ROOMS = (
     *("lazy", "errors", "columns", "registry", "statistics", "runs", "plots"),
     *("architectures", "checkpoints", "problems", "models", "decoding"),
     *("analysis", "selection", "edits", "unlearning", "evaluation"),
-    *("organisms", "attacks", "studies"),
+    *("organisms", "attacks", "studies", "estimating"),
     *("explorer", "reporting", "paper", "cli", "__main__"),
 )
 """Rooms in the order of imports: each imports from itself and from those before it."""
