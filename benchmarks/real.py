@@ -26,19 +26,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.common import order_of, surroundings, table, version_line
+from benchmarks.plain import BATCH, LR, MICRO, chat_prompts, generate, npo_step, token_sums
+from benchmarks.plain import opened as plain_opened
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.organisms import lineage_folder, stage_folder
 from mastlens.organisms.continued import problem_lines
 from mastlens.organisms.recipes.continued import ContinuedRecipe
-from mastlens.problems.encoding import EncodedProblem, collate, encode_problems
+from mastlens.problems.encoding import EncodedProblem, encode_problems
 from mastlens.problems.reading import Problem, parse_problem
 from mastlens.runs.cost import measured
 from mastlens.runs.files import write_text
 
-MODEL, LINEAGE, NEW_TOKENS, LR = "smollm2/instruct", "smollm2-short", 64, 1e-6
+MODEL, LINEAGE, NEW_TOKENS = "smollm2/instruct", "smollm2-short", 64
 Block = Callable[[], Any]
 
 
@@ -77,56 +78,27 @@ def encoded(tokenizer: Any, count: int) -> tuple[list[EncodedProblem], list[Enco
 
 def opened() -> tuple[Any, Any]:
     """Return the model in float32 and its tokenizer, as a user loads them."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = stage_folder(MODEL)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    return model, AutoTokenizer.from_pretrained(folder)
-
-
-def token_sums(model: Any, chosen: Sequence[EncodedProblem]) -> tuple[Tensor, Tensor]:
-    """Return log p of each solution and its tokens, as one writes it: logits at every position."""
-    batch = collate(chosen)
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long(), use_cache=False).logits
-    logprobs = logits[:, :-1].log_softmax(-1).gather(2, batch.input_ids[:, 1:, None])[..., 0]
-    counted = batch.is_solution[:, 1:]
-    return (logprobs * counted).sum(1), counted.sum(1)
+    return plain_opened(stage_folder(MODEL))
 
 
 # Evaluate
-
-
-def generate_plain(model: Any, tokenizer: Any, texts: Sequence[str], size: int) -> list[str]:
-    """Generate greedily in left-padded batches."""
-    tokenizer.padding_side = "left"
-    responses = []
-    for start in range(0, len(texts), size):
-        inputs = tokenizer(texts[start : start + size], return_tensors="pt", padding=True, add_special_tokens=False)
-        with torch.no_grad():
-            written = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
-        responses += tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return responses
 
 
 def evaluate_arms(limit: int) -> dict[str, Callable[[], Block]]:
     """Return the arms of ``evaluate``: 32 items by default, 64 new tokens."""
     count, size = limit or 32, 32
 
-    def texts(tokenizer: Any, chosen: Sequence[Problem]) -> list[str]:
-        turns = [[{"role": "user", "content": problem.problem}] for problem in chosen]
-        return tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-
     def plain() -> Block:
         model, tokenizer = opened()
         chosen, _ = problems(count)
-        return lambda: generate_plain(model, tokenizer, texts(tokenizer, chosen), size)
+        return lambda: generate(model, tokenizer, chat_prompts(tokenizer, chosen), size, NEW_TOKENS)
 
     def script() -> Block:
         model, tokenizer = opened()
         chosen, _ = problems(count)
 
         def run() -> None:
-            generate_plain(model, tokenizer, texts(tokenizer, chosen), size)
+            generate(model, tokenizer, chat_prompts(tokenizer, chosen), size, NEW_TOKENS)
             answers = [Problem(p.problem, f"\\boxed{{{p.answer}}}", p.answer) for p in chosen]
             for side in (chosen, answers):
                 ids = encode_problems(side, tokenizer)
@@ -196,16 +168,12 @@ def couple_arms(limit: int) -> dict[str, Callable[[], Block]]:
 
 # Unlearn
 
-BATCH, MICRO = 8, 4
-
 
 def unlearn_arms(limit: int) -> dict[str, Callable[[], Block]]:
     """Return the arms of ``unlearn``: steps of NPO with a retain term, 8 problems a side, 4 at a time."""
-    steps, beta = limit or 3, 0.1
+    steps = limit or 3
 
     def plain() -> Block:
-        from torch.nn.functional import logsigmoid
-
         model, tokenizer = opened()
         reference, _ = opened()
         forget, retain = encoded(tokenizer, BATCH * steps)
@@ -214,18 +182,8 @@ def unlearn_arms(limit: int) -> dict[str, Callable[[], Block]]:
 
         def run() -> None:
             for step in range(steps):
-                optimiser.zero_grad()
-                tokens = sum(len(ids.solution) for ids in retain[step * BATCH : (step + 1) * BATCH])
-                for start in range(step * BATCH, (step + 1) * BATCH, MICRO):
-                    sums, _ = token_sums(model, forget[start : start + MICRO])
-                    with torch.no_grad():
-                        before, _ = token_sums(reference, forget[start : start + MICRO])
-                    loss = -(2 / beta) * logsigmoid(-beta * (sums - before)).sum() / BATCH
-                    loss.backward()
-                    kept, _ = token_sums(model, retain[start : start + MICRO])
-                    (-kept.sum() / tokens).backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimiser.step()
+                part = slice(step * BATCH, (step + 1) * BATCH)
+                npo_step(model, reference, optimiser, forget[part], retain[part])
 
         return run
 
