@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from mastlens.decoding.sampling import Sampling
     from mastlens.edits.applying import apply_edit, compose_edit, revert_edit, scale_edit, show_edit
     from mastlens.edits.edit import Edit
+    from mastlens.edits.factors import LoraEdit, lora_edit
     from mastlens.edits.negation import negate
+    from mastlens.edits.sharing import PushedEdit, push_edit
     from mastlens.errors import (
         BadFile,
         BadSetting,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
         StageRefused,
         UnknownName,
     )
+    from mastlens.estimating import Estimate, estimate
     from mastlens.evaluation import (
         Collateral,
         Comparison,
@@ -113,6 +116,7 @@ _PUBLIC = {
     "Edit": "edits.edit",
     "EditComparison": "evaluation",
     "EndpointJudge": "evaluation.judges",
+    "Estimate": "estimating",
     "Evaluation": "evaluation",
     "Exploration": "explorer",
     "Explorer": "explorer",
@@ -121,6 +125,7 @@ _PUBLIC = {
     "Inspection": "checkpoints.inspection",
     "Lineage": "checkpoints.lineage",
     "LocalJudge": "evaluation.judges",
+    "LoraEdit": "edits.factors",
     "MastlensError": "errors",
     "MastlensWarning": "errors",
     "MissingPackage": "errors",
@@ -132,6 +137,7 @@ _PUBLIC = {
     "PaperFigures": "paper",
     "ProbeSettings": "unlearning",
     "Problem": "problems.reading",
+    "PushedEdit": "edits.sharing",
     "Ranking": "selection",
     "ReasoningStudy": "studies.reasoning",
     "ReasoningTable": "studies.reasoning",
@@ -171,6 +177,7 @@ _PUBLIC = {
     "describe_objectives": "unlearning",
     "describe_rules": "selection",
     "drift_by_step": "unlearning.drift",
+    "estimate": "estimating",
     "evaluate": "evaluation",
     "evaluate_safety": "evaluation.safety",
     "evaluate_traces": "evaluation.traces",
@@ -183,6 +190,7 @@ _PUBLIC = {
     "items_needed": "statistics",
     "judge_agreement": "evaluation.judges",
     "list_organisms": "organisms",
+    "lora_edit": "edits.factors",
     "mask_agreement": "analysis.increments.agreement",
     "mast_benchmarks": "evaluation.protocol",
     "mcnemar_power": "statistics",
@@ -190,6 +198,7 @@ _PUBLIC = {
     "measure_drift": "unlearning.drift",
     "negate": "edits.negation",
     "organism_trajectory": "organisms.replay",
+    "push_edit": "edits.sharing",
     "rank": "selection",
     "rank_agreement": "analysis.causal.causal_map",
     "score": "analysis.scores.scored",
@@ -240,6 +249,7 @@ __all__ = [
     "Edit",
     "EditComparison",
     "EndpointJudge",
+    "Estimate",
     "Evaluation",
     "Exploration",
     "Explorer",
@@ -248,6 +258,7 @@ __all__ = [
     "Inspection",
     "Lineage",
     "LocalJudge",
+    "LoraEdit",
     "MastlensError",
     "MastlensWarning",
     "MissingPackage",
@@ -259,6 +270,7 @@ __all__ = [
     "PaperFigures",
     "ProbeSettings",
     "Problem",
+    "PushedEdit",
     "Ranking",
     "ReasoningStudy",
     "ReasoningTable",
@@ -297,6 +309,7 @@ __all__ = [
     "describe_objectives",
     "describe_rules",
     "drift_by_step",
+    "estimate",
     "evaluate",
     "evaluate_safety",
     "evaluate_traces",
@@ -310,6 +323,7 @@ __all__ = [
     "items_needed",
     "judge_agreement",
     "list_organisms",
+    "lora_edit",
     "mask_agreement",
     "mast_benchmarks",
     "mcnemar_power",
@@ -317,6 +331,7 @@ __all__ = [
     "measure_drift",
     "negate",
     "organism_trajectory",
+    "push_edit",
     "rank",
     "rank_agreement",
     "read_benchmark",

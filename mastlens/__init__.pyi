@@ -20,7 +20,10 @@ import mastlens.attacks.settings
 import mastlens.checkpoints.inspection
 import mastlens.checkpoints.settings
 import mastlens.edits.edit
+import mastlens.edits.factors
 import mastlens.edits.settings
+import mastlens.estimating.needs
+import mastlens.estimating.settings
 import mastlens.evaluation.benchmarks
 import mastlens.evaluation.collateral
 import mastlens.evaluation.comparison
@@ -68,6 +71,7 @@ from mastlens.unlearning.drift import Drift as Drift
 from mastlens.edits.edit import Edit as Edit
 from mastlens.evaluation import EditComparison as EditComparison
 from mastlens.evaluation.judges import EndpointJudge as EndpointJudge
+from mastlens.estimating import Estimate as Estimate
 from mastlens.evaluation import Evaluation as Evaluation
 from mastlens.explorer import Exploration as Exploration
 from mastlens.explorer import Explorer as Explorer
@@ -76,6 +80,7 @@ from mastlens.models.hooked import HookedModel as HookedModel
 from mastlens.checkpoints.inspection import Inspection as Inspection
 from mastlens.checkpoints.lineage import Lineage as Lineage
 from mastlens.evaluation.judges import LocalJudge as LocalJudge
+from mastlens.edits.factors import LoraEdit as LoraEdit
 from mastlens.errors import MastlensError as MastlensError
 from mastlens.errors import MastlensWarning as MastlensWarning
 from mastlens.errors import MissingPackage as MissingPackage
@@ -158,6 +163,7 @@ __all__ = [
     "Edit",
     "EditComparison",
     "EndpointJudge",
+    "Estimate",
     "Evaluation",
     "Exploration",
     "Explorer",
@@ -166,6 +172,7 @@ __all__ = [
     "Inspection",
     "Lineage",
     "LocalJudge",
+    "LoraEdit",
     "MastlensError",
     "MastlensWarning",
     "MissingPackage",
@@ -215,6 +222,7 @@ __all__ = [
     "describe_objectives",
     "describe_rules",
     "drift_by_step",
+    "estimate",
     "evaluate",
     "evaluate_safety",
     "evaluate_traces",
@@ -228,6 +236,7 @@ __all__ = [
     "items_needed",
     "judge_agreement",
     "list_organisms",
+    "lora_edit",
     "mask_agreement",
     "mast_benchmarks",
     "mcnemar_power",
@@ -275,7 +284,7 @@ def apply_edit(edit: str | os.PathLike[str] | Any, *, to: str | os.PathLike[str]
 @overload
 def attack(settings: mastlens.attacks.settings.AttackSettings, /, **fields: Any) -> mastlens.attacks.running.Attack: ...
 @overload
-def attack(name: str | mastlens.attacks.method.AttackMethod, *, model: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., edit: str | os.PathLike[str] | Any | None = ..., source: str | os.PathLike[str] | Any | None = ..., control: str | os.PathLike[str] | Any | None = ..., train: str | os.PathLike[str] | None = ..., retain: str | os.PathLike[str] | None = ..., max_new_tokens: int = ..., grader: str | Any = ..., own: collections.abc.Mapping[str, Any] | None = ..., shots: collections.abc.Sequence[int] = ..., prefills: collections.abc.Sequence[float] = ..., formats: collections.abc.Sequence[str] = ..., embeddings: bool = ..., steps: int = ..., lr: float | None = ..., train_batch_size: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.attacks.running.Attack: ...
+def attack(name: str | mastlens.attacks.method.AttackMethod, *, model: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., edit: str | os.PathLike[str] | Any | None = ..., source: str | os.PathLike[str] | Any | None = ..., control: str | os.PathLike[str] | Any | None = ..., train: str | os.PathLike[str] | None = ..., retain: str | os.PathLike[str] | None = ..., max_new_tokens: int = ..., grader: str | Any = ..., own: collections.abc.Mapping[str, Any] | None = ..., shots: collections.abc.Sequence[int] = ..., prefills: collections.abc.Sequence[float] = ..., formats: collections.abc.Sequence[str] = ..., embeddings: bool = ..., steps: int = ..., lr: float | None = ..., train_batch_size: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.attacks.running.Attack: ...
 
 @overload
 def build_organism(settings: mastlens.organisms.settings.BuildOrganismSettings, /, **fields: Any) -> pathlib.Path: ...
@@ -285,12 +294,12 @@ def build_organism(name: str, out: str | os.PathLike[str] | None = ..., *, traje
 @overload
 def causal_map(settings: mastlens.analysis.causal.settings.CausalMapSettings, /, **fields: Any) -> mastlens.analysis.causal.causal_map.CausalMap: ...
 @overload
-def causal_map(*, forget: str | os.PathLike[str], sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., retain: str | os.PathLike[str] | None = ..., where: str | None = ..., heads: bool = ..., both_directions: bool = ..., accuracy: bool = ..., max_new_tokens: int = ..., grader: str | Any = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.causal.causal_map.CausalMap: ...
+def causal_map(*, forget: str | os.PathLike[str], sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., retain: str | os.PathLike[str] | None = ..., where: str | None = ..., heads: bool = ..., both_directions: bool = ..., accuracy: bool = ..., max_new_tokens: int = ..., grader: str | Any = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.causal.causal_map.CausalMap: ...
 
 @overload
 def choices(settings: mastlens.evaluation.settings.ChoicesSettings, /, **fields: Any) -> mastlens.evaluation.multiple_choice.ChoiceScores: ...
 @overload
-def choices(*, model: str | os.PathLike[str] | Any, questions: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., edit: str | os.PathLike[str] | Any | None = ..., ask: str = ..., think: str = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.multiple_choice.ChoiceScores: ...
+def choices(*, model: str | os.PathLike[str] | Any, questions: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., edit: str | os.PathLike[str] | Any | None = ..., ask: str = ..., think: str = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.multiple_choice.ChoiceScores: ...
 
 @overload
 def compare(settings: mastlens.evaluation.settings.CompareSettings, /, **fields: Any) -> mastlens.evaluation.comparison.Comparison: ...
@@ -315,12 +324,12 @@ def compose_edit(edit: str | os.PathLike[str] | Any, following: str | os.PathLik
 @overload
 def couple(settings: mastlens.analysis.coupling.settings.CoupleSettings, /, **fields: Any) -> mastlens.analysis.coupling.coupling.Coupling: ...
 @overload
-def couple(*, forget: str | os.PathLike[str], sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., retain: str | os.PathLike[str] | None = ..., fisher: bool = ..., spectrum: bool = ..., directions: int = ..., where: str | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.coupling.coupling.Coupling: ...
+def couple(*, forget: str | os.PathLike[str], sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., retain: str | os.PathLike[str] | None = ..., fisher: bool = ..., spectrum: bool = ..., directions: int = ..., where: str | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.coupling.coupling.Coupling: ...
 
 @overload
 def cumulative_curves(settings: mastlens.analysis.causal.settings.CumulativeCurvesSettings, /, **fields: Any) -> mastlens.analysis.causal.cumulative.CumulativeCurves: ...
 @overload
-def cumulative_curves(*, forget: str | os.PathLike[str], sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, ranking: str | os.PathLike[str] | collections.abc.Sequence[str] | Any, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., retain: str | os.PathLike[str] | None = ..., direction: str = ..., draws: int = ..., points: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.causal.cumulative.CumulativeCurves: ...
+def cumulative_curves(*, forget: str | os.PathLike[str], sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, ranking: str | os.PathLike[str] | collections.abc.Sequence[str] | Any, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., retain: str | os.PathLike[str] | None = ..., direction: str = ..., draws: int = ..., points: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.causal.cumulative.CumulativeCurves: ...
 
 @overload
 def demo(settings: mastlens.reporting.settings.DemoCommandSettings, /, **fields: Any) -> mastlens.reporting.demonstration.Demonstration: ...
@@ -328,19 +337,24 @@ def demo(settings: mastlens.reporting.settings.DemoCommandSettings, /, **fields:
 def demo(out: str | os.PathLike[str] = ..., *, settings: Any = ..., lineage: str | os.PathLike[str] | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., overwrite: bool = ...) -> mastlens.reporting.demonstration.Demonstration: ...
 
 @overload
+def estimate(settings: mastlens.estimating.settings.EstimateSettings, /, **fields: Any) -> mastlens.estimating.needs.Estimate: ...
+@overload
+def estimate(*what: collections.abc.Sequence[str], given: collections.abc.Mapping[str, Any] | None = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> mastlens.estimating.needs.Estimate: ...
+
+@overload
 def evaluate(settings: mastlens.evaluation.settings.EvaluateSettings, /, **fields: Any) -> mastlens.evaluation.responses.Evaluation: ...
 @overload
-def evaluate(*, model: str | os.PathLike[str] | Any, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., edit: str | os.PathLike[str] | Any | None = ..., think: str = ..., max_new_tokens: int | None = ..., samples: int = ..., temperature: float = ..., top_p: float = ..., splits: collections.abc.Mapping[str, str | os.PathLike[str]] | None = ..., stop_at_answer: bool = ..., engine: str = ..., solution_logprob: bool = ..., grader: str | Any = ..., harness: mastlens.evaluation.settings.HarnessTasks | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.responses.Evaluation: ...
+def evaluate(*, model: str | os.PathLike[str] | Any, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., edit: str | os.PathLike[str] | Any | None = ..., think: str = ..., max_new_tokens: int | None = ..., samples: int = ..., temperature: float = ..., top_p: float = ..., splits: collections.abc.Mapping[str, str | os.PathLike[str]] | None = ..., stop_at_answer: bool = ..., engine: str = ..., solution_logprob: bool = ..., grader: str | Any = ..., harness: mastlens.evaluation.settings.HarnessTasks | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.responses.Evaluation: ...
 
 @overload
 def evaluate_safety(settings: mastlens.evaluation.settings.EvaluateSafetySettings, /, **fields: Any) -> mastlens.evaluation.safety.evaluating.SafetyEvaluation: ...
 @overload
-def evaluate_safety(*, model: str | os.PathLike[str] | Any, data: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., edit: str | os.PathLike[str] | Any | None = ..., think: str = ..., max_new_tokens: int | None = ..., samples: int = ..., temperature: float = ..., top_p: float = ..., judge: Any = ..., judged_by: mastlens.evaluation.settings.JudgeChoice | None = ..., judged: str = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.safety.evaluating.SafetyEvaluation: ...
+def evaluate_safety(*, model: str | os.PathLike[str] | Any, data: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., edit: str | os.PathLike[str] | Any | None = ..., think: str = ..., max_new_tokens: int | None = ..., samples: int = ..., temperature: float = ..., top_p: float = ..., judge: Any = ..., judged_by: mastlens.evaluation.settings.JudgeChoice | None = ..., judged: str = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.safety.evaluating.SafetyEvaluation: ...
 
 @overload
 def evaluate_traces(settings: mastlens.evaluation.settings.EvaluateTracesSettings, /, **fields: Any) -> mastlens.evaluation.traces.results.TraceEvaluation: ...
 @overload
-def evaluate_traces(*, model: str | os.PathLike[str] | Any, questions: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., edit: str | os.PathLike[str] | Any | None = ..., think: str = ..., max_new_tokens: int | None = ..., samples: int = ..., temperature: float = ..., top_p: float = ..., judge: Any = ..., judged_by: mastlens.evaluation.settings.JudgeChoice | None = ..., choices_think: str | None = ..., choices_ask: str = ..., judged: str = ..., reflection: float = ..., reflection_window: int | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.traces.results.TraceEvaluation: ...
+def evaluate_traces(*, model: str | os.PathLike[str] | Any, questions: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., edit: str | os.PathLike[str] | Any | None = ..., think: str = ..., max_new_tokens: int | None = ..., samples: int = ..., temperature: float = ..., top_p: float = ..., judge: Any = ..., judged_by: mastlens.evaluation.settings.JudgeChoice | None = ..., choices_think: str | None = ..., choices_ask: str = ..., judged: str = ..., reflection: float = ..., reflection_window: int | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.traces.results.TraceEvaluation: ...
 
 @overload
 def fetch_organism(settings: mastlens.organisms.settings.FetchOrganismSettings, /, **fields: Any) -> pathlib.Path: ...
@@ -368,6 +382,11 @@ def list_organisms(settings: mastlens.organisms.settings.ListOrganismsSettings, 
 def list_organisms(*, seed: int = ..., device: str = ..., progress: bool = ...) -> pandas.DataFrame: ...
 
 @overload
+def lora_edit(settings: mastlens.edits.settings.LoraEditSettings, /, **fields: Any) -> mastlens.edits.factors.LoraEdit: ...
+@overload
+def lora_edit(edit: str | os.PathLike[str] | Any, *, to: str | os.PathLike[str] | Any, out: str | os.PathLike[str], rank: int | None = ..., error: float = ..., seed: int = ..., device: str = ..., progress: bool = ..., overwrite: bool = ...) -> mastlens.edits.factors.LoraEdit: ...
+
+@overload
 def mask_agreement(settings: mastlens.analysis.increments.settings.MaskAgreementSettings, /, **fields: Any) -> mastlens.analysis.increments.agreement.Agreement: ...
 @overload
 def mask_agreement(reference: str | os.PathLike[str] | Any, runs: collections.abc.Sequence[str | os.PathLike[str] | Any] | collections.abc.Mapping[str, Any], *, view: str = ..., where: str | None = ..., tolerance: float = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.increments.agreement.Agreement: ...
@@ -380,7 +399,7 @@ def mast_benchmarks(*, math: str | os.PathLike[str], gsm8k: str | os.PathLike[st
 @overload
 def measure_collateral(settings: mastlens.evaluation.settings.CollateralSettings, /, **fields: Any) -> mastlens.evaluation.collateral.Collateral: ...
 @overload
-def measure_collateral(*, model: str | os.PathLike[str] | Any, edit: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., neutral: str | os.PathLike[str] | None = ..., before: str | os.PathLike[str] | None = ..., after: str | os.PathLike[str] | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.collateral.Collateral: ...
+def measure_collateral(*, model: str | os.PathLike[str] | Any, edit: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., neutral: str | os.PathLike[str] | None = ..., before: str | os.PathLike[str] | None = ..., after: str | os.PathLike[str] | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.collateral.Collateral: ...
 
 @overload
 def negate(settings: mastlens.edits.settings.NegateSettings, /, **fields: Any) -> mastlens.edits.edit.Edit: ...
@@ -445,12 +464,12 @@ def take_benchmark(source: str | os.PathLike[str], *, out: str | os.PathLike[str
 @overload
 def token_differences(settings: mastlens.analysis.settings.TokenDifferencesSettings, /, **fields: Any) -> mastlens.analysis.tokens.TokenDifferences: ...
 @overload
-def token_differences(*, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., base: str | os.PathLike[str] | Any | None = ..., sft: str | os.PathLike[str] | Any | None = ..., quantiles: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.tokens.TokenDifferences: ...
+def token_differences(*, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., base: str | os.PathLike[str] | Any | None = ..., sft: str | os.PathLike[str] | Any | None = ..., quantiles: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.tokens.TokenDifferences: ...
 
 @overload
 def traces(settings: mastlens.unlearning.settings.TracesSettings, /, **fields: Any) -> mastlens.unlearning.traces.Traces: ...
 @overload
-def traces(*, model: str | os.PathLike[str] | Any, forget: str | os.PathLike[str], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., preset: str = ..., segments: int | None = ..., segment_tokens: int | None = ..., trigger: str | None = ..., trigger_place: str | None = ..., max_new_tokens: int | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.unlearning.traces.Traces: ...
+def traces(*, model: str | os.PathLike[str] | Any, forget: str | os.PathLike[str], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., preset: str = ..., segments: int | None = ..., segment_tokens: int | None = ..., trigger: str | None = ..., trigger_place: str | None = ..., max_new_tokens: int | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.unlearning.traces.Traces: ...
 
 @overload
 def trajectory(settings: mastlens.analysis.trajectories.settings.TrajectorySettings, /, **fields: Any) -> mastlens.analysis.trajectories.trajectory.Trajectory: ...
@@ -460,4 +479,4 @@ def trajectory(*paths: str | os.PathLike[str] | Any, start: str | os.PathLike[st
 @overload
 def unlearn(settings: mastlens.unlearning.settings.UnlearnSettings, /, **fields: Any) -> mastlens.unlearning.editing.Unlearning: ...
 @overload
-def unlearn(*, forget: str | os.PathLike[str], rlvr: str | os.PathLike[str] | Any, objective: str, steps: int, lr: float, ranking: str | os.PathLike[str] | None = ..., where: str | None = ..., all_parameters: bool = ..., names: collections.abc.Sequence[str] | None = ..., dtype: str = ..., batch_size: int = ..., limit: int | None = ..., chat_template: bool = ..., retain: str | os.PathLike[str] | None = ..., preset: str | None = ..., coefficients: collections.abc.Mapping[str, float] | None = ..., refusals: str | os.PathLike[str] | None = ..., allow_overlap: bool = ..., schedule: str = ..., warmup: int = ..., micro_batch: int | str = ..., checkpoint_activations: str = ..., cache_mb: float = ..., traces: str | os.PathLike[str] | None = ..., cot: str | os.PathLike[str] | None = ..., sft: str | os.PathLike[str] | Any | None = ..., start: str = ..., noise: float = ..., own_responses: mastlens.unlearning.settings.OwnResponses | None = ..., responses: str | os.PathLike[str] | None = ..., token_weights: mastlens.unlearning.token_weights.TokenWeights | bool | None = ..., probes: mastlens.unlearning.settings.ProbeSettings | None = ..., gamma: float | None = ..., retain_weight: float | None = ..., retain_loss: str | None = ..., beta: float | None = ..., layer: int | None = ..., steering: float | None = ..., control_norm: float | None = ..., unthink_weight: float | None = ..., text_tokens: int | None = ..., trace_tokens: int | None = ..., in_context: bool | None = ..., cot_weight: float | None = ..., cot_tokens: int | None = ..., imitation: str | None = ..., reflection_weight: float | None = ..., reflection: str | None = ..., beta2: float | None = ..., delta: float | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.unlearning.editing.Unlearning: ...
+def unlearn(*, forget: str | os.PathLike[str], rlvr: str | os.PathLike[str] | Any, objective: str, steps: int, lr: float, ranking: str | os.PathLike[str] | None = ..., where: str | None = ..., all_parameters: bool = ..., names: collections.abc.Sequence[str] | None = ..., dtype: str = ..., batch_size: int = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., retain: str | os.PathLike[str] | None = ..., preset: str | None = ..., coefficients: collections.abc.Mapping[str, float] | None = ..., refusals: str | os.PathLike[str] | None = ..., allow_overlap: bool = ..., schedule: str = ..., warmup: int = ..., optimizer: str = ..., micro_batch: int | str = ..., checkpoint_activations: str = ..., cache_mb: float = ..., traces: str | os.PathLike[str] | None = ..., cot: str | os.PathLike[str] | None = ..., sft: str | os.PathLike[str] | Any | None = ..., start: str = ..., noise: float = ..., own_responses: mastlens.unlearning.settings.OwnResponses | None = ..., responses: str | os.PathLike[str] | None = ..., token_weights: mastlens.unlearning.token_weights.TokenWeights | bool | None = ..., probes: mastlens.unlearning.settings.ProbeSettings | None = ..., gamma: float | None = ..., retain_weight: float | None = ..., retain_loss: str | None = ..., beta: float | None = ..., layer: int | None = ..., steering: float | None = ..., control_norm: float | None = ..., unthink_weight: float | None = ..., text_tokens: int | None = ..., trace_tokens: int | None = ..., in_context: bool | None = ..., cot_weight: float | None = ..., cot_tokens: int | None = ..., imitation: str | None = ..., reflection_weight: float | None = ..., reflection: str | None = ..., beta2: float | None = ..., delta: float | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.unlearning.editing.Unlearning: ...

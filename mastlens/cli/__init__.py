@@ -11,6 +11,7 @@ from mastlens.errors import MastlensError, MastlensWarning
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0 on success, 2 on a user's mistake, 1 on a defect."""
+    from mastlens.cli.defaults import parse
     from mastlens.cli.outcome import finite
     from mastlens.cli.parser import build_parser
     from mastlens.registry import place_in_own_file
@@ -19,9 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     whole = "--print-completion" in words  # else only the command that was typed needs its options
     first = next((word for word in words if not word.startswith("-")), "")
-    arguments = build_parser(None if whole else first).parse_args(words)
-    debug = arguments.debug
+    debug = "--debug" in words
     try:
+        arguments = parse(build_parser(None if whole else first), words)
         with warnings.catch_warnings():
             warnings.simplefilter("always", MastlensWarning)
             warnings.showwarning = _show_warning
@@ -50,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             _tell(f"mastlens: a defect, {type(error).__name__}: {error}. Run again with --debug to see where.")
         return 1 if refused is None and own is None else 2
     if arguments.json:
-        summary = finite(outcome.summary)
+        summary = finite(outcome.machine)
         sys.stdout.write(json.dumps(summary, indent=2, ensure_ascii=False, default=str, allow_nan=False) + "\n")
     else:
-        sys.stdout.write(outcome.text.rstrip() + "\n")
+        sys.stdout.write(outcome.told(quiet=arguments.quiet) + "\n")
     return 0
 
 

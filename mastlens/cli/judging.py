@@ -32,7 +32,8 @@ def evaluate(result: "Evaluation", settings: "EvaluateSettings") -> Outcome:
     texts, summary = [], dict[str, Any](out=str(settings.out))
     if settings.splits:
         texts.append(show(result.accuracy))
-        summary["splits"] = result.accuracy.to_dict("records")
+        summary |= {"splits": result.accuracy.to_dict("records"), "hints": result.hints}
+        texts += ["\n".join(result.hints)] if result.hints else []
     if result.harness is not None:
         texts.append(show(result.harness.table))
         summary["harness"] = result.harness.table.to_dict("records")
@@ -43,7 +44,7 @@ def compare(result: "Comparison", settings: "CompareSettings") -> Outcome:
     """Tell what changed between two evaluations."""
     said = "; ".join(f"{row['split']}: {row['verdict']}" for row in result.table.to_dict("records"))
     last = f"{said} (smallest difference of interest: {settings.smallest:g}; Holm's p over splits is holm_p)"
-    return Outcome(f"{show(result.table)}\n\n{last}", {"splits": result.table.to_dict("records")})
+    return Outcome(show(result.table), {"splits": result.table.to_dict("records")}, last)
 
 
 def measure_collateral(result: "Collateral", settings: "CollateralSettings") -> Outcome:

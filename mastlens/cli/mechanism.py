@@ -29,13 +29,14 @@ def couple(result: "Coupling", settings: "CoupleSettings") -> Outcome:
     claims = {side: claim(result.table, f"{side}_cosine") for side in sides}
     last = "\n".join(f"cosine of {side} gradient: {found.sentence('tensor')}" for side, found in claims.items())
     return Outcome(
-        f"{show(result.table, columns, rows=80)}\n\n{last}",
+        show(result.table, columns, rows=80),
         {
             "rows": len(result.table),
             "claims": {side: asdict(found) for side, found in claims.items()},
             "mean_absolute": result.table[cosines].abs().mean().to_dict(),
             "out": str(settings.out),
         },
+        last,
     )
 
 
@@ -43,7 +44,7 @@ def score(result: "Scores", settings: "ScoreSettings") -> Outcome:
     """Tell the scores, the largest first."""
     table = result.table.sort_values("score", ascending=False, kind="stable")
     columns = ["layer", "projection", "name", "delta_norm", "score", "standard_error", "forget_path", "retain_path"]
-    text = f"{show(table, columns, rows=40)}\n\n{result.card().verdict}"
+    text = show(table, columns, rows=40)
     summary = {"rows": len(table), "rule": settings.rule, "first": table["name"].head(10).tolist()}
     return Outcome(text, {**summary, "verdict": result.card().verdict, "out": str(settings.out)})
 

@@ -1,9 +1,11 @@
 """The parser of the command line, made from what the commands declare."""
 
 import argparse
+import inspect
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from mastlens import __version__
@@ -15,8 +17,30 @@ from mastlens.runs.settings import GROUPS
 QUESTION = "Where in the weights did RLVR put a behaviour, and can exactly that be taken out again?"
 
 
+class ShowHelp(argparse.Action):
+    """Shows the help, which may say more of what was typed before it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Print the help and end."""
+        if isinstance(parser, Parser):
+            parser.given = vars(namespace)
+        parser.print_help()
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that names the nearest valid words, and prints one message for a mistake."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, add_help=False, **options)
+        self.given: dict[str, Any] = {}
+        self.add_argument("-h", "--help", action=ShowHelp, nargs=0, help="show this help message and exit")
+
+    def _get_formatter(self) -> argparse.HelpFormatter:
+        formatter = super()._get_formatter()
+        if isinstance(formatter, Help):
+            formatter.given = self.given
+        return formatter
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong, alone, and exit with 2."""
@@ -29,14 +53,14 @@ class Parser(argparse.ArgumentParser):
         """Parse the whole command line; an option that does not exist is told with the nearest ones."""
         found, rest = self.parse_known_args(args, namespace)
         if rest:
-            parser = _parser_of(self, list(sys.argv[1:] if args is None else args))
+            parser = parser_of(self, list(sys.argv[1:] if args is None else args))
             options = [flag for action in parser._actions for flag in action.option_strings]
             wrong = rest[0].partition("=")[0]
             parser.error(str(unknown("option", wrong, options)) if wrong.startswith("-") else f"not expected: {wrong}")
         return found
 
 
-def _parser_of(parser: argparse.ArgumentParser, words: Iterable[str]) -> argparse.ArgumentParser:
+def parser_of(parser: argparse.ArgumentParser, words: Iterable[str]) -> argparse.ArgumentParser:
     """Return the parser of the command that was typed."""
     for word in words:
         actions = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
@@ -49,9 +73,14 @@ def _parser_of(parser: argparse.ArgumentParser, words: Iterable[str]) -> argpars
 class Help(argparse.RawDescriptionHelpFormatter):
     """Adds what there is to choose from, which is looked up only when somebody asks for help."""
 
+    given: Mapping[str, Any] = MappingProxyType({})
+    """What was typed before the help was asked for, by name."""
+
     def _get_help_string(self, action: argparse.Action) -> str | None:
         listing = getattr(action, "listing", None)
-        lines = [str(action.help), *(listing() if listing else [])]
+        takes = bool(listing) and bool(inspect.signature(listing).parameters)
+        more = [] if listing is None else listing(self.given) if takes else listing()
+        lines = [str(action.help), *more]
         return "\n".join(line if number == 0 else line.replace("%", "%%") for number, line in enumerate(lines))
 
     def _split_lines(self, text: str, width: int) -> list[str]:

@@ -37,6 +37,12 @@ def add_options(parser: argparse.ArgumentParser, settings: type[Settings]) -> No
                 _add(place, inner, declared(inner), bare(hints[inner.name]), said.options[inner.name], dest)
     every = headings[EVERY]
     every.add_argument("--json", action="store_true", help="a machine-readable summary, alone on stdout")
+    every.add_argument("--quiet", action="store_true", help="no progress bars, and only what it comes to")
+    every.add_argument(
+        "--defaults",
+        metavar="FILE",
+        help="a TOML file with a table by the command's name: options that are not typed",
+    )
     every.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
@@ -54,7 +60,7 @@ def settings_from(settings: type[S], arguments: argparse.Namespace) -> S:
                 values[item.name] = value
         elif item.name in given:
             values[item.name] = _read(given[item.name], flag_of(item), said, kind)
-    return settings(**values, progress=not given.get("json", False))
+    return settings(**values, progress=not (given.get("json", False) or given.get("quiet", False)))
 
 
 def _object(kind: Any) -> type[Any]:
@@ -94,6 +100,8 @@ def _add(
         options |= {"metavar": said.metavar or item.name.upper()} | ({"nargs": "+"} if several else {})
         if not is_required(item):
             options |= {"nargs": "*" if several else "?", "default": argparse.SUPPRESS}
+        if said.rest:
+            options["nargs"] = argparse.REMAINDER
         place.add_argument(item.name, **options).listing = said.listing
         return
     options["dest"] = dest or item.name

@@ -2,15 +2,17 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from typing import Any
 
 from mastlens.cli.outcome import Outcome
 from mastlens.cli.reading import settings_from
+from mastlens.plots.cards.carded import Carded
 from mastlens.runs.devices import check_device
 from mastlens.runs.settings import Settings
+from mastlens.runs.words import following
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,12 @@ class Command:
     Attributes:
         declaration: ``module:class`` of its settings; the rest of what is said of it stands there.
         shown: ``module:function`` that takes the result and the settings and returns an ``Outcome``.
+        prepared: ``module:function`` from the settings as they were typed to those of the function; empty for none.
     """
 
     declaration: str
     shown: str
+    prepared: str = ""
 
     @property
     def settings(self) -> type[Settings]:
@@ -51,6 +55,8 @@ COMMANDS = (
     Command("mastlens.edits.settings:RevertEditSettings", "mastlens.cli.edits:edit_folder"),
     Command("mastlens.edits.settings:ScaleEditSettings", "mastlens.cli.edits:edit_file"),
     Command("mastlens.edits.settings:ComposeEditSettings", "mastlens.cli.edits:edit_file"),
+    Command("mastlens.edits.settings:LoraEditSettings", "mastlens.cli.edits:edit_lora"),
+    Command("mastlens.edits.settings:PushEditSettings", "mastlens.cli.edits:edit_push"),
     Command("mastlens.evaluation.settings:EvaluateSettings", "mastlens.cli.judging:evaluate"),
     Command("mastlens.evaluation.settings:CompareSettings", "mastlens.cli.judging:compare"),
     Command("mastlens.evaluation.settings:CollateralSettings", "mastlens.cli.judging:measure_collateral"),
@@ -66,6 +72,11 @@ COMMANDS = (
     Command("mastlens.studies.commands:ReasoningTableSettings", "mastlens.cli.studies:reasoning_table"),
     Command("mastlens.paper.settings:FiguresSettings", "mastlens.cli.figures:figures"),
     Command("mastlens.reporting.settings:ReportSettings", "mastlens.cli.commands:report"),
+    Command(
+        "mastlens.estimating.settings:EstimateSettings",
+        "mastlens.cli.estimating:estimate",
+        "mastlens.cli.estimating:of_words",
+    ),
     Command("mastlens.organisms.settings:ListOrganismsSettings", "mastlens.cli.commands:organism_list"),
     Command("mastlens.organisms.settings:OrganismTrajectorySettings", "mastlens.cli.commands:organism_trajectory"),
     Command("mastlens.organisms.settings:BuildOrganismSettings", "mastlens.cli.commands:organism_build"),
@@ -74,7 +85,7 @@ COMMANDS = (
 """Every command, in the order of the help."""
 
 NOUNS = {
-    "edit": "show, apply, revert, scale or compose edits",
+    "edit": "show, apply, revert, scale, compose or push edits, or write them as LoRA",
     "benchmarks": "public benchmarks as problem files",
     "organism": "really trained lineages: shipped, fetched or built",
 }
@@ -95,5 +106,9 @@ def handler(command: Command) -> Callable[[argparse.Namespace], Outcome]:
 def _run(command: Command, arguments: argparse.Namespace) -> Outcome:
     settings = settings_from(command.settings, arguments)
     check_device(settings.device)
+    settings = named(command.prepared)(settings) if command.prepared else settings
     result = named(settings.function)(settings)
-    return named(command.shown)(result, settings)
+    outcome = named(command.shown)(result, settings)
+    said = result.card().verdict if isinstance(result, Carded) else ""
+    then = following(settings) if not outcome.then else outcome.then
+    return replace(outcome, conclusion=outcome.conclusion or said, then=then)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mastlens.cli.outcome import Outcome, show
+from mastlens.cli.outcome import Outcome, show, some_rows
 
 if TYPE_CHECKING:
     from mastlens.unlearning import Traces, Unlearning
@@ -10,11 +10,9 @@ if TYPE_CHECKING:
 
 
 def unlearn(result: "Unlearning", settings: "UnlearnSettings") -> Outcome:
-    """Tell what the edit changed, and its first and last step."""
-    looked = result.table.dropna(subset=["retain_probe_kl"]) if "retain_probe_kl" in result.table else None
-    shown = result.table.iloc[[0, -1]].drop_duplicates() if len(result.table) else result.table
-    if looked is not None and len(looked):
-        shown = looked
+    """Tell what the edit changed, and some of its steps."""
+    probed = result.table.dropna(subset=["retain_probe_kl"]) if "retain_probe_kl" in result.table else result.table
+    shown = some_rows(probed if len(probed) else result.table).dropna(axis="columns", how="all")
     last = result.table.iloc[-1].to_dict() if len(result.table) else {}
     parameters = sum(t.numel() for t in result.edit.after.values())
     text = (

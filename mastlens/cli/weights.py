@@ -40,7 +40,7 @@ def geometry(result: "Geometry", settings: "GeometrySettings") -> Outcome:
     claims = {name: claim(part, "off_principal") for name, part in moved.groupby("increment", sort=False)}
     last = "\n".join(f"{name}, off-principal energy: {found.sentence('tensor')}" for name, found in claims.items())
     return Outcome(
-        f"{said}\n\n" * bool(said) + show(result.table, columns, rows=80) + f"\n\n{last}" * bool(last),
+        f"{said}\n\n" * bool(said) + show(result.table, columns, rows=80),
         {
             "rows": len(result.table),
             "below_floor": below,
@@ -48,6 +48,7 @@ def geometry(result: "Geometry", settings: "GeometrySettings") -> Outcome:
             "claims": {name: asdict(found) for name, found in claims.items()},
             "out": str(settings.out),
         },
+        last,
     )
 
 

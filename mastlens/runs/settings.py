@@ -74,13 +74,14 @@ class Declared:
         metavar: What stands for the value in the help.
         group: The heading under which the help shows it.
         positional: Whether its value stands on the command line without an option.
+        rest: Of a positional one, whether it takes all words that follow, options too.
         placed: Whether Python takes its value without a name too, though it has an option on the command line.
         python_only: Whether only Python takes it: nothing that can be typed.
         typed_required: Whether it must be given on the command line, though not in Python.
         exclusive: A name that settings share of which exactly one is typed.
         separator: What stands between several values that are typed as one word, such as a comma.
         listing: A function that gives further lines of help, such as what there is to choose from; it is called only
-            when somebody asks for help.
+            when somebody asks for help. If it takes an argument, that is what was typed before that, by name.
         repeated: Of several values, whether each has an option of its own (``--level 1 --level 2``).
         may_be_empty: Of several values, whether the option may stand alone, which means none.
         deprecated: Names that it had before, in Python and on the command line.
@@ -99,12 +100,13 @@ class Declared:
     metavar: str = ""
     group: str = ""
     positional: bool = False
+    rest: bool = False
     placed: bool = False
     python_only: bool = False
     typed_required: bool = False
     exclusive: str = ""
     separator: str = ""
-    listing: Callable[[], Sequence[str]] | None = None
+    listing: Callable[..., Sequence[str]] | None = None
     repeated: bool = False
     may_be_empty: bool = False
     deprecated: tuple[str, ...] = ()
@@ -149,6 +151,8 @@ class Settings:
         summary: What it does, in a line.
         example: A command line that runs on a shipped organism, without ``mastlens``.
         function: ``module:function`` that takes these settings.
+        then: The command to type next, without ``mastlens``; ``{name}`` stands for a setting. Empty where nothing
+            follows.
     """
 
     command: ClassVar[str]
@@ -156,6 +160,7 @@ class Settings:
     summary: ClassVar[str] = ""
     example: ClassVar[str] = ""
     function: ClassVar[str] = ""
+    then: ClassVar[str] = ""
 
     seed: int = setting("decides everything random", 0, group=EVERY)
     device: str = setting("cpu, cuda, cuda:N or mps; auto takes the best that there is", "auto", group=EVERY)

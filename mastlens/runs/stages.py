@@ -209,7 +209,7 @@ def _stage(
         if differing and not overwrite:
             raise StageRefused(
                 f"{folder} already holds the stage '{name}' with other {'; '.join(differing)}. Nothing was "
-                "changed. Choose another --out, or pass --overwrite to replace it."
+                "changed. Choose another --out, or pass --overwrite (in Python overwrite=True) to replace it."
             )
         made = previous.get("outputs", {})
         done = not differing and set(made) == set(outputs)
@@ -229,7 +229,7 @@ def _stage(
         present = next(output for output in outputs if (folder / output).exists())
         raise StageRefused(
             f"{folder / present} exists and no record says what it was made from. Choose another --out, or pass "
-            "--overwrite to replace it."
+            "--overwrite (in Python overwrite=True) to replace it."
         )
     current = Stage(folder, done)
     if done:

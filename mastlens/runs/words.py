@@ -44,6 +44,23 @@ def typed(settings: Settings, *, out: str | None = None) -> str:
     return shlex.join(["mastlens", *settings.command.split(), *words(settings, out=out)])
 
 
+def following(settings: Settings) -> str:
+    """Return the command line to type next, with these settings' paths in it; empty where nothing follows.
+
+    What was not given stands in capitals, as in the help.
+    """
+    if not settings.then:
+        return ""
+
+    def said(name: str) -> str:
+        value = getattr(settings, name)
+        path = isinstance(value, str | os.PathLike) or hasattr(value, "fingerprint")
+        return shlex.quote(_shown(value)) if path else name.upper()
+
+    shown = {item.name: said(item.name) for item in fields(settings)}
+    return f"mastlens {settings.then.format_map(shown)}"
+
+
 def words(settings: Settings, *, out: str | None = None) -> list[str]:
     """Return the words behind the command's name.
 
@@ -54,18 +71,21 @@ def words(settings: Settings, *, out: str | None = None) -> list[str]:
         settings = replace(settings, out=out)
     first: list[str] = []
     last: list[str] = []
+    rest: list[str] = []
     for item in fields(settings):
         said, value = declared(item), getattr(settings, item.name)
         if at_default(settings, item) or item.name == "progress":
             continue
         if said.python_only:
             raise NotSupported(f"{item.name} cannot be typed: {settings.command} was called from Python with it.")
-        if said.positional:
+        if said.rest:
+            rest += [str(part) for part in value]
+        elif said.positional:
             last += [str(part) for part in (value if isinstance(value, list | tuple) else [value])]
         else:
             first += _option_words(item, said, value)
     # Values without an option come first: behind an option that takes several they would be taken for its own.
-    return [*last, *first]
+    return [*last, *first, *rest]
 
 
 def _option_words(item: Field[Any], said: Declared, value: Any) -> list[str]:

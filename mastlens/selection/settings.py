@@ -42,6 +42,10 @@ class RankSettings(Writing):
     summary = "rank the projections from the tables in DIR and select the top N"
     example = "rank run --top 12"
     function = "mastlens.selection.ranking:rank"
+    then = (
+        "unlearn --rlvr RLVR --ranking {folder}/ranking.parquet --forget forget.jsonl --objective npo "
+        "--preset mast --steps 50 --lr 5e-6 --out {folder}"
+    )
 
     folder: FilePath = setting("folder with the tables that the rule needs", positional=True, metavar="DIR")
     rule: str = setting("rule or control", "mast", metavar="NAME", listing=rule_lines)

@@ -31,6 +31,7 @@ class RunSettings(Writing):
     summary = "a whole study from one file; run again, it continues where it stopped"
     example = "run organism:qwen2 --out study --workers 2"
     function = "mastlens.studies.runner:run_study"
+    then = "report {out}"
 
     study: FilePath | Any = setting(
         "a TOML file, or organism:NAME for the study of a lineage",
@@ -50,6 +51,7 @@ class ReasoningTableSettings(Writing):
     summary = "R2MU's table: every method and seed, judged"
     example = "reasoning-table --organism --out table"
     function = "mastlens.studies.reasoning:reasoning_table"
+    then = "report {out}"
 
     study: Any = setting("a ReasoningStudy: models, files, settings", None, python_only=True, placed=True)
     organism: bool = setting("organism:think, its files and its settings", False)

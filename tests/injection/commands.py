@@ -11,11 +11,11 @@ from pathlib import Path
 from mastlens.evaluation.protocol import MATH_SUBJECTS
 from tests.lineages import write_lineage, write_problems
 
-READ_ONLY = ("inspect", "edit show", "compare", "compare-traces", "organism list")
+READ_ONLY = ("inspect", "edit show", "compare", "compare-traces", "organism list", "estimate")
 """Commands that write nothing of their own."""
 
-FETCHING = ("organism fetch",)
-"""Commands whose input comes over the network; ``tests/unit/test_organism_fetch.py`` says what a failure leaves."""
+FETCHING = ("organism fetch", "edit push")
+"""Commands that need a network; ``test_organism_fetch.py`` and ``test_sharing.py`` say what a failure leaves."""
 
 
 def _every_step() -> None:
@@ -112,6 +112,7 @@ ROWS = (
     Row(f"edit revert {EDIT} --from {{i}}/edited --out {{o}}"),
     Row(f"edit scale {EDIT} --by 0.5 --out {{o}}/half.safetensors", cheap=True),
     Row(f"edit compose {EDIT} {{i}}/second --out {{o}}/both.safetensors"),
+    Row(f"edit lora {EDIT} --to {{i}}/rlvr --rank 1 --out {{o}}", cheap=True),
     Row("evaluate --model {i}/rlvr " + SPLITS + " --batch-size 4 --out {o}"),
     Row(
         f"measure-collateral --model {{i}}/rlvr --edit {EDIT} --split retain={{i}}/retain-eval.jsonl "

@@ -73,6 +73,7 @@ def score(settings: ScoreSettings) -> Scores:
         if name not in scorer.parameters:
             raise unknown("parameter", name, scorer.parameters or ["none"], of=f"the score '{scorer.name}'")
     parameters = {**scorer.parameters, **(settings.parameters or {})}
+    asking = settings.asking
     recorded = {
         "rule": scorer.name,
         "dtype": computing.dtype,
@@ -81,7 +82,7 @@ def score(settings: ScoreSettings) -> Scores:
         "parameters": parameters,
         "limit": settings.limit,
         "seed": settings.seed,
-        "chat_template": settings.chat_template,
+        **asking.record(),
         **({"code": digest} if digest else {}),
     }
     file = scores_file(scorer.name)
@@ -94,7 +95,7 @@ def score(settings: ScoreSettings) -> Scores:
             tokenizer,
             {"forget": settings.forget, "retain": settings.retain},
             limit=settings.limit,
-            chat_template=settings.chat_template,
+            chat_template=asking,
         )
         rows = []
         for matrix in chosen:

@@ -31,6 +31,7 @@ class ScoreSettings(ForgetRetain):
         "score path --sft organism:qwen2/sft --rlvr organism:qwen2/rlvr --forget forget.jsonl --limit 50 --out run"
     )
     function = "mastlens.analysis.scores.scored:score"
+    then = "rank {out} --rule {rule} --top 12"
 
     rule: str = setting("what to score by", positional=True, metavar="RULE", listing=scorer_lines)
     sft: CheckpointPath = setting(path_to("what RLVR started from"), metavar="PATH")

@@ -10,6 +10,8 @@ from mastlens.plots.cards.card import Card
 
 def evaluation_card(accuracy: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     """Return the card of a model's accuracy by split."""
+    if not len(accuracy):  # tasks of the harness alone
+        return Card("Evaluation", "There are no responses of its own: the harness has tables of their own.")
     columns = ["split", "n", "correct", "accuracy", "ci_low", "ci_high", "truncated", "chance"]
     return Card(
         "Evaluation",
