@@ -22,6 +22,7 @@ import mastlens.checkpoints.settings
 import mastlens.edits.edit
 import mastlens.edits.factors
 import mastlens.edits.settings
+import mastlens.edits.sharing
 import mastlens.estimating.needs
 import mastlens.estimating.settings
 import mastlens.evaluation.benchmarks
@@ -92,6 +93,7 @@ from mastlens.organisms import Organism as Organism
 from mastlens.paper import PaperFigures as PaperFigures
 from mastlens.unlearning import ProbeSettings as ProbeSettings
 from mastlens.problems.reading import Problem as Problem
+from mastlens.edits.sharing import PushedEdit as PushedEdit
 from mastlens.selection import Ranking as Ranking
 from mastlens.studies.reasoning import ReasoningStudy as ReasoningStudy
 from mastlens.studies.reasoning import ReasoningTable as ReasoningTable
@@ -184,6 +186,7 @@ __all__ = [
     "PaperFigures",
     "ProbeSettings",
     "Problem",
+    "PushedEdit",
     "Ranking",
     "ReasoningStudy",
     "ReasoningTable",
@@ -244,6 +247,7 @@ __all__ = [
     "measure_drift",
     "negate",
     "organism_trajectory",
+    "push_edit",
     "rank",
     "rank_agreement",
     "read_benchmark",
@@ -344,7 +348,7 @@ def estimate(*what: collections.abc.Sequence[str], given: collections.abc.Mappin
 @overload
 def evaluate(settings: mastlens.evaluation.settings.EvaluateSettings, /, **fields: Any) -> mastlens.evaluation.responses.Evaluation: ...
 @overload
-def evaluate(*, model: str | os.PathLike[str] | Any, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., edit: str | os.PathLike[str] | Any | None = ..., think: str = ..., max_new_tokens: int | None = ..., samples: int = ..., temperature: float = ..., top_p: float = ..., splits: collections.abc.Mapping[str, str | os.PathLike[str]] | None = ..., stop_at_answer: bool = ..., engine: str = ..., solution_logprob: bool = ..., grader: str | Any = ..., harness: mastlens.evaluation.settings.HarnessTasks | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.responses.Evaluation: ...
+def evaluate(*, model: str | os.PathLike[str] | Any, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., edit: str | os.PathLike[str] | Any | None = ..., think: str = ..., max_new_tokens: int | None = ..., samples: int = ..., temperature: float = ..., top_p: float = ..., splits: collections.abc.Mapping[str, str | os.PathLike[str]] | None = ..., track: str | None = ..., stop_at_answer: bool = ..., engine: str = ..., solution_logprob: bool = ..., grader: str | Any = ..., harness: mastlens.evaluation.settings.HarnessTasks | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.responses.Evaluation: ...
 
 @overload
 def evaluate_safety(settings: mastlens.evaluation.settings.EvaluateSafetySettings, /, **fields: Any) -> mastlens.evaluation.safety.evaluating.SafetyEvaluation: ...
@@ -412,6 +416,11 @@ def organism_trajectory(settings: mastlens.organisms.settings.OrganismTrajectory
 def organism_trajectory(name: str, *, cache: str | os.PathLike[str] | None = ..., lineage: str | os.PathLike[str] | None = ..., recipe: Any = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> pathlib.Path: ...
 
 @overload
+def push_edit(settings: mastlens.edits.settings.PushEditSettings, /, **fields: Any) -> mastlens.edits.sharing.PushedEdit: ...
+@overload
+def push_edit(edit: str | os.PathLike[str] | Any, repository: str, *, to: str | os.PathLike[str] | Any, private: bool = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> mastlens.edits.sharing.PushedEdit: ...
+
+@overload
 def rank(settings: mastlens.selection.settings.RankSettings, /, **fields: Any) -> mastlens.selection.ranking.Ranking: ...
 @overload
 def rank(folder: str | os.PathLike[str], *, rule: str = ..., top: int | None = ..., match: str = ..., parameters: collections.abc.Mapping[str, float] | None = ..., candidates: str | os.PathLike[str] | Any | None = ..., anyway: bool = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.selection.ranking.Ranking: ...
@@ -449,7 +458,7 @@ def scale_edit(edit: str | os.PathLike[str] | Any, *, by: float, out: str | os.P
 @overload
 def score(settings: mastlens.analysis.scores.settings.ScoreSettings, /, **fields: Any) -> mastlens.analysis.scores.scored.Scores: ...
 @overload
-def score(rule: str, *, forget: str | os.PathLike[str], sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., retain: str | os.PathLike[str] | None = ..., where: str | None = ..., retain_weight: float = ..., parameters: collections.abc.Mapping[str, float] | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.scores.scored.Scores: ...
+def score(rule: str, *, forget: str | os.PathLike[str], sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., retain: str | os.PathLike[str] | None = ..., where: str | None = ..., retain_weight: float = ..., parameters: collections.abc.Mapping[str, float] | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.scores.scored.Scores: ...
 
 @overload
 def show_edit(settings: mastlens.edits.settings.ShowEditSettings, /, **fields: Any) -> mastlens.edits.edit.Edit: ...
@@ -479,4 +488,4 @@ def trajectory(*paths: str | os.PathLike[str] | Any, start: str | os.PathLike[st
 @overload
 def unlearn(settings: mastlens.unlearning.settings.UnlearnSettings, /, **fields: Any) -> mastlens.unlearning.editing.Unlearning: ...
 @overload
-def unlearn(*, forget: str | os.PathLike[str], rlvr: str | os.PathLike[str] | Any, objective: str, steps: int, lr: float, ranking: str | os.PathLike[str] | None = ..., where: str | None = ..., all_parameters: bool = ..., names: collections.abc.Sequence[str] | None = ..., dtype: str = ..., batch_size: int = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., retain: str | os.PathLike[str] | None = ..., preset: str | None = ..., coefficients: collections.abc.Mapping[str, float] | None = ..., refusals: str | os.PathLike[str] | None = ..., allow_overlap: bool = ..., schedule: str = ..., warmup: int = ..., optimizer: str = ..., micro_batch: int | str = ..., checkpoint_activations: str = ..., cache_mb: float = ..., traces: str | os.PathLike[str] | None = ..., cot: str | os.PathLike[str] | None = ..., sft: str | os.PathLike[str] | Any | None = ..., start: str = ..., noise: float = ..., own_responses: mastlens.unlearning.settings.OwnResponses | None = ..., responses: str | os.PathLike[str] | None = ..., token_weights: mastlens.unlearning.token_weights.TokenWeights | bool | None = ..., probes: mastlens.unlearning.settings.ProbeSettings | None = ..., gamma: float | None = ..., retain_weight: float | None = ..., retain_loss: str | None = ..., beta: float | None = ..., layer: int | None = ..., steering: float | None = ..., control_norm: float | None = ..., unthink_weight: float | None = ..., text_tokens: int | None = ..., trace_tokens: int | None = ..., in_context: bool | None = ..., cot_weight: float | None = ..., cot_tokens: int | None = ..., imitation: str | None = ..., reflection_weight: float | None = ..., reflection: str | None = ..., beta2: float | None = ..., delta: float | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.unlearning.editing.Unlearning: ...
+def unlearn(*, forget: str | os.PathLike[str], rlvr: str | os.PathLike[str] | Any, objective: str, steps: int, lr: float, ranking: str | os.PathLike[str] | None = ..., where: str | None = ..., all_parameters: bool = ..., names: collections.abc.Sequence[str] | None = ..., dtype: str = ..., batch_size: int = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., retain: str | os.PathLike[str] | None = ..., preset: str | None = ..., coefficients: collections.abc.Mapping[str, float] | None = ..., refusals: str | os.PathLike[str] | None = ..., allow_overlap: bool = ..., schedule: str = ..., warmup: int = ..., optimizer: str = ..., micro_batch: int | str = ..., checkpoint_activations: str = ..., track: str | None = ..., cache_mb: float = ..., traces: str | os.PathLike[str] | None = ..., cot: str | os.PathLike[str] | None = ..., sft: str | os.PathLike[str] | Any | None = ..., start: str = ..., noise: float = ..., own_responses: mastlens.unlearning.settings.OwnResponses | None = ..., responses: str | os.PathLike[str] | None = ..., token_weights: mastlens.unlearning.token_weights.TokenWeights | bool | None = ..., probes: mastlens.unlearning.settings.ProbeSettings | None = ..., gamma: float | None = ..., retain_weight: float | None = ..., retain_loss: str | None = ..., beta: float | None = ..., layer: int | None = ..., steering: float | None = ..., control_norm: float | None = ..., unthink_weight: float | None = ..., text_tokens: int | None = ..., trace_tokens: int | None = ..., in_context: bool | None = ..., cot_weight: float | None = ..., cot_tokens: int | None = ..., imitation: str | None = ..., reflection_weight: float | None = ..., reflection: str | None = ..., beta2: float | None = ..., delta: float | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.unlearning.editing.Unlearning: ...

@@ -5,7 +5,7 @@ longest among them, because memory follows that one. Its time is a start, and so
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -130,10 +130,15 @@ def sampled(settings: Any, count: int, scratch: Path, **changed: Any) -> Any:
             value if isinstance(value, Mapping) else (field.name,)
         )}  # fmt: skip
         chosen[field.name] = names if isinstance(value, Mapping) else names[field.name]
-    for name, value in {"out": None, "limit": None, "progress": False, "overwrite": False}.items():
-        if hasattr(settings, name):
-            chosen[name] = value
-    return replace(settings, **chosen, **changed)
+    if hasattr(settings, "limit"):
+        chosen["limit"] = None  # what it leaves was taken into account above
+    return unwritten(settings, **chosen, **changed)
+
+
+def unwritten(settings: Any, **changed: Any) -> Any:
+    """Return settings of a run that writes nothing, tracks nothing and shows no progress."""
+    silent = {"out": None, "progress": False, "overwrite": False, "track": None}
+    return replace(settings, **{key: value for key, value in silent.items() if hasattr(settings, key)}, **changed)
 
 
 def _write(scratch: Path, name: str, lines: Sequence[str]) -> str:
@@ -158,6 +163,8 @@ def writing(settings: Any, scratch: Path) -> Plan:
     from mastlens.evaluation.settings import LONGEST
 
     texts = sum(map(len, lines_of(settings).values()))
+    if not texts or getattr(settings, "harness", None) is not None:
+        raise NotSupported("Only responses to problem files can be estimated: give --split, and leave --harness out.")
     samples, longest = getattr(settings, "samples", 1), settings.max_new_tokens or LONGEST
 
     def probe(count: int, new_tokens: int) -> Probe:
@@ -178,7 +185,7 @@ def patching(settings: Any, scratch: Path) -> Plan:
     names = matrices_of(checkpoint, settings.where)
     middle = names[len(names) // 2]
     layer = [name for name in names if name[0] == middle[0]]
-    where = "|".join(f"^{re.escape(stored)}$" for _, stored in layer)
+    where = _exactly(stored for _, stored in layer)
     small, larger = (sampled(settings, count, scratch, where=where) for count in (1, TEXTS))
     share = len(names) / len(layer)
     return Plan(
@@ -187,6 +194,11 @@ def patching(settings: Any, scratch: Path) -> Plan:
         characters(settings) * share,
         "characters and patches",
     )
+
+
+def _exactly(names: Iterable[str]) -> str:
+    """Return the regular expression of these stored matrices, whole or in slices, and of no others."""
+    return "|".join(f"^{re.escape(name)}(#|$)" for name in names)
 
 
 def matrices_of(checkpoint: Any, where: str | None) -> list[tuple[int, str]]:
@@ -206,10 +218,14 @@ def matrices_of(checkpoint: Any, where: str | None) -> list[tuple[int, str]]:
 
 def stepping(settings: Any, scratch: Path) -> Plan:
     """Plan an unlearning run: a few of its steps, on as many of its texts as they take."""
-    changed: dict[str, Any] = {"probes": None, "warmup": 0}
-    small, larger = (
-        sampled(settings, STEPS * settings.batch_size, scratch, steps=steps, **changed) for steps in (1, STEPS)
-    )
+
+    def probe(steps: int) -> Any:
+        changed: dict[str, Any] = {"probes": None, "warmup": 0, "steps": steps}
+        if settings.traces is not None or settings.responses is not None:  # they belong to these very files
+            return unwritten(settings, **changed)
+        return sampled(settings, STEPS * settings.batch_size, scratch, **changed)
+
+    small, larger = probe(1), probe(STEPS)
     return Plan(Probe(small, 1), Probe(larger, STEPS), settings.steps, "steps")
 
 
@@ -224,8 +240,7 @@ def measuring(settings: Any, scratch: Path) -> Plan:
     def probe(count: int) -> Probe:
         some = layers[max(middle - count // 2, 0) :][:count]
         chosen = [name for layer, name in names if layer in some]
-        where = "|".join(f"^{re.escape(name)}$" for name in chosen)
-        return Probe(replace(settings, where=where, out=None, progress=False, overwrite=False), len(chosen))
+        return Probe(unwritten(settings, where=_exactly(chosen)), len(chosen))
 
     return Plan(probe(1), probe(min(LAYERS, len(layers))), len(names), "matrices")
 
