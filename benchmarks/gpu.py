@@ -122,12 +122,13 @@ def commands(size: Size, stages: Mapping[str, str], files: Mapping[str, str], ou
     run = ["--out", f"{out}/run"]
     unlearn = ["--objective", "npo", "--steps", str(size.steps), "--lr", "1e-4"]
     attacked = [*model, *edit, "--split", f"forget={forget}", *tokens]
-    relearn = ["--train", forget, "--steps", str(size.steps), "--train-batch-size", "2"]
+    relearn = ["--train", retain, "--steps", str(size.steps), "--train-batch-size", "2"]
     return {
         "inspect": ["inspect", stages["rlvr"]],
         "geometry": ["geometry", "--base", stages["sft"], "--rlvr", stages["rlvr"], "--out", f"{out}/geometry"],
         "couple": ["couple", *pair, *both, "--no-spectrum", *run],
         "causal-map": ["causal-map", *pair, "--forget", forget, "--where", size.select, *run],
+        "score path": ["score", "path", *pair, "--forget", forget, "--where", size.select, *run],
         "token-differences": ["token-differences", *pair, *splits, "--out", f"{out}/tokens"],
         "estimate": ["estimate", "unlearn", "--rlvr", stages["rlvr"], "--where", size.select, *both, *unlearn, *run],
         "unlearn": ["unlearn", "--rlvr", stages["rlvr"], "--where", size.select, *both, *unlearn, *run],

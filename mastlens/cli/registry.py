@@ -9,7 +9,6 @@ from typing import Any
 
 from mastlens.cli.outcome import Outcome
 from mastlens.cli.reading import settings_from
-from mastlens.plots.cards.carded import Carded
 from mastlens.runs.devices import check_device
 from mastlens.runs.settings import Settings
 from mastlens.runs.words import following
@@ -104,6 +103,8 @@ def handler(command: Command) -> Callable[[argparse.Namespace], Outcome]:
 
 
 def _run(command: Command, arguments: argparse.Namespace) -> Outcome:
+    from mastlens.plots.cards.carded import Carded  # what it stands on takes longer than a command line
+
     settings = settings_from(command.settings, arguments)
     check_device(settings.device)
     settings = named(command.prepared)(settings) if command.prepared else settings

@@ -240,7 +240,7 @@ class Misdirection:
         states = self.passes.states("trace", rows, self.objective.layer)
         return losses.token_distances(states.values, self.control[None])
 
-    def _learn(self, parts: Sequence[Sequence[int]], scorer: Scorer, rate: float) -> None:
+    def _learn(self, parts: Sequence[Sequence[int]], scorer: Scorer, rate: float = 1.0) -> None:
         """Let the scorer learn from a batch of traces, the model a constant."""
         distances = torch.cat([self.distances(rows) for rows in parts])
         relative = distances / distances.mean().clamp_min(torch.finfo(distances.dtype).tiny)

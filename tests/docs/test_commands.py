@@ -42,6 +42,8 @@ def unknown_words(command: str) -> list[str]:
         if word not in found[0].choices:
             return [] if word in PLACEHOLDERS or word.startswith("--") else [word]
         parser = found[0].choices[word]
+        if word == "estimate":  # in front of another command line
+            return unknown_words(shlex.join(["mastlens", *words]))
     options = {option for one in parser._actions for option in one.option_strings}
     return [word for word in words if word.startswith("--") and word.partition("=")[0] not in options]
 

@@ -266,7 +266,7 @@ def test_token_weights_weigh_the_tokens_of_traces():
         w, d = (a[start : start + size] for a in (weights, distances))
         by_hand.append((w * d).sum() / w.sum())
         start += size
-    told = even.misdirection._unthink([2], lambda loss: None, even.scorer, learns=False)
+    told = even.misdirection._unthink([2], lambda loss: None, even.scorer, rate=None)
     own = even.misdirection.traces[2]
     assert told == pytest.approx(np.mean([by_hand[trace] for trace in own]), rel=1e-4)
     with pytest.raises(m.MastlensError, match=r"no token_weights.*r2mu-v0, r2mu"):

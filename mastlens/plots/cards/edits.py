@@ -28,7 +28,7 @@ def edit_card(table: pd.DataFrame, source: str, settings: Mapping[str, Any]) -> 
 
 def lora_card(table: pd.DataFrame, folder: str, settings: Mapping[str, Any]) -> Card:
     """Return the card of an edit as LoRA: how far the adapter is from it, and how much smaller."""
-    worst = table.loc[table["error"].idxmax()]
+    worst = table.sort_values("error", ascending=False).iloc[0]
     whole = int((table["rows"] * table["cols"]).sum())
     verdict = (
         f"{counted(len(table), 'tensor')} as LoRA of rank up to {int(table['rank'].max())}: "
