@@ -77,6 +77,7 @@ def execute(source: Path, folder: Path, *, limit: int = CELL_LIMIT, renderer: st
     client = NotebookClient(
         notebook,
         timeout=limit,
+        startup_timeout=300,  # a busy machine is no defect of a notebook
         kernel_name="python3",
         resources={"metadata": {"path": folder}},
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns of every kernel that it starts

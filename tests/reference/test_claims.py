@@ -147,4 +147,5 @@ def test_coupling_counts_what_is_beyond_chance():
     heads = plots.plot_coupling_heads(none.assign(head=0)).layout.title.text.replace("<br>", " ")
     assert "none of 8 heads is beyond chance" in heads
     for table, said in ((none, "none of 8 tensors is beyond chance"), (some, "3 of 8 tensors are beyond chance")):
-        assert said in mechanism.couple(SimpleNamespace(table=table), SimpleNamespace(out=None)).text.splitlines()[-1]
+        outcome = mechanism.couple(SimpleNamespace(table=table), SimpleNamespace(out=None))
+        assert said in outcome.conclusion.splitlines()[-1]
