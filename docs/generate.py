@@ -274,8 +274,8 @@ def command_line() -> str:
     from mastlens.cli.parser import build_parser
 
     parts = [
-        "# Command line\n\nEvery command takes `--help`, `--json`, `--quiet`, `--defaults FILE`, `--seed`, `--device` and "
-        "`--debug`; it exits with 0 on success, 2 on a user's mistake and 1 on a defect.\n"
+        "# Command line\n\nEvery command takes `--help`, `--json`, `--quiet`, `--defaults FILE`, `--seed`, `--device` "
+        "and `--debug`; it exits with 0 on success, 2 on a user's mistake and 1 on a defect.\n"
     ]
     for name, summary, parser in _commands(build_parser()):
         parts.append(f"\n## `{name}`\n\n{_sentence(summary)}\n")
