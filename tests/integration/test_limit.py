@@ -55,6 +55,7 @@ def cases(tiny, files, edit, part):
         "token-differences": lambda **o: m.token_differences(
             sft=tiny.sft, rlvr=tiny.rlvr, splits=splits["splits"], **o
         ),
+        "score": lambda **o: m.score("path", **pair, where=LAST, **o),
         "couple": lambda **o: m.couple(**pair, spectrum=False, **o),
         "score": lambda **o: m.score("path", **pair, parameters={"points": 1.0}, **o),
         "causal-map": lambda **o: m.causal_map(**pair, where=LAST, both_directions=False, **o),
