@@ -57,7 +57,6 @@ def cases(tiny, files, edit, part):
         ),
         "score": lambda **o: m.score("path", **pair, where=LAST, **o),
         "couple": lambda **o: m.couple(**pair, spectrum=False, **o),
-        "score": lambda **o: m.score("path", **pair, parameters={"points": 1.0}, **o),
         "causal-map": lambda **o: m.causal_map(**pair, where=LAST, both_directions=False, **o),
         "cumulative-curves": lambda **o: m.cumulative_curves(**pair, ranking=order, draws=1, points=1, **o),
         "traces": lambda **o: m.traces(model=tiny.rlvr, forget=file("forget"), max_new_tokens=1, **o),
