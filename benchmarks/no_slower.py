@@ -20,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.common import order_of, ratio
 
 HERE = Path(__file__).resolve().parents[1]
@@ -30,6 +32,7 @@ COMMANDS = {
 }
 PROBLEMS = 32
 SHAPES = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "vocab_size": 152064}
+MEASURED = "model.layers.0.self_attn.k_proj.weight"
 HEADS = {"num_attention_heads": 28, "num_key_value_heads": 4}
 
 
@@ -44,7 +47,10 @@ def run(words: str, cache: Path, tree: Path = HERE) -> dict[str, float]:
     own = {"PYTHONPATH": str(tree), "MASTLENS_CACHE": str(cache), "XDG_CACHE_HOME": str(cache)}
     environment = os.environ | own | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([sys.executable, "-m", "mastlens", *words.split()], env=environment, check=True, capture_output=True)
+    typed = [sys.executable, "-m", "mastlens", *words.split()]
+    done = subprocess.run(typed, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"mastlens {words} exits with {done.returncode}: {done.stderr}")
     after, ended = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"processor": used, "clock": ended - begun}
@@ -66,8 +72,8 @@ def compare(before: Path, rounds: int) -> None:
         sys.stdout.write(f"{name}: {json.dumps(ratio(seconds['now'], seconds['before']))}\n{json.dumps(seconds)}\n")
 
 
-def write_sparse(folder: Path) -> int:
-    """Write a checkpoint of zeros that takes no disk; return its bytes."""
+def write_sparse(folder: Path, seed: int) -> int:
+    """Write a checkpoint that takes no disk, zeros but for the tensor that is measured; return its bytes."""
     folder.mkdir()
     config = {
         "model_type": "qwen2",
@@ -99,15 +105,18 @@ def write_sparse(folder: Path) -> int:
     with (folder / "model.safetensors").open("wb") as stream:
         stream.write(len(told).to_bytes(8, "little") + told)
         stream.truncate(8 + len(told) + end)
+        stream.seek(8 + len(told) + header[MEASURED]["data_offsets"][0])
+        drawn = np.random.default_rng(seed).standard_normal(shapes[MEASURED], dtype=np.float32)
+        stream.write((drawn.view(np.uint32) >> 16).astype("<u2").tobytes())  # as bfloat16
     return 8 + len(told) + end
 
 
 def resume(rounds: int) -> None:
     """Print what a stage of two large checkpoints costs when it is run, and when it is asked for again."""
     with tempfile.TemporaryDirectory() as folder:
-        sizes = [write_sparse(Path(folder, name)) for name in ("base", "rlvr")]
+        sizes = [write_sparse(Path(folder, name), seed) for seed, name in enumerate(("base", "rlvr"))]
         time.sleep(3)  # digests of files that were only just written are not kept
-        words = f"geometry --base {folder}/base --rlvr {folder}/rlvr --where layers.0.self_attn.k_proj.weight --rank 4"
+        words = f"geometry --base {folder}/base --rlvr {folder}/rlvr --where {MEASURED} --rank 4"
         first, *again = [run(f"{words} --out {folder}/out", Path(folder, "cache")) for _ in range(1 + rounds)]
         sys.stdout.write(f"{sizes[0] / 1e9:.1f} GB each; first {json.dumps(first)}\nagain {json.dumps(again)}\n")
 
