@@ -54,13 +54,22 @@ def geometry(result: "Geometry", settings: "GeometrySettings") -> Outcome:
 
 def mask_agreement(result: "Agreement", settings: "MaskAgreementSettings") -> Outcome:
     """Tell how far masks agree."""
+    from mastlens.statistics import claim
+
     summary = result.summary()
     means = summary.select_dtypes("number").drop(columns="layer").mean().to_dict()
-    return Outcome(show(summary, rows=200), {"rows": len(result.table), "mean": means, "out": str(settings.out)})
+    found = claim(result.table, "jaccard")
+    return Outcome(
+        show(summary, rows=200),
+        {"rows": len(result.table), "mean": means, "claims": {"jaccard": asdict(found)}, "out": str(settings.out)},
+        f"overlap of masks: {found.sentence('pairwise comparison')}",
+    )
 
 
 def trajectory(result: "Trajectory", settings: "TrajectorySettings") -> Outcome:
     """Tell what a run looks like by its steps."""
+    from mastlens.statistics import claim
+
     attention = result.table[result.table["projection"] != ""]
     columns = ["layer", "projection", "delta_norm"]
     columns += [f"{measure}{end}" for measure in ("explained_variance", "linearity") for end in ("", "_walk", "_adamw")]
@@ -72,6 +81,18 @@ def trajectory(result: "Trajectory", settings: "TrajectorySettings") -> Outcome:
         "matrix_rank_1",
     ]
     written = {kind: str(folder) for kind, folder in result.checkpoints.items()}
-    text = show(attention, columns, rows=80) + "".join(f"\nWrote {folder}" for folder in written.values())
+    claims = {name: claim(attention, name) for name in ("explained_variance", "linearity", "increment_cosine")}
+    last = "\n".join(f"{name}: {found.sentence('tensor')}" for name, found in claims.items())
+    wrote = "".join(f"\nWrote {folder}" for folder in written.values())
     means = attention[[c for c in columns[2:] if c in attention]].mean().to_dict()
-    return Outcome(text, {"rows": len(result.table), "mean": means, "checkpoints": written, "out": str(settings.out)})
+    return Outcome(
+        f"{show(attention, columns, rows=80)}{wrote}",
+        {
+            "rows": len(result.table),
+            "mean": means,
+            "claims": {name: asdict(found) for name, found in claims.items()},
+            "checkpoints": written,
+            "out": str(settings.out),
+        },
+        last,
+    )

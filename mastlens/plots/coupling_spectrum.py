@@ -7,13 +7,15 @@ from plotly.subplots import make_subplots
 
 from mastlens.errors import unknown
 from mastlens.plots.figure import Figure
-from mastlens.plots.frame import count, finish, plain
+from mastlens.plots.frame import finish, plain
 from mastlens.plots.heat import KEYS, CellGrid
 from mastlens.plots.layers import layer_bar, layer_shade
 from mastlens.plots.tables import distinct, flags, need, numbers, ordered, records, rows_with, take, where, words
 from mastlens.plots.template import MUTED
+from mastlens.statistics import claim
 
-_COLUMNS = (*KEYS, "side", "index", "directions", "singular_value", "contribution", "cosine_part", "z", "above_chance")
+_COLUMNS = (*KEYS, "side", "index", "directions", "singular_value", "coefficient", "contribution", "cosine_part", "z")
+_COLUMNS = (*_COLUMNS, "above_chance")
 
 
 def plot_coupling_spectrum(
@@ -120,13 +122,12 @@ def _hover(rows: pd.DataFrame) -> list[str]:
 
 def _title(drawn: pd.DataFrame, side: str) -> str:
     single = where(drawn, numbers(drawn, "directions") == 1)
-    out = int((np.asarray(single["above_chance"], dtype=bool)).sum())
     shares = []
     for name in dict.fromkeys(words(drawn, "name")):
         parts = np.sort(np.abs(numbers(rows_with(drawn, "name", name), "cosine_part")))[::-1]
         if parts.sum() > 0:
             shares.append(int(np.searchsorted(np.cumsum(parts), 0.5 * parts.sum()) + 1))
-    title = f"{out:,} of {count(len(single), 'singular direction')} couple to the {side} gradient beyond chance"
+    title = f"Coupling to the {side} gradient: {claim(single, 'coefficient').sentence('singular direction')}"
     if shares:
-        title += f"; {int(np.median(shares))} of a tensor's carry half of its coupling (median)"
+        title += f"; {int(np.median(shares))} of a tensor's directions carry half of it (median)"
     return title

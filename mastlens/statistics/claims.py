@@ -2,7 +2,8 @@
 
 Whoever says at first glance what a table holds (a figure's title, the report's verdict, a card, the last line of a
 command) says it through ``claim``. A row counts where its own verdict says so *and* it does not lie below the precision
-floor. The level of the whole table is Holm's: of many rows, some are beyond chance by chance.
+floor. Of many rows, some are beyond chance by chance: the level of the whole table is Holm's, where rows have p-values;
+what is judged over its table from the start (cosines, coefficients) keeps that level, Bonferroni's.
 """
 
 import math
@@ -29,6 +30,9 @@ SMALLEST_LIFT = 1.1
 """Smallest ratio to what chance gives that is of interest, either way; nearer to 1 is too small to matter."""
 SMALLEST_DIFFERENCE = 0.02
 """Smallest difference of two shares that is of interest: two items of a hundred."""
+HOLM, BONFERRONI, NUMBER = "Holm, 5 %", "Bonferroni, 5 %", "by their number, 5 %"
+"""How rows are judged together: ``Claim.level``."""
+_NEAR_ONE = ("off_principal", "explained_variance", "linearity")
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,9 @@ class Claim:
         floor: Rows below the precision floor, of which nothing can be told.
         above: Rows beyond chance and above it.
         below: Rows beyond chance and below it.
-        together: Rows that hold together at ``TABLE_LEVEL`` (Holm); without p-values, all or none of them, by how
-            seldom chance alone gives as many.
+        together: Rows that hold together at ``TABLE_LEVEL``.
+        level: How that was judged: ``HOLM``; ``BONFERRONI`` where verdicts are over their table already; ``NUMBER``
+            without p-values: all or none of them, by how seldom chance alone gives as many (Poisson).
         by_chance: Rows that chance alone gives on average.
         small: Rows beyond chance whose lift is too small to matter; 0 where no lift is known.
         lift: Geometric mean of the lift over all rows that could have been beyond chance; NaN where none is known.
@@ -54,6 +59,7 @@ class Claim:
     above: int
     below: int
     together: int
+    level: str
     by_chance: float
     small: int
     lift: float
@@ -88,7 +94,7 @@ class Claim:
             return f"none of {rows} is beyond chance"
         alone = f"chance alone gives about {self.by_chance:.1g}"
         if not self.holds:
-            return f"none of {rows} is beyond chance over the table (Holm, 5 %): {self.beyond} by itself, {alone}"
+            return f"none of {rows} is beyond chance over the table ({self.level}): {self.beyond} by itself, {alone}"
         said = f"{self.beyond:,} of {rows} {'is' if self.beyond == 1 else 'are'} beyond chance ({alone}"
         said += ")" if self.together >= self.beyond else f"; {self.together:,} at 5 % over the table, Holm)"
         if self.small == self.beyond:
@@ -121,18 +127,19 @@ def equivalence(interval: Interval, inner: Interval, smallest: float) -> str:
 
 def verdict_columns(column: str, columns: pd.Index | list[str]) -> list[str]:
     """Return the columns of a table that ``beyond_chance`` and ``claim`` read beside ``column``."""
-    told, p = _names(column)
-    return [name for name in (told, p, f"{column}_null", "note") if name in set(columns)]
+    named = _Names.of(column, columns)
+    return [name for name in (named.told, *named.p, named.null, "note") if name in set(columns)]
 
 
 def beyond_chance(table: pd.DataFrame, column: str) -> np.ndarray:
     """Return which rows are beyond chance by their own verdict: none below the precision floor, none not measured.
 
     Args:
-        table: Has ``X_distinguishable`` (or of a cosine ``SIDE_above_chance``), and ``note`` where there is a floor.
+        table: Has ``X_distinguishable`` (of a cosine ``SIDE_above_chance``, of a spectrum's coefficient
+            ``above_chance``, of a Jaccard overlap ``distinguishable``), and ``note`` where there is a floor.
         column: X.
     """
-    told = table[_names(column)[0]].fillna(False).to_numpy(dtype=bool)
+    told = table[_Names.of(column, table.columns).told].fillna(False).to_numpy(dtype=bool)
     return told & ~_floor(table) & table[column].notna().to_numpy()
 
 
@@ -147,20 +154,20 @@ def claim(table: pd.DataFrame, column: str, *, smallest: float = SMALLEST_LIFT) 
     """
     floor, beyond = _floor(table), beyond_chance(table, column)
     open_to = ~floor & table[column].notna().to_numpy()
-    of, cosine = int(open_to.sum()), column.endswith("_cosine")
-    nowhere = pd.Series(0.0 if cosine else np.nan, index=table.index)
-    null = table.get(f"{column}_null", nowhere).to_numpy(dtype=float)
-    value, p = table[column].to_numpy(dtype=float), _names(column)[1]
+    of, named = int(open_to.sum()), _Names.of(column, table.columns)
+    nowhere = pd.Series(0.0 if named.over_table else np.nan, index=table.index)
+    null = table.get(named.null, nowhere).to_numpy(dtype=float)
+    value = table[column].to_numpy(dtype=float)
     above = beyond & ~(value < null)
-    by_chance = TABLE_LEVEL if cosine else of * LEVEL  # a cosine's verdict allows for all rows already
-    if cosine:
-        together = int(beyond.sum())
-    elif p in table:
-        tested = table.loc[open_to & table[p].notna().to_numpy(), p].to_numpy(dtype=float)
-        together = int((holm(tested) <= TABLE_LEVEL).sum())
+    by_chance = TABLE_LEVEL if named.over_table else of * LEVEL
+    if named.over_table:
+        together, level = int(beyond.sum()), BONFERRONI
+    elif named.p and set(named.p) <= set(table):
+        p = table.loc[open_to, list(named.p)].dropna().max(axis=1).to_numpy(dtype=float)  # beyond every null
+        together, level = int((holm(p) <= TABLE_LEVEL).sum()), HOLM
     else:
         seldom = float(stats.poisson.sf(int(beyond.sum()) - 1, by_chance))
-        together = int(beyond.sum()) if seldom <= TABLE_LEVEL else 0
+        together, level = int(beyond.sum()) if seldom <= TABLE_LEVEL else 0, NUMBER
     lifts = lift(column, value, null)
     logs = np.log(np.where(np.isfinite(lifts) & (lifts > 0), lifts, np.nan))
     known = logs[open_to & ~np.isnan(logs)]
@@ -171,6 +178,7 @@ def claim(table: pd.DataFrame, column: str, *, smallest: float = SMALLEST_LIFT) 
         above=int(above.sum()),
         below=int((beyond & ~above).sum()),
         together=min(together, int(beyond.sum())),
+        level=level,
         by_chance=by_chance,
         small=int((np.abs(logs[beyond]) < math.log(smallest)).sum()),
         lift=float(np.exp(known.mean())) if known.size else math.nan,
@@ -180,26 +188,49 @@ def claim(table: pd.DataFrame, column: str, *, smallest: float = SMALLEST_LIFT) 
 
 
 def lift(column: str, value: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """Return how many times what chance gives a reading is; of energy outside, the energy inside.
+    """Return how many times what chance gives a reading is; of shares near 1, what they leave.
 
-    ``off_principal`` lies near 1 whatever happens, so what is compared is the share that is left inside.
+    ``off_principal`` lies near 1 whatever happens, so what is compared is the energy inside; what one direction in time
+    explains of a run lies there, too, and so does R² of its line.
 
     Args:
         column: What was read.
         value: The readings.
         null: What chance gives for each.
     """
-    outside = column.startswith("off_principal")
+    outside = column.startswith(_NEAR_ONE)
     value, null = (np.asarray(x, dtype=float) for x in (value, null))
     with np.errstate(divide="ignore", invalid="ignore"):
         return (1 - value) / (1 - null) if outside else value / null
 
 
-def _names(column: str) -> tuple[str, str]:
-    """Return the columns with the verdict and with the p-value."""
-    if column.endswith("_cosine"):
-        return f"{column.removesuffix('_cosine')}_above_chance", f"{column}_p"
-    return f"{column}_distinguishable", f"{column}_p"
+@dataclass(frozen=True)
+class _Names:
+    """Where a table says what chance says of a column.
+
+    Attributes:
+        told: Its verdict.
+        p: The p-values beside every null; a row is as far out as the largest says.
+        null: What chance gives; empty for 0.
+        over_table: Whether verdicts allow for all rows of the table already.
+    """
+
+    told: str
+    p: tuple[str, ...]
+    null: str
+    over_table: bool = False
+
+    @classmethod
+    def of(cls, column: str, columns: pd.Index | list[str]) -> "_Names":
+        told = f"{column}_distinguishable"
+        if column == "coefficient":
+            return cls("above_chance", ("p",), "", True)
+        if column.endswith("_cosine") and told not in set(columns):
+            return cls(f"{column.removesuffix('_cosine')}_above_chance", (f"{column}_p",), "", True)
+        if column == "jaccard":
+            return cls("distinguishable", ("p", "p_matched"), "jaccard_matched_null")
+        null = next((f"{column}_{end}" for end in ("null", "adamw") if f"{column}_{end}" in set(columns)), "")
+        return cls(told, (f"{column}_p",), null)
 
 
 def _floor(table: pd.DataFrame) -> np.ndarray:

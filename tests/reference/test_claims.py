@@ -17,6 +17,7 @@ from mastlens.explorer.scores import SCORES, score_table
 from mastlens.reporting.chapters.geometry import _finding
 from mastlens.reporting.wording import beside_null
 from mastlens.statistics import BELOW, LEVEL, SMALLEST_LIFT, beyond_chance, claim
+from mastlens.statistics.claims import BONFERRONI, HOLM, NUMBER
 
 MEASURES = ("off_principal", "angle_left_max_deg", "angle_right_max_deg", "stable_rank")
 CLAIMS = ("avoided more", "used more", "turned", "largest in", "falls", "rises", "are beyond", "is beyond chance (")
@@ -98,8 +99,11 @@ def test_a_table_of_chance_is_said_to_hold_something_as_often_as_the_level_says(
     assert whole < 0.06 < single
     assert sum(one.beyond for one in found) / tables == pytest.approx(found[0].by_chance, rel=0.25)
     # Without p-values the count decides, and claims no more often.
-    bare = [claim(frame.assign(x_distinguishable=p < LEVEL), "x").holds for p in some]
-    assert sum(bare) / tables < 0.06
+    bare = [claim(frame.assign(x_distinguishable=p < LEVEL), "x") for p in some]
+    assert sum(one.holds for one in bare) / tables < 0.06
+    assert {one.level for one in found} == {HOLM} and {one.level for one in bare} == {NUMBER}
+    single = next(one for one in bare if one.beyond == 1)
+    assert "over the table (by their number, 5 %)" in single.sentence("x"), "nobody says Holm where there is no p"
 
 
 def test_what_is_there_is_said_with_what_chance_gives_and_how_far_it_goes():
@@ -146,6 +150,30 @@ def test_coupling_counts_what_is_beyond_chance():
     assert "3 of 8 projections are beyond chance" in title and "falls in 2 and rises in 1" in title
     heads = plots.plot_coupling_heads(none.assign(head=0)).layout.title.text.replace("<br>", " ")
     assert "none of 8 heads is beyond chance" in heads
+    assert claim(some, "forget_cosine").level == BONFERRONI
     for table, said in ((none, "none of 8 tensors is beyond chance"), (some, "3 of 8 tensors are beyond chance")):
         outcome = mechanism.couple(SimpleNamespace(table=table), SimpleNamespace(out=None))
         assert said in outcome.conclusion.splitlines()[-1]
+
+
+def test_directions_paths_and_masks_go_through_the_same_count():
+    """A spectrum's coefficient stands beside its spread, not beside a mean: its null is 0, its level Bonferroni's."""
+    rows = table_of(np.ones(8))[["layer", "projection", "name"]]
+    pieces = rows.assign(side="forget", index=1, directions=1, singular_value=1.0, contribution=0.1, cosine_part=0.1)
+    pieces = pieces.assign(coefficient=[-3.0, 2.0] * 4, coefficient_null=5.0, z=1.0, p=1e-9)
+    pieces["above_chance"] = np.arange(8) < 3
+    found = claim(pieces, "coefficient")
+    assert (found.above, found.below, found.level, found.by_chance) == (1, 2, BONFERRONI, 0.05)
+    title = plots.plot_coupling_spectrum(pieces).layout.title.text.replace("<br>", " ")
+    assert "3 of 8 singular directions are beyond chance (chance alone gives about 0.05)" in title
+    none = plots.plot_coupling_spectrum(pieces.assign(above_chance=False)).layout.title.text.replace("<br>", " ")
+    assert "none of 8 singular directions is beyond chance" in none
+    path = rows.assign(delta_norm=1.0, note="")
+    for name, value in (("explained_variance", 0.94), ("linearity", 0.9), ("increment_cosine", 0.3)):
+        path = path.assign(**{name: value, f"{name}_walk": 0.5, f"{name}_adamw": 0.88, f"{name}_p": 1e-9})
+        path[f"{name}_distinguishable"] = True
+    assert claim(path, "increment_cosine").level == HOLM, "a cosine of steps has a verdict a row"
+    assert claim(path, "explained_variance").lift == pytest.approx(0.5), "half of what AdamW on noise leaves"
+    said = weights.trajectory(SimpleNamespace(table=path, checkpoints={}), SimpleNamespace(out=None)).conclusion
+    assert "linearity: 8 of 8 tensors are beyond chance (chance alone gives about 0.008)" in said
+    assert claim(path.assign(note=BELOW), "linearity").beyond == 0

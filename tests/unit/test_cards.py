@@ -11,7 +11,7 @@ import mastlens as m
 from mastlens.plots.cards.answers import attack_card
 from mastlens.plots.cards.card import ROWS, Card, CellMap
 from mastlens.plots.cards.carded import Carded
-from mastlens.plots.cards.weights import coupling_card, geometry_card
+from mastlens.plots.cards.weights import agreement_card, coupling_card, geometry_card, trajectory_card
 
 LIMIT = 30_000  # bytes
 
@@ -125,11 +125,32 @@ def test_nothing_is_claimed_of_null_data():
 
 def test_a_coupling_counts_only_what_chance_does_not_give():
     table = increments().assign(forget_cosine=[-0.2, 0.3] * 6, forget_cosine_p=0.5, forget_above_chance=False)
-    assert "falls along the increment in 0 and rises in 0 of 12" in coupling_card(table, {}).verdict
+    assert coupling_card(table, {}).verdict == "None of 12 projections is beyond chance."
     table["forget_above_chance"] = [True] * 3 + [False] * 9
-    assert "falls along the increment in 2 and rises in 1 of 12" in coupling_card(table, {}).verdict
+    said = coupling_card(table, {}).verdict
+    assert said.startswith("3 of 12 projections are beyond chance (chance alone gives about 0.05).")
+    assert "falls along the increment in 2 of them and rises in 1." in said
     table["note"] = "below the precision floor"
-    assert "falls along the increment in 0 and rises in 0 of 12" in coupling_card(table, {}).verdict
+    said = coupling_card(table, {}).verdict
+    assert said.startswith("12 of 12 lie below the precision floor") and "falls" not in said
+
+
+def test_paths_and_agreeing_masks_are_counted_as_everything_else_is():
+    """One of 96 at p = 0.0008 is beyond chance by itself and not over the table; six at 1e-6 are."""
+    path = pd.DataFrame({"layer": range(96), "projection": "q", "name": "w", "explained_variance": 0.9})
+    path = path.assign(explained_variance_walk=0.81, explained_variance_adamw=0.88, linearity=0.95)
+    path = path.assign(linearity_walk=0.6, linearity_adamw=0.7)
+    masks = pd.DataFrame({"layer": range(96), "projection": "q", "run_a": "a", "run_b": "b", "jaccard": 0.4})
+    masks = masks.assign(jaccard_matched_null=0.2, p_matched=1e-9, note="")
+    for p, said in (([8e-4] + [0.5] * 95, "none of 96 {} is"), ([1e-6] * 6 + [0.5] * 90, "6 of 96 {} are")):
+        told = np.asarray(p) < 0.001
+        line = trajectory_card(path.assign(linearity_p=p, linearity_distinguishable=told), pd.DataFrame(), {})
+        assert f"{said.format('tensors')} beyond chance" in line.verdict
+        card = agreement_card(masks.assign(p=p, distinguishable=told), {})  # the larger of both p decides
+        assert f"{said.format('comparisons')} beyond chance" in card.verdict
+        assert all(("Holm" in card.verdict) == ("none" in said) for card in (line, card))
+        below = agreement_card(masks.assign(p=p, distinguishable=told, note="below the precision floor"), {})
+        assert "no comparison can be told from rounding" in below.verdict and not below.map.beyond.any()
 
 
 def test_large_models_stay_small():

@@ -8,6 +8,7 @@ import pandas as pd
 
 from mastlens.plots.cards.card import Card, CellMap
 from mastlens.plots.cards.wording import below_floor, beyond_in, is_beyond, median_of
+from mastlens.statistics import claim
 
 NO_FRAME = "orange above, blue below"
 INTERVAL = "orange above, blue below, framed where the interval leaves out zero"
@@ -40,10 +41,10 @@ def coupling_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     floor, beyond = below_floor(table), is_beyond(table, "forget_cosine")
     falls = beyond & (table["forget_cosine"] < 0)
     rises = beyond & (table["forget_cosine"] > 0)
-    verdict = (
-        f"The forget loss falls along the increment in {int(falls.sum())} and rises in {int(rises.sum())} of "
-        f"{len(table)} projections, counted where chance is ruled out."
-    )
+    verdict = beyond_in(table, "forget_cosine", "projection")
+    if beyond.any():
+        verdict += f" The forget loss falls along the increment in {int(falls.sum())} of them and rises in "
+        verdict += f"{int(rises.sum())}."
     columns = ["layer", "projection", "forget_cosine", "forget_cosine_p", "retain_cosine", "forget_retain_cosine"]
     shown = table.assign(beyond=beyond, size=table["forget_cosine"].abs())
     order = shown.sort_values(["beyond", "size"], ascending=False, kind="stable")
@@ -143,10 +144,9 @@ def trajectory_card(table: pd.DataFrame, steps: pd.DataFrame, settings: Mapping[
         f"{len(table)}); a random walk of as many steps gives {walk.median():.3f}"
     )
     if {"explained_variance_adamw", "linearity_distinguishable"} <= set(table):
-        beyond = int(table["linearity_distinguishable"].fillna(False).astype(bool).sum())
         verdict += (
-            f", and AdamW on noise {table['explained_variance_adamw'].median():.3f}. The path is straighter than both "
-            f"give, or less straight, in {beyond} of {len(table)}"
+            f", and AdamW on noise {table['explained_variance_adamw'].median():.3f}. How straight the path is, beside "
+            f"both: {claim(table, 'linearity').sentence('tensor')}"
         )
     verdict += "."
     columns = ["layer", "projection", "name", "explained_variance", "explained_variance_walk", "linearity"]
@@ -163,11 +163,11 @@ def trajectory_card(table: pd.DataFrame, steps: pd.DataFrame, settings: Mapping[
 
 def agreement_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     """Return the card of masks that runs share, counted where chance is ruled out, also at equal magnitude."""
-    beyond = table["distinguishable"].fillna(False).astype(bool)
+    beyond = is_beyond(table, "jaccard")
     verdict = (
         f"Update masks overlap by {table['jaccard'].mean():.3f} (mean Jaccard), where masks that are independent at "
-        f"equal magnitude give {table['jaccard_matched_null'].mean():.3f}; chance is ruled out in "
-        f"{int(beyond.sum())} of {len(table)} comparisons."
+        f"equal magnitude give {table['jaccard_matched_null'].mean():.3f}: "
+        f"{claim(table, 'jaccard').sentence('comparison')}."
     )
     columns = ["layer", "projection", "run_a", "run_b", "jaccard", "jaccard_matched_null", "distinguishable"]
     order = table.assign(size=(table["jaccard"] - table["jaccard_matched_null"]).abs(), beyond=beyond)

@@ -12,9 +12,14 @@ def below_floor(table: pd.DataFrame) -> pd.Series:
 
 def is_beyond(table: pd.DataFrame, column: str) -> pd.Series:
     """Return in which rows chance is ruled out for a column; in none where the table has no verdict of it."""
-    if not any(name.endswith(("_distinguishable", "_above_chance")) for name in verdict_columns(column, table.columns)):
+    if not _judged(table, column):
         return pd.Series(False, index=table.index)
     return pd.Series(beyond_chance(table, column), index=table.index)
+
+
+def _judged(table: pd.DataFrame, column: str) -> bool:
+    ends = ("distinguishable", "above_chance")
+    return any(name.endswith(ends) for name in verdict_columns(column, table.columns))
 
 
 def beyond_in(table: pd.DataFrame, column: str, noun: str) -> str:
@@ -27,7 +32,7 @@ def beyond_in(table: pd.DataFrame, column: str, noun: str) -> str:
     """
     below = int(below_floor(table).sum())
     floor = f"{below} of {len(table)} lie below the precision floor: nothing about them can be told from rounding. "
-    said = claim(table, column).sentence(noun) if f"{column}_distinguishable" in table else "chance is not known"
+    said = claim(table, column).sentence(noun) if _judged(table, column) else "chance is not known"
     return (floor if below else "") + f"{said[0].upper()}{said[1:]}."
 
 

@@ -7,7 +7,7 @@ from mastlens.analysis.increments.precision import floor_sentence
 from mastlens.plots.page import Section
 from mastlens.reporting.folder import Findings, RunFolder
 from mastlens.reporting.wording import beside_null, out_of, plain
-from mastlens.statistics import claim
+from mastlens.statistics import Claim, claim
 
 _MEASURES = (
     ("off_principal", "off-principal energy"),
@@ -91,15 +91,19 @@ def _finding(table: pd.DataFrame, smallest: float) -> str:
         return statement + "."
     found = claim(moved, "off_principal", smallest=smallest)
     statement += f": {found.sentence('projection')}"
-    if found.holds:
-        ways = ((found.above, "above"), (found.below, "below"))
-        statement += f", {' and '.join(f'{n} {way} it' for n, way in ways if n)}"
+    statement += _ways(found)
     if found.lift == found.lift:
         ends = found.lift_interval
         statement += f". The energy inside is {plain(found.lift, 2)} times what chance gives"
         statement += f" [{plain(ends.low, 2)}, {plain(ends.high, 2)}]" * (ends.low == ends.low)
         statement += f" (geometric mean over {found.of} projections, 95 % interval over them)"
     return statement + "."
+
+
+def _ways(found: Claim) -> str:
+    """Return how many rows beyond chance lie above it, and how many below; nothing where the table holds nothing."""
+    ways = ((found.above, "above"), (found.below, "below"))
+    return f", {' and '.join(f'{n} {way} it' for n, way in ways if n)}" * found.holds
 
 
 def agreement(run: RunFolder) -> Findings | None:
@@ -128,13 +132,11 @@ def agreement(run: RunFolder) -> Findings | None:
         tables.append(("Every run by itself", runs))
     if consensus is not None:
         tables.append(("Entries that so many of the runs changed", consensus))
-    beyond = table["distinguishable"].fillna(False).astype(bool)
-    above = int((beyond & (table["jaccard"] > table["jaccard_matched_null"])).sum())
-    verdict = f"chance is ruled out upwards in {out_of(above, len(table), 'pairwise comparison')}"
+    found = claim(table, "jaccard", smallest=run.smallest_lift)
     finding = (
         f"Update masks of the runs overlap by {plain(means['jaccard'].mean(), 3)} (mean Jaccard), where independent "
-        f"masks of equal magnitudes give {plain(means['jaccard_matched_null'].mean(), 3)}; "
-        f"{verdict if beyond.any() else 'not distinguishable from chance in any'}."
+        f"masks of equal magnitudes give {plain(means['jaccard_matched_null'].mean(), 3)}: "
+        f"{found.sentence('pairwise comparison')}{_ways(found)}."
     )
     return Findings(Section("Whether runs change the same entries", text, (figure,), tuple(tables)), finding)
 
@@ -167,11 +169,10 @@ def trajectory(run: RunFolder) -> Findings | None:
             f"; AdamW on gradients that are noise gives {plain(median['explained_variance_adamw'], 2)} and "
             f"{plain(median['linearity_adamw'], 2)}"
         )
-    judged = [f"{name}_distinguishable" for name in ("explained_variance", "linearity")]
-    if set(judged) <= set(attention):
-        either = int(attention[judged].fillna(False).astype(bool).any(axis=1).sum())
-        beyond = f"; either is beyond both in {out_of(either, len(attention), 'tensor')}."
-        finding += beyond if either else ": neither is distinguishable from these in any tensor."
+    if {"explained_variance_distinguishable", "linearity_distinguishable"} <= set(attention):
+        line, share = (claim(attention, x, smallest=run.smallest_lift) for x in ("linearity", "explained_variance"))
+        finding += f". Beside both, the line: {line.sentence('tensor')}{_ways(line)}; the direction: "
+        finding += f"{share.sentence('tensor')}{_ways(share)}."
     else:
         pairs = (("explained_variance", "explained_variance_walk"), ("linearity", "linearity_walk"))
         more = any(median[value] > median[walk] for value, walk in pairs)
