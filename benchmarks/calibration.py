@@ -4,6 +4,7 @@
     python -m benchmarks.calibration --out DIR --family coupling  # other nulls: coupling, table, agreement, path
     python -m benchmarks.calibration --out DIR --short            # what the tests run, in a minute
     python -m benchmarks.calibration --out DIR --table            # print the table of what DIR holds
+    python -m benchmarks.calibration --out DIR --page FILE        # write it as docs/results/calibration.md
 
 Every cell is one way to store (float32, bfloat16, float16), kind of weight, kind of random increment and size of it in
 units of the precision floor. An increment is drawn, added to the stored weight at the scale at which the *stored*
@@ -44,6 +45,7 @@ from benchmarks.calibration_draws import (
     Cell,
 )
 from benchmarks.calibration_measures import FAMILIES, measure
+from benchmarks.calibration_page import page
 
 STEP = 25
 """Draws of a cell at a time: a run that is cut short has as many of every cell, to within this."""
@@ -156,16 +158,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--part", default="0/1", metavar="I/N", help="the I-th of N parts, for several processes")
     parser.add_argument("--short", action="store_true", help="a few cells of every family, a minute")
     parser.add_argument("--table", action="store_true", help="print what DIR holds, and measure nothing")
+    parser.add_argument("--page", type=Path, help="write what DIR holds as a page, and measure nothing")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     chosen.out.mkdir(parents=True, exist_ok=True)
-    if not chosen.table:
+    if not chosen.table and chosen.page is None:
         part, parts = map(int, chosen.part.split("/"))
         planned = [cell for index, cell in enumerate(plan(chosen)) if index % parts == part]
         for round_ in range(STEP, max(repeats for _, repeats, _ in planned) + STEP, STEP):
             for cell, repeats, width in planned:
                 run(cell, min(repeats, round_), chosen.out, width)
     table = read(chosen.out)
+    if chosen.page is not None:
+        chosen.page.write_text(page(table, pooled(table), rejected(table)))
+        return
     with pd.option_context("display.max_rows", None, "display.width", 160):
         print(pooled(table).to_string(index=False))
         print(f"\ncells that reject a rate of at most 0.2 %, of tables 6 %: {len(rejected(table))}")
