@@ -328,7 +328,7 @@ def _of_organism(name: str) -> dict[str, Any]:
 
     organism = ORGANISMS.named(name)
     if not {"base", "sft", "rlvr"} <= set(organism.roles):
-        others = [one.name for one in ORGANISMS.values() if {"base", "sft", "rlvr"} <= set(one.roles)]
+        others = [one.name for one in ORGANISMS.values() if {"base", "sft", "rlvr"} <= set(one.roles) and one.present]
         raise BadSetting(f"organism:{name} lacks a base, SFT or RLVR stage. Take organism = {' or '.join(others)}.")
     lineage_folder(name)
     region = {region: {split: str(file) for split, file in organism.files(region).items()} for region in _REGIONS}
