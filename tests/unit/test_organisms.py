@@ -67,7 +67,9 @@ def test_a_study_is_named_by_its_organism_and_by_its_former_name():
         study_file("organism:think")
     with pytest.raises(MastlensError, match="'qwen2'"):
         study_file("organism:qwen")
-    with pytest.raises(MastlensError, match=r"organism:think lacks a base, SFT or RLVR stage\. Take organism = .*qwen2"):
+    with pytest.raises(
+        MastlensError, match=r"organism:think lacks a base, SFT or RLVR stage\. Take organism = .*qwen2"
+    ):
         parse_study({"organism": "think"})
 
 
