@@ -164,6 +164,8 @@ SCORE_PATH = Table(
         Column("score", "`forget_path` − retain weight · `retain_path`", _NATS,
                source="integrated gradients, arXiv:1703.01365"),
         Column("standard_error", "of the score over problems, by blocks of them", _NATS),
+        Column("score_low", "lower end of its 95 % interval (Student's t over the blocks)", _NATS),
+        Column("score_high", "upper end of that", _NATS),
         *both_sides(
             (
                 Column("forget_path", "the matrix's share of what SFT → RLVR did to log p of the forget solutions",

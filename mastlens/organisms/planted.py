@@ -212,6 +212,3 @@ def planted_truth(lineage: str | Path) -> list[str]:
     if not isinstance(plant, dict):
         raise BadSetting(f"{lineage} is no planted lineage: its card names no plant.")
     return [str(name) for name in plant["truth"]]
-
-
-__all__ = ["SHARED", "build_planted", "build_shared", "check_plant", "planted_truth", "shared_folder"]

@@ -147,8 +147,7 @@ def _letters(fig: go.Figure) -> Iterator[float]:
         if isinstance(found, dict):
             for key, value in found.items():
                 if key.endswith("font") and isinstance(value, dict) and isinstance(value.get("size"), int | float):
-                    if not found.get("hoverlabel") and key != "hoverlabel":
-                        yield float(value["size"])
+                    yield float(value["size"])
                 elif key not in ("meta", "customdata", "hoverlabel", "template"):
                     waiting.append(value)
         elif isinstance(found, list | tuple):

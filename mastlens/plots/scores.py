@@ -6,12 +6,11 @@ import plotly.graph_objects as go
 
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import count, finish, plain, short
-from mastlens.plots.tables import need, numbers, take, where, words
+from mastlens.plots.tables import need, numbers, told_from_zero, where, words
 from mastlens.plots.template import BLUE, GREY
 
 _COLUMNS = ("layer", "projection", "name", "score", "standard_error")
 _SHOWN = 30
-_NORMAL = 1.959964
 
 
 def plot_scores(table: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
@@ -23,12 +22,13 @@ def plot_scores(table: pd.DataFrame, *, title: str | None = None, subtitle: str 
         subtitle: Model, revision, dtype, seed.
     """
     need(table, _COLUMNS, figure="plot_scores", writer="mastlens score")
-    drawn = take(table, _COLUMNS)
+    spread = "score_low" in table and bool(table["score_low"].notna().any())
+    drawn = table[[*_COLUMNS, *(("score_low", "score_high") if spread else ())]].copy()
     sizes = np.abs(numbers(drawn, "score"))
     least = np.sort(sizes)[::-1][min(_SHOWN, len(sizes)) - 1]
     drawn = where(drawn, sizes >= least).sort_values("score", kind="stable", ignore_index=True)
-    score, error = numbers(drawn, "score"), _NORMAL * numbers(drawn, "standard_error")
-    told, spread = np.abs(score) > error, bool(np.isfinite(error).any())
+    score, told = numbers(drawn, "score"), told_from_zero(drawn).to_numpy()
+    error = numbers(drawn, "score_high") - score if spread else np.zeros(len(drawn))
     fig = go.Figure()
     kinds = ((True, "told from zero", BLUE, "circle"), (False, "not told from zero", GREY, "circle-open"))
     for known, name, colour, symbol in kinds if spread else ((False, "score", BLUE, "circle"),):
@@ -50,8 +50,7 @@ def plot_scores(table: pd.DataFrame, *, title: str | None = None, subtitle: str 
     if title is None and not spread:
         title = f"{_labels(drawn)[-1].capitalize()} has the highest score of {len(table)}; an order, without an error"
     if title is None:
-        wide = _NORMAL * numbers(table, "standard_error")
-        known = int((np.abs(numbers(table, "score")) > wide).sum())
+        known = int(told_from_zero(table).sum())
         title = (
             f"{count(known, 'score')} of {len(table)} {'is' if known == 1 else 'are'} told from zero one by one; about "
             f"{short(0.05 * len(table), 2)} would be by chance"

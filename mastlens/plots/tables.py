@@ -88,6 +88,13 @@ def flags(table: pd.DataFrame, column: str) -> np.ndarray:
     return np.asarray(table[column], dtype=bool)
 
 
+def told_from_zero(table: pd.DataFrame) -> pd.Series:
+    """Return whether the interval of a score leaves out zero, row by row; of scores without one nothing is told."""
+    if not {"score_low", "score_high"} <= set(table):
+        return pd.Series(False, index=table.index)
+    return (table["score_low"] > 0) | (table["score_high"] < 0)
+
+
 def words(table: pd.DataFrame, column: str) -> list[str]:
     """Return a column as strings."""
     return [str(value) for value in table[column].tolist()]

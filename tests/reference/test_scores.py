@@ -3,15 +3,17 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import mastlens
 from mastlens.analysis.scores.catalogue import SCORERS
 from mastlens.analysis.scores.scorers.gates import hard_concrete, open_share
-from mastlens.analysis.scores.scorers.path import _standard_error
+from mastlens.analysis.scores.scorers.path import _quantile, _standard_error
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import MastlensError
+from mastlens.plots.tables import told_from_zero
 from mastlens.selection.catalogue import RULES
 from mastlens.selection.tables import SCORED, SOURCES
 from tests.conftest import write_problems
@@ -168,3 +170,17 @@ def test_what_makes_no_sense_is_refused(tiny, files, wrong, said):
         mastlens.score("paht", sft=tiny.sft, rlvr=tiny.rlvr, forget=files[0])
     with pytest.raises(MastlensError, match="mastlens score path"):
         mastlens.rank(files[0].parent, rule="path", top=1)
+
+
+def test_of_scores_that_are_nothing_one_in_twenty_is_told_from_zero():
+    """The interval allows for its ten blocks: 1.96 standard errors would call 8 % of null scores a finding."""
+    rng = np.random.default_rng(1)
+    tokens = 50 + rng.integers(0, 3, 10)
+    error = _standard_error(sums := rng.normal(0, 1.5, (10, 40_000)), tokens)
+    score = sums.sum(axis=0) / tokens.sum()
+    wide = _quantile(10) * error
+    told = told_from_zero(pd.DataFrame({"score_low": score - wide, "score_high": score + wide})).mean()
+    assert told == pytest.approx(0.05, abs=0.006)
+    assert (np.abs(score) > 1.96 * error).mean() > 0.07
+    assert np.isnan(_quantile(1))
+    assert not told_from_zero(pd.DataFrame({"score": [9.0], "standard_error": [np.nan]})).any()

@@ -8,6 +8,7 @@ import pandas as pd
 
 from mastlens.plots.cards.card import Card, CellMap
 from mastlens.plots.cards.wording import below_floor, beyond_in, is_beyond, median_of
+from mastlens.plots.tables import told_from_zero
 from mastlens.statistics import claim
 
 NO_FRAME = "orange above, blue below"
@@ -80,19 +81,19 @@ def ranking_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
 
 def scores_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     """Return the card of what a scorer measured: how many scores are told from zero, and the largest."""
-    known = table["score"].abs() > 1.959964 * table["standard_error"]
+    known = told_from_zero(table)
     verdict = (
         f"{int(known.sum())} of {len(table)} scores are told from zero one by one (95 % intervals over problems); "
         f"about {0.05 * len(table):.1f} would be by chance alone."
     )
-    if table["standard_error"].isna().all():
+    if "score_low" not in table or table["score_low"].isna().all():
         verdict = "An order, without an error of its own: another seed says how far it holds."
         if "gate" in table:
             verdict = (
                 f"{int((table['gate'] > 0.5).sum())} of {len(table)} increments are taken back for the most part. "
                 + verdict
             )
-    if "completeness_error" in table and len(table):
+    if "completeness_error" in table and len(table) and pd.notna(table["completeness_error"].iloc[0]):
         verdict += (
             f" Together all parameters account for {1 + table['completeness_error'].iloc[0]:.1%} of the change of "
             f"{table['change'].iloc[0]:+.4g} nats a token; the matrices here for "

@@ -14,6 +14,7 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from mastlens.analysis.scores.scorer import Scorer, Scoring, increments, inner
 from mastlens.errors import BadSetting
@@ -30,7 +31,8 @@ def path_shares(scoring: Scoring) -> pd.DataFrame:
     """Return every matrix's share of what RLVR did to the forget solutions, beyond what it did to the retain ones.
 
     Columns: ``score`` = ``forget_path`` - retain weight * ``retain_path``, shares of the change of log-probability from
-    SFT to RLVR, in nats a token; ``standard_error`` of the score over problems (blocks of them, a ratio of sums);
+    SFT to RLVR, in nats a token; ``standard_error`` of the score over problems (blocks of them, a ratio of sums), and
+    its 95 % interval ``score_low`` and ``score_high`` by Student's t with the degrees of freedom of the fewer blocks;
     ``change``, the whole change of the same, and ``completeness_error``, what the shares of all tensors, norms and
     biases included, lack of it or have too much, as a share of it.
     """
@@ -75,10 +77,14 @@ def path_shares(scoring: Scoring) -> pd.DataFrame:
     errors = [signs[side] * _standard_error(shares[side], tokens[side]) for side in blocks]
     asked = sum(signs[side] * change[side] for side in blocks)
     covered = sum(signs[side] * whole[side] / tokens[side].sum() for side in blocks)
+    score, error = sum(signs[side] * taken[side] for side in blocks), np.sqrt(sum(each**2 for each in errors))
+    wide = error * _quantile(min(len(parts) for parts in blocks.values()))
     return pd.DataFrame(
         {
-            "score": sum(signs[side] * taken[side] for side in blocks),
-            "standard_error": np.sqrt(sum(error**2 for error in errors)),
+            "score": score,
+            "standard_error": error,
+            "score_low": score - wide,
+            "score_high": score + wide,
             **{f"{side}_path": taken[side] for side in blocks},
             "change": asked,
             "completeness_error": (covered - asked) / abs(asked) if asked else np.nan,
@@ -99,6 +105,11 @@ def _standard_error(sums: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         return np.full(sums.shape[1], np.nan)
     left = sums - np.outer(tokens, sums.sum(axis=0) / tokens.sum())
     return np.sqrt(count / (count - 1) * (left**2).sum(axis=0)) / tokens.sum()
+
+
+def _quantile(count: int) -> float:
+    """Return how many standard errors a 95 % interval reaches where these come from so many blocks; NaN of one."""
+    return float(stats.t.ppf(0.975, count - 1)) if count > 1 else float("nan")
 
 
 PATH = Scorer(
