@@ -10,16 +10,18 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mastlens.analysis.increments.masks import (
-    binades,
+    STRATA,
     changed_fraction,
     count,
     largest_entries,
     mask_overlap,
     principal_mask,
+    rounding_strata,
     smallest_entries,
     stratified_counts,
     update_mask,
 )
+from mastlens.analysis.increments.placement import Rounding, placed_null
 from mastlens.errors import MastlensError
 
 seeds = st.integers(0, 2**31 - 1)
@@ -196,20 +198,36 @@ def test_random_masks_give_their_null_and_planted_ones_do_not():
     assert not nothing.null.distinguishable(nothing.overlap)
 
 
-def test_binades_are_the_exponents():
+def test_strata_are_the_exponents_and_powers_of_two_stand_apart():
     values = torch.tensor([[0.0, -1.0, 1.5, 2.0, -0.03, 1e-20]])
     _, exponents = np.frexp(values.numpy()[0, 1:])
-    assert binades(values)[0, 1:].tolist() == (exponents - 1 + 127).tolist()
-    assert int(binades(values)[0, 0]) == 0
-    assert torch.equal(binades(values.bfloat16().float()), binades(values.bfloat16()))
+    edge = [1, 0, 1, 0, 0]
+    assert rounding_strata(values)[0, 1:].tolist() == (2 * (exponents - 1 + 127) + edge).tolist()
+    assert int(rounding_strata(values)[0, 0]) == 1
+    assert torch.equal(rounding_strata(values.bfloat16().float()), rounding_strata(values.bfloat16()))
+
+
+def test_what_only_the_least_of_a_binade_lets_through_is_not_an_overlap():
+    """Weights on bfloat16's grid stored in float16, moved by 0.4 of a spacing: seen at powers of two alone."""
+    generator = torch.Generator().manual_seed(0)
+    w = (0.015625 + 0.015 * torch.rand(256, 256, generator=generator)).bfloat16().half()
+    signs = torch.randint(0, 2, w.shape, generator=generator).mul_(2).sub_(1)
+    moved = (w.float() + 0.4 * 2.0**-13 * signs).half()
+    update, low = update_mask(w, moved), smallest_entries(w, 0.5)
+    assert 0 < changed_fraction(update) < 0.01
+    found = mask_overlap(update, low, rounding_strata(w))
+    assert found.overlap == 1 and found.null.distinguishable(found.overlap)
+    assert found.matched_null is not None and not found.matched_null.distinguishable(found.overlap)
+    placed = placed_null(update, low, Rounding.of(w, torch.float16))
+    assert not placed.distinguishable(found.overlap)
 
 
 def test_counts_within_strata():
     rng = np.random.default_rng(7)
     a, b = rng.random((30, 20)) < 0.3, rng.random((30, 20)) < 0.6
-    strata = rng.integers(0, 256, (30, 20)).astype(np.uint8)
+    strata = rng.integers(0, STRATA, (30, 20)).astype(np.int16)
     first, second, both, sizes = stratified_counts(torch.tensor(a), torch.tensor(b), torch.tensor(strata))
-    for s in range(256):
+    for s in range(STRATA):
         here = strata == s
         assert (first[s], second[s], both[s], sizes[s]) == (
             (a & here).sum(), (b & here).sum(), (a & b & here).sum(), here.sum(),
@@ -223,12 +241,12 @@ def test_small_random_steps_overlap_with_small_entries_and_matching_the_magnitud
     moved = (w.float() + torch.tensor(rng.standard_normal((400, 300)) * 2e-5)).bfloat16()
     update = update_mask(w, moved)
     assert 0.02 < changed_fraction(update) < 0.6
-    low = mask_overlap(update, smallest_entries(w, 0.5), binades(w))
+    low = mask_overlap(update, smallest_entries(w, 0.5), rounding_strata(w))
     assert low.lift > 1.3
     assert low.null.distinguishable(low.overlap)
     assert low.matched_null is not None
     assert low.matched_null.mean > 0.95 * low.overlap
-    anywhere = mask_overlap(update, torch.tensor(rng.random((400, 300)) < 0.5), binades(w))
+    anywhere = mask_overlap(update, torch.tensor(rng.random((400, 300)) < 0.5), rounding_strata(w))
     assert anywhere.matched_null is not None
     assert not anywhere.null.distinguishable(anywhere.overlap)
     assert not anywhere.matched_null.distinguishable(anywhere.overlap)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int16
 from torch import Tensor
 
 from mastlens.analysis.increments.nulls import Null, intersection_null
@@ -21,7 +21,8 @@ PRINCIPAL_RANK = 64
 """Rank of the reconstruction behind the principal mask (the default of arXiv:2606.07082)."""
 ALPHA = 0.5
 """Share of the entries in the principal and in the low-magnitude mask (arXiv:2511.08567, arXiv:2606.07082)."""
-_BINADES = 256
+STRATA = 512
+"""Two of each of the 256 binades of float32, see ``rounding_strata``."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Overlap:
         lift: overlap / density.
         updated: |M|.
         null: Of ``overlap``, M laid at random (hypergeometric).
-        matched_null: The same within each binade of the weight's magnitude; None where no binades were given.
+        matched_null: The same within each stratum of entries that rounding treats alike; None where none were given.
     """
 
     overlap: float
@@ -127,23 +128,28 @@ def smallest_entries(weight: Float[Tensor, "rows cols"], alpha: float = ALPHA) -
     return _ranked(weight, alpha, largest=False)
 
 
-def binades(weight: Float[Tensor, "rows cols"]) -> UInt8[Tensor, "rows cols"]:
-    """Return the binary exponent of each entry, biased as in float32: entries of one binade have one spacing."""
-    bits = weight.float().contiguous().view(torch.int32).numpy()
-    return torch.from_numpy(((bits >> 23) & 0xFF).astype(np.uint8))
+def rounding_strata(weight: Float[Tensor, "rows cols"]) -> Int16[Tensor, "rows cols"]:
+    """Return which entries rounding treats alike: twice the binary exponent (biased as in float32), one more at its edge.
+
+    Entries of one binade have one spacing, but for its least, the power of two itself: towards zero the numbers lie
+    twice as close, so that a change that is swallowed everywhere else in the binade is seen there, on the smallest.
+    """
+    bits = weight.float().contiguous().view(torch.int32).numpy() & 0x7FFFFFFF
+    edge = (bits & 0x7FFFFF) == 0
+    return torch.from_numpy((2 * (bits >> 23) + edge).astype(np.int16))
 
 
 def mask_overlap(
     update: Bool[Tensor, "rows cols"],
     reference: Bool[Tensor, "rows cols"],
-    strata: UInt8[Tensor, "rows cols"] | None = None,
+    strata: Int16[Tensor, "rows cols"] | None = None,
 ) -> Overlap:
     """Return how much of the update mask lies in the reference mask, beside chance. Cheap without ``strata``.
 
     Args:
         update: M, from ``update_mask``.
         reference: The principal or the low-magnitude mask, or any other.
-        strata: ``binades`` of the weight, for the null with the magnitudes matched.
+        strata: ``rounding_strata`` of the weight, for the null with the magnitudes matched.
     """
     updated, inside = count(update), int(np.count_nonzero(update.numpy() & reference.numpy()))
     expected = count(reference)
@@ -165,13 +171,11 @@ def mask_overlap(
 
 
 def stratified_counts(
-    first: Bool[Tensor, "rows cols"], second: Bool[Tensor, "rows cols"], strata: UInt8[Tensor, "rows cols"]
+    first: Bool[Tensor, "rows cols"], second: Bool[Tensor, "rows cols"], strata: Int16[Tensor, "rows cols"]
 ) -> tuple[list[int], list[int], list[int], list[int]]:
     """Count, in each stratum, the first mask, the second, their intersection, and all entries."""
-    code = strata.numpy().astype(np.int16)
-    code += first.numpy().astype(np.int16) << 8
-    code += second.numpy().astype(np.int16) << 9
-    neither, a, b, both = np.bincount(code.ravel(), minlength=4 * _BINADES).reshape(4, _BINADES)
+    code = strata.numpy() + STRATA * (first.numpy() + 2 * second.numpy().astype(np.int16))
+    neither, a, b, both = np.bincount(code.ravel(), minlength=4 * STRATA).reshape(4, STRATA)
     return (a + both).tolist(), (b + both).tolist(), both.tolist(), (neither + a + b + both).tolist()
 
 

@@ -17,11 +17,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Int16, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mastlens.analysis.increments.masks import binades
+from mastlens.analysis.increments.masks import STRATA, rounding_strata
 from mastlens.analysis.increments.nulls import Null
 from mastlens.analysis.increments.precision import coarser
 
@@ -36,19 +36,19 @@ class Rounding:
     """What storage does to the entries of an increment.
 
     Attributes:
-        strata: The binade of each entry of the stored weight: entries of one binade have one spacing.
-        spacing: Of each of the 256 binades.
+        strata: ``rounding_strata`` of the stored weight.
+        spacing: Of each of them.
     """
 
-    strata: UInt8[Tensor, "rows cols"]
-    spacing: Float[NDArray[np.float64], "256"]
+    strata: Int16[Tensor, "rows cols"]
+    spacing: Float[NDArray[np.float64], "512"]
 
     @classmethod
     def of(cls, before: Float[Tensor, "rows cols"], after: torch.dtype) -> "Rounding":
         """Return it for a stored matrix, in its own dtype, and the dtype of the matrix after it: the coarser counts."""
         limits = torch.finfo(coarser(before.dtype, after))
-        powers = np.maximum(2.0 ** (np.arange(256, dtype=np.float64) - 127), limits.tiny)
-        return cls(binades(before), limits.eps * powers)
+        powers = np.maximum(2.0 ** (np.arange(STRATA, dtype=np.float64) // 2 - 127), limits.tiny)
+        return cls(rounding_strata(before), limits.eps * powers)
 
 
 def placed_null(
@@ -155,7 +155,7 @@ class _Spread:
 def _gapless(strata: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the strata counted 0, 1, ... without those that no entry is in, and which they are."""
     codes = strata.contiguous().numpy()
-    used = np.flatnonzero(np.bincount(codes.ravel(), minlength=256))
-    lookup = np.zeros(256, dtype=np.int64)
+    used = np.flatnonzero(np.bincount(codes.ravel(), minlength=STRATA))
+    lookup = np.zeros(STRATA, dtype=np.int64)
     lookup[used] = np.arange(len(used))
     return lookup[codes], used
