@@ -78,7 +78,7 @@ class Jaccard:
         share_a: Density of A, p.
         share_b: Density of B, q.
         independent: p q / (p + q - p q), what independent masks give.
-        matched: The same where the masks are independent within each stratum of rounding only; NaN without ``rounding``.
+        matched: The same where the masks are independent within each stratum only; NaN without ``rounding``.
         overlap: |A and B| / |A|, which the nulls are of; NaN where A is empty.
         null: A's entries at random places.
         matched_null: The same within each stratum; None without ``rounding``.

@@ -129,7 +129,7 @@ def smallest_entries(weight: Float[Tensor, "rows cols"], alpha: float = ALPHA) -
 
 
 def rounding_strata(weight: Float[Tensor, "rows cols"]) -> Int16[Tensor, "rows cols"]:
-    """Return which entries rounding treats alike: twice the binary exponent (biased as in float32), one more at its edge.
+    """Return which entries rounding treats alike: twice the binary exponent (biased as in float32), 1 more at its end.
 
     Entries of one binade have one spacing, but for its least, the power of two itself: towards zero the numbers lie
     twice as close, so that a change that is swallowed everywhere else in the binade is seen there, on the smallest.
