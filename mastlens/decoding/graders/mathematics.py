@@ -24,7 +24,8 @@ _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.])")
 _WORDS = re.compile(
     r"(?P<text>\\(?:text|mbox|textrm|textbf|mathrm)\s*\{)?\s*(?P<words>[A-Za-z][A-Za-z\s'-]*[A-Za-z])\s*(?(text)\})"
 )
-_SAID = ("true", "false", "yes", "no", "none", "nan", "null", "undefined", "infinity")
+_ALONE = ("true", "false", "yes", "no", "none", "nan", "null", "undefined")  # written in no other way
+_SAID = (*_ALONE, "infinity")
 _THIN_SPACE = re.compile(r"(?<=\d)(?:\\[,;: ]|~)(?=\d{3}(?!\d))")
 _REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)\\overline\{(\d+)\}")
 _TRAILING = re.compile(r"(?:\\[,;:! ]|[.;,\s])+$")
@@ -52,6 +53,8 @@ class Mathematics(Grader):
             return _compared(int(answer) == int(gold), answer)
         if answer is not None and _same_words(answer, gold):
             return Grade(True, False, answer, "the same words")
+        if answer is not None and any(_word(text) in _ALONE for text in (answer, gold)):
+            return Grade(False, False, answer, "another word")
         if answer is not None and _other_base(answer, gold):
             return Grade(False, False, answer, "another base")
         if answer is not None and len(answer) > _LONGEST:
@@ -90,12 +93,15 @@ def _numbers_outside(found: re.Match[str]) -> str:
 
 def _same_words(answer: str, gold: str) -> bool:
     """Return whether both are the same words, one of them plainly a word: letters alone may be variables."""
-    one, other = _WORDS.fullmatch(answer.strip()), _WORDS.fullmatch(gold.strip())
-    if one is None or other is None:
-        return False
-    said = ["".join(found["words"].casefold().split()) for found in (one, other)]
-    plain = one["text"] or other["text"] or said[0] in _SAID
-    return bool(plain) and said[0] == said[1] and len(said[0]) > 1
+    said = _word(answer)
+    marked = any(found and found["text"] for found in (_WORDS.fullmatch(text.strip()) for text in (answer, gold)))
+    return (marked or said in _SAID) and said == _word(gold) and len(said) > 1
+
+
+def _word(answer: str) -> str:
+    """Return an answer that is words alone without case and blanks; empty where it is something else."""
+    found = _WORDS.fullmatch(answer.strip())
+    return "" if found is None else "".join(found["words"].casefold().split())
 
 
 def _as_fraction(found: re.Match[str]) -> str:
