@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
+from threadpoolctl import threadpool_limits
 
 from benchmarks.calibration_draws import (
     COORDINATES,
@@ -161,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--page", type=Path, help="write what DIR holds as a page, and measure nothing")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    threadpool_limits(limits=1)  # else small decompositions wait for one another more than they compute
     chosen.out.mkdir(parents=True, exist_ok=True)
     if not chosen.table and chosen.page is None:
         part, parts = map(int, chosen.part.split("/"))
