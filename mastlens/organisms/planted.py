@@ -104,6 +104,9 @@ def build_planted(organism: "Organism", folder: Path, *, seed: int, recipe: Plan
         seed: Of the lineage, and of the draw of the plant.
         recipe: The settings.
     """
+    import torch
+
+    torch.set_num_threads(1)  # plants are trained side by side, and two threads of one wait for each other
     lineage, clock = recipe.lineage, Clock()
     shared = build_shared(lineage, seed, clock)
     for stage in SHARED:
