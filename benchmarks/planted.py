@@ -19,6 +19,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 import mastlens as m
 from benchmarks.common import surroundings, version_line
+from mastlens.analysis.scores import SCORERS
 from mastlens.organisms import get_organism
 from mastlens.organisms.planted import planted_truth
 from mastlens.organisms.plants import PLANTS
@@ -77,7 +78,7 @@ def measure(lineage: Path, out: Path, limit: int) -> dict[str, pd.DataFrame]:
     m.geometry(**stages, **asked)
     m.couple(**pair, **sides, **asked, limit=limit, fisher=True, spectrum=False)
     m.causal_map(**pair, **sides, **asked, limit=limit, both_directions=False)
-    for scorer in ("path", "gates"):
+    for scorer in SCORERS:
         m.score(scorer, **pair, **sides, **asked, limit=limit)
     return {name: pd.read_parquet(out / source.file) for name, source in SOURCES.items()}
 

@@ -155,25 +155,63 @@ SCORE_GATES = Table(
     ),
 )  # fmt: skip
 
-SCORE_PATH = Table(
-    "score_path.parquet",
-    "mastlens score path",
+
+def _shares(name: str, unit: str, score: str, share: str, *, estimated: bool) -> Table:
+    """Return the table of a scorer that gives shares of a change along SFT -> RLVR."""
+    return Table(
+        f"score_{name}.parquet",
+        f"mastlens score {name}",
+        "a matrix",
+        (
+            *_SCORED,
+            Column("score", f"`forget_{name}` − retain weight · `retain_{name}`", unit, source=score),
+            Column("standard_error", "of the score over problems, by blocks of them", unit),
+            Column("score_low", "lower end of its 95 % interval (Student's t over the blocks)", unit),
+            Column("score_high", "upper end of that", unit),
+            *both_sides((Column(f"forget_{name}", f"the matrix's share of what SFT → RLVR did to {share}", unit),)),
+            Column("change", "what SFT → RLVR did to what the score is of, all parameters together", unit),
+            *((Column("change_error", "its standard error over problems and samples", unit),) if estimated else ()),
+            Column("completeness_error", "what the shares of all parameters lack of `change`, over it"),
+        ),
+    )
+
+
+SCORE_PATH = _shares(
+    "path", _NATS, "integrated gradients, arXiv:1703.01365", "log p of the forget solutions", estimated=False
+)
+
+SCORE_BEHAVIOUR = _shares(
+    "behaviour",
+    "share of responses",
+    "integrated gradients, arXiv:1703.01365, of the expected reward (score function, Williams 1992)",
+    "the share of right sampled responses on forget",
+    estimated=True,
+)
+
+SCORE_SEARCH = Table(
+    "score_search.parquet",
+    "mastlens score search",
     "a matrix",
     (
         *_SCORED,
-        Column("score", "`forget_path` − retain weight · `retain_path`", _NATS,
-               source="integrated gradients, arXiv:1703.01365"),
-        Column("standard_error", "of the score over problems, by blocks of them", _NATS),
-        Column("score_low", "lower end of its 95 % interval (Student's t over the blocks)", _NATS),
+        Column("score", "falls from 1 in equal steps in the order of the search", source="lazy greedy, Minoux 1978"),
+        Column("standard_error", "NaN: the search has none"),
+        Column("gain", "forget log p lost, less retain weight · retain lost, where it was put back last", _NATS),
+        Column("taken", "whether it was put back by the search, and not only measured", kind="truth"),
+    ),
+)
+
+SCORE_SHAPLEY = Table(
+    "score_shapley.parquet",
+    "mastlens score shapley",
+    "a matrix",
+    (
+        *_SCORED,
+        Column("score", "forget log p lost, less retain weight · retain lost, where it is put back, over orders",
+               _NATS, source="Shapley values by sampling, Castro et al. 2009"),
+        Column("standard_error", "over pairs of orders", _NATS),
+        Column("score_low", "lower end of its 95 % interval (Student's t over pairs of orders)", _NATS),
         Column("score_high", "upper end of that", _NATS),
-        *both_sides(
-            (
-                Column("forget_path", "the matrix's share of what SFT → RLVR did to log p of the forget solutions",
-                       _NATS),
-            )
-        ),
-        Column("change", "what SFT → RLVR did to what the score is of, all parameters together", _NATS),
-        Column("completeness_error", "what the shares of all parameters lack of `change`, over it"),
     ),
 )  # fmt: skip
 

@@ -76,12 +76,13 @@ def respond(
     missing = [name for name in prompts if name not in kept]
 
     def keep(place: int, response: Response) -> None:
-        kept.add(missing[place], [response.text, response.tokens, response.stopped])
+        kept.add(missing[place], [response.text, response.tokens, response.stopped, list(response.ids)])
 
     if missing:
         asked = [prompts[name] for name in missing]
         engine.respond(asked, decoding or Decoding(), names=missing, finished=keep, progress=progress)
-    return [Response(*kept[name]) for name in prompts]
+    told = (kept[name] for name in prompts)
+    return [Response(*each[:3], *map(tuple, each[3:])) for each in told]
 
 
 def answer(

@@ -36,11 +36,12 @@ def mean_gradients(
     encoded: Sequence[EncodedProblem],
     names: Sequence[str],
     *,
+    weights: Sequence[float] | None = None,
     batch_size: int | str = 8,
     progress: str | None = None,
 ) -> dict[str, Tensor]:
     """Return name to the gradient of the token-mean negative log-likelihood; see ``measure_gradients``."""
-    return measure_gradients(model, encoded, names, batch_size=batch_size, progress=progress).mean
+    return measure_gradients(model, encoded, names, weights=weights, batch_size=batch_size, progress=progress).mean
 
 
 def measure_gradients(
@@ -49,6 +50,7 @@ def measure_gradients(
     names: Sequence[str],
     *,
     fisher: bool = False,
+    weights: Sequence[float] | None = None,
     batch_size: int | str = 8,
     progress: str | None = None,
 ) -> Gradients:
@@ -67,6 +69,7 @@ def measure_gradients(
         encoded: Problems as token ids.
         names: Parameter names.
         fisher: Also the Fisher information.
+        weights: What the loss of each problem is multiplied by; the number of tokens that it is divided by stays.
         batch_size: Problems a backward pass, or ``auto``; 1 with ``fisher``, whatever is given.
         progress: Label of a progress bar; None for none.
 
@@ -106,10 +109,13 @@ def measure_gradients(
         for parameter in chosen.values():
             parameter.grad = None
 
-    def backward(batch: Batch) -> int:
+    def backward(items: Sequence[int], batch: Batch) -> int:
         logprobs = token_logprobs(model, batch)
-        (-logprobs.values.sum()).backward()
-        return len(logprobs.values)
+        values = logprobs.values
+        if weights is not None:
+            values = values * values.new_tensor([weights[item] for item in items])[logprobs.rows]
+        (-values.sum()).backward()
+        return len(values)
 
     handles = []
     try:
@@ -119,9 +125,9 @@ def measure_gradients(
             parameter.requires_grad_(True)
             handles.append(parameter.register_post_accumulate_grad_hook(partial(collect, name)))
         batches = by_length(model, encoded, 1 if fisher else batch_size, progress, backward=True)
-        for _, batch in batches:
+        for items, batch in batches:
             with batches.fitting(anew=forget):
-                tokens += backward(batch)
+                tokens += backward(items, batch)
     finally:
         for handle in handles:
             handle.remove()

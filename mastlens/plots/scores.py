@@ -61,7 +61,7 @@ def plot_scores(table: pd.DataFrame, *, title: str | None = None, subtitle: str 
         drawn,
         title=title,
         subtitle=subtitle,
-        note=note + "Bars: 95 % intervals over problems, each for itself." * spread,
+        note=note + "Bars: 95 % intervals, each for itself." * spread,
         plot_height=max(220, 18 * len(drawn)),
         legend_rows=1,
         left=150,

@@ -36,8 +36,9 @@ def folder(tiny, tmp_path_factory):
     m.geometry(base=tiny.base, rank=RANK, workers=1, **both)
     m.couple(**both, **sides, fisher=True, spectrum=False)
     m.causal_map(**both, **sides, heads=True, limit=4)
+    few = {"gates": {"steps": 4.0}, "behaviour": {"points": 1.0, "max_new_tokens": 4.0}, "shapley": {"pairs": 2.0}}
     for scorer in SCORERS:
-        m.score(scorer, **both, **sides, limit=4, parameters={"steps": 4.0} if scorer == "gates" else None)
+        m.score(scorer, **both, **sides, limit=4, parameters=few.get(scorer))
     return out
 
 

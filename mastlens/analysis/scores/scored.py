@@ -11,7 +11,9 @@ from mastlens.analysis.scores.catalogue import SCORERS
 from mastlens.analysis.scores.scorer import Scoring
 from mastlens.analysis.scores.settings import ScoreSettings
 from mastlens.checkpoints.lineage import Lineage, paired
-from mastlens.errors import unknown
+from mastlens.decoding.graders import find_grader
+from mastlens.decoding.graders import recorded as recorded_grader
+from mastlens.errors import BadSetting, unknown
 from mastlens.plots.cards.carded import Carded
 from mastlens.registry import code_digest
 from mastlens.runs.calls import takes
@@ -72,6 +74,10 @@ def score(settings: ScoreSettings) -> Scores:
     for name in settings.parameters or {}:
         if name not in scorer.parameters:
             raise unknown("parameter", name, scorer.parameters or ["none"], of=f"the score '{scorer.name}'")
+    grader = find_grader(settings.grader)
+    if grader != find_grader() and not scorer.grades:
+        graded = [name for name, one in SCORERS.items() if one.grades]
+        raise BadSetting(f"The score {scorer.name} judges no responses, {', '.join(graded)} does: leave --grader out.")
     parameters = {**scorer.parameters, **(settings.parameters or {})}
     asking = settings.asking
     recorded = {
@@ -83,6 +89,7 @@ def score(settings: ScoreSettings) -> Scores:
         "limit": settings.limit,
         "seed": settings.seed,
         **asking.record(),
+        **recorded_grader(grader),
         **({"code": digest} if digest else {}),
     }
     file = scores_file(scorer.name)

@@ -57,6 +57,7 @@ class Scorer:
         compute: Returns a row a matrix, in the order given: ``score``, ``standard_error`` (NaN where there is none),
             and more columns of its own.
         parameters: Name to default, as ``--parameter`` takes them.
+        grades: Whether it judges responses, by ``settings.grader``.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Scorer:
     source: str
     compute: Callable[[Scoring], pd.DataFrame]
     parameters: Mapping[str, float] = field(default_factory=dict)
+    grades: bool = False
 
 
 def increments(scoring: Scoring, names: Collection[str] | None = None) -> dict[str, tuple[Tensor, Tensor]]:

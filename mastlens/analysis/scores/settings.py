@@ -3,7 +3,9 @@
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from mastlens.decoding.settings import grading
 from mastlens.errors import BadSetting
 from mastlens.problems.settings import AUTO, DTYPES, ForgetRetain
 from mastlens.runs.settings import RANK, CheckpointPath, path_to, setting
@@ -45,7 +47,8 @@ class ScoreSettings(ForgetRetain):
         choices=tuple(dtype for dtype in DTYPES if dtype != AUTO),
         metavar="DTYPE",
     )
-    retain_weight: float = setting("what a nat of the retain side counts against one of the forget side", 1.0)
+    retain_weight: float = setting("what the retain side counts against the forget side", 1.0)
+    grader: str | Any = grading("what is right, where responses are judged (behaviour)")
     parameters: Mapping[str, float] | None = setting(
         "the rule's own numbers", None, flag="--parameter", metavar="NAME=NUMBER"
     )

@@ -14,6 +14,8 @@ from mastlens.statistics import claim
 NO_FRAME = "orange above, blue below"
 INTERVAL = "orange above, blue below, framed where the interval leaves out zero"
 
+_SIDES = ("forget_path", "retain_path", "forget_behaviour", "retain_behaviour", "gain")
+
 
 def geometry_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     """Return the card of increments: where they lie against the principal subspaces, counted beyond their null."""
@@ -82,8 +84,9 @@ def ranking_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
 def scores_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     """Return the card of what a scorer measured: how many scores are told from zero, and the largest."""
     known = told_from_zero(table)
+    unit = "nats a token" if "forget_path" in table else "of right responses"
     verdict = (
-        f"{int(known.sum())} of {len(table)} scores are told from zero one by one (95 % intervals over problems); "
+        f"{int(known.sum())} of {len(table)} scores are told from zero one by one (95 % intervals); "
         f"about {0.05 * len(table):.1f} would be by chance alone."
     )
     if "score_low" not in table or table["score_low"].isna().all():
@@ -96,11 +99,11 @@ def scores_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     if "completeness_error" in table and len(table) and pd.notna(table["completeness_error"].iloc[0]):
         verdict += (
             f" Together all parameters account for {1 + table['completeness_error'].iloc[0]:.1%} of the change of "
-            f"{table['change'].iloc[0]:+.4g} nats a token; the matrices here for "
+            f"{table['change'].iloc[0]:+.4g} {unit}; the matrices here for "
             f"{table['score'].sum() / table['change'].iloc[0]:.1%}."
         )
     order = table.assign(known=known).sort_values("score", ascending=False, kind="stable")
-    columns = ["layer", "projection", "name", "score", "standard_error", "forget_path", "retain_path", "known"]
+    columns = ["layer", "projection", "name", "score", "standard_error", *_SIDES, "known"]
     rule = settings.get("rule", "score")
     return Card(
         f"Score {rule}",

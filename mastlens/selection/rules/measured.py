@@ -8,6 +8,24 @@ PATH = measured_rule(
     "integrated gradients, arXiv:1703.01365, along SFT -> RLVR",
 )
 
+BEHAVIOUR = measured_rule(
+    "behaviour",
+    "the tensor's share of what RLVR did to the share of right responses on forget, less that on retain",
+    "integrated gradients, arXiv:1703.01365, of the expected reward",
+)
+
+SEARCH = measured_rule(
+    "search",
+    "its place in a greedy search over real put-backs that lose forget and keep retain",
+    "lazy greedy, Minoux 1978",
+)
+
+SHAPLEY = measured_rule(
+    "shapley",
+    "what its putting back gains on average, whatever else is back already: forget lost, less retain lost",
+    "Shapley values by sampling, Castro et al. 2009",
+)
+
 GATES = measured_rule(
     "gates",
     "the part of its increment that is taken back where gates are learnt to lose forget and keep retain",
