@@ -43,7 +43,8 @@ def commands(folder: Path) -> list[str]:
         f"causal-map {lineage} {pair} --heads --accuracy --max-new-tokens 1 --limit 1 --one-direction "
         f"--out {folder}/causal",
         f"score path {lineage} {pair} --limit 2 --where {top} --parameter points=1 --out {folder}/run",
-        f"score behaviour {lineage} {pair} --limit 2 --where {top} --parameter points=1 max_new_tokens=4 --out {folder}/run",
+        f"score behaviour {lineage} {pair} --limit 2 --where {top} --parameter points=1 max_new_tokens=4 "
+        f"--out {folder}/run",
         f"score gates {lineage} {pair} --limit 2 --where {top} --parameter steps=1 --out {folder}/run",
         f"score search {lineage} {pair} --limit 2 --where {top} --parameter budget=8 --out {folder}/run",
         f"score shapley {lineage} {pair} --limit 2 --where {top} --parameter pairs=2 --out {folder}/run",
