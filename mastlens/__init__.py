@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mastlens.analysis.coupling.coupling import Coupling, couple
     from mastlens.analysis.increments.agreement import Agreement, mask_agreement
     from mastlens.analysis.increments.geometry import Geometry, geometry
+    from mastlens.analysis.increments.shards import merge
     from mastlens.analysis.scores.scored import Scores, score
     from mastlens.analysis.tokens import TokenDifferences, token_differences
     from mastlens.analysis.trajectories.trajectory import Trajectory, trajectory
@@ -196,6 +197,7 @@ _PUBLIC = {
     "mcnemar_power": "statistics",
     "measure_collateral": "evaluation",
     "measure_drift": "unlearning.drift",
+    "merge": "analysis.increments.shards",
     "negate": "edits.negation",
     "organism_trajectory": "organisms.replay",
     "push_edit": "edits.sharing",
@@ -329,6 +331,7 @@ __all__ = [
     "mcnemar_power",
     "measure_collateral",
     "measure_drift",
+    "merge",
     "negate",
     "organism_trajectory",
     "push_edit",

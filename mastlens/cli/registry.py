@@ -38,6 +38,7 @@ COMMANDS = (
     Command("mastlens.reporting.settings:DemoCommandSettings", "mastlens.cli.commands:demo"),
     Command("mastlens.checkpoints.settings:InspectSettings", "mastlens.cli.weights:inspect"),
     Command("mastlens.analysis.increments.settings:GeometrySettings", "mastlens.cli.weights:geometry"),
+    Command("mastlens.analysis.increments.settings:MergeSettings", "mastlens.cli.weights:geometry"),
     Command("mastlens.analysis.increments.settings:MaskAgreementSettings", "mastlens.cli.weights:mask_agreement"),
     Command("mastlens.analysis.trajectories.settings:TrajectorySettings", "mastlens.cli.weights:trajectory"),
     Command("mastlens.analysis.settings:TokenDifferencesSettings", "mastlens.cli.mechanism:token_differences"),

@@ -1,29 +1,29 @@
 """Geometry of increments: the pipeline from checkpoints to tables, one tensor at a time."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
 from mastlens.analysis.increments.measures import Options, measure_projection, resolve_rank
 from mastlens.analysis.increments.ranks import RankRule
 from mastlens.analysis.increments.settings import GeometrySettings
 from mastlens.architectures.projections import Projection
+from mastlens.checkpoints.digests import tensor_digest
 from mastlens.checkpoints.lineage import Lineage
-from mastlens.errors import BadSetting
+from mastlens.errors import BadSetting, NotFound, NotTogether
 from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
 from mastlens.runs.devices import device_of
-from mastlens.runs.files import sha256_json, write_table
+from mastlens.runs.executors import Threads, Work, find_executor
+from mastlens.runs.files import sha256_json, write_table, write_text
 from mastlens.runs.ledger import Ledger
-from mastlens.runs.reading import read_table
+from mastlens.runs.reading import read_object, read_table
 from mastlens.runs.stages import remembered
 
 if TYPE_CHECKING:
@@ -31,12 +31,15 @@ if TYPE_CHECKING:
 
     from mastlens.plots.cards.card import Card
 
-T = TypeVar("T")
-
 FILE = "geometry.parquet"
 HEADS = "geometry_heads.parquet"
 SPECTRA = "spectra.parquet"
+SHARD = "geometry.shard.json"
+SHARDED = "geometry-shard"
+"""The stage that makes it."""
+INCREMENTS = ("sft", "rlvr")
 _PARTIAL = ".geometry.partial.jsonl"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,7 +96,8 @@ def geometry(settings: GeometrySettings) -> Geometry:
     (arXiv:2511.08567), beside magnitude-matched chance, and ``off_principal_mask``.
     With ``spectra``: ``effective_rank``, ``energy_rank_99``, ``participation``, and the table of singular values.
 
-    An interrupted run goes on where it stopped.
+    An interrupted run goes on where it stopped. With ``shard`` only a part of the matrices is measured and kept for
+    ``merge``; the result holds that part.
 
     Raises:
         MastlensError: If the checkpoints are not one lineage, or the rank does not fit.
@@ -103,19 +107,66 @@ def geometry(settings: GeometrySettings) -> Geometry:
     if not rule.needs_spectrum:
         for projection in chosen:  # before hours of work, not after them
             resolve_rank(rule, projection)
+    mine = chosen if settings.shard is None else shard_of(chosen, settings.shard)
     parts = {part: getattr(settings, part) for part in ("full", "masks", "spectra", "heads", "seed")}
     options = Options(rank=str(rule), device=device_of(settings.device, float64=True), **parts)
     recorded = {k: v for k, v in asdict(options).items() if k != "device"} | {"where": settings.where}
-    files = [FILE, *([HEADS] if settings.heads else []), *([SPECTRA] if settings.spectra else [])]
+    recorded |= {} if settings.shard is None else {"shard": settings.shard}
 
-    def compute() -> Geometry:
+    def measure() -> list[dict[str, Any]]:
         partial = None if settings.out is None else Path(settings.out) / _PARTIAL
         key = "" if settings.out is None else sha256_json([recorded, lineage.fingerprints])
         with Ledger(partial, key) as ledger:
-            measured = _measure_all(
-                lineage, chosen, options, ledger, workers=settings.workers, progress=settings.progress
-            )
-        return _assembled(measured, lineage, recorded, options)
+            return _measure_all(lineage, mine, options, ledger, settings)
+
+    if settings.shard is None:
+        if settings.out is None:
+            return _assembled(measure(), recorded)
+        return record_geometry(
+            settings, measure, lineage=lineage.fingerprints, recorded=recorded, device=options.device
+        )
+    if settings.out is None:
+        raise BadSetting("A shard (--shard) is kept in a folder, from which mastlens merge takes it: give --out.")
+
+    def write(found: list[dict[str, Any]], folder: Path) -> None:
+        names = [projection.name for projection in chosen]
+        measured = {projection.name: each for projection, each in zip(mine, found, strict=True)}
+        write_text(folder / SHARD, json.dumps({"names": names, "measured": measured}) + "\n")
+
+    found = remembered(
+        settings.out,
+        SHARDED,
+        partial=_PARTIAL,
+        outputs=[SHARD],
+        lineage=lineage.fingerprints,
+        settings=recorded,
+        command=settings,
+        device=options.device,
+        overwrite=settings.overwrite,
+        compute=measure,
+        write=write,
+        read=lambda folder: list(read_object(folder / SHARD)["measured"].values()),
+    )
+    return _assembled(found, recorded)
+
+
+def record_geometry(
+    command: GeometrySettings,
+    measure: Callable[[], list[dict[str, Any]]],
+    *,
+    lineage: Mapping[str, str],
+    recorded: dict[str, Any],
+    device: str,
+) -> Geometry:
+    """Return a geometry from its folder, or measure it and write it there.
+
+    Args:
+        command: What was asked for; its ``out`` is the folder.
+        measure: Returns the results of all matrices, in order.
+        lineage: Fingerprints.
+        recorded: All that decides the result.
+        device: Where it was measured.
+    """
 
     def write(result: Geometry, folder: Path) -> None:
         for file, table in ((FILE, result.table), (HEADS, result.heads), (SPECTRA, result.spectra)):
@@ -123,29 +174,38 @@ def geometry(settings: GeometrySettings) -> Geometry:
                 write_table(folder / file, table)
 
     def read(folder: Path) -> Geometry:
-        return Geometry(
-            read_table(folder / FILE),
-            recorded,
-            read_table(folder / HEADS) if settings.heads else None,
-            read_table(folder / SPECTRA) if settings.spectra else None,
-        )
+        more = (read_table(folder / file) if asked else None for file, asked in parts.items())
+        return Geometry(read_table(folder / FILE), recorded, *more)
 
-    if settings.out is None:
-        return compute()
+    parts = {HEADS: command.heads, SPECTRA: command.spectra}
     return remembered(
-        settings.out,
+        command.out,
         "geometry",
         partial=_PARTIAL,
-        outputs=files,
-        lineage=lineage.fingerprints,
+        outputs=[FILE, *(file for file, asked in parts.items() if asked)],
+        lineage=lineage,
         settings=recorded,
-        command=settings,
-        device=options.device,
-        overwrite=settings.overwrite,
-        compute=compute,
+        command=command,
+        device=device,
+        overwrite=command.overwrite,
+        compute=lambda: _assembled(measure(), recorded),
         write=write,
         read=read,
     )
+
+
+def shard_of(items: Sequence[T], shard: str) -> list[T]:
+    """Return the part of some items that a shard ``I/N`` has: every N-th, from the I-th on.
+
+    Raises:
+        MastlensError: If it is no shard, or there are fewer items than shards.
+    """
+    place, slash, count = shard.partition("/")
+    if not (slash and place.isdecimal() and count.isdecimal() and 1 <= int(place) <= int(count)):
+        raise BadSetting(f"A shard (--shard) is I/N, e.g. 1/8 to 8/8, not {shard!r}.")
+    if int(count) > len(items):
+        raise BadSetting(f"There are {len(items)} matrices: no more than so many shards, not {count}.")
+    return list(items[int(place) - 1 :: int(count)])
 
 
 def _chosen(lineage: Lineage, where: str | None) -> tuple[Projection, ...]:
@@ -153,64 +213,80 @@ def _chosen(lineage: Lineage, where: str | None) -> tuple[Projection, ...]:
     return lineage.base.projections if where is None else lineage.base.matrices(where)
 
 
+@dataclass(frozen=True)
+class _Measuring(Work):
+    """The measurement of a lineage's matrices, one a part.
+
+    Attributes:
+        lineage: The checkpoints; of folders that are the same where the parts run.
+        options: What is measured.
+        digests: Role to name to digest of each tensor, where parts run elsewhere: files may be others there.
+    """
+
+    lineage: Lineage
+    options: Options
+    digests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @cached_property
+    def projections(self) -> dict[str, Projection]:
+        """Every matrix by its name."""
+        return {matrix.name: matrix for matrix in (*self.lineage.rlvr.matrices(), *self.lineage.rlvr.projections)}
+
+    def do(self, part: str) -> dict[str, list[dict[str, Any]]]:
+        projection = self.projections[part]
+        for role, known in self.digests.items():
+            checkpoint = self.lineage.stages[role]
+            if tensor_digest(checkpoint.tensor(projection.stored)) != known[projection.stored]:
+                raise NotTogether(
+                    f"{projection.stored} of {checkpoint.folder} is another tensor here than where the command "
+                    "was given: the folder is not shared, or a copy is old."
+                )
+        return measure_projection(self.lineage, projection, self.options)
+
+    def check_here(self) -> None:
+        for role, checkpoint in self.lineage.stages.items():
+            for file in checkpoint.files:
+                if not file.is_file():
+                    raise NotFound(
+                        f"There is no {file} ({role}). Every worker reads the checkpoints itself: put them where "
+                        "all see the same path."
+                    )
+
+
 def _measure_all(
-    lineage: Lineage,
-    chosen: Sequence[Projection],
-    options: Options,
-    ledger: Ledger,
-    *,
-    workers: int | None,
-    progress: bool,
-) -> list[dict[str, Any]]:
-    def measure(projection: Projection) -> dict[str, Any]:
-        if projection.name not in ledger:
-            ledger.add(projection.name, measure_projection(lineage, projection, options))
-        return ledger[projection.name]
-
-    count = workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0])
-    if count < 1:
-        raise BadSetting(f"--workers is at least 1, not {workers}.")
-    with tqdm(total=len(chosen), desc="geometry", unit="tensor", disable=not progress) as bar:
-        return list(_in_order(measure, chosen, count, bar))
-
-
-def _in_order(function: Callable[[Any], T], items: Sequence[Any], workers: int, bar: tqdm) -> Iterator[T]:
-    """Yield ``function`` of every item, in order, computed by threads that use one processor each."""
-    with _single_threaded(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures = [pool.submit(function, item) for item in items]
-        try:
-            for future in futures:
-                yield future.result()
-                bar.update()
-        finally:
-            for future in futures:  # after an error or an interruption nothing new starts
-                future.cancel()
+    lineage: Lineage, chosen: Sequence[Projection], options: Options, ledger: Ledger, settings: GeometrySettings
+):
+    """Measure what the ledger does not hold yet; return the results in order."""
+    executor = find_executor(settings.executor, workers=settings.workers, gpus=str(options.device).startswith("cuda"))
+    waiting = [projection for projection in chosen if projection.name not in ledger]
+    work = _Measuring(lineage, options)
+    if not isinstance(executor, Threads):
+        stored = dict.fromkeys(projection.stored for projection in waiting)
+        digests = {role: {name: one.digest(name) for name in stored} for role, one in lineage.stages.items()}
+        work = _Measuring(lineage.absolute(), options, digests)
+    with tqdm(
+        total=len(chosen),
+        initial=len(chosen) - len(waiting),
+        desc="geometry",
+        unit="tensor",
+        disable=not settings.progress,
+    ) as bar:
+        for name, measured in executor.run(work, [projection.name for projection in waiting]) if waiting else ():
+            ledger.add(name, measured)
+            bar.update()
+    return [ledger[projection.name] for projection in chosen]
 
 
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Let every linear-algebra library use one thread: workers share the processors, and bits do not depend on them."""
-    from threadpoolctl import threadpool_limits
+def _assembled(measured: Sequence[dict[str, Any]], recorded: dict[str, Any]) -> Geometry:
+    """Return the tables of results in the order of matrices: increments one after the other, as a lineage has them."""
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(limits=1):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _assembled(
-    measured: Sequence[dict[str, Any]], lineage: Lineage, settings: dict[str, Any], options: Options
-) -> Geometry:
     def table(part: str) -> pd.DataFrame:
         rows = [row for result in measured for row in result[part]]
-        return pd.DataFrame([row for increment in lineage.increments for row in rows if row["increment"] == increment])
+        return pd.DataFrame([row for increment in INCREMENTS for row in rows if row["increment"] == increment])
 
     return Geometry(
         table("rows"),
-        settings,
-        table("heads") if options.heads else None,
-        table("spectra") if options.spectra else None,
+        recorded,
+        table("heads") if recorded["heads"] else None,
+        table("spectra") if recorded["spectra"] else None,
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mastlens.runs.settings import LOOK, CheckpointPath, Writing, number, path_to, setting
+from mastlens.runs.settings import LOOK, CheckpointPath, FilePath, Writing, number, path_to, setting
 
 VIEWS = ("bf16", "native")
 """How entries are compared: both rounded to bfloat16 first, or as they are stored."""
@@ -41,6 +41,31 @@ class GeometrySettings(Writing):
     where: str | None = setting("other weight matrices, by name (attention by default)", None, metavar="REGEX")
     workers: int | None = setting(
         "tensors measured at a time (default: processors); results do not depend on it", None, metavar="N"
+    )
+    executor: str = setting(
+        "where tensors are measured: local, ray (started here), ray:ADDRESS of a cluster; results do not depend on it",
+        "local",
+        metavar="local|ray[:ADDRESS]",
+    )
+    shard: str | None = setting(
+        "measure the I-th of N parts of the matrices alone, for merge: an array of jobs without a cluster",
+        None,
+        metavar="I/N",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeSettings(Writing):
+    """Settings of ``merge``."""
+
+    command, group = "merge", LOOK
+    summary = "put the shards of a geometry together"
+    example = "merge shards/1 shards/2 --out run"
+    function = "mastlens.analysis.increments.shards:merge"
+    then = "rank {out} --top 12"
+
+    shards: Sequence[FilePath] = setting(
+        "folders that geometry --shard wrote, all of them", positional=True, metavar="DIR"
     )
 
 
