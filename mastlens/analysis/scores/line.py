@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,13 @@ BLOCKS = 10
 
 
 class Asked(ABC):
-    """What is asked of the model on the line: f is a sum over the problems of a side, divided by ``size``."""
+    """What is asked of the model on the line: f is a sum over the problems of a side, divided by ``size``.
+
+    Attributes:
+        estimated: Whether f is only known with an error.
+    """
+
+    estimated: ClassVar[bool] = False
 
     @abstractmethod
     def size(self, side: str, items: Sequence[int]) -> float:
@@ -126,7 +133,7 @@ def shares_of_change(scoring: Scoring, asked: Asked, points: int, *, unit: str) 
             "score_high": score + wide,
             **{f"{side}_{unit}": taken[side] for side in sides},
             "change": change,
-            **({"change_error": unsure} if unsure > 0 else {}),
+            **({"change_error": unsure} if asked.estimated else {}),
             "completeness_error": (covered - change) / abs(change) if change else np.nan,
         }
     )

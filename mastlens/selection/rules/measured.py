@@ -16,7 +16,7 @@ BEHAVIOUR = measured_rule(
 
 SEARCH = measured_rule(
     "search",
-    "its place in a greedy search over real put-backs that lose forget and keep retain",
+    "its place in a greedy search that puts matrices back one by one, to lose forget and keep retain",
     "lazy greedy, Minoux 1978",
 )
 

@@ -10,6 +10,7 @@ with the mean reward of the other responses to the same prompt for b, which leav
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,8 @@ from mastlens.problems.encoding import EncodedProblem
 @dataclass
 class _Reward(Asked):
     """The share of right responses, summed over problems; its size is their number."""
+
+    estimated: ClassVar[bool] = True
 
     scoring: Scoring
     grader: Grader

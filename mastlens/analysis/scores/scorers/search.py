@@ -61,7 +61,7 @@ def searched(scoring: Scoring) -> pd.DataFrame:
 
 SEARCH = Scorer(
     "search",
-    "its place in a greedy search over real put-backs: forget solutions lost, less retain solutions lost",
+    "its place in a greedy search that puts matrices back one by one: forget lost, less retain lost",
     "lazy greedy (Minoux 1978) over put-backs",
     searched,
     parameters={"budget": 400.0},
