@@ -70,3 +70,18 @@ def _at_hand(name: str) -> Path:
         return lineage_folder(name)
     except MastlensError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray cluster of two workers on this machine, for all tests: it takes seconds to start."""
+    ray = pytest.importorskip("ray")
+    root = str(Path(__file__).parents[1])
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}},
+    )
+    yield
+    ray.shutdown()

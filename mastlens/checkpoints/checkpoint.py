@@ -267,15 +267,6 @@ class Checkpoint:
         """Return dtype, shape and SHA-256 of one tensor, by the name that it has here (see ``digests``)."""
         return self.digests[self._own_names.get(name, name)]
 
-    def absolute(self) -> "Checkpoint":
-        """Return the same checkpoint by an address that does not depend on the working directory."""
-        if self._original is not None:
-            return self._original.absolute()
-        parts = [self.spec] if is_there(self.spec) else self.spec.split("+")
-        parts = [str(Path(part).absolute()) if is_there(part) else part for part in parts]
-        base = None if self.base is None or len(parts) > 1 else self.base.absolute()
-        return Checkpoint("+".join(parts), base=base)
-
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the names, dtypes, shapes and bytes of all tensors, however they are sharded."""

@@ -64,11 +64,6 @@ class Lineage:
         roles = {"base": self.base, "sft": self.sft, "rlvr": self.rlvr}
         return {role: checkpoint for role, checkpoint in roles.items() if checkpoint is not None}
 
-    def absolute(self) -> "Lineage":
-        """Return the same lineage by addresses that do not depend on the working directory."""
-        stages = {role: one.absolute().named_as(self.rlvr) for role, one in self.stages.items()}
-        return Lineage(**stages)
-
     @property
     def fingerprints(self) -> dict[str, str]:
         """Role to fingerprint, for the run record."""

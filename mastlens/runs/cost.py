@@ -6,10 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
+WORKER: ContextVar[str] = ContextVar("worker", default="")
+"""Which worker of a cluster this is; empty where the command itself runs."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Where the parts of a long computation run: in threads of this process, or on the workers of a Ray cluster.
+"""Where the parts of a long computation run: in threads or processes here, or on the workers of a Ray cluster.
 
 A ``Work`` says what a part is; an executor yields the parts' results as they are finished. Only the work itself (paths
 and settings), the parts' names and their results travel; results must not depend on where a part runs.
@@ -6,16 +6,20 @@ and settings), the parts' names and their results travel; results must not depen
 
 import os
 import socket
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mastlens import __version__
 from mastlens import errors as kinds
 from mastlens.errors import BadSetting, MastlensError, MissingPackage, NoReply, NotTogether, unknown
+from mastlens.runs.cost import WORKER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +54,9 @@ class Executor(ABC):
         """
 
 
-def find_executor(text: str, *, workers: int | None = None, gpus: bool = False) -> Executor:
+def find_executor(
+    text: str, *, workers: int | None = None, gpus: bool = False, local: "type[Threads | Processes] | None" = None
+) -> Executor:
     """Return the executor that is asked for.
 
     Args:
@@ -58,6 +64,7 @@ def find_executor(text: str, *, workers: int | None = None, gpus: bool = False) 
             the one that this machine belongs to).
         workers: Parts at a time; all processors by default, of a cluster all that it has.
         gpus: Whether a part needs a GPU.
+        local: What ``local`` means: threads by default.
 
     Raises:
         MastlensError: If there is no such executor, or its package is not installed.
@@ -66,7 +73,7 @@ def find_executor(text: str, *, workers: int | None = None, gpus: bool = False) 
         raise BadSetting(f"--workers is at least 1, not {workers}.")
     name, colon, address = text.partition(":")
     if name == LOCAL and not colon:
-        return Threads(workers or processors())
+        return (local or Threads)(workers or processors())
     if name == RAY and (address or not colon):
         try:
             import ray  # noqa: F401
@@ -122,6 +129,56 @@ class Threads(Executor):
 
 
 @dataclass(frozen=True)
+class Processes(Executor):
+    """Processes with one thread each: for parts that hold Python up. One alone is this process itself."""
+
+    workers: int
+
+    def run(self, work: Work, parts: Sequence[str]) -> Iterator[tuple[str, Any]]:
+        """See ``Executor.run``. Interrupted or not, a part that is under way is finished."""
+        if self.workers == 1:
+            with single_threaded():
+                for part in parts:
+                    yield part, work.do(part)
+            return
+        pool = ProcessPoolExecutor(self.workers, get_context("spawn"), _begin, (work,))
+        try:
+            futures = {pool.submit(_do_here, part): part for part in parts}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_mine: Work | None = None
+
+
+def _begin(work: Work) -> None:
+    """Set a process up: one thread, ended with its parent, deaf to Ctrl-C, at which the parent hands out no more."""
+    import signal
+
+    import torch
+
+    global _mine
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    _mine = work
+
+
+def _do_here(part: str) -> Any:
+    assert _mine is not None
+    return _mine.do(part)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+@dataclass(frozen=True)
 class Ray(Executor):
     """Workers of a Ray cluster, one processor each, and a GPU each where that is asked for.
 
@@ -151,7 +208,7 @@ class Ray(Executor):
                 while waiting or running:
                     while waiting and len(running) < room:
                         part = waiting.pop()
-                        running[task.remote(shared, part, _versions())] = part
+                        running[task.remote(shared, part, str(Path.cwd()), _versions())] = part
                     (done,), _ = ray.wait(list(running), num_returns=1)
                     part = running.pop(done)
                     yield part, _result(part, ray.get(done))
@@ -234,11 +291,14 @@ _works: dict[str, Work] = {}
 """On a worker: the works that it has fetched, by their reference."""
 
 
-def _do(shared: list[Any], part: str, versions: dict[str, str]) -> dict[str, Any]:
-    """Do a part on a worker: return its ``result``, or the user's mistake that it meets there."""
+def _do(shared: list[Any], part: str, folder: str, versions: dict[str, str]) -> dict[str, Any]:
+    """Do a part on a worker, in the folder of the command: return its ``result``, or the user's mistake met there."""
     import ray
 
     try:
+        if Path(folder).is_dir():  # paths are as they were typed; where there is none, those that are missing are told
+            os.chdir(folder)
+        WORKER.set(f"{socket.gethostname()}, ray worker {ray.get_runtime_context().get_worker_id()[:8]}")
         if versions != (here := _versions()):
             other = ", ".join(
                 f"{name} {here[name]} and not {wanted}" for name, wanted in versions.items() if here[name] != wanted

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from mastlens import __version__
 from mastlens.errors import BadFile, BadSetting, MastlensError, MastlensWarning, NotFound, NotTogether, StageRefused
 from mastlens.runs import words
-from mastlens.runs.cost import measured
+from mastlens.runs.cost import WORKER, measured
 from mastlens.runs.devices import device_of
 from mastlens.runs.files import cannot_write, remove_leftovers, sha256_file, write_json
 from mastlens.runs.locks import held
@@ -259,6 +259,7 @@ def _stage(
             "seconds": round(cost.seconds, 3),
             "peak_anonymous_mb": None if cost.peak_mb is None else round(cost.peak_mb, 1),
             "device": device_of(device),
+            **({"worker": worker} if (worker := WORKER.get()) else {}),
         },
     }
     write_json(folder / RECORD, record)

@@ -40,7 +40,14 @@ class RunSettings(Writing):
         listing=study_lines,
     )
     out: FilePath | None = setting("the run's output folder (the file's name)", None, metavar="DIR", placed=True)
-    workers: int = setting("processes that make arms, with one thread each", 1)
+    workers: int | None = setting(
+        "processes that make arms, with one thread each (default: 1; of a cluster, all that it has)", None, metavar="N"
+    )
+    executor: str = setting(
+        "where arms are made: local, ray (started here), ray:ADDRESS of a cluster that sees the same folders",
+        "local",
+        metavar="local|ray[:ADDRESS]",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,8 @@
 """A whole study: what has to be measured, the target, every arm, and the tables of all of them."""
 
 import os
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
-from multiprocessing import get_context
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,8 @@ from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import BadSetting
 from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
+from mastlens.runs.devices import device_of
+from mastlens.runs.executors import LOCAL, Executor, Processes, find_executor, single_threaded
 from mastlens.runs.files import sha256_file, write_json, write_table
 from mastlens.runs.reading import read_table
 from mastlens.runs.stages import stage
@@ -25,7 +25,7 @@ from mastlens.studies.planning import check_objectives, plan_arms
 from mastlens.studies.selecting import check_selections, measure_tables
 from mastlens.studies.settings import StudySettings, parse_study, read_study, study_file
 from mastlens.studies.tables import contrast_draws, gather_arms, summarise_study
-from mastlens.studies.working import MEASURES, REFERENCE, SOURCE, Workshop, begin, bench_of, finish, one_thread
+from mastlens.studies.working import MEASURES, REFERENCE, SOURCE, Arms, bench_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -83,7 +83,7 @@ def run_study(asked: RunSettings) -> Study:
 
     Writes ``study.parquet``, ``summary.parquet`` and ``contrasts.parquet``, the tables that its rules read, and
     ``target.json``. In Python a study may also be its contents, as a dictionary or settings. ``seed`` is that of the
-    random draws of tensors; seeds of batches stand in the study. Results do not depend on ``workers``.
+    random draws of tensors; seeds of batches stand in the study. Results do not depend on ``workers`` or ``executor``.
 
     Raises:
         MastlensError: If the study makes no sense, or ``out`` holds another one.
@@ -96,13 +96,16 @@ def run_study(asked: RunSettings) -> Study:
             raise BadSetting("Say where the study goes: out.")
         out = study_file(study).stem
     out = Path(out)
-    if workers < 1:
-        raise BadSetting(f"A study needs at least one worker, not {workers}.")
+    if workers is None and asked.executor == LOCAL:
+        workers = 1
+    executor = find_executor(
+        asked.executor, workers=workers, gpus=device_of(device).startswith("cuda"), local=Processes
+    )
     check_selections(settings)
     check_objectives(settings)
     checkpoint = Checkpoint(settings.lineage.rlvr)
     Lineage.open(checkpoint, sft=settings.lineage.sft, base=settings.lineage.base)
-    with one_thread():
+    with single_threaded():
         measure_tables(settings, out, device=device, overwrite=overwrite, progress=progress)
         arms = plan_arms(settings, out, checkpoint, seed=seed)
         options = {
@@ -110,7 +113,7 @@ def run_study(asked: RunSettings) -> Study:
             "device": device,
             "overwrite": overwrite,
         }
-        _finish_all(settings, arms, out, options, workers, progress)
+        _finish_all(arms, Arms(settings, out, options, {arm.name: arm for arm in arms}), executor, progress)
     return _tabulate(settings, arms, out)
 
 
@@ -154,34 +157,21 @@ def _target(settings: StudySettings, out: Path, device: str, overwrite: bool) ->
     return accuracy
 
 
-def _finish_all(
-    settings: StudySettings, arms: list[Arm], out: Path, options: dict[str, Any], workers: int, progress: bool
-) -> None:
-    """Finish every arm: the anchors here, for all others are measured against them, the rest by the workers."""
+def _finish_all(arms: Sequence[Arm], work: Arms, executor: Executor, progress: bool) -> None:
+    """Finish every arm: the anchors here, for all others are measured against them, the rest where they are to run."""
     anchors = [arm for arm in arms if arm.name in (SOURCE, REFERENCE)]
-    rest = [arm for arm in arms if arm not in anchors]
-    workshop = Workshop(settings, out, **options)
+    rest = [arm.name for arm in arms if arm not in anchors]
     for arm in anchors:
-        workshop.examine(arm)
+        work.workshop.examine(arm)
     with tqdm(total=len(arms), desc="study", unit="arm", smoothing=0.05, disable=not progress) as bar:
         for arm in anchors:
-            workshop.finish(arm)
+            work.workshop.finish(arm)
             bar.update()
-        if workers == 1:
-            for arm in rest:
-                bar.set_postfix_str(arm.name)
-                workshop.finish(arm)
-                bar.update()
-            return
-        del workshop
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), begin, (settings, out, options))
-        try:
-            for done in as_completed([pool.submit(finish, arm) for arm in rest]):
-                bar.set_postfix_str(done.result())
-                bar.update()
-        finally:
-            # Interrupted or not: what is under way is finished and kept, what has not begun is dropped.
-            pool.shutdown(cancel_futures=True)
+        if executor != Processes(1):
+            work = replace(work)  # without this process's models
+        for name, _ in executor.run(work, rest) if rest else ():
+            bar.set_postfix_str(name)
+            bar.update()
 
 
 def _tabulate(settings: StudySettings, arms: list[Arm], out: Path) -> Study:

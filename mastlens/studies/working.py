@@ -2,11 +2,9 @@
 
 import functools
 import math
-import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing import connection, parent_process
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,10 @@ from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.edits.edit import FILE as EDIT_FILE
 from mastlens.edits.edit import Edit
 from mastlens.edits.negation import negate
-from mastlens.errors import MastlensError
+from mastlens.errors import MastlensError, NotFound
 from mastlens.models.weights import swapped
 from mastlens.registry import code_digest
+from mastlens.runs.executors import Work
 from mastlens.runs.files import write_table
 from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, read_record, stage
@@ -204,44 +203,35 @@ def bench_of(settings: StudySettings, device: str) -> Bench:
     )
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Within, torch computes with one thread: as many processes as there are, sums come in the same order."""
-    import torch
+@dataclass(frozen=True)
+class Arms(Work):
+    """The arms of a study, made and measured one by one, wherever its folder is seen.
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    Attributes:
+        settings: The study.
+        out: Its folder.
+        options: Of the ``Workshop``.
+        arms: Name to arm.
+    """
 
+    settings: StudySettings
+    out: Path
+    options: Mapping[str, Any]
+    arms: Mapping[str, Arm]
 
-_workshop: Workshop | None = None
+    @cached_property
+    def workshop(self) -> Workshop:
+        """What makes them, opened once a process."""
+        return Workshop(self.settings, self.out, **self.options)
 
+    def do(self, part: str) -> None:
+        """Make and measure an arm."""
+        self.workshop.finish(self.arms[part])
 
-def begin(settings: StudySettings, out: Path, options: dict[str, Any]) -> None:
-    """Set a worker process up: one thread, ended with its parent, deaf to Ctrl-C: the parent hands out no more arms."""
-    import signal
-
-    import torch
-
-    global _workshop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    _workshop = Workshop(settings, out, **options)
-
-
-def finish(arm: Arm) -> str:
-    """Make and measure an arm in a worker process, and return its name."""
-    assert _workshop is not None
-    _workshop.finish(arm)
-    return arm.name
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
+    def check_here(self) -> None:
+        """Raise unless the study's folder is there."""
+        if not self.out.is_dir():
+            raise NotFound(
+                f"There is no folder {self.out}. Every worker writes its arms there itself: put it where all see the "
+                "same path."
+            )

@@ -94,21 +94,6 @@ def test_an_executor_that_does_not_exist_is_named(tiny):
             m.geometry(**stages(tiny), executor=wrong)
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """A Ray cluster of two workers on this machine, for all tests: it takes seconds to start."""
-    ray = pytest.importorskip("ray")
-    root = str(Path(__file__).parents[2])
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}},
-    )
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.slow
 def test_a_cluster_gives_the_bytes_of_one_process(tiny, whole, cluster, tmp_path, monkeypatch):
     monkeypatch.chdir(tiny.base.parent)  # a path as it is typed: the workers have a folder of their own

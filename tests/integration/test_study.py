@@ -260,6 +260,18 @@ def test_two_processes_give_what_one_gives(run, study, tmp_path):
     assert [name for name in before if before[name] != after[name]] == []
 
 
+@pytest.mark.slow
+def test_a_cluster_gives_what_one_process_gives(run, study, tmp_path, cluster):
+    out, _ = run
+    run_study(study, tmp_path / "cluster", executor="ray", progress=False)
+    before, after = results(out), results(tmp_path / "cluster")
+    assert before.keys() == after.keys()
+    assert [name for name in before if before[name] != after[name]] == []
+    records = [json.loads(path.read_text()) for path in (tmp_path / "cluster" / "arms").rglob("run.json")]
+    where = [told["cost"].get("worker", "") for record in records for told in record["stages"].values()]
+    assert any("ray worker" in worker for worker in where)
+
+
 def test_a_look_ends_when_it_is_told_and_says_what_a_whole_one_would(study):
     settings = read_study(study)
     bench = working.bench_of(settings, "cpu")

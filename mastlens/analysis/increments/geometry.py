@@ -263,7 +263,7 @@ def _measure_all(
     if not isinstance(executor, Threads):
         stored = dict.fromkeys(projection.stored for projection in waiting)
         digests = {role: {name: one.digest(name) for name in stored} for role, one in lineage.stages.items()}
-        work = _Measuring(lineage.absolute(), options, digests)
+        work = _Measuring(lineage, options, digests)
     with tqdm(
         total=len(chosen),
         initial=len(chosen) - len(waiting),
