@@ -47,7 +47,7 @@ from mastlens.unlearning.rewinding import FILE as RESPONSES_FILE
 from mastlens.unlearning.rewinding import PARTIAL, Responses, Said, check_before, imitated, starting_values, table_of
 from mastlens.unlearning.schedules import check_schedule
 from mastlens.unlearning.settings import UnlearnSettings
-from mastlens.unlearning.sides import check_arguments
+from mastlens.unlearning.sides import check_arguments, check_orthogonal
 from mastlens.unlearning.splitting import check_splitting
 from mastlens.unlearning.traces import read_traces
 from mastlens.unlearning.vanishing import warn_of_vanishing
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 FILE = "steps.parquet"
 WEIGHTS_FILE = "token_weights.parquet"
-_NEWER = ("micro_batch", "checkpoint_activations", "schedule", "warmup")
+_NEWER = ("micro_batch", "checkpoint_activations", "schedule", "warmup", "orthogonal_to_retain")
 
 
 @dataclass(frozen=True, repr=False)
@@ -157,6 +157,7 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
         batch_size=settings.batch_size,
     )
     check_splitting(chosen, settings.micro_batch, settings.checkpoint_activations, settings.batch_size)
+    check_orthogonal(chosen, settings.orthogonal_to_retain, [] if retain else None)
     check_schedule(settings.schedule, settings.warmup, settings.steps)
     check_tracker(settings.track)
     computing = settings.computing(*models.values())

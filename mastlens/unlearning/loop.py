@@ -22,12 +22,13 @@ from mastlens.unlearning.masters import Masters
 from mastlens.unlearning.misdirection import Misdirection, check_reach
 from mastlens.unlearning.objectives import ForgetBatch, Objective, OutputObjective, SteeringObjective
 from mastlens.unlearning.optimisers import load_moments, make_optimiser, moments, take_step
+from mastlens.unlearning.orthogonal import RetainSubspace, gradients_of
 from mastlens.unlearning.passes import Passes
 from mastlens.unlearning.rewinding import Imitated
 from mastlens.unlearning.schedules import CONSTANT, rate_by_step
 from mastlens.unlearning.scorer import Scorer
 from mastlens.unlearning.settings import CACHE_MB, OPTIMIZERS
-from mastlens.unlearning.sides import check_arguments, check_sides, numbered, whole
+from mastlens.unlearning.sides import check_arguments, check_orthogonal, check_sides, numbered, whole
 from mastlens.unlearning.splitting import (
     AUTO,
     SEQUENCES,
@@ -124,6 +125,8 @@ class Unlearner:
         schedule: Of the learning rate: ``constant``, ``linear`` or ``cosine``, both to 0.
         warmup: Steps in which the learning rate rises to ``lr``.
         optimizer: What keeps AdamW's state, and in how many bits: one of ``OPTIMIZERS``.
+        orthogonal_to_retain: Of how many of the latest retain gradients the forget gradient is made orthogonal to the
+            span; 0 for none.
         begin_at: Name to stored tensor of what is selected, where the run begins at other values than the model's; what
             an objective knows of before is still the model's.
         imitated: What the SFT model says at the tokens of ``forget``, for an objective that imitates it.
@@ -152,11 +155,13 @@ class Unlearner:
         schedule: str = CONSTANT,
         warmup: int = 0,
         optimizer: str = OPTIMIZERS[0],
+        orthogonal_to_retain: int = 0,
         begin_at: Mapping[str, Tensor] | None = None,
         imitated: Imitated | None = None,
     ):
         check_arguments(objective, matrices, retain, lr=lr, steps=steps, batch_size=batch_size)
         check_splitting(objective, micro_batch, checkpoint_activations, batch_size)
+        check_orthogonal(objective, orthogonal_to_retain, retain)
         if objective.needs.alternatives and (alternatives is None or len(alternatives) != len(forget)):
             raise BadSetting(f"The objective {objective.name} needs one refusal for each forget problem.")
         if not forget or (retain is not None and not retain):
@@ -218,6 +223,7 @@ class Unlearner:
         if begin_at is not None:
             self.masters.begin_at(begin_at)
         self.optimiser = make_optimiser(optimizer, self.masters.parameters, lr)
+        self.subspace = RetainSubspace(orthogonal_to_retain) if orthogonal_to_retain else None
         self._rate = rate_by_step(schedule, warmup=warmup, steps=steps)
         self.scorer: Scorer | None = None
         if self.misdirection is not None and objective.token_weights is not None:
@@ -291,7 +297,13 @@ class Unlearner:
         assert isinstance(self.objective, OutputObjective)
         forget_loss, logprob = self._forget(self.objective, rows["forget"])
         terms = {"forget_loss": forget_loss, "forget_logprob": logprob}
-        return terms | ({"retain_loss": self._retain(self.objective, rows["retain"])} if "retain" in rows else {})
+        if "retain" not in rows:
+            return terms
+        forget = None if self.subspace is None else gradients_of(self.masters.parameters)
+        terms["retain_loss"] = self._retain(self.objective, rows["retain"])
+        if self.subspace is not None and forget is not None:
+            self.subspace.join(self.masters.parameters, forget)
+        return terms
 
     def _fall_back(self, why: str, held: int) -> None:
         """Put back the weights of the last step whose loss was finite, and say so."""
@@ -431,6 +443,8 @@ class Unlearner:
             state[f"master.{number}"] = parameter.detach()
             state[f"good.{number}"] = self._good[number]
         state |= moments("moment", self.optimiser)
+        if self.subspace is not None:
+            state |= self.subspace.state()
         if self.scorer is not None:
             state["scorer"] = self.scorer.w.detach()
             state |= moments("scorer-moment", self.scorer.optimiser)
@@ -445,6 +459,8 @@ class Unlearner:
         self.masters.restore([state[f"master.{number}"].to(device) for number in count])
         self._good = [state[f"good.{number}"].to(device) for number in count]
         load_moments("moment", self.optimiser, state)
+        if self.subspace is not None:
+            self.subspace.load_state(state, len(count), device)
         if "scorer" in state and self.objective.token_weights is not None:
             width = len(state["scorer"]) - self.objective.token_weights.as_authors
             self.scorer = self._scorer(self.objective, width)

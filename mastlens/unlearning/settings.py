@@ -188,6 +188,11 @@ class UnlearnSettings(ForgetRetain, Selecting):
         kind="optimizer",
         metavar="NAME",
     )
+    orthogonal_to_retain: int = setting(
+        "take of each forget gradient what is orthogonal to the latest N retain gradients (geometric disentanglement)",
+        0,
+        metavar="N",
+    )
     micro_batch: int | str = setting(
         "problems of a step that go through the model at a time, or auto, by their length; the step stays the same",
         "auto",

@@ -31,6 +31,16 @@ def check_arguments(
         raise BadSetting(f"Steps and batch size are at least 1; they are {steps} and {batch_size}.")
 
 
+def check_orthogonal(objective: Objective, count: int, retain: Sequence[EncodedProblem] | None) -> None:
+    """Raise unless a forget gradient can be made orthogonal to so many retain gradients; ``retain`` as above."""
+    if count < 0:
+        raise BadSetting(f"Retain gradients (--orthogonal-to-retain) are 0 or more, not {count}.")
+    if count and retain is None:
+        raise BadSetting("--orthogonal-to-retain needs retain problems, of whose gradients it is: give --retain.")
+    if count and not isinstance(objective, OutputObjective):
+        raise BadSetting(f"{objective.name} steers activations in one term: --orthogonal-to-retain does nothing there.")
+
+
 def check_sides(
     objective: Objective,
     documents: int,
