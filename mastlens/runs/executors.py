@@ -197,6 +197,7 @@ class Ray(Executor):
     def run(self, work: Work, parts: Sequence[str]) -> Iterator[tuple[str, Any]]:
         """See ``Executor.run``."""
         import ray
+        from ray.exceptions import NodeDiedError, RayError, WorkerCrashedError
 
         with self._cluster() as room:
             task = ray.remote(
@@ -212,12 +213,12 @@ class Ray(Executor):
                     (done,), _ = ray.wait(list(running), num_returns=1)
                     part = running.pop(done)
                     yield part, _result(part, ray.get(done))
-            except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
+            except (WorkerCrashedError, NodeDiedError) as error:
                 raise NoReply(
                     f"A part was lost with its worker {self.retries + 1} times: out of memory there, or killed. What "
                     "is finished is kept: give the same command again, with fewer --workers where memory is the reason."
                 ) from error
-            except ray.exceptions.RayError as error:
+            except RayError as error:
                 raise NoReply(
                     f"The Ray cluster gave up: {_first_line(error)} What is finished is kept: give the same command "
                     "again."
@@ -309,7 +310,7 @@ def _do(shared: list[Any], part: str, folder: str, versions: dict[str, str]) -> 
         with single_threaded():
             key = shared[0].hex()
             if key not in _works:
-                work = ray.get(shared[0])
+                work: Any = ray.get(shared[0])
                 work.check_here()
                 _works.clear()
                 _works[key] = work

@@ -43,7 +43,8 @@ class PuttingBack:
                 matrix.write(back[matrix.stored], matrix.read(start))
             write_weights(self._scoring.model, back)
             now = self._read()
-            write_weights(self._scoring.model, {name: sum(self._found[name]) for name in back})
+            own = {name: start + delta for name, (start, delta) in self._found.items() if name in back}
+            write_weights(self._scoring.model, own)
             signs = {"forget": 1.0, "retain": -self._scoring.settings.retain_weight}
             self._known[chosen] = sum(signs[side] * (self._likely[side] - now[side]) for side in now)
             self.asked += 1

@@ -1,6 +1,6 @@
 """What a scorer is: a measurement that gives every matrix a number, kept in a table that a rule of its name ranks."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ class Scoring:
     settings: ScoreSettings
     parameters: Mapping[str, float]
 
-    def steps(self, count: int) -> Iterator[int]:
+    def steps(self, count: int) -> Generator[int, None, None]:
         """Yield 0, 1, ... with a progress bar, where one is wanted."""
         yield from tqdm(range(count), desc=self.settings.rule, disable=not self.settings.progress)
 
