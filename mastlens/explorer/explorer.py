@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _PLOTLY = "application/vnd.plotly.v1+json"
 _REST = (
     "This is the map alone: no front end that could run the explorer was found. explorer.figures(NAME) gives "
-    "everything about a projection (NAME such as '3.q'), explorer.map(SCORE) another map, explorer.save(FOLDER) a page."
+    "everything about a projection (NAME such as '3.q'), explorer.map(SCORE) another map, explorer.save('x.html') a "
+    "page that can be clicked."
 )
 
 
@@ -100,16 +101,19 @@ class Explorer:
 
     def save(
         self,
-        folder: str | os.PathLike[str],
+        path: str | os.PathLike[str],
         names: Sequence[str] | None = None,
         *,
         images: Sequence[str] = ("svg", "png", "pdf"),
     ) -> Path:
-        """Write ``index.html``, one page with the map and everything about some projections, and each figure's files.
+        """Write one HTML file that can be clicked, or a folder with a page about some projections and all its figures.
 
         Args:
-            folder: Where to.
-            names: Which projections; by default those that were opened, else the largest of the first score.
+            path: A path that ends in ``.html`` is that file: the map of every score, and behind each cell all of that
+                projection, opened by a link too (``x.html#layer=12&projection=o``). Anything else is a folder: it
+                gets ``index.html`` and each figure's files.
+            names: Which projections; by default those that were opened, else the largest of the first score. In one
+                file all are there, and of these also what runs the model.
             images: Which of svg, png and pdf to make of every figure, where a browser is found.
 
         Returns:
@@ -121,8 +125,12 @@ class Explorer:
         from mastlens.plots.files import save_figures
         from mastlens.plots.page import Section, write_page
 
-        folder, study = Path(folder), self.study
+        folder, study = Path(path), self.study
         chosen = [study.resolve(name) for name in (names or self._opened() or [self._top()])]
+        if folder.suffix.lower() == ".html":
+            from mastlens.explorer.page import write_explorer
+
+            return write_explorer(study, folder, chosen[0], chosen if names or self._opened() else ())
         figure = score_map(study)
         files = {"map": figure}
         sections = [Section("Every projection", figures=(figure,))]

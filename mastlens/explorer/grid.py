@@ -6,16 +6,14 @@ It takes kilobytes where a plotly widget takes megabytes, and a screen reader ca
 import html
 from typing import Any
 
-import anywidget
 import plotly.graph_objects as go
-import traitlets
 from plotly.colors import sample_colorscale, unlabel_rgb
 
 from mastlens.plots.frame import plain, short
 from mastlens.plots.heat import CellGrid
 from mastlens.plots.tables import figure_table, layout_of, numbers, words
 
-_SCRIPT = """
+SCRIPT = """
 function render({ model, el }) {
   const root = document.createElement("div");
   root.className = "ml-map";
@@ -95,7 +93,7 @@ function render({ model, el }) {
 export default { render };
 """
 
-_LOOK = """
+LOOK = """
 .ml-map { max-width: 560px; padding: 4px 4px 8px 0; }
 .ml-grid { display: grid; gap: 2px; align-items: stretch; }
 .ml-axis { font-size: 12px; align-self: center; justify-self: center; padding: 0 6px; }
@@ -108,22 +106,6 @@ _LOOK = """
 .ml-bar { height: 10px; margin: 12px 0 2px; }
 .ml-ticks { display: flex; justify-content: space-between; font-size: 11px; }
 """
-
-
-class MapGrid(anywidget.AnyWidget):
-    """A map whose cells are buttons.
-
-    Attributes:
-        shown: What is drawn; see ``grid_of``.
-        chosen: Name of the projection that is framed; a press changes it.
-        presses: How often a cell was pressed, so that pressing the same one again says something too.
-    """
-
-    _esm = _SCRIPT
-    _css = _LOOK
-    shown = traitlets.Dict().tag(sync=True)
-    chosen = traitlets.Unicode().tag(sync=True)
-    presses = traitlets.Int(0).tag(sync=True)
 
 
 def grid_of(figure: go.Figure, label: str) -> dict[str, Any]:
@@ -171,6 +153,9 @@ def _colour(scale: Any, part: float) -> str:
 
 
 def _ink(colour: str) -> str:
-    """Return black or white, whichever can be read on the colour."""
-    red, green, blue = unlabel_rgb(colour)
-    return "#FFFFFF" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else "#1F2328"
+    """Return black or white, whichever has more contrast with the colour: 4.5 : 1 at the least, as WCAG 2 counts."""
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in unlabel_rgb(colour))
+    ]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#FFFFFF" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#000000"

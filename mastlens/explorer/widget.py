@@ -6,14 +6,16 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import anywidget
 import ipywidgets as ipw
 import plotly.graph_objects as go
 import plotly.io as pio
+import traitlets
 
 from mastlens.errors import MastlensError
 from mastlens.explorer.exploration import Exploration
 from mastlens.explorer.figures import SECTIONS, each_section, score_map
-from mastlens.explorer.grid import MapGrid, grid_of
+from mastlens.explorer.grid import LOOK, SCRIPT, grid_of
 from mastlens.plots.cells import Kind, table_html
 from mastlens.plots.frame import without_captions
 from mastlens.plots.tables import layout_of
@@ -45,6 +47,22 @@ def explorer_widget(study: Exploration, name: str | None = None) -> ipw.Widget:
         name: The projection to open at once.
     """
     return _Panel(study, None if name is None else study.resolve(name)).root
+
+
+class MapGrid(anywidget.AnyWidget):
+    """A map whose cells are buttons.
+
+    Attributes:
+        shown: What is drawn; see ``grid_of``.
+        chosen: Name of the projection that is framed; a press changes it.
+        presses: How often a cell was pressed, so that pressing the same one again says something too.
+    """
+
+    _esm = SCRIPT
+    _css = LOOK
+    shown = traitlets.Dict().tag(sync=True)
+    chosen = traitlets.Unicode().tag(sync=True)
+    presses = traitlets.Int(0).tag(sync=True)
 
 
 class _Panel:

@@ -9,7 +9,7 @@ no date, no random identifier.
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from mastlens.plots.page_style import CSS, SCRIPT
 from mastlens.plots.tables import layout_of
 from mastlens.runs.files import atomic_path
 
-__all__ = ["Pair", "Section", "table_html", "write_page"]
+__all__ = ["Pair", "Section", "embedded", "table_html", "write_html", "write_page"]
 
 _NOTHING = "'none'"
 _CONTENTS_FROM = 5  # sections from which a table of contents is worth its space
@@ -114,7 +114,38 @@ def write_page(
         body.append("</section>")
     if reproduce:
         body.append(f'<section id="section-{len(headings)}">\n<h2>Reproduce</h2>\n{_reproduce(reproduce)}</section>')
-    page = _page(title, "\n".join(part for part in body if part), figures=number > 1)
+    scripts = (SCRIPT % {"config": json.dumps(CONFIG)},) if number > 1 else ()
+    return write_html(path, title=title, body="\n".join(part for part in body if part), scripts=scripts)
+
+
+def write_html(path: Path, *, title: str, body: str, scripts: Sequence[str] = (), style: str = "") -> Path:
+    """Write a page that holds everything and asks nothing of the network, whole or not at all.
+
+    Args:
+        path: The HTML file to write; its folder is made when it is missing.
+        title: Its title, plain text.
+        body: HTML, every text in it escaped.
+        scripts: The page's own scripts, which run behind plotly's; none leaves plotly out too.
+        style: CSS behind that of all pages.
+
+    Raises:
+        MastlensError: When the file cannot be written.
+    """
+    # A page's parser turns line ends into \n before the hash is taken.
+    running = [get_plotlyjs().replace("\r\n", "\n"), *scripts] if scripts else []
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'; "
+        f"script-src {' '.join(map(_source, running)) or _NOTHING}"
+    )
+    page = (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escaped(title)}</title>\n<style>{CSS}{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        # After the text, so that it can be read while the browser works through plotly.js.
+        + "".join(f"<script>{script}</script>\n" for script in running)
+        + "</body>\n</html>\n"
+    )
     try:
         with atomic_path(path) as temporary:
             temporary.write_bytes(page.encode("utf-8"))
@@ -123,27 +154,6 @@ def write_page(
             f"Cannot write the report {path}: {error.strerror}. Give a folder that can be written to."
         ) from error
     return path
-
-
-def _page(title: str, body: str, *, figures: bool) -> str:
-    scripts = []
-    if figures:
-        # A page's parser turns line ends into \n before the hash is taken.
-        plotly = get_plotlyjs().replace("\r\n", "\n")
-        scripts = [plotly, SCRIPT % {"config": json.dumps(CONFIG)}]
-    policy = (
-        "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'; "
-        f"script-src {' '.join(map(_source, scripts)) or _NOTHING}"
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escaped(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
-        # After the text, so that it can be read while the browser works through plotly.js.
-        + "".join(f"<script>{script}</script>\n" for script in scripts)
-        + "</body>\n</html>\n"
-    )
 
 
 def _source(script: str) -> str:
@@ -162,6 +172,7 @@ def _figure(fig: go.Figure, number: int) -> str:
     bare = without_captions(fig)
     height = int(layout_of(bare).height or _PLOTLY_HEIGHT)
     name = f"figure-{number}"
+    label = f"Figure {number}. {ours.get('title', '')}".strip()
     caption = f"<strong>Figure {number}.</strong> {escaped(ours.get('title', ''))}"
     if ours.get("subtitle"):
         caption += f'<span class="sub">{escaped(ours["subtitle"])}</span>'
@@ -170,16 +181,17 @@ def _figure(fig: go.Figure, number: int) -> str:
     tools = f'<div class="tools">{button}</div>\n' if ours else ""
     return (
         f'<figure class="figure">\n<figcaption>{caption}</figcaption>\n<div class="scroll">'
-        f'<div id="{name}-plot" data-figure="{name}" style="height:{height}px;'
+        f'<div id="{name}-plot" data-figure="{name}" role="group" aria-label="{escaped(label)}" '
+        f'style="height:{height}px;'
         f'min-width:{int(ours.get("min_width", 320))}px">This figure needs JavaScript.</div></div>\n'
         f"{note}{tools}"
-        f'<script type="application/json" id="{name}">{_embedded(bare)}</script>\n</figure>'
+        f'<script type="application/json" id="{name}">{embedded(json.loads(str(bare.to_json())))}</script>\n</figure>'
     )
 
 
-def _embedded(fig: go.Figure) -> str:
-    """Return a figure as JSON that no text in it can break out of."""
-    text = json.dumps(json.loads(str(fig.to_json())), ensure_ascii=True, separators=(",", ":"))
+def embedded(value: Any) -> str:
+    """Return a value as JSON that no text in it can break out of."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
