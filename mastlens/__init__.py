@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from mastlens.evaluation.safety import SafetyEvaluation, evaluate_safety
     from mastlens.evaluation.traces import RuleJudge, TraceComparison, TraceEvaluation, compare_traces, evaluate_traces
     from mastlens.explorer import Exploration, Explorer, explore
+    from mastlens.explorer.chatting import Chat, chat
     from mastlens.models.hooked import HookedModel
     from mastlens.organisms import Organism, build_organism, fetch_organism, list_organisms, register_organism
     from mastlens.organisms.replay import organism_trajectory
@@ -107,6 +108,7 @@ _PUBLIC = {
     "BadSetting": "errors",
     "CannotWrite": "errors",
     "CausalMap": "analysis.causal.causal_map",
+    "Chat": "explorer.chatting",
     "Checkpoint": "checkpoints.checkpoint",
     "ChoiceScores": "evaluation.multiple_choice",
     "Collateral": "evaluation",
@@ -165,6 +167,7 @@ _PUBLIC = {
     "build_organism": "organisms",
     "fetch_organism": "organisms",
     "causal_map": "analysis.causal.causal_map",
+    "chat": "explorer.chatting",
     "choices": "evaluation.multiple_choice",
     "compare": "evaluation",
     "compare_edits": "evaluation",
@@ -241,6 +244,7 @@ __all__ = [
     "BadSetting",
     "CannotWrite",
     "CausalMap",
+    "Chat",
     "Checkpoint",
     "ChoiceScores",
     "Collateral",
@@ -298,6 +302,7 @@ __all__ = [
     "attack",
     "build_organism",
     "causal_map",
+    "chat",
     "choices",
     "compare",
     "compare_edits",

@@ -62,6 +62,7 @@ from mastlens.errors import BadFile as BadFile
 from mastlens.errors import BadSetting as BadSetting
 from mastlens.errors import CannotWrite as CannotWrite
 from mastlens.analysis.causal.causal_map import CausalMap as CausalMap
+from mastlens.explorer.chatting import Chat as Chat
 from mastlens.checkpoints.checkpoint import Checkpoint as Checkpoint
 from mastlens.evaluation.multiple_choice import ChoiceScores as ChoiceScores
 from mastlens.evaluation import Collateral as Collateral
@@ -115,6 +116,7 @@ from mastlens.unlearning.traces import Traces as Traces
 from mastlens.analysis.trajectories.trajectory import Trajectory as Trajectory
 from mastlens.errors import UnknownName as UnknownName
 from mastlens.unlearning import Unlearning as Unlearning
+from mastlens.explorer.chatting import chat as chat
 from mastlens.attacks import describe_attacks as describe_attacks
 from mastlens.columns import describe_columns as describe_columns
 from mastlens.unlearning import describe_objectives as describe_objectives
@@ -155,6 +157,7 @@ __all__ = [
     "BadSetting",
     "CannotWrite",
     "CausalMap",
+    "Chat",
     "Checkpoint",
     "ChoiceScores",
     "Collateral",
@@ -212,6 +215,7 @@ __all__ = [
     "attack",
     "build_organism",
     "causal_map",
+    "chat",
     "choices",
     "compare",
     "compare_edits",

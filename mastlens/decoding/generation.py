@@ -94,6 +94,7 @@ def generate(
     progress: str | None = None,
     finished: Callable[[int, Response], None] | None = None,
     prefilled: "Prefilled | None" = None,
+    written: Callable[[int, str], None] | None = None,
 ) -> list[Response]:
     r"""Return the response to each prompt, in the order given.
 
@@ -110,6 +111,7 @@ def generate(
         progress: Label of a progress bar; None for none.
         finished: Called with each prompt's place and its response as soon as it ends.
         prefilled: Called with prompts that were just read, once each, where the model's rows are decoded by ``roll``.
+        written: Called with each prompt's place and its response so far, after each token.
 
     Raises:
         MastlensError: If a prompt leaves no room in the model's context.
@@ -119,7 +121,7 @@ def generate(
 
     check_generation(max_new_tokens, batch_size)
     check_vocabulary(model, prompts)
-    ending = _Ending(model, tokenizer, prompts, max_new_tokens, stop_at_answer)
+    ending = _Ending(model, tokenizer, prompts, max_new_tokens, stop_at_answer, written)
     choose = _chooser(sampling, names or [str(place) for place in range(len(prompts))], max_new_tokens)
     if penalty is not None:
         choose = penalty.before(choose)
@@ -136,9 +138,9 @@ def generate(
                 rows = partial(roll, prefilled=part.shown_to(prefilled))
             asked = [prompts[item] for item in waiting]
             try:
-                for place, written in rows(model, asked, batch_size=size, choose=part.choose, over=part.over):
+                for place, ids in rows(model, asked, batch_size=size, choose=part.choose, over=part.over):
                     item = waiting[place]
-                    responses[item] = ending.response(item, written)
+                    responses[item] = ending.response(item, ids)
                     if finished is not None:
                         finished(item, responses[item])
                     bar.update(1)
@@ -210,8 +212,9 @@ class _Ending:
         prompts: Sequence[Sequence[int]],
         most: int,
         at_answer: bool,
+        written: Callable[[int, str], None] | None = None,
     ) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer, self._written = tokenizer, written
         self.ends = frozenset(end_tokens(model, tokenizer))
         limit = context_length(model.config)
         self.rooms = [most if limit is None else min(most, limit - len(prompt)) for prompt in prompts]
@@ -231,6 +234,8 @@ class _Ending:
 
     def over(self, item: int, written: list[int]) -> bool:
         """Return whether the last token written ends the response."""
+        if self._written is not None:
+            self._written(item, self._decode(written))
         return (
             written[-1] in self.ends
             or len(written) >= self.rooms[item]

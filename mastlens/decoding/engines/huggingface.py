@@ -23,6 +23,7 @@ class HuggingFaceEngine(Engine):
         tokenizer: Its tokenizer.
         prefilled: Called with the names of responses whose prompts were just read, and with what was read; None for
             nobody.
+        watching: Called with the name of a response and its text so far, after each token; None for nobody.
     """
 
     name: ClassVar[str] = "transformers"
@@ -31,6 +32,7 @@ class HuggingFaceEngine(Engine):
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     prefilled: "Callable[[Sequence[str], Prefill], None] | None" = None
+    watching: Callable[[str, str], None] | None = None
 
     @classmethod
     def open(cls, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> "HuggingFaceEngine":
@@ -47,7 +49,7 @@ class HuggingFaceEngine(Engine):
         progress: str | None = None,
     ) -> None:
         """Write a response to each prompt (see ``Engine``)."""
-        watching = self.prefilled
+        watching, heard = self.prefilled, self.watching
 
         def shown(prefill: "Prefill") -> None:
             assert watching is not None
@@ -66,4 +68,5 @@ class HuggingFaceEngine(Engine):
             progress=progress,
             finished=finished,
             prefilled=None if watching is None else shown,
+            written=None if heard is None else (lambda item, text: heard(names[item], text)),
         )

@@ -1,0 +1,75 @@
+"""Two models side by side: what both say is what evaluate gets, and the source is left as it was."""
+
+import pytest
+import torch
+
+import mastlens as m
+from mastlens.errors import MastlensError
+
+SAID = "What is 3 + 4?"
+
+
+@pytest.fixture(scope="module")
+def edit(tiny):
+    return m.unlearn(
+        rlvr=tiny.rlvr, forget=tiny.forget, objective="ga", where="v_proj", steps=3, lr=0.05, progress=False
+    ).edit
+
+
+@pytest.fixture(scope="module")
+def evaluated(tiny, edit, tmp_path_factory):
+    file = tmp_path_factory.mktemp("one") / "one.jsonl"
+    file.write_text('{"problem": "What is 3 + 4?", "solution": "7", "answer": "7"}\n')
+    asked = {"splits": {"one": file}, "max_new_tokens": 12, "progress": False}
+    return [m.evaluate(model=tiny.rlvr, edit=each, **asked).table["response"].iloc[0] for each in (None, edit)]
+
+
+def test_both_say_what_an_evaluation_gets_and_are_heard_token_by_token(tiny, edit, evaluated):
+    chat, heard = m.chat(tiny.rlvr, edit, max_new_tokens=12), {"source": [], "edited": []}
+    found = chat.ask(SAID, lambda side, text: heard[side].append(text))
+    assert [found.source, found.edited] == evaluated
+    assert found.source != found.edited
+    for side, texts in heard.items():
+        assert len(texts) > 1 and texts[-1] == getattr(found, side)
+    again = chat.ask(SAID)  # the source's weights are back, bit for bit
+    assert (again.source, again.edited) == (found.source, found.edited)
+    assert chat.table.to_dict("records")[0] == {"said": SAID, "source": found.source, "edited": found.edited}
+    weights = m.Checkpoint(tiny.rlvr)
+    for name, value in chat._models["source"].named_parameters():
+        if name in edit.before:
+            assert torch.equal(value, weights.tensor(name))
+
+
+def test_a_file_and_another_checkpoint_do_as_well(tiny, edit, evaluated, tmp_path):
+    file = edit.save(tmp_path / "edit.safetensors")
+    assert m.chat(tiny.rlvr, file, max_new_tokens=12).ask(SAID).edited == evaluated[1]
+    other = m.chat(tiny.rlvr, tiny.sft, max_new_tokens=12).ask(SAID)
+    assert other.source == evaluated[0]
+
+
+def test_draws_follow_the_seed(tiny, edit):
+    asked = {"max_new_tokens": 12, "temperature": 1.0}
+    said = [m.chat(tiny.rlvr, edit, seed=seed, **asked).ask(SAID).source for seed in (0, 0, 1)]
+    assert said[0] == said[1] != said[2]
+
+
+def test_what_does_not_fit_is_named(tiny, edit):
+    with pytest.raises(MastlensError, match="another checkpoint"):
+        m.chat(tiny.sft, edit)
+    with pytest.raises(MastlensError, match="nothing to answer"):
+        m.chat(tiny.rlvr, edit).ask("  ")
+
+
+def test_the_widget_asks_both_and_shows_markup_as_text(tiny, edit):
+    pytest.importorskip("ipywidgets")
+    chat = m.chat(tiny.rlvr, edit, max_new_tokens=6)
+    line, send, status, boxes = chat.widget().children
+    line.value = SAID
+    send.click()
+    panes = [box.children[1].value for box in boxes.children]
+    assert len(chat.exchanges) == 1 and all("pre-wrap" in pane for pane in panes)
+    assert status.value == "" and not send.disabled
+    line.value = " "
+    send.click()
+    assert "nothing to answer" in status.value
+    assert "chat.ask" in repr(chat)
