@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 import time
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from nbformat import NotebookNode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script, too, this folder is `notebooks`
 
-from notebooks.sync import build, twins
+from notebooks.sync import build, twins, without_checks
 
 CELL_LIMIT = 600
 """Seconds that one cell may take before it counts as hung: generous, because machines differ. The whole notebook is
@@ -66,7 +67,7 @@ def execute(source: Path, folder: Path, *, limit: int = CELL_LIMIT, renderer: st
     """
     from nbclient import NotebookClient
 
-    notebook = build(source.read_text(encoding="utf-8"))
+    notebook = build(source.read_text(encoding="utf-8"), checks=True)
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
@@ -93,7 +94,12 @@ def page(executed: Executed) -> str:
     """Return an executed notebook as one HTML page."""
     from nbconvert import HTMLExporter
 
-    html, _ = HTMLExporter().from_notebook_node(executed.notebook)
+    shown = deepcopy(executed.notebook)
+    for cell in shown.cells:
+        if cell.cell_type == "code":
+            cell.source = without_checks(cell.source)
+    shown.cells = [cell for cell in shown.cells if cell.source.strip() or cell.get("outputs")]
+    html, _ = HTMLExporter().from_notebook_node(shown)
     return html
 
 

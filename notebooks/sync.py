@@ -1,14 +1,17 @@
 """Make every ``NN_name.ipynb`` from its plain-text twin ``NN_name.py``: ``make notebooks``.
 
-The ``.py`` (jupytext's percent format) is what is edited and reviewed; the ``.ipynb`` holds the same cells without
-outputs, and comes out as the same bytes every time: a cell's id is the hash of what it says.
+The ``.py`` (jupytext's percent format) is what is edited, reviewed and run by the tests; the ``.ipynb`` holds the same
+cells without outputs and without the assertions, which hold what is said and are nothing to read. It comes out as the
+same bytes every time: a cell's id is the hash of what it says.
 
 - ``python notebooks/sync.py [NUMBER ...]`` writes the ``.ipynb`` of these, or of all;
 - ``python notebooks/sync.py --check`` writes nothing, names those that are out of date, and exits with 1.
 """
 
 import argparse
+import ast
 import hashlib
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -32,9 +35,39 @@ def twins(folder: Path = HERE, only: list[str] | None = None) -> list[Path]:
     return [path for path in found if not only or path.name.startswith(tuple(only))]
 
 
-def build(text: str) -> NotebookNode:
-    """Return the notebook that a plain-text twin describes: no outputs, ids that depend on the text alone."""
+def without_checks(source: str) -> str:
+    """Return a cell's code without its assertions and loops of them, and without the comments right above."""
+    lines, dropped = source.split("\n"), set()
+    for node in ast.parse(source).body:
+        if _checks(node):
+            first = node.lineno - 1
+            while first and lines[first - 1].startswith("#"):
+                first -= 1
+            dropped |= set(range(first, node.end_lineno or node.lineno))
+    kept = "\n".join(line for number, line in enumerate(lines) if number not in dropped)
+    return re.sub(r"\n{3,}", "\n\n", kept).strip("\n")
+
+
+def _checks(node: ast.stmt) -> bool:
+    """Return whether a statement is an assertion, or a loop of nothing else."""
+    if isinstance(node, ast.For | ast.With):
+        return all(_checks(inner) for inner in node.body)
+    return isinstance(node, ast.Assert)
+
+
+def build(text: str, *, checks: bool = False) -> NotebookNode:
+    """Return the notebook that a plain-text twin describes: no outputs, ids that depend on the text alone.
+
+    Args:
+        text: The twin.
+        checks: Keep the assertions, to run them; a reader's notebook has none.
+    """
     notebook = jupytext.reads(text, fmt="py:percent")
+    if not checks:
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.source = without_checks(cell.source)
+        notebook.cells = [cell for cell in notebook.cells if cell.source.strip()]
     seen: Counter[str] = Counter()
     cells = []
     for cell in notebook.cells:
