@@ -45,7 +45,7 @@ def without_checks(source: str) -> str:
                 first -= 1
             dropped |= set(range(first, node.end_lineno or node.lineno))
     kept = "\n".join(line for number, line in enumerate(lines) if number not in dropped)
-    return re.sub(r"\n{3,}", "\n\n", kept).strip("\n")
+    return re.sub(r"\n{4,}", "\n\n\n", kept).strip("\n")
 
 
 def _checks(node: ast.stmt) -> bool:

@@ -114,7 +114,7 @@ def test_every_notebook_lies_in_the_folder_once():
 
 def test_a_reader_s_notebook_has_no_assertions_and_the_tests_run_them():
     source = "x = 1\n# It is one.\nassert x == 1\nfor y in (1, 2):\n    assert y\n\n\nassert (\n    x\n)\nx + 1\n"
-    assert without_checks(source) == "x = 1\n\nx + 1"
+    assert without_checks(source) == "x = 1\n\n\nx + 1"
     text = "# %%\nassert 1 == 1\n\n# %%\nprint('a')\nassert True\n"
     assert [cell.source for cell in build(text).cells] == ["print('a')"]
     assert [cell.source for cell in build(text, checks=True).cells] == ["assert 1 == 1", "print('a')\nassert True"]
