@@ -14,6 +14,7 @@ import hashlib
 import re
 import sys
 from collections import Counter
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import jupytext
@@ -35,17 +36,36 @@ def twins(folder: Path = HERE, only: list[str] | None = None) -> list[Path]:
     return [path for path in found if not only or path.name.startswith(tuple(only))]
 
 
-def without_checks(source: str) -> str:
-    """Return a cell's code without its assertions and loops of them, and without the comments right above."""
+def without_checks(source: str, unused: Collection[str] = ()) -> str:
+    """Return a cell's code without its assertions and loops of them, and without the comments right above.
+
+    Args:
+        source: The code.
+        unused: Names whose imports go too: assertions alone used them.
+    """
     lines, dropped = source.split("\n"), set()
     for node in ast.parse(source).body:
-        if _checks(node):
+        if _checks(node) or (set(_imported(node)) and set(_imported(node)) <= set(unused)):
             first = node.lineno - 1
             while first and lines[first - 1].startswith("#"):
                 first -= 1
             dropped |= set(range(first, node.end_lineno or node.lineno))
     kept = "\n".join(line for number, line in enumerate(lines) if number not in dropped)
     return re.sub(r"\n{4,}", "\n\n\n", kept).strip("\n")
+
+
+def _imported(node: ast.stmt) -> list[str]:
+    """Return the names that an import binds."""
+    if not isinstance(node, ast.Import | ast.ImportFrom):
+        return []
+    return [alias.asname or alias.name.partition(".")[0] for alias in node.names]
+
+
+def _unused(sources: Iterable[str]) -> set[str]:
+    """Return the names that are imported in one of some cells and used in none."""
+    trees = [ast.parse(source) for source in sources]
+    used = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return {name for tree in trees for node in tree.body for name in _imported(node)} - used
 
 
 def _checks(node: ast.stmt) -> bool:
@@ -64,9 +84,10 @@ def build(text: str, *, checks: bool = False) -> NotebookNode:
     """
     notebook = jupytext.reads(text, fmt="py:percent")
     if not checks:
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                cell.source = without_checks(cell.source)
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        unused = _unused(without_checks(cell.source) for cell in code)
+        for cell in code:
+            cell.source = without_checks(cell.source, unused)
         notebook.cells = [cell for cell in notebook.cells if cell.source.strip()]
     seen: Counter[str] = Counter()
     cells = []
