@@ -68,7 +68,7 @@ def test_no_outputs(source):
 
 @pytest.mark.parametrize("source", SOURCES, ids=NAMES)
 def test_the_cells_are_the_twin_itself(source):
-    """Read both without jupytext: the code of the .ipynb is the code of the .py, but for assertions and their imports."""
+    """Read without jupytext: the code of the .ipynb is that of the .py, but for assertions and what they import."""
 
     def asserts(node):
         return all(map(asserts, node.body)) if isinstance(node, ast.For) else isinstance(node, ast.Assert)
