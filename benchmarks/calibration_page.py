@@ -46,6 +46,12 @@ no float32 increment of the size of a planted mask.
 """
 
 
+def _range(counts: pd.Series) -> str:
+    """Return the least and the largest of some counts, or the one that all are."""
+    least, most = counts.min(), counts.max()
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
 def page(table: pd.DataFrame, pooled: pd.DataFrame, rejected: pd.DataFrame) -> str:
     """Return the page.
 
@@ -68,9 +74,8 @@ def _geometry(table: pd.DataFrame, pooled: pd.DataFrame, rejected: pd.DataFrame)
     cells = above.drop_duplicates(["storage", "weight", "increment", "ratio"])
     drawn = cells.groupby(["storage", "ratio"])["repeats"].sum()
     text = (
-        f"\n## What was run\n\n{len(cells)} cells above the floor with {cells['repeats'].min()} to "
-        f"{cells['repeats'].max()} increments each, {cells['repeats'].sum():,} in all: {drawn.min():,} to "
-        f"{drawn.max():,} for each storage and size, where {DRAWS:,} are asked for.\n"
+        f"\n## What was run\n\n{len(cells)} cells above the floor with {_range(cells['repeats'])} increments each, "
+        f"{cells['repeats'].sum():,} in all: {_range(drawn)} for each storage and size, where {DRAWS:,} are asked for.\n"
     )
     by = pooled[pooled["column"].isin(set(above["column"])) & (pooled["ratio"] >= 1)]
     rows = []

@@ -63,7 +63,9 @@ def organism(problems: int) -> Workload:
     encoded = encode_problems(read_problems(path)[:problems], after.load_tokenizer())
     patches = patches_of(after.projections, heads=False)
     name = "organism qwen2, 8 layers"
-    return Workload(name, model, stored_tensors(before, model), patches, encoded, model.config.num_hidden_layers)
+    return Workload(
+        name, model, stored_tensors(before, model, after.projections), patches, encoded, model.config.num_hidden_layers
+    )
 
 
 def deep(problems: int) -> Workload:

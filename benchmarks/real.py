@@ -229,7 +229,7 @@ def causal_arms(limit: int) -> dict[str, Callable[[], Block]]:
         model = after.load_model(dtype=torch.float32)
         forget, _ = encoded(after.load_tokenizer(), count)
         patches = patches_of(after.projections, heads=False)
-        other = stored_tensors(before, model)
+        other = stored_tensors(before, model, after.projections)
         return Workload("yardstick", model, other, patches, forget, model.config.num_hidden_layers)
 
     def arm(name: str) -> Callable[[], Block]:
