@@ -75,7 +75,8 @@ def _geometry(table: pd.DataFrame, pooled: pd.DataFrame, rejected: pd.DataFrame)
     drawn = cells.groupby(["storage", "ratio"])["repeats"].sum()
     text = (
         f"\n## What was run\n\n{len(cells)} cells above the floor with {_range(cells['repeats'])} increments each, "
-        f"{cells['repeats'].sum():,} in all: {_range(drawn)} for each storage and size, where {DRAWS:,} are asked for.\n"
+        f"{cells['repeats'].sum():,} in all: {_range(drawn)} for each storage and size, where {DRAWS:,} are asked "
+        "for.\n"
     )
     by = pooled[pooled["column"].isin(set(above["column"])) & (pooled["ratio"] >= 1)]
     rows = []
