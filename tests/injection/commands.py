@@ -83,10 +83,13 @@ PAIR = "--forget {i}/forget.jsonl --retain {i}/retain.jsonl --batch-size 4"
 SPLITS = "--split forget={i}/forget-eval.jsonl retain={i}/retain-eval.jsonl --max-new-tokens 2"
 EDIT = "{i}/run/edit.safetensors"
 TOP = "'layers.1.self_attn.[qk]'"
+SHARD = f"geometry --base {{i}}/base {LINEAGE} --rank 2 --workers 1"
 THINK = "--model {i}/rlvr --max-new-tokens 4 --batch-size 4"
 
 ROWS = (
     Row("geometry --base {i}/base " + LINEAGE + " --rank 2 --full --heads --workers 1 --out {o}"),
+    Row(f"{SHARD} --shard 1/2 --out {{o}}"),
+    Row("merge {i}/shard-1 {i}/shard-2 --out {o}", cheap=True),
     Row("mask-agreement {i}/base {i}/sft {i}/rlvr --out {o}"),
     Row("trajectory {i}/base {i}/sft {i}/rlvr --steps 1,2 --rank 2 --extrapolate 3 --out {o}"),
     Row("token-differences --base {i}/base " + LINEAGE + " --split forget={i}/forget.jsonl --out {o}"),
@@ -261,6 +264,7 @@ def _row(name: str) -> str:
 
 MADE = (
     ("measured", _row("geometry"), ""),
+    *((f"shard-{place}", f"{SHARD} --shard {place}/2 --out {{o}}", "") for place in (1, 2)),
     ("tables", _row("couple"), "measured"),
     ("run", _row("rank"), "tables"),
     ("run", _row("unlearn"), ""),
