@@ -91,6 +91,7 @@ def _serve(pipe, root: Path) -> None:
     for name in FIRST:
         target = TARGETS[name]
         folder = root / f"{name}-first"
+        shutil.rmtree(folder, ignore_errors=True)  # of a worker that was ended here
         folder.mkdir()
         target.write(folder, random.Random(name))
         with (
@@ -112,6 +113,7 @@ def _serve(pipe, root: Path) -> None:
         name, seed, given, typed = asked
         read = TARGETS[name].type if typed else TARGETS[name].read
         folder = root / f"{name}-{seed}"
+        shutil.rmtree(folder, ignore_errors=True)
         outcome, where = "read", ""
         if given is None:
             folder.mkdir()
