@@ -14,7 +14,7 @@ from mastlens.decoding.engines import Decoding, HuggingFaceEngine
 from mastlens.decoding.generation import sampling_of
 from mastlens.edits.applying import opened
 from mastlens.edits.edit import Edit
-from mastlens.errors import BadSetting, MissingPackage
+from mastlens.errors import BadSetting, MissingPackage, NotTogether
 from mastlens.models.weights import swapped
 from mastlens.problems.encoding import encode_prompt
 from mastlens.runs.devices import device_of
@@ -195,6 +195,11 @@ def chat(
         other.check_source(checkpoint)
     else:
         other = Checkpoint(edited)
+        if other.load_tokenizer().get_vocab() != checkpoint.load_tokenizer().get_vocab():
+            raise NotTogether(
+                f"{other.spec} has another tokenizer than {checkpoint.spec}: asked in tokens that are not its own it "
+                "would answer nonsense. Give a checkpoint of the same lineage, or an edit."
+            )
     sampling = sampling_of(1, temperature, 1.0, seed)
     return Chat(
         checkpoint,

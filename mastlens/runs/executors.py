@@ -10,7 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -197,7 +197,7 @@ class Ray(Executor):
     def run(self, work: Work, parts: Sequence[str]) -> Iterator[tuple[str, Any]]:
         """See ``Executor.run``."""
         import ray
-        from ray.exceptions import NodeDiedError, RayError, WorkerCrashedError
+        from ray.exceptions import NodeDiedError, RayError, RayTaskError, WorkerCrashedError
 
         with self._cluster() as room:
             task = ray.remote(
@@ -218,14 +218,17 @@ class Ray(Executor):
                     f"A part was lost with its worker {self.retries + 1} times: out of memory there, or killed. What "
                     "is finished is kept: give the same command again, with fewer --workers where memory is the reason."
                 ) from error
+            except RayTaskError as error:  # a defect of ours, as it would be here
+                raise error.cause from error
             except RayError as error:
                 raise NoReply(
                     f"The Ray cluster gave up: {_first_line(error)} What is finished is kept: give the same command "
                     "again."
                 ) from error
             finally:
-                for task_of_part in running:
-                    ray.cancel(task_of_part, force=True)
+                with suppress(Exception):  # a cluster that is gone has nothing left to end
+                    for task_of_part in running:
+                        ray.cancel(task_of_part, force=True)
 
     @contextmanager
     def _cluster(self) -> Iterator[int]:

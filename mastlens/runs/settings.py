@@ -36,6 +36,16 @@ def path_to(role: str) -> str:
     return f"{role}: a folder, a hub id with an optional @revision, or organism:NAME/STAGE"
 
 
+def executing(what: str) -> Any:
+    """Declare where the parts of a command run; ``find_executor`` reads it."""
+    return setting(
+        f"where {what}: local, ray (started here), ray:ADDRESS of a cluster that sees the same folders; results do not "
+        "depend on it",
+        "local",
+        metavar="local|ray[:ADDRESS]",
+    )
+
+
 def number(text: str) -> int | float | str:
     """Return what was typed as a whole number, a number, or as it is."""
     for kind in (int, float):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mastlens.runs.settings import REPORT, FilePath, Writing, path_to, setting
+from mastlens.runs.settings import REPORT, FilePath, Writing, executing, path_to, setting
 
 _ALIKE = "of all methods alike"
 
@@ -43,11 +43,7 @@ class RunSettings(Writing):
     workers: int | None = setting(
         "processes that make arms, with one thread each (default: 1; of a cluster, all that it has)", None, metavar="N"
     )
-    executor: str = setting(
-        "where arms are made: local, ray (started here), ray:ADDRESS of a cluster that sees the same folders",
-        "local",
-        metavar="local|ray[:ADDRESS]",
-    )
+    executor: str = executing("arms are made")
 
 
 @dataclass(frozen=True, kw_only=True)

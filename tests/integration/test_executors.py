@@ -126,6 +126,20 @@ def test_a_part_survives_its_worker_and_a_deadly_one_is_told(cluster, tmp_path):
         list(Ray("", 1, False, retries=0).run(Deadly(str(tmp_path), 99), ["d"]))
 
 
+@dataclass(frozen=True)
+class Defective(Work):
+    """A part with a defect of its own."""
+
+    def do(self, part: str) -> str:
+        raise ZeroDivisionError(part)
+
+
+@pytest.mark.slow
+def test_a_defect_is_no_mistake_of_the_user(cluster):
+    with pytest.raises(ZeroDivisionError, match="a"):
+        list(Ray("", 1, False).run(Defective(), ["a"]))
+
+
 @pytest.mark.slow
 def test_other_files_on_a_worker_are_told_with_its_name(tiny, cluster, tmp_path):
     lineage = Lineage.open(tiny.rlvr, sft=tiny.sft, base=tiny.base)

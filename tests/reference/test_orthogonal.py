@@ -83,12 +83,21 @@ def test_a_run_goes_on_to_the_same_bits_and_without_it_nothing_changes(tiny):
     assert torch.equal(plainly.model.get_parameter(SELECTED[0]), off.model.get_parameter(SELECTED[0]))
 
 
-def test_retain_is_hurt_less_where_the_forget_step_goes_round_it(tiny):
-    losses = {}
-    for count in (0, 4):
-        run = unlearner(tiny, orthogonal_to_retain=count)
-        losses[count] = [run.step().retain_loss for _ in range(6)]
-    assert losses[4] != losses[0]
+def test_at_every_step_of_a_run_what_is_left_is_orthogonal_to_what_is_kept(tiny, monkeypatch):
+    seen, outside = [], RetainSubspace.outside
+
+    def watched(self, forget, retain):
+        left = outside(self, forget, retain)
+        flat = [torch.cat([each.reshape(-1).double() for each in part]) for part in (forget, left, *self.kept)]
+        seen.append([float(torch.cosine_similarity(flat[side], kept, dim=0)) for kept in flat[2:] for side in (0, 1)])
+        return left
+
+    monkeypatch.setattr(RetainSubspace, "outside", watched)
+    run = unlearner(tiny, orthogonal_to_retain=2)
+    while run.step():
+        pass
+    assert [len(each) for each in seen] == [2, 4, 4, 4, 4, 4]
+    assert max(abs(each) for step in seen for each in step[1::2]) < 1e-4 < 0.05 < max(abs(step[0]) for step in seen)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """Two models side by side: what both say is what evaluate gets, and the source is left as it was."""
 
+import json
+import shutil
+
 import pytest
 import torch
 
@@ -45,6 +48,17 @@ def test_a_file_and_another_checkpoint_do_as_well(tiny, edit, evaluated, tmp_pat
     assert m.chat(tiny.rlvr, file, max_new_tokens=12).ask(SAID).edited == evaluated[1]
     other = m.chat(tiny.rlvr, tiny.sft, max_new_tokens=12).ask(SAID)
     assert other.source == evaluated[0]
+
+
+def test_another_tokenizer_is_told(tiny, tmp_path):
+    other = shutil.copytree(tiny.sft, tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = list(vocabulary)[300:302]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(MastlensError, match="another tokenizer"):
+        m.chat(tiny.rlvr, other)
 
 
 def test_draws_follow_the_seed(tiny, edit):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mastlens.runs.settings import LOOK, CheckpointPath, FilePath, Writing, number, path_to, setting
+from mastlens.runs.settings import LOOK, CheckpointPath, FilePath, Writing, executing, number, path_to, setting
 
 VIEWS = ("bf16", "native")
 """How entries are compared: both rounded to bfloat16 first, or as they are stored."""
@@ -42,11 +42,7 @@ class GeometrySettings(Writing):
     workers: int | None = setting(
         "tensors measured at a time (default: processors); results do not depend on it", None, metavar="N"
     )
-    executor: str = setting(
-        "where tensors are measured: local, ray (started here), ray:ADDRESS of a cluster; results do not depend on it",
-        "local",
-        metavar="local|ray[:ADDRESS]",
-    )
+    executor: str = executing("tensors are measured")
     shard: str | None = setting(
         "measure the I-th of N parts of the matrices alone, for merge: an array of jobs without a cluster",
         None,

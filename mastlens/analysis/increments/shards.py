@@ -8,6 +8,7 @@ from mastlens.analysis.increments.geometry import SHARD, SHARDED, Geometry, reco
 from mastlens.analysis.increments.settings import GeometrySettings, MergeSettings
 from mastlens.errors import BadFile, MastlensError, NotFound, NotTogether
 from mastlens.runs.calls import make, takes
+from mastlens.runs.files import sha256_file
 from mastlens.runs.reading import read_object
 from mastlens.runs.stages import read_record
 
@@ -76,11 +77,14 @@ def _read(folder: Path) -> _Shard:
         )
     found = read_object(folder / SHARD, "a shard of a geometry")
     try:
+        if sha256_file(folder / SHARD) != told["outputs"][SHARD]:
+            raise ValueError
+        _ = told["lineage"], told["versions"], told["command"]["settings"], told["cost"]["device"]
         shard = _Shard(folder, str(told["settings"]["shard"]), list(found["names"]), dict(found["measured"]), told)
         wanted = shard_of(shard.names, shard.part)
         whole = sorted(shard.measured) == sorted(wanted)
     except (KeyError, TypeError, ValueError, MastlensError) as error:
-        raise BadFile(f"{folder / SHARD} is damaged. Measure the shard again, with --overwrite.") from error
+        raise BadFile(f"{folder / SHARD} is damaged, or its run.json. Measure it again, with --overwrite.") from error
     if not whole:
         raise BadFile(
             f"{folder / SHARD} does not hold the matrices of shard {shard.part}. Measure it again, with --overwrite."

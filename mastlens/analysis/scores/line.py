@@ -28,7 +28,7 @@ BLOCKS = 10
 """Parts of a problem set whose shares are told apart, for the standard error."""
 
 
-class Asked(ABC):
+class Functional(ABC):
     """What is asked of the model on the line: f is a sum over the problems of a side, divided by ``size``.
 
     Attributes:
@@ -64,7 +64,7 @@ class _Side:
         return self.shares.sum(axis=0) / self.sizes.sum()
 
 
-def shares_of_change(scoring: Scoring, asked: Asked, points: int, *, unit: str) -> pd.DataFrame:
+def shares_of_change(scoring: Scoring, functional: Functional, points: int, *, unit: str) -> pd.DataFrame:
     """Return every matrix's share of the change of f on the forget side, beyond that on the retain side.
 
     Columns: ``score`` = ``forget_UNIT`` - retain weight * ``retain_UNIT``; ``standard_error`` of the score over
@@ -75,7 +75,7 @@ def shares_of_change(scoring: Scoring, asked: Asked, points: int, *, unit: str) 
 
     Args:
         scoring: What is scored.
-        asked: What f is.
+        functional: What f is.
         points: Places on the line at which gradients are taken.
         unit: Of the two columns of sides.
     """
@@ -89,7 +89,7 @@ def shares_of_change(scoring: Scoring, asked: Asked, points: int, *, unit: str) 
     sides = {}
     for side, problems in scoring.sides.items():
         blocks = _blocks(len(problems.encoded))
-        sizes = np.array([asked.size(side, items) for items in blocks])
+        sizes = np.array([functional.size(side, items) for items in blocks])
         sides[side] = _Side(blocks, sizes, np.zeros((len(blocks), len(scoring.chosen))))
     whole = dict.fromkeys(sides, 0.0)
 
@@ -103,10 +103,10 @@ def shares_of_change(scoring: Scoring, asked: Asked, points: int, *, unit: str) 
         if place != standing:
             standing = place
             stand(float(nodes[place] + 1) / 2)
-            asked.move(place)
+            functional.move(place)
         weight = float(weights[place]) / 2
         for row, items in enumerate(sides[side].blocks):
-            slope = asked.slope(side, items, moved)
+            slope = functional.slope(side, items, moved)
             whole[side] += weight * sum(inner(slope[name], delta[name]) for name in moved if name in slope)
             for column, matrix in enumerate(scoring.chosen):
                 if matrix.stored in slope:
@@ -115,8 +115,8 @@ def shares_of_change(scoring: Scoring, asked: Asked, points: int, *, unit: str) 
     values = []
     for place, at in enumerate((0.0, 1.0), start=points):
         stand(at)
-        asked.move(place)
-        values.append({side: asked.value(side) for side in sides})
+        functional.move(place)
+        values.append({side: functional.value(side) for side in sides})
     signs = {"forget": 1.0, "retain": -scoring.settings.retain_weight}
     change = sum(signs[side] * (values[1][side][0] - values[0][side][0]) for side in sides)
     unsure = np.sqrt(sum((signs[side] * end[side][1]) ** 2 for side in sides for end in values))
@@ -133,7 +133,7 @@ def shares_of_change(scoring: Scoring, asked: Asked, points: int, *, unit: str) 
             "score_high": score + wide,
             **{f"{side}_{unit}": taken[side] for side in sides},
             "change": change,
-            **({"change_error": unsure} if asked.estimated else {}),
+            **({"change_error": unsure} if functional.estimated else {}),
             "completeness_error": (covered - change) / abs(change) if change else np.nan,
         }
     )

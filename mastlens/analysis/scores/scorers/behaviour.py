@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from mastlens.analysis.scores.line import Asked, shares_of_change
+from mastlens.analysis.scores.line import Functional, shares_of_change
 from mastlens.analysis.scores.scorer import Scorer, Scoring
 from mastlens.decoding.answering import Answered, answer
 from mastlens.decoding.engines import Decoding, HuggingFaceEngine
@@ -29,7 +29,7 @@ from mastlens.problems.encoding import EncodedProblem
 
 
 @dataclass
-class _Reward(Asked):
+class _Reward(Functional):
     """The share of right responses, summed over problems; its size is their number."""
 
     estimated: ClassVar[bool] = True

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import pandas as pd
 from torch import Tensor
 
-from mastlens.analysis.scores.line import Asked, shares_of_change
+from mastlens.analysis.scores.line import Functional, shares_of_change
 from mastlens.analysis.scores.scorer import Scorer, Scoring
 from mastlens.models.gradients import mean_gradients
 from mastlens.models.likelihood import sequence_logprobs
 
 
 @dataclass(frozen=True)
-class _Likelihood(Asked):
+class _Likelihood(Functional):
     """The log-probability of the solutions, summed; its size is their tokens."""
 
     scoring: Scoring
