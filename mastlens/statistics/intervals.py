@@ -1,11 +1,9 @@
 """Intervals of proportions and of their differences, in closed form; which one, by one stated rule.
 
 *One share* of yes-or-no outcomes: Wilson's score interval. *The difference of two shares of the same items*: the Wald
-interval after one item more has been lost and one more gained (Bonett and Price); over clusters Tango's score interval.
-*Anything else* is a mean of numbers: see ``means``. Each takes Student's quantile with as many degrees of freedom as
-there are units, less one. Where rows belong together, a score interval is of as many items as the units are worth, and
-it reaches as far as the units' own interval without skewness does: rare outcomes come in few of the units, and make
-them skewed. ``benchmarks/coverage.py`` measures what they cover.
+interval after one item more has been lost and one more gained (Bonett and Price). *Anything else* is a mean of numbers:
+see ``means``. Each takes Student's quantile with as many degrees of freedom as there are units, less one, and the
+spread between units where rows belong together. ``benchmarks/coverage.py`` measures what they cover.
 """
 
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mastlens.errors import BadSetting
-from mastlens.statistics.units import SKEWED, Units, normal, student
+from mastlens.statistics.units import Units, normal, student
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,6 @@ class Interval:
     high: float
 
 
-_HALVINGS = 50
 NONE = Interval(float("nan"), float("nan"))
 """Where there is nothing to say."""
 
@@ -64,8 +61,7 @@ def share_interval(
 
     That number is n / design effect, the variance between units over that of independent outcomes (Korn and Graubard
     1998, Survey Methodology 24, 193), and no larger than what makes the interval as narrow as for independent outcomes.
-    Where every row is one outcome, it is n, and the interval is ``wilson``'s. Else, of ``SKEWED`` units or more, either
-    end is the farther of it and of the units' mean without skewness (Hall 1992, ``units.ratio_ends``).
+    Where every row is one outcome, it is n, and the interval is ``wilson``'s.
 
     Args:
         values: Yes or no, or the share of a row's outcomes that are yes.
@@ -80,28 +76,10 @@ def share_interval(
     n, share, number = units.total, units.mean, len(units)
     if number == n:
         return wilson(float(units.sums.sum()), n, level=level)
-    worth = _worth(units, share * (1 - share), level)
-    return _farther(wilson(share * worth, worth, level=level, units=number), units, level, 0.0)
-
-
-def _worth(units: Units, alone: float, level: float) -> float:
-    """Return how many independent items the units are worth, whose outcomes have variance ``alone`` each.
-
-    No more than makes the interval as narrow as that of independent outcomes at the normal quantile: that units differ
-    by less than independent outcomes do is chance.
-    """
-    n, between = units.total, units.variance()
-    alone /= max(n - 1, 1)
-    most = n * (student(level, len(units)) / normal(level)) ** 2
-    return min(n * alone / between, most) if between > 0 else n if alone == 0 else most
-
-
-def _farther(score: Interval, units: Units, level: float, least: float) -> Interval:
-    """Return the farther ends of a score interval and of the units' own without skewness, within [least, 1]."""
-    if len(units) < SKEWED:
-        return score
-    low, high = units.unskewed(level)
-    return Interval(max(least, min(score.low, low)), min(1.0, max(score.high, high)))
+    alone, between = share * (1 - share) / max(n - 1, 1), units.variance()
+    most = n * (student(level, number) / normal(level)) ** 2
+    worth = min(n * alone / between, most) if between > 0 else n if alone == 0 else most
+    return wilson(share * worth, worth, level=level, units=number)
 
 
 def difference_interval(
@@ -118,11 +96,6 @@ def difference_interval(
     Behavioral Statistics 37, 479), at Student's quantile, its variance that between units. It has a width where nothing
     changed, where a bootstrap has none: of 30 items of which 5 % are lost, the percentile bootstrap covers 78 %.
 
-    Over clusters its variance is estimated from few units, and losses that are rare leave it small just where they are
-    underestimated. There it is Tango's score interval (1998, Statistics in Medicine 17, 891), whose variance is that of
-    the difference that is asked about, of as many items as the clusters are worth (as in ``share_interval``); of
-    ``SKEWED`` clusters or more, either end is the farther of it and of the clusters' mean without skewness.
-
     Args:
         before: One row an item: yes or no, or a share.
         after: Same items in the same order.
@@ -133,52 +106,12 @@ def difference_interval(
     Raises:
         MastlensError: If before and after are not of the same items, or as ``Units.of``.
     """
-    change = paired(before, after)
-    units = Units.of(change, counts, clusters)
-    if len(units) < len(change):
-        many = np.ones_like(change) if counts is None else np.asarray(counts, dtype=float)
-        lost, gained = (
-            float((part * many).sum()) / units.total for part in (np.maximum(-change, 0), np.maximum(change, 0))
-        )
-        worth = _worth(units, lost + gained - units.mean**2, level)
-        score = tango(lost * worth, gained * worth, worth, quantile=student(level, len(units)))
-        return _farther(score, units, level, -1.0)
+    units = Units.of(paired(before, after), counts, clusters)
     n, number = units.total + 2, len(units)
     centre = units.mean * units.total / n
     spread = units.variance(centre) * (units.total / n) ** 2 + ((1 - centre) ** 2 + (1 + centre) ** 2) / n**2
     reach = student(level, number) * sqrt(spread)
     return Interval(max(-1.0, centre - reach), min(1.0, centre + reach))
-
-
-def tango(lost: float, gained: float, n: float, *, quantile: float) -> Interval:
-    """Return the score interval of (gained - lost) / n, of yes-or-no outcomes of the same items.
-
-    All differences from which the one seen is no more than ``quantile`` standard errors away, each with the standard
-    error that it would have itself, at the likeliest number of changes (Tango 1998, Statistics in Medicine 17, 891).
-
-    Args:
-        lost: Items, or what they are worth, right before and wrong after; need not be whole.
-        gained: The other way round.
-        n: All items.
-        quantile: Of the standardised difference, two-sided.
-    """
-    seen = (gained - lost) / n
-
-    def away(difference: float) -> float:
-        # The likeliest share of losses given the difference: the larger root of a quadratic.
-        linear = (2 * n - gained + lost) * difference - lost - gained
-        share = (sqrt(max(linear**2 + 8 * n * lost * difference * (1 - difference), 0.0)) - linear) / (4 * n)
-        variance = n * (2 * share + difference * (1 - difference))
-        return abs(n * (seen - difference)) / sqrt(variance) if variance > 0 else float("inf")
-
-    def end(outermost: float) -> float:
-        inside, outside = seen, outermost
-        for _ in range(_HALVINGS):
-            middle = (inside + outside) / 2
-            inside, outside = (middle, outside) if away(middle) <= quantile else (inside, middle)
-        return outside
-
-    return Interval(end(-1.0), end(1.0))
 
 
 def paired(before: ArrayLike, after: ArrayLike) -> np.ndarray:

@@ -113,12 +113,10 @@ def test_several_samples_an_item_are_one_piece_of_evidence():
     row = compare_tables(*tables).table.iloc[0]
     assert (row["n"], row["b"], row["c"]) == (30, int((means[1] < means[0]).sum()), int((means[1] > means[0]).sum()))
     assert row["difference"] == pytest.approx(means[1].mean() - means[0].mean())
-    # An item is one piece of evidence, of four outcomes; nearly the same as taking items as clusters of their samples.
-    alone = difference_interval(*means, counts=np.full(30, 4))
-    assert (row["ci_low"], row["ci_high"]) == pytest.approx((alone.low, alone.high))
+    # The same as taking items as clusters of their samples.
     pairs = [table.sort_values(["item", "sample"]) for table in tables]
     clustered = difference_interval(pairs[0]["correct"], pairs[1]["correct"], clusters=pairs[0]["item"])
-    assert (row["ci_low"], row["ci_high"]) == pytest.approx((clustered.low, clustered.high), abs=0.01)
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx((clustered.low, clustered.high))
     assert isnan(row["newcombe_low"]), "a share is no proportion of items"
     items = compare_tables(*tables).items
     states = figure_table(plot_items(items))["state"].to_numpy()
@@ -144,9 +142,7 @@ def test_clusters_widen_the_interval_where_they_matter():
     before, after = before.assign(subject=groups), after.assign(subject=groups)
     plain, clustered = compare_tables(before, after).table, compare_tables(before, after, clusters="subject").table
     assert clustered["ci_high"][0] - clustered["ci_low"][0] > 2 * (plain["ci_high"][0] - plain["ci_low"][0])
-    # Five of ten groups were lost and none gained: exactly, two-sided, 1/16.
-    assert (plain["verdict"][0], clustered["verdict"][0]) == ("changed", "undecided")
-    rest = [c for c in plain if c not in ("ci_low", "ci_high", "verdict")]
+    rest = [c for c in plain if c not in ("ci_low", "ci_high")]
     pd.testing.assert_frame_equal(plain[rest], clustered[rest])
     with pytest.raises(MastlensError, match="Did you mean 'subject'"):
         compare_tables(before, after, clusters="subjects")
