@@ -49,7 +49,10 @@ def without_checks(source: str, unused: Collection[str] = ()) -> str:
             first = node.lineno - 1
             while first and lines[first - 1].startswith("#"):
                 first -= 1
-            dropped |= set(range(first, node.end_lineno or node.lineno))
+            last = node.end_lineno or node.lineno
+            dropped |= set(range(first, last))
+            if _imported(node) and lines[first - 1 : first] in ([], [""]) and lines[last : last + 1] == [""]:
+                dropped.add(last)  # a group of imports that is gone leaves no blank line
     kept = "\n".join(line for number, line in enumerate(lines) if number not in dropped)
     return re.sub(r"\n{4,}", "\n\n\n", kept).strip("\n")
 
