@@ -2,8 +2,10 @@
 
 *One share* of yes-or-no outcomes: Wilson's score interval. *The difference of two shares of the same items*: the Wald
 interval after one item more has been lost and one more gained (Bonett and Price). *Anything else* is a mean of numbers:
-see ``means``. Each takes Student's quantile with as many degrees of freedom as there are units, less one, and the
-spread between units where rows belong together. ``benchmarks/coverage.py`` measures what they cover.
+see ``means``. Each takes Student's quantile with as many degrees of freedom as there are units, less one. Where
+outcomes belong together, both are of as many items as their units are worth; of fewer units than ``FEW``, either end is
+the farther of that interval's and of the mean's over units, which see the skewness of rare outcomes each in its own
+way. ``benchmarks/coverage.py`` measures what they cover.
 """
 
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mastlens.errors import BadSetting
-from mastlens.statistics.units import Units, normal, student
+from mastlens.statistics.units import FEW, Units, normal, student
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def share_interval(
 
     That number is n / design effect, the variance between units over that of independent outcomes (Korn and Graubard
     1998, Survey Methodology 24, 193), and no larger than what makes the interval as narrow as for independent outcomes.
-    Where every row is one outcome, it is n, and the interval is ``wilson``'s.
+    Where every row is one outcome, it is n, and the interval is ``wilson``'s. Of fewer units than ``FEW``, either end
+    is the farther of it and of the mean's over units.
 
     Args:
         values: Yes or no, or the share of a row's outcomes that are yes.
@@ -76,10 +79,28 @@ def share_interval(
     n, share, number = units.total, units.mean, len(units)
     if number == n:
         return wilson(float(units.sums.sum()), n, level=level)
-    alone, between = share * (1 - share) / max(n - 1, 1), units.variance()
-    most = n * (student(level, number) / normal(level)) ** 2
-    worth = min(n * alone / between, most) if between > 0 else n if alone == 0 else most
-    return wilson(share * worth, worth, level=level, units=number)
+    worth = _worth(units, share * (1 - share), level)
+    return _farther(wilson(share * worth, worth, level=level, units=number), units, level, least=0.0)
+
+
+def _worth(units: Units, alone: float, level: float) -> float:
+    """Return how many independent items the units are worth, whose outcomes have variance ``alone`` each.
+
+    No more than makes the interval as narrow as that of independent outcomes at the normal quantile: that units differ
+    by less than independent outcomes do is chance.
+    """
+    n, between = units.total, units.variance()
+    alone /= max(n - 1, 1)
+    most = n * (student(level, len(units)) / normal(level)) ** 2
+    return min(n * alone / between, most) if between > 0 else n if alone == 0 else most
+
+
+def _farther(found: Interval, units: Units, level: float, *, least: float) -> Interval:
+    """Return the farther ends of an interval and of the mean's over few units, within [least, 1]."""
+    if len(units) >= FEW:
+        return found
+    low, high = units.unskewed(level)
+    return Interval(max(least, min(found.low, low)), min(1.0, max(found.high, high)))
 
 
 def difference_interval(
@@ -93,8 +114,11 @@ def difference_interval(
     """Return the interval of after - before of shares of yes-or-no outcomes of the same items.
 
     Wald's, with one item lost and one gained added to those seen (Bonett and Price 2012, Journal of Educational and
-    Behavioral Statistics 37, 479), at Student's quantile, its variance that between units. It has a width where nothing
-    changed, where a bootstrap has none: of 30 items of which 5 % are lost, the percentile bootstrap covers 78 %.
+    Behavioral Statistics 37, 479), at Student's quantile. It has a width where nothing changed, where a bootstrap has
+    none: of 30 items of which 5 % are lost, the percentile bootstrap covers 78 %. Where a unit is of several outcomes,
+    the items are as many as the units are worth (as in ``share_interval``), and lost or gained is what a unit lost or
+    gained on balance: the interval depends on the units' sums alone, however their outcomes are paired. Of fewer units
+    than ``FEW``, either end is the farther of it and of the mean's over units.
 
     Args:
         before: One row an item: yes or no, or a share.
@@ -107,10 +131,30 @@ def difference_interval(
         MastlensError: If before and after are not of the same items, or as ``Units.of``.
     """
     units = Units.of(paired(before, after), counts, clusters)
-    n, number = units.total + 2, len(units)
-    centre = units.mean * units.total / n
-    spread = units.variance(centre) * (units.total / n) ** 2 + ((1 - centre) ** 2 + (1 + centre) ** 2) / n**2
-    reach = student(level, number) * sqrt(spread)
+    number, quantile = len(units), student(level, len(units))
+    if number == units.total:
+        squares = float((units.sums**2).sum())
+        return _one_more_each(units.mean, squares, float(number), quantile, scale=number / max(number - 1, 1))
+    changed = float(np.abs(units.sums).sum()) / units.total
+    worth = _worth(units, changed - units.mean**2, level)
+    return _farther(_one_more_each(units.mean, changed * worth, worth, quantile), units, level, least=-1.0)
+
+
+def _one_more_each(difference: float, changed: float, n: float, quantile: float, *, scale: float = 1.0) -> Interval:
+    """Return Wald's interval of a difference after one item more has been lost and one more gained.
+
+    Args:
+        difference: What is seen, of ``n`` items.
+        changed: Items lost or gained; need not be whole.
+        n: Items.
+        quantile: Of the standardised difference, two-sided.
+        scale: What makes the variance of what was seen unbiased, where ``n`` is not scaled already.
+    """
+    items = n + 2
+    centre = difference * n / items
+    seen = changed - 2 * centre * difference * n + n * centre**2
+    spread = scale * seen + (1 - centre) ** 2 + (1 + centre) ** 2
+    reach = quantile * sqrt(spread) / items
     return Interval(max(-1.0, centre - reach), min(1.0, centre + reach))
 
 

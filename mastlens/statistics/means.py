@@ -5,7 +5,7 @@ Log-probabilities, divergences and effects are skewed, and so few items as an ev
 takes the skewness out of t by a cubic transformation and turns it round, which does what a bootstrap of t does, without
 resampling, and also for the few units for which that has no end. It in turn covers too little where tails are heavy on
 both sides, which t does not mind. Which of the two it is, a sample does not tell: the interval has the farther end of
-both on either side.
+both on either side. Of three or four units no skewness can be told, and t stands alone.
 """
 
 from math import nan
@@ -15,9 +15,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from mastlens.statistics.intervals import NONE, Interval, difference_interval, paired
-from mastlens.statistics.units import FEWEST, Units, student
-
-_STRAIGHT = 1e-6  # skewness below which the transformation is the identity, and its inverse a quotient of noughts
+from mastlens.statistics.units import FEWEST, Units, ratio_ends, student
 
 
 def ratio_intervals(
@@ -33,23 +31,7 @@ def ratio_intervals(
     rows, n = differences.shape
     if n < FEWEST:
         return np.full(rows, nan), np.full(rows, nan)
-    ratio = differences.sum(axis=1) / counts.sum()
-    rests = (differences - ratio[:, None] * counts) / counts.mean()
-    square, cube = (rests**2).mean(axis=1), (rests**3).mean(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        skewness = np.where(square > 0, cube / square**1.5, 0.0)
-    spread = np.sqrt(square * n / (n - 1))
-    quantile = student(level, n) / n**0.5
-    down = np.maximum(quantile, _unskewed(quantile, skewness, n))
-    up = np.maximum(quantile, -_unskewed(-quantile, skewness, n))
-    return ratio - spread * down, ratio + spread * up
-
-
-def _unskewed(quantile: float, skewness: np.ndarray, n: int) -> np.ndarray:
-    """Return Hall's transformation turned round: which standardised mean has this quantile of t / sqrt(n)."""
-    bent = np.where(np.abs(skewness) < _STRAIGHT, 1.0, skewness)
-    turned = 3 / bent * (np.cbrt(1 + bent * (quantile - bent / (6 * n))) - 1)
-    return np.where(np.abs(skewness) < _STRAIGHT, quantile, turned)
+    return ratio_ends(differences, counts, level=level)
 
 
 def ratio_interval(

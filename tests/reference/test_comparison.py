@@ -142,7 +142,9 @@ def test_clusters_widen_the_interval_where_they_matter():
     before, after = before.assign(subject=groups), after.assign(subject=groups)
     plain, clustered = compare_tables(before, after).table, compare_tables(before, after, clusters="subject").table
     assert clustered["ci_high"][0] - clustered["ci_low"][0] > 2 * (plain["ci_high"][0] - plain["ci_low"][0])
-    rest = [c for c in plain if c not in ("ci_low", "ci_high")]
+    # Five of ten groups were lost and none gained: exactly, two-sided, 1/16.
+    assert (plain["verdict"][0], clustered["verdict"][0]) == ("changed", "undecided")
+    rest = [c for c in plain if c not in ("ci_low", "ci_high", "verdict")]
     pd.testing.assert_frame_equal(plain[rest], clustered[rest])
     with pytest.raises(MastlensError, match="Did you mean 'subject'"):
         compare_tables(before, after, clusters="subjects")
