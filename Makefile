@@ -5,7 +5,7 @@ BIN := .venv/bin
 # A worker a core; the tests of a file share what it makes, and the slow ones, which are sorted first, begin first.
 APART := -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo figures notebooks test quick lint format docs long organism clean
+.PHONY: help demo figures notebooks test types tests quick lint format docs long organism clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -33,7 +33,12 @@ notebooks: .venv/.dev ## make the .ipynb of every notebook from its plain-text t
 test: .venv/.dev ## set up, then pass lint, types and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --jobs=2 --keep-going types tests
+
+types: .venv/.dev
 	$(BIN)/pyright
+
+tests: .venv/.dev
 	$(BIN)/python -m pytest $(APART)
 
 quick: .venv/.dev ## tests without the slow ones

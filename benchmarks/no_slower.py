@@ -1,16 +1,19 @@
-"""What hashing and checking cost: commands beside an earlier source, and a finished stage of a large model.
+"""What hashing, checking and nulls cost: commands beside an earlier source, and a finished stage of a large model.
 
     git worktree add ../before COMMIT
     python -m benchmarks.no_slower commands --before ../before     # about 5 minutes of one core
+    python -m benchmarks.no_slower geometry --before ../before     # attention of two widths, in two types
     python -m benchmarks.no_slower resume                          # about 2 minutes; 30 GB of sparse files
 
 Commands run on the shipped organism and take turns with those of the earlier state. Each run has a cache of its own, so
 that every checkpoint is hashed anew, as on the first use. What counts is the processor's time of the command and its
 children, its start included. The large model has the shapes of Qwen2.5-7B; its files are sparse, so that they take no
-disk, and are hashed all the same.
+disk, and are hashed all the same. ``geometry`` counts the processor's time of the call alone, on weights with decaying
+spectra that are written anew and increments above the precision floor, after a first call that loads what is needed.
 """
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -21,8 +24,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
 
 from benchmarks.common import order_of, ratio
+from benchmarks.synthetic import Shape, write_lineage
 
 HERE = Path(__file__).resolve().parents[1]
 LINEAGE = HERE / "mastlens/organisms/lineages/qwen2"
@@ -34,6 +40,17 @@ PROBLEMS = 32
 SHAPES = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "vocab_size": 152064}
 MEASURED = "model.layers.0.self_attn.k_proj.weight"
 HEADS = {"num_attention_heads": 28, "num_key_value_heads": 4}
+WIDTHS = {"576": Shape(30, 576, 9, 3), "1536": Shape(12, 1536, 12, 2)}
+TYPES = {"float32": 1e-3, "bfloat16": 2e-2}
+"""Storage, and the relative norm of the RLVR increment: above the floor that it sets."""
+TIMED = """
+import sys, time
+from mastlens.cli import main
+assert main([*sys.argv[1:], "--where", "layers.0.self", "--out", "first"]) == 0
+begun = time.process_time()
+assert main([*sys.argv[1:], "--out", "all"]) == 0
+print(time.process_time() - begun)
+"""
 
 
 def run(words: str, cache: Path, tree: Path = HERE) -> dict[str, float]:
@@ -70,6 +87,32 @@ def compare(before: Path, rounds: int) -> None:
                 seconds[arm].append(used["processor"])
                 sys.stderr.write(f"{name}, {arm}: {used['processor']:.2f} s\n")
         sys.stdout.write(f"{name}: {json.dumps(ratio(seconds['now'], seconds['before']))}\n{json.dumps(seconds)}\n")
+
+
+def compare_geometry(before: Path, rounds: int) -> None:
+    """Print what ``geometry`` costs in both states, by width and storage."""
+    trees = {"before": before.resolve(), "now": HERE}
+    for (width, shape), (dtype, relative) in itertools.product(WIDTHS.items(), TYPES.items()):
+        seconds: dict[str, list[float]] = {arm: [] for arm in trees}
+        with tempfile.TemporaryDirectory() as folder:
+            write_lineage(Path(folder), shape, sft=max(1e-2, relative), rlvr=relative)
+            for file in Path(folder).glob("*/*.safetensors"):
+                stored = {name: tensor.to(getattr(torch, dtype)) for name, tensor in load_file(file).items()}
+                save_file(stored, file)
+            stages = [word for stage in ("base", "sft", "rlvr") for word in (f"--{stage}", f"{folder}/{stage}")]
+            for turn in range(rounds):
+                for arm in order_of(list(trees), turn):
+                    with tempfile.TemporaryDirectory() as work:
+                        own = {"PYTHONPATH": str(trees[arm]), "MASTLENS_CACHE": work, "XDG_CACHE_HOME": work}
+                        typed = [sys.executable, "-c", TIMED, "geometry", *stages, "--workers", "1"]
+                        environment = os.environ | own | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+                        done = subprocess.run(typed, cwd=work, env=environment, capture_output=True, text=True)
+                    if done.returncode:
+                        raise SystemExit(f"geometry exits with {done.returncode}: {done.stderr}")
+                    seconds[arm].append(float(done.stdout.split()[-1]))
+                    sys.stderr.write(f"{width} {dtype}, {arm}: {seconds[arm][-1]:.2f} s\n")
+        told = json.dumps(ratio(seconds["now"], seconds["before"]))
+        sys.stdout.write(f"{width} wide, {dtype}: {told}\n{json.dumps(seconds)}\n")
 
 
 def write_sparse(folder: Path, seed: int) -> int:
@@ -124,16 +167,16 @@ def resume(rounds: int) -> None:
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.no_slower", description=__doc__)
-    parser.add_argument("part", choices=("commands", "resume"))
+    parser.add_argument("part", choices=("commands", "geometry", "resume"))
     parser.add_argument("--before", type=Path, metavar="FOLDER", help="the source as it was")
     parser.add_argument("--rounds", type=int, default=9, help="runs of each")
     arguments = parser.parse_args()
     if arguments.part == "resume":
         resume(arguments.rounds)
     elif arguments.before is None:
-        parser.error("commands are compared with an earlier state: --before FOLDER")
+        parser.error(f"{arguments.part} is compared with an earlier state: --before FOLDER")
     else:
-        compare(arguments.before, arguments.rounds)
+        (compare if arguments.part == "commands" else compare_geometry)(arguments.before, arguments.rounds)
 
 
 if __name__ == "__main__":

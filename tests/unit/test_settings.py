@@ -1,5 +1,6 @@
 """Settings: declared once; the command line, the function, the record and the documentation are read from them."""
 
+import functools
 import inspect
 import shlex
 import subprocess
@@ -74,8 +75,13 @@ def least(settings: type[Settings]) -> Settings:
     return settings(**values)
 
 
+@functools.cache
+def parser():
+    return build_parser()  # of all commands; parsing leaves it as it is
+
+
 def parsed(line: str, settings: type[Settings]) -> Settings:
-    return settings_from(settings, build_parser().parse_args(shlex.split(line)[1:]))
+    return settings_from(settings, parser().parse_args(shlex.split(line)[1:]))
 
 
 @pytest.mark.parametrize("settings", ALL)
