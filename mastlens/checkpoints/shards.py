@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mastlens.errors import BadFile, NotFound, NotSupported
-from mastlens.runs.reading import read_object
+from mastlens.runs.reading import is_plain_file, read_object
 
 _SAFETENSORS_DTYPES = {
     "F64": torch.float64,
@@ -121,7 +121,7 @@ def weight_files(folder: Path) -> list[str]:
 def _model_files(folder: Path, named: Any) -> tuple[list[Path], dict[str, str]]:
     """Return the files that transformers loads, and tensor to file as their index says; no index for a single file."""
     if named is not None:
-        if not isinstance(named, str) or Path(named).name != named or not (folder / named).is_file():
+        if not isinstance(named, str) or Path(named).name != named or not is_plain_file(folder / named):
             raise NotFound(f"config.json of {folder} names {named!r} as its weights; there is no such file in it.")
         if named.endswith(".safetensors"):
             return [folder / named], {}
@@ -157,7 +157,7 @@ def _of_index(index: Path) -> tuple[list[Path], dict[str, str]]:
     names = sorted(set(weight_map.values()))
     if outside := [name for name in names if Path(name).name != name or "\0" in name]:
         raise NotFound(f"{index} points outside its folder, to {outside[0]}. A shard lies beside its index.")
-    missing = [name for name in names if not (index.parent / name).is_file()]
+    missing = [name for name in names if not is_plain_file(index.parent / name)]
     if missing:
         raise NotFound(
             f"{index.parent} lacks {len(missing)} of {len(names)} shards: {', '.join(missing[:5])}. "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mastlens.errors import BadSetting, MastlensError, NotFound, NotTogether
-from mastlens.runs.reading import is_folder, is_there
+from mastlens.runs.reading import is_folder, is_plain_file
 
 if TYPE_CHECKING:
     from mastlens.checkpoints.checkpoint import Checkpoint
@@ -125,7 +125,7 @@ def find_sources(
             raise NotFound(f"There is no problem file {path} (for {side}).")
     for side in SIDES:
         path = study.get("train", {}).get(side)
-        if side not in files and path and is_there(path) and Path(path).is_file():
+        if side not in files and path and is_plain_file(path):
             files[side] = Path(path)
         if side not in files and (known := shipped.problems(side)):
             files[side] = known

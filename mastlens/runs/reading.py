@@ -59,6 +59,11 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
     return is_there(path) and Path(path).is_dir()
 
 
+def is_plain_file(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path leads to a file, no pipe and no device (see ``is_there``)."""
+    return is_there(path) and Path(path).is_file()
+
+
 def read_text(path: str | os.PathLike[str], *, limit: int = LARGEST_TEXT, what: str = "Text") -> str:
     """Return a file's text, decoded as UTF-8 with or without a byte order mark.
 

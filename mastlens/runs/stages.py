@@ -22,7 +22,7 @@ from mastlens.runs.cost import WORKER, measured
 from mastlens.runs.devices import device_of
 from mastlens.runs.files import cannot_write, remove_leftovers, sha256_file, write_json
 from mastlens.runs.locks import held
-from mastlens.runs.reading import read_json, read_object
+from mastlens.runs.reading import is_plain_file, read_json, read_object
 from mastlens.runs.settings import Settings
 
 T = TypeVar("T")
@@ -222,7 +222,7 @@ def _stage(
                 MastlensWarning,
                 stacklevel=4,
             )
-        done = done and all((folder / f).is_file() and sha256_file(folder / f) == h for f, h in made.items())
+        done = done and all(is_plain_file(folder / f) and sha256_file(folder / f) == h for f, h in made.items())
     elif _was_under_way(folder, name, asked):
         pass  # killed between its outputs and its record: what is there is this stage's own
     elif any((folder / output).exists() for output in outputs) and not overwrite:

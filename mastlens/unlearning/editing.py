@@ -30,6 +30,7 @@ from mastlens.runs.tracking import check_tracker, tracking
 from mastlens.selection.tensors import named_matrices, select_tensors
 from mastlens.unlearning.control import CONTROL
 from mastlens.unlearning.documents import Encoder, read_documents
+from mastlens.unlearning.gating import taken_back
 from mastlens.unlearning.learnt import learnt_weights
 from mastlens.unlearning.loop import Step, Unlearner
 from mastlens.unlearning.objectives import (
@@ -44,7 +45,16 @@ from mastlens.unlearning.probes import COLUMNS, Prober, choose_step
 from mastlens.unlearning.refusals import REFUSALS, read_refusals, with_refusals
 from mastlens.unlearning.resuming import Partial, interruptible
 from mastlens.unlearning.rewinding import FILE as RESPONSES_FILE
-from mastlens.unlearning.rewinding import PARTIAL, Responses, Said, check_before, imitated, starting_values, table_of
+from mastlens.unlearning.rewinding import (
+    PARTIAL,
+    Responses,
+    Said,
+    before_rlvr,
+    check_before,
+    imitated,
+    starting_values,
+    table_of,
+)
 from mastlens.unlearning.schedules import check_schedule
 from mastlens.unlearning.settings import UnlearnSettings
 from mastlens.unlearning.sides import check_arguments, check_orthogonal
@@ -229,6 +239,8 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
             if isinstance(chosen, OutputObjective) and chosen.imitates_distributions:
                 more["imitated"] = imitated(computing.load(sft), own["forget"].encoded)
         model = computing.load(checkpoint)
+        if chosen.needs.increment and sft is not None:
+            more["before"] = before_rlvr(checkpoint, sft, selection)
         if responses is not None and retain is not None:
             own["retain"] = responses.of("retain", checkpoint, problems["retain"], lambda: model, settings.progress)
         read = Encoder(checkpoint, tokenizer, model.config, asking)
@@ -292,6 +304,8 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
         made = {**deciding, "inputs": inputs, "step": taken}
         if run.control is not None:
             made[CONTROL] = run.control.tolist()  # float32 comes back from JSON bit for bit
+        if "before" in more:
+            made["taken_back"] = taken_back(run.masters, _originals(checkpoint, selection), more["before"])
         edit, swallowed = make_edit(checkpoint, model, selection, made, masters=run.masters.tensors())
         edit = replace(edit, settings={**edit.settings, "swallowed": swallowed})
         columns = list(Step.__dataclass_fields__) + ([] if prober is None else list(COLUMNS))

@@ -18,9 +18,11 @@ from mastlens.models.likelihood import Reading
 from mastlens.models.weights import owners
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.unlearning import losses
+from mastlens.unlearning.gating import GateOptimiser
 from mastlens.unlearning.masters import Masters
 from mastlens.unlearning.misdirection import Misdirection, check_reach
 from mastlens.unlearning.objectives import ForgetBatch, Objective, OutputObjective, SteeringObjective
+from mastlens.unlearning.objectives.gates import Gates
 from mastlens.unlearning.optimisers import load_moments, make_optimiser, moments, take_step
 from mastlens.unlearning.orthogonal import RetainSubspace, gradients_of
 from mastlens.unlearning.passes import Passes
@@ -130,6 +132,7 @@ class Unlearner:
         begin_at: Name to stored tensor of what is selected, where the run begins at other values than the model's; what
             an objective knows of before is still the model's.
         imitated: What the SFT model says at the tokens of ``forget``, for an objective that imitates it.
+        before: Name to stored tensor of the SFT model, for an objective that gives back its increment.
     """
 
     def __init__(
@@ -158,6 +161,7 @@ class Unlearner:
         orthogonal_to_retain: int = 0,
         begin_at: Mapping[str, Tensor] | None = None,
         imitated: Imitated | None = None,
+        before: Mapping[str, Tensor] | None = None,
     ):
         check_arguments(objective, matrices, retain, lr=lr, steps=steps, batch_size=batch_size)
         check_splitting(objective, micro_batch, checkpoint_activations, batch_size)
@@ -222,7 +226,7 @@ class Unlearner:
         )
         if begin_at is not None:
             self.masters.begin_at(begin_at)
-        self.optimiser = make_optimiser(optimizer, self.masters.parameters, lr)
+        self.optimiser = self._moves(optimizer, before)
         self.subspace = RetainSubspace(orthogonal_to_retain) if orthogonal_to_retain else None
         self._rate = rate_by_step(schedule, warmup=warmup, steps=steps)
         self.scorer: Scorer | None = None
@@ -236,6 +240,15 @@ class Unlearner:
     def control(self) -> Tensor | None:
         """The control vector of an objective that steers activations, on the CPU; None for others."""
         return None if self.misdirection is None else self.misdirection.control.detach().cpu().float()
+
+    def _moves(self, optimizer: str, before: Mapping[str, Tensor] | None) -> torch.optim.Optimizer:
+        """Return what moves the masters: AdamW, or gates on what they give back."""
+        if not isinstance(self.objective, Gates):
+            return make_optimiser(optimizer, self.masters.parameters, self.lr)
+        if before is None:
+            raise BadSetting(f"{self.objective.name} gives back what RLVR gave: it needs the SFT model's tensors.")
+        unit, price = self.objective.gate, self.objective.price
+        return GateOptimiser(self.masters, before, lr=self.lr, unit=unit, price=price)
 
     def _look_back(self, uses: Mapping[str, Sequence[int]]) -> None:
         """Read what the objective wants to know of the weights before the first step: no second model is needed."""

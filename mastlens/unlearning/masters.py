@@ -67,6 +67,11 @@ class Masters:
         """What the optimiser moves, in the order of the selection."""
         return [parameter for _, _, parameter in self._moved]
 
+    @property
+    def names(self) -> list[str]:
+        """What each of ``parameters`` is called; of a tied one, the first name that was selected."""
+        return [name if matrix is None else matrix.name for name, matrix, _ in self._moved]
+
     def _spot(self, name: str) -> tuple[int, int | None, int | None]:
         """Return what two names share that are one tensor in the model."""
         weight, place = self._weights[name]
@@ -104,10 +109,18 @@ class Masters:
         Args:
             values: Name to stored tensor; of one that is selected in part, only that part is taken.
         """
-        for name, matrix, master in self._moved:
-            value = values[name].to(master.device)
-            master.copy_(value if matrix is None else matrix.read(value))
+        for master, value in zip(self.parameters, self.read(values), strict=True):
+            master.copy_(value)
         self.write_back()
+
+    def read(self, values: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return, for each of ``parameters``, its part of other values of what is selected, in float32.
+
+        Args:
+            values: Name to stored tensor.
+        """
+        found = [(values[name].to(master.device), matrix) for name, matrix, master in self._moved]
+        return [(value if matrix is None else matrix.read(value)).to(torch.float32) for value, matrix in found]
 
     @property
     def finite(self) -> bool:

@@ -29,7 +29,7 @@ from mastlens.runs.files import sha256_json
 from mastlens.runs.ledger import Ledger
 from mastlens.runs.reading import read_table
 from mastlens.unlearning.objectives import Objective
-from mastlens.unlearning.settings import OwnResponses, UnlearnSettings
+from mastlens.unlearning.settings import OPTIMIZERS, OwnResponses, UnlearnSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -194,14 +194,19 @@ def check_before(settings: UnlearnSettings, objective: Objective) -> OwnResponse
     Raises:
         MastlensError: If what is said of the model before RLVR does not fit the rest.
     """
-    needed = objective.needs.own_responses
-    for why, wanted in ((f"The objective {objective.name}", needed), ("--start sft", settings.start == "sft")):
+    needed, increment = objective.needs.own_responses, objective.needs.increment
+    wants_sft = needed or increment
+    for why, wanted in ((f"The objective {objective.name}", wants_sft), ("--start sft", settings.start == "sft")):
         if wanted and settings.sft is None:
             raise BadSetting(
                 f"{why} needs --sft PATH: the checkpoint before RLVR, or any model of the same architecture and "
                 "tokenizer whose behaviour is wanted back."
             )
-    if settings.sft is not None and not needed and settings.start != "sft":
+    if increment and settings.start != "source":
+        raise BadSetting(f"{objective.name} begins at the source: leave --start {settings.start} out.")
+    if increment and settings.optimizer != OPTIMIZERS[0]:
+        raise BadSetting(f"{objective.name} moves a few gates with Adam: leave --optimizer {settings.optimizer} out.")
+    if settings.sft is not None and not wants_sft and settings.start != "sft":
         raise BadSetting(f"{objective.name} does nothing with --sft: leave it out, or add --start sft.")
     if (settings.own_responses is not None or settings.responses is not None) and not needed:
         raise BadSetting(f"{objective.name} learns from no responses of models' own: leave --own-..., --responses out.")
@@ -225,10 +230,20 @@ def starting_values(
     """
     if settings.start == "source":
         return None
-    names = list(dict.fromkeys(name.partition("#")[0] for name in selection))
     if settings.start == "noise":
+        names = dict.fromkeys(name.partition("#")[0] for name in selection)
         return {name: _noised(checkpoint.tensor(name), name, settings) for name in names}
     assert sft is not None
+    return before_rlvr(checkpoint, sft, selection)
+
+
+def before_rlvr(checkpoint: Checkpoint, sft: Checkpoint, selection: Sequence[str]) -> dict[str, Tensor]:
+    """Return name to stored tensor of the SFT model, for each stored tensor of a selection.
+
+    Raises:
+        MastlensError: If the SFT model has no such tensor of that shape.
+    """
+    names = list(dict.fromkeys(name.partition("#")[0] for name in selection))
     known = sft.named_as(checkpoint)
     for name in names:
         here, there = checkpoint.tensors[name].shape, known.tensors[name].shape if name in known.tensors else None

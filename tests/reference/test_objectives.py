@@ -118,6 +118,7 @@ def test_npo_saturates_without_overflow():
 
 def test_the_table_of_objectives():
     plain = {"ga", "graddiff", "npo", "npo-token", "simnpo", "dpo", "wga", "satimp", "undial", "ce-u", "rewind"}
+    plain |= {"gates"}
     steering = {"rmu", "rmu-rtp", "r2mu-v0", "r2mu"}
     assert set(OBJECTIVES) == plain | steering
     assert {name for name, kind in OBJECTIVES.items() if issubclass(kind, OutputObjective)} == plain

@@ -19,7 +19,7 @@ NAMES = [
     "model.layers.1.self_attn.q_proj.weight",
     "model.layers.1.self_attn.o_proj.weight",
 ]
-SPLIT = [name for name, kind in OBJECTIVES.shipped.items() if name != "rewind"]
+SPLIT = [name for name, kind in OBJECTIVES.shipped.items() if name not in ("rewind", "gates")]
 STEPS, BATCH = 3, 5
 
 

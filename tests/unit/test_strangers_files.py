@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import time
 from types import SimpleNamespace
 
@@ -87,6 +88,20 @@ def test_a_name_that_no_path_can_have_leads_nowhere(name, tiny, tmp_path):
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(MastlensError, match="base"):
         Checkpoint(tmp_path)
+    for index, told in (
+        (True, "shards|outside|half of a character"),
+        (False, "names|half of a character"),
+    ):  # what an index or a configuration leads to
+        shutil.rmtree(tmp_path / "model", ignore_errors=True)
+        shutil.copytree(tiny.rlvr, tmp_path / "model")
+        if index:
+            (tmp_path / "model" / "model.safetensors").unlink()
+            (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+        else:
+            config = json.loads((tmp_path / "model" / "config.json").read_text())
+            (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"transformers_weights": name}))
+        with pytest.raises(MastlensError, match=told):
+            Checkpoint(tmp_path / "model").tensors  # noqa: B018 - that it is read
     study = {"train": {"forget": "f", "retain": "r"}, "compare": [{"objectives": ["ga"], "selections": ["mast"]}]}
     held = {kind: {"forget": "f", "kept": "r"} for kind in ("calibration", "eval")}
     parsed = parse_study(study | held | {"lineage": dict.fromkeys(("base", "sft", "rlvr"), name)}, folder=tmp_path)

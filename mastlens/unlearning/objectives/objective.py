@@ -38,6 +38,7 @@ class Needs:
         cot: Chains of thought to keep.
         own_responses: What models say themselves in the place of the solutions: the SFT model's responses to the
             forget problems, the source's to the retain problems.
+        increment: What RLVR gave: the SFT model's tensors beside those that are edited.
     """
 
     reference: bool = False
@@ -47,6 +48,7 @@ class Needs:
     traces: bool = False
     cot: bool = False
     own_responses: bool = False
+    increment: bool = False
 
     def __str__(self) -> str:
         return ", ".join(each.name for each in fields(self) if getattr(self, each.name))

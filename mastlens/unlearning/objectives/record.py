@@ -24,7 +24,7 @@ OF_STEERING = (
     *("needs_traces", "needs_cot"),
 )
 """Keys that the record of a run has only where activations are steered."""
-LATER = ("own_responses",)
+LATER = ("own_responses", "increment")
 """Needs that earlier records do not name: an objective without them is recorded as it was then."""
 CODE = "code"
 """Key to the digest of an objective's own code, where it is none of ours."""

@@ -22,6 +22,13 @@ from mastlens.models.weights import write_weights
 from mastlens.problems.encoding import EncodedProblem
 
 _LOW, _HIGH, _SHARPNESS = -0.1, 1.1, 2 / 3  # gamma, zeta and beta of the paper
+SHUT = _SHARPNESS * float(np.log(-_LOW / _HIGH))
+"""The location at which a gate without noise is just shut."""
+
+
+def stretched(location: Tensor) -> Tensor:
+    """Return gates without noise, before they are cut to [0, 1] (equations 10 and 11)."""
+    return torch.sigmoid(location / _SHARPNESS) * (_HIGH - _LOW) + _LOW
 
 
 def hard_concrete(location: Tensor, noise: Tensor) -> Tensor:
@@ -31,13 +38,12 @@ def hard_concrete(location: Tensor, noise: Tensor) -> Tensor:
         location: log alpha of each gate.
         noise: Uniform in (0, 1), one a gate.
     """
-    smooth = torch.sigmoid((noise.log() - (-noise).log1p() + location) / _SHARPNESS)
-    return (smooth * (_HIGH - _LOW) + _LOW).clamp(0, 1)
+    return stretched(noise.log() - (-noise).log1p() + location).clamp(0, 1)
 
 
 def open_share(location: Tensor) -> Tensor:
-    """Return the chance that each gate is not zero (equation 12)."""
-    return torch.sigmoid(location - _SHARPNESS * np.log(-_LOW / _HIGH))
+    """Return the chance that each gate, with its noise, is not zero (equation 12)."""
+    return torch.sigmoid(location - SHUT)
 
 
 def learnt_gates(scoring: Scoring) -> pd.DataFrame:
@@ -68,14 +74,12 @@ def learnt_gates(scoring: Scoring) -> pd.DataFrame:
         optimiser.zero_grad()
         (gates @ slopes + parameters["price"] * open_share(location).mean()).backward()
         optimiser.step()
-    median = (torch.sigmoid(location.detach() / _SHARPNESS) * (_HIGH - _LOW) + _LOW).clamp(0, 1)
+    location = location.detach()
     return pd.DataFrame(
         {
-            "score": torch.sigmoid(
-                location.detach()
-            ).numpy(),  # no ties among those that are wholly back, or not at all
+            "score": torch.sigmoid(location).numpy(),  # no ties among those that are wholly back, or not at all
             "standard_error": np.nan,
-            "gate": median.numpy(),
+            "gate": stretched(location).clamp(0, 1).numpy(),
         }
     )
 
