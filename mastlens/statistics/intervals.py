@@ -3,7 +3,7 @@
 *One share* of yes-or-no outcomes: Wilson's score interval. *The difference of two shares of the same items*: the Wald
 interval after one item more has been lost and one more gained (Bonett and Price). *Anything else* is a mean of numbers:
 see ``means``. Each takes Student's quantile with as many degrees of freedom as there are units, less one. Where
-outcomes belong together, both are of as many items as their units are worth; of fewer units than ``FEW``, either end is
+outcomes belong together, both are of as many items as their units are worth; of ``FEW`` units or fewer, either end is
 the farther of that interval's and of the mean's over units, which see the skewness of rare outcomes each in its own
 way. ``benchmarks/coverage.py`` measures what they cover.
 """
@@ -63,8 +63,8 @@ def share_interval(
 
     That number is n / design effect, the variance between units over that of independent outcomes (Korn and Graubard
     1998, Survey Methodology 24, 193), and no larger than what makes the interval as narrow as for independent outcomes.
-    Where every row is one outcome, it is n, and the interval is ``wilson``'s. Of fewer units than ``FEW``, either end
-    is the farther of it and of the mean's over units.
+    Where every row is one outcome, it is n, and the interval is ``wilson``'s. Of ``FEW`` units or fewer, either
+    end is the farther of it and of the mean's over units.
 
     Args:
         values: Yes or no, or the share of a row's outcomes that are yes.
@@ -97,7 +97,7 @@ def _worth(units: Units, alone: float, level: float) -> float:
 
 def _farther(found: Interval, units: Units, level: float, *, least: float) -> Interval:
     """Return the farther ends of an interval and of the mean's over few units, within [least, 1]."""
-    if len(units) >= FEW:
+    if len(units) > FEW:
         return found
     low, high = units.unskewed(level)
     return Interval(max(least, min(found.low, low)), min(1.0, max(found.high, high)))
@@ -117,8 +117,8 @@ def difference_interval(
     Behavioral Statistics 37, 479), at Student's quantile. It has a width where nothing changed, where a bootstrap has
     none: of 30 items of which 5 % are lost, the percentile bootstrap covers 78 %. Where a unit is of several outcomes,
     the items are as many as the units are worth (as in ``share_interval``), and lost or gained is what a unit lost or
-    gained on balance: the interval depends on the units' sums alone, however their outcomes are paired. Of fewer units
-    than ``FEW``, either end is the farther of it and of the mean's over units.
+    gained on balance: the interval depends on the units' sums alone, however their outcomes are paired. Of ``FEW``
+    units or fewer, either end is the farther of it and of the mean's over units.
 
     Args:
         before: One row an item: yes or no, or a share.

@@ -87,23 +87,27 @@ class Units:
         return float((rests**2).sum()) * n / max(n - 1, 1) / self.total**2
 
     def unskewed(self, level: float) -> tuple[float, float]:
-        """Return the interval of the mean as the units alone give it, skewness taken out: see ``ratio_ends``."""
-        low, high = ratio_ends(self.sums[None], self.counts, level=level)
+        """Return the interval of the mean as the units alone give it, skewness taken out: see ``ratio_ends``.
+
+        Also of three units: of rare outcomes the skewness is known before it is seen.
+        """
+        low, high = ratio_ends(self.sums[None], self.counts, level=level, skewed=FEWEST)
         return float(low[0]), float(high[0])
 
 
 def ratio_ends(
-    sums: Float[np.ndarray, "rows units"], counts: Float[np.ndarray, " units"], *, level: float
+    sums: Float[np.ndarray, "rows units"], counts: Float[np.ndarray, " units"], *, level: float, skewed: int = SKEWED
 ) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
     """Return the farther ends of Student's t and of Hall's (1992), row by row, of sum(sums) / sum(counts).
 
-    Hall takes the skewness out of t by a cubic transformation and turns it round; of fewer than ``SKEWED`` units t
+    Hall takes the skewness out of t by a cubic transformation and turns it round; of fewer than ``skewed`` units t
     stands alone.
 
     Args:
         sums: One column a unit; three at least.
         counts: What the sums are divided by.
         level: Confidence level.
+        skewed: See above.
     """
     n = sums.shape[1]
     ratio = sums.sum(axis=1) / counts.sum()
@@ -111,7 +115,7 @@ def ratio_ends(
     square, cube = (rests**2).mean(axis=1), (rests**3).mean(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         skewness = np.where(square > 0, cube / square**1.5, 0.0)
-    if n < SKEWED:
+    if n < skewed:
         skewness = np.zeros_like(skewness)
     spread = np.sqrt(square * n / (n - 1))
     quantile = student(level, n) / n**0.5
