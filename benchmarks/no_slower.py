@@ -149,7 +149,9 @@ def write_sparse(folder: Path, seed: int) -> int:
         stream.write(len(told).to_bytes(8, "little") + told)
         stream.truncate(8 + len(told) + end)
         stream.seek(8 + len(told) + header[MEASURED]["data_offsets"][0])
-        drawn = np.random.default_rng(seed).standard_normal(shapes[MEASURED], dtype=np.float32)
+        drawn = np.random.default_rng(0).standard_normal(shapes[MEASURED], dtype=np.float32)
+        if seed:  # of one lineage
+            drawn += 0.05 * np.random.default_rng(seed).standard_normal(shapes[MEASURED], dtype=np.float32)
         stream.write((drawn.view(np.uint32) >> 16).astype("<u2").tobytes())  # as bfloat16
     return 8 + len(told) + end
 
