@@ -45,10 +45,11 @@ TYPES = {"float32": 1e-3, "bfloat16": 2e-2}
 """Storage, and the relative norm of the RLVR increment: above the floor that it sets."""
 TIMED = """
 import sys, time
-from mastlens.cli import main
-assert main([*sys.argv[1:], "--where", "layers.0.self", "--out", "first"]) == 0
+import mastlens
+stages = {stage: f"{sys.argv[1]}/{stage}" for stage in ("base", "sft", "rlvr")}
+mastlens.geometry(**stages, where="layers.0.self", out="first", workers=1)
 begun = time.process_time()
-assert main([*sys.argv[1:], "--out", "all"]) == 0
+mastlens.geometry(**stages, out="all", workers=1)
 print(time.process_time() - begun)
 """
 
@@ -99,12 +100,11 @@ def compare_geometry(before: Path, rounds: int) -> None:
             for file in Path(folder).glob("*/*.safetensors"):
                 stored = {name: tensor.to(getattr(torch, dtype)) for name, tensor in load_file(file).items()}
                 save_file(stored, file)
-            stages = [word for stage in ("base", "sft", "rlvr") for word in (f"--{stage}", f"{folder}/{stage}")]
             for turn in range(rounds):
                 for arm in order_of(list(trees), turn):
                     with tempfile.TemporaryDirectory() as work:
                         own = {"PYTHONPATH": str(trees[arm]), "MASTLENS_CACHE": work, "XDG_CACHE_HOME": work}
-                        typed = [sys.executable, "-c", TIMED, "geometry", *stages, "--workers", "1"]
+                        typed = [sys.executable, "-c", TIMED, folder]
                         environment = os.environ | own | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
                         done = subprocess.run(typed, cwd=work, env=environment, capture_output=True, text=True)
                     if done.returncode:

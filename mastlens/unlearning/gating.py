@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mastlens.analysis.scores.scorers.gates import SHUT, open_share, stretched
+from mastlens.analysis.scores.scorers.gates import open_share, stretched
 from mastlens.errors import BadSetting
 from mastlens.unlearning.masters import Masters
 from mastlens.unlearning.objectives.gates import UNITS
@@ -21,6 +21,8 @@ from mastlens.unlearning.optimisers import BETAS
 
 class GateOptimiser(torch.optim.Adam):
     """Adam on the gates of some matrices; it reads the gradients of their masters, and writes the masters.
+
+    Gates begin half open, and the masters with them.
 
     Args:
         masters: What is edited, at the values of the RLVR model.
@@ -74,8 +76,9 @@ class _Part:
     def __init__(self, master: Tensor, earlier: Tensor, basis: Sequence[Tensor] | None):
         self._master, self._earlier, self._basis = master, earlier, basis
         self._source = master.detach().clone()
-        self.location = torch.full((1 if basis is None else len(basis[1]),), SHUT, device=master.device)
-        self.location.requires_grad_(True)
+        # Half open: where the source is sure of itself, its gradient says nothing of what would make it less so.
+        self.location = torch.zeros(1 if basis is None else len(basis[1]), device=master.device, requires_grad=True)
+        self.write()
 
     def slopes(self) -> Tensor:
         """Return the loss' derivative by each gate at the master's gradient."""

@@ -248,7 +248,9 @@ class Unlearner:
         if before is None:
             raise BadSetting(f"{self.objective.name} gives back what RLVR gave: it needs the SFT model's tensors.")
         unit, price = self.objective.gate, self.objective.price
-        return GateOptimiser(self.masters, before, lr=self.lr, unit=unit, price=price)
+        gates = GateOptimiser(self.masters, before, lr=self.lr, unit=unit, price=price)
+        self.masters.write_back()
+        return gates
 
     def _look_back(self, uses: Mapping[str, Sequence[int]]) -> None:
         """Read what the objective wants to know of the weights before the first step: no second model is needed."""
