@@ -5,7 +5,7 @@ BIN := .venv/bin
 # A worker a core; the tests of a file share what it makes, and the slow ones, which are sorted first, begin first.
 APART := -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo figures notebooks test types tests quick lint format docs long organism clean
+.PHONY: help demo figures gallery notebooks test types tests quick lint format docs long organism clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -26,6 +26,9 @@ demo: .venv/.user ## set up, then run the whole method on the shipped organism (
 
 figures: .venv/.user ## draw everything in figures/ anew, from demo/ (made if missing) and study/ (SVG and PDF need a Chromium)
 	$(BIN)/mastlens figures --out figures --demo demo $(if $(wildcard study),--study study)
+
+gallery: .venv/.dev ## a page of every figure with the call that makes it, from invented tables (writes figures/gallery.html)
+	$(BIN)/python -m tests.gallery --out figures/gallery.html
 
 notebooks: .venv/.dev ## make the .ipynb of every notebook from its plain-text twin
 	$(BIN)/python notebooks/sync.py

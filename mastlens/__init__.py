@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from mastlens.evaluation.traces import RuleJudge, TraceComparison, TraceEvaluation, compare_traces, evaluate_traces
     from mastlens.explorer import Exploration, Explorer, explore
     from mastlens.explorer.chatting import Chat, chat
+    from mastlens.explorer.token_view import TokenView, view_tokens
     from mastlens.models.hooked import HookedModel
     from mastlens.organisms import Organism, build_organism, fetch_organism, list_organisms, register_organism
     from mastlens.organisms.replay import organism_trajectory
@@ -153,6 +154,7 @@ _PUBLIC = {
     "SteeringTexts": "unlearning",
     "Study": "studies.runner",
     "TokenDifferences": "analysis.tokens",
+    "TokenView": "explorer.token_view",
     "TokenPenalty": "decoding.reflection",
     "TokenWeights": "unlearning",
     "TraceComparison": "evaluation.traces",
@@ -234,6 +236,7 @@ _PUBLIC = {
     "traces": "unlearning.traces",
     "trajectory": "analysis.trajectories.trajectory",
     "unlearn": "unlearning",
+    "view_tokens": "explorer.token_view",
 }
 
 __all__ = [
@@ -291,6 +294,7 @@ __all__ = [
     "Study",
     "TokenDifferences",
     "TokenPenalty",
+    "TokenView",
     "TokenWeights",
     "TraceComparison",
     "TraceEvaluation",
@@ -370,6 +374,7 @@ __all__ = [
     "traces",
     "trajectory",
     "unlearn",
+    "view_tokens",
 ]
 
 

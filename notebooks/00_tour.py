@@ -178,6 +178,18 @@ print(f"{len(differ)} of {len(source.digests)} tensors changed; after the undo, 
 mastlens.explore(OUT, base=BASE, sft=SFT, rlvr=RLVR, edit=mast.edit, **TRAIN)
 
 # %% [markdown]
+# ## With your own checkpoints
+#
+# Put your own in the first line, a folder or a hub id (`OWNER/NAME@REVISION`). The shipped model stands there so that
+# it runs; `organism:smollm2-short/...` is a real one of 135 M parameters.
+#
+# One layer first, to see what it costs; then all of them, without `where`.
+
+# %%
+MINE = {"base": "organism:qwen2/base", "sft": "organism:qwen2/sft", "rlvr": "organism:qwen2/rlvr"}
+mastlens.geometry(**MINE, where=r"layers\.0\.self_attn", rank=4, progress=False)
+
+# %% [markdown]
 # ## What this does not show
 #
 # - **Not that MAST's selection is good.** One random draw is a glance, not a test; the study drew twenty.

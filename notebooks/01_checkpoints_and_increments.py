@@ -193,7 +193,20 @@ shares.sort_values(ascending=False).map("{:.1%}".format).to_frame("share of the 
 
 # %% [markdown]
 # Attention holds less than a fifth of it, and the embeddings, a fourteenth of the parameters, hold more.
+
+# %% [markdown]
+# ## With your own checkpoints
 #
+# Put your own in the first line, a folder or a hub id (`OWNER/NAME@REVISION`). The shipped model stands there so that
+# it runs; `organism:smollm2-short/...` is a real one of 135 M parameters.
+#
+# What the checkpoint is, before anything is measured.
+
+# %%
+MINE = "organism:qwen2/rlvr"
+mastlens.inspect(MINE)
+
+# %% [markdown]
 # ## What this does not show
 #
 # - **Size is not importance.** A tensor that moved far may do nothing for the behaviour, and the reverse. Putting

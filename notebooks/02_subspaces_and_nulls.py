@@ -201,6 +201,18 @@ print(f"{apart} of 32 query heads carry more or less of their projection's incre
 print(f"most: layer {top['layer']}, head {top['head']}, with {top['energy_share']:.0%} where an even share is 25 %")
 
 # %% [markdown]
+# ## With your own checkpoints
+#
+# Put your own in the first line, a folder or a hub id (`OWNER/NAME@REVISION`). The shipped model stands there so that
+# it runs; `organism:smollm2-short/...` is a real one of 135 M parameters.
+#
+# One layer with its nulls; then all of them, without `where`.
+
+# %%
+MINE = {"base": "organism:qwen2/base", "rlvr": "organism:qwen2/rlvr"}
+mastlens.geometry(**MINE, where=r"layers\.0\.self_attn", rank=4, progress=False)
+
+# %% [markdown]
 # ## What this does not show
 #
 # - **Not that published findings are wrong.** They are about models a thousand times as large and wide. What carries

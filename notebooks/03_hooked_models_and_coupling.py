@@ -20,6 +20,7 @@ from mastlens.organisms import lineage_folder
 from mastlens.plots.template import NAME as TEMPLATE
 from mastlens.problems.encoding import batches, encode_problems
 
+# %%
 SFT, RLVR = "organism:qwen2/sft", "organism:qwen2/rlvr"
 FILES = lineage_folder("qwen2")
 temporary = tempfile.TemporaryDirectory()
@@ -56,6 +57,8 @@ assert torch.equal(pattern.triu(1), torch.zeros_like(pattern))
 
 tokens = [tokenizer.decode([token]) for token in ids[0]]
 labels = [f"{place} {token!r}" for place, token in enumerate(tokens)]
+
+# %%
 figure = make_subplots(1, 4, subplot_titles=[f"head {head}" for head in range(4)], horizontal_spacing=0.02)
 for head, looks in enumerate(pattern, start=1):
     heat = go.Heatmap(
@@ -106,6 +109,8 @@ for layer in hooked.layers:
 
         with hooked.watch("out", layers=[layer], replace={("z", layer): silenced}) as patched, torch.no_grad():
             effects[layer, head] = float(patched.loss(ids)) - seen
+
+# %%
 figure = go.Figure(
     go.Heatmap(
         z=effects, colorscale="RdBu_r", zmid=0, text=effects.round(2), texttemplate="%{text}", colorbar_title="nats"
@@ -251,7 +256,20 @@ coupling.plot_spectrum()
 # %% [markdown]
 # *What to see.* What a projection's cosine averages over is uneven inside. One head of v in layer 5 has a cosine of
 # 0.31, half as much again as the whole projection.
+
+# %% [markdown]
+# ## With your own checkpoints
 #
+# Put your own in the first line, a folder or a hub id (`OWNER/NAME@REVISION`). The shipped model stands there so that
+# it runs; `organism:smollm2-short/...` is a real one of 135 M parameters.
+#
+# Eight problems first; then all, without `limit`.
+
+# %%
+MINE = {"sft": "organism:qwen2/sft", "rlvr": "organism:qwen2/rlvr", "forget": FILES / "forget-train.jsonl"}
+mastlens.couple(**MINE, limit=8, progress=False)
+
+# %% [markdown]
 # ## What this does not show
 #
 # - **A gradient is local.** It says what an infinitely small step would do. The step back to SFT is not small, and

@@ -194,7 +194,20 @@ curves.plot()
 # *What to see.* Where the curves end is what attention holds at all: a ninth of the way. How it gets there is the
 # ranking's merit, against the grey range of orders that had none. MAST's order lies at the upper edge. With ten draws
 # p cannot be below 1/11, however good the ranking: more than an impression takes more draws.
+
+# %% [markdown]
+# ## With your own checkpoints
 #
+# Put your own in the first line, a folder or a hub id (`OWNER/NAME@REVISION`). The shipped model stands there so that
+# it runs; `organism:smollm2-short/...` is a real one of 135 M parameters.
+#
+# One layer on eight problems first; then all, without `where` and `limit`.
+
+# %%
+MINE = {"sft": "organism:qwen2/sft", "rlvr": "organism:qwen2/rlvr", "forget": FORGET}
+mastlens.causal_map(**MINE, where=r"layers\.0\.self_attn", limit=8, progress=False)
+
+# %% [markdown]
 # ## What this does not show
 #
 # - **Not that MAST's rule fails elsewhere.** In this organism attention does not hold the behaviour; in a large model

@@ -128,6 +128,7 @@ def logits():
         return model(tokens).logits
 
 
+# %%
 before, inside = logits(), None
 try:
     with swapped(model, edit.after):
@@ -241,6 +242,18 @@ returned = mastlens.Checkpoint(mastlens.apply_edit(everything, to=RLVR, out=out 
 assert returned.fingerprint == SFT.fingerprint
 print(f"{len(lower.names)} + {len(upper.names)} = {len(joined.names)} tensors")
 print("everything taken back: the SFT checkpoint, bit for bit")
+
+# %% [markdown]
+# ## With your own checkpoints
+#
+# Put your own in the first line, a folder or a hub id (`OWNER/NAME@REVISION`). The shipped model stands there so that
+# it runs; `organism:smollm2-short/...` is a real one of 135 M parameters.
+#
+# Two steps on one matrix, to see that it fits into memory.
+
+# %%
+MINE = {"rlvr": "organism:qwen2/rlvr", "forget": PROBLEMS / "forget-train.jsonl"}
+mastlens.unlearn(**MINE, objective="ga", where=r"layers\.0\..*v_proj", steps=2, lr=1e-4, progress=False)
 
 # %% [markdown]
 # ## What this does not show

@@ -26,6 +26,7 @@ from mastlens.organisms.stage_accuracy import response_style
 from mastlens.plots import plot_accuracy
 from mastlens.statistics import items_needed, seed_spread, share_interval, smallest_drop
 
+# %%
 PROBLEMS = lineage_folder("qwen2")
 RLVR = mastlens.Checkpoint("organism:qwen2/rlvr")
 SPLITS = {name: PROBLEMS / f"{name}-eval.jsonl" for name in ("forget", "retain-math", "retain-gsm")}
@@ -34,6 +35,7 @@ workspace = tempfile.TemporaryDirectory()
 out = Path(workspace.name)
 
 
+# %%
 def make_edit(seed):
     """Gradient difference on the attention of the upper four layers; the seed decides the batches alone."""
     return mastlens.unlearn(
@@ -294,6 +296,18 @@ end = attack.table.query("step == 8").set_index("model")
 assert end.loc["edited", "recovered_low"] > 0
 assert end.loc["control", "accuracy"] < 0.3
 end[["n", "accuracy", "recovered", "recovered_low", "recovered_high", "recovered_beyond_control"]]
+
+# %% [markdown]
+# ## With your own checkpoints
+#
+# Put your own in the first line, a folder or a hub id (`OWNER/NAME@REVISION`). The shipped model stands there so that
+# it runs; `organism:smollm2-short/...` is a real one of 135 M parameters.
+#
+# Eight items, to read what it answers before anything is counted.
+
+# %%
+MINE = {"model": "organism:qwen2/rlvr", "splits": {"forget": PROBLEMS / "forget-eval.jsonl"}}
+mastlens.evaluate(**MINE, limit=8, max_new_tokens=56, progress=False)
 
 # %% [markdown]
 # ## What this does not show

@@ -27,6 +27,7 @@ from mastlens.evaluation.judges import Question
 from mastlens.organisms import lineage_folder
 from mastlens.plots.trace_categories import plot_trace_categories
 
+# %%
 WORLD = lineage_folder("think")
 MODEL = "organism:think/think"
 ITEMS = 60
@@ -390,7 +391,20 @@ assert solved < 0.15
 # Hardly a trace (now and then one thinks behind its answer), and more of what was forgotten. The thinking had been led
 # astray, and with it the answer; without the thinking the model simply answers. What it cannot do without thinking is
 # arithmetic. A door that is shut from outside says little about the room.
+
+# %% [markdown]
+# ## With your own checkpoints
 #
+# Put your own in the first line, a folder or a hub id (`OWNER/NAME@REVISION`). The shipped model stands there so that
+# it runs; `organism:smollm2-short/...` is a real one of 135 M parameters.
+#
+# Four problems, to see how it thinks before anything is judged.
+
+# %%
+MINE = {"model": "organism:think/think", "splits": {"maths": WORLD / "maths-calibration.jsonl"}}
+mastlens.evaluate(**MINE, limit=4, max_new_tokens=96, progress=False)
+
+# %% [markdown]
 # ## What this does not show
 #
 # - **That R²MU is a bad method.** The model has 0.7 million parameters, all its people are told of in the same few

@@ -49,6 +49,7 @@ def keep(model, step, name):
     tokenizer.save_pretrained(out / name / f"step_{step}")
 
 
+# %%
 reinforce(
     model,
     tokenizer,
@@ -211,7 +212,20 @@ space.round(3)
 # mastlens trajectory THETA_0 RUN_FOLDER --window 0.3 --extrapolate 500 --out steps
 # mastlens trajectory THETA_0 ORG/RUN@step_10 ORG/RUN@step_20 ORG/RUN@step_30 --out steps
 # ```
+
+# %% [markdown]
+# ## With your own checkpoints
 #
+# Put your own in the first line, a folder or a hub id (`OWNER/NAME@REVISION`). The shipped model stands there so that
+# it runs; `organism:smollm2-short/...` is a real one of 135 M parameters.
+#
+# Three checkpoints of one line in their order; a run has more, and needs thirteen for a verdict.
+
+# %%
+MINE = ["organism:qwen2/base", "organism:qwen2/sft", "organism:qwen2/rlvr"]
+mastlens.trajectory(*MINE, steps=[0, 1, 2], progress=False)
+
+# %% [markdown]
 # ## What this does not show
 #
 # - **That RELEX is right or wrong.** It reports runs of hundreds of steps on models of billions of parameters. What

@@ -31,6 +31,7 @@ from transformers.utils import logging
 import mastlens
 from mastlens.organisms import lineage_folder
 
+# %%
 CHECKPOINTS = {"base": "organism:qwen2/base", "sft": "organism:qwen2/sft", "rlvr": "organism:qwen2/rlvr"}
 
 logging.disable_progress_bar()
@@ -117,6 +118,7 @@ share = whole.num_parameters() / sum(weight.numel() for weight in layer.model.la
 assert whole.num_parameters() == 1_543_714_304
 
 
+# %%
 def seconds(work, repeats=3):
     """The fastest of a few repeats."""
     found = []
@@ -129,6 +131,7 @@ def seconds(work, repeats=3):
     return min(found)
 
 
+# %%
 texts = torch.randint(64, (2, 256), device=DEVICE)
 answers = torch.randint(64, (32, 1), device=DEVICE)
 # Seconds a token; and seconds to write one token of each of 32 responses.
@@ -151,6 +154,7 @@ geometric = seconds(
     lambda: mastlens.geometry(base=out / "before", rlvr=out / "after", device=DEVICE, progress=False), repeats=1
 )
 
+# %%
 length = 300  # tokens of a problem with its solution: a guess, put your own
 attention = 28 * sum(p.numel() for name, p in layer.named_parameters() if "self_attn" in name and p.dim() == 2)
 estimates = pd.DataFrame(

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mastlens.cli.outcome import Outcome, show
+from mastlens.cli.outcome import Outcome
+from mastlens.cli.tables import show
 from mastlens.organisms import get_organism
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ def demo(result: "Demonstration", settings: "DemoCommandSettings") -> Outcome:
 
 def report(result: Path, settings: "ReportSettings") -> Outcome:
     """Tell where the report is."""
-    return Outcome(f"Wrote {result}", {"report": str(result)})
+    printed = result.with_suffix(".pdf")
+    if not settings.pdf:
+        return Outcome(f"Wrote {result}", {"report": str(result)})
+    return Outcome(f"Wrote {result} and {printed.name}", {"report": str(result), "pdf": str(printed)})
 
 
 def organism_list(result: "pd.DataFrame", settings: "ListOrganismsSettings") -> Outcome:

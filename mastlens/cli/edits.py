@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mastlens.cli.outcome import Outcome, show
+from mastlens.cli.outcome import Outcome
+from mastlens.cli.tables import show
 
 if TYPE_CHECKING:
     from mastlens.edits.edit import Edit

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mastlens.cli.outcome import Outcome, show
+from mastlens.cli.outcome import Outcome
+from mastlens.cli.tables import show
 from mastlens.errors import BadSetting
 
 if TYPE_CHECKING:

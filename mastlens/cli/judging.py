@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mastlens.cli.outcome import Outcome, show
+from mastlens.cli.outcome import Outcome
+from mastlens.cli.tables import show
 
 if TYPE_CHECKING:
     from mastlens.evaluation.benchmarks import ProblemFiles

@@ -1,4 +1,4 @@
-"""What a command tells, and how tables are shown on a terminal."""
+"""What a command tells."""
 
 import math
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ class Outcome:
     then: str = ""
 
     def told(self, *, quiet: bool = False) -> str:
-        """Return what a terminal shows: with ``quiet`` only what it comes to and what follows."""
+        """Return what a terminal shows, what it comes to first: with ``quiet`` only that, and what follows."""
         body = "" if quiet and self.conclusion else self.text.rstrip()
-        parts = [body, self.conclusion, f"Next: {self.then}" if self.then else ""]
+        parts = [self.conclusion, body, f"Next: {self.then}" if self.then else ""]
         return "\n\n".join(part for part in parts if part)
 
     @property
@@ -49,10 +49,3 @@ def some_rows(table, count: int = 10):
     return (
         table.iloc[sorted({round(i * (len(table) - 1) / (count - 1)) for i in range(count)})] if len(table) else table
     )
-
-
-def show(table, columns: list[str] | None = None, rows: int = 40) -> str:
-    """Return a table as text, its first rows and the columns that it has of those named."""
-    shown = table if columns is None else table[[c for c in columns if c in table]]
-    text = shown.head(rows).to_string(index=False, float_format=lambda x: f"{x:.6g}")
-    return text + (f"\n... {len(shown) - rows} more rows" if len(shown) > rows else "")

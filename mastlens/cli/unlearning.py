@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from mastlens.cli.outcome import Outcome, show, some_rows
+from mastlens.cli.outcome import Outcome, some_rows
+from mastlens.cli.tables import show
 
 if TYPE_CHECKING:
     from mastlens.unlearning import Traces, Unlearning

@@ -3,7 +3,8 @@
 import html
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.engines import Decoding, HuggingFaceEngine
-from mastlens.decoding.generation import sampling_of
+from mastlens.decoding.generation import Response, sampling_of
 from mastlens.edits.applying import opened
 from mastlens.edits.edit import Edit
 from mastlens.errors import BadSetting, MissingPackage, NotTogether
@@ -20,7 +21,9 @@ from mastlens.problems.encoding import encode_prompt
 from mastlens.runs.devices import device_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mastlens.explorer.token_view import TokenView
 
 Heard = Callable[[str], None]
 """Told a side's response so far, after each token."""
@@ -76,33 +79,78 @@ class Chat:
         Raises:
             MastlensError: If the words do not fit the model's context.
         """
-        if not said.strip():
-            raise BadSetting("There is nothing to answer: say something.")
-        ids = encode_prompt(said, self._tokenizer, chat_template=self._chat_template)
+        ids = self.encoded(said)
         answers = {}
         for side in SIDES:
             listening = None if heard is None else (lambda text, side=side: heard(side, text))
-            answers[side] = self._answer(side, ids, listening)
+            answers[side] = self.respond(side, ids, listening).text
         exchange = Exchange(said, **answers)
         self.exchanges.append(exchange)
         return exchange
+
+    def view(self, said: str, text: str | None = None) -> "TokenView":
+        """Return what both make of every token of both responses, or of a typed text; see ``view_tokens``.
+
+        Args:
+            said: The prompt.
+            text: What is read after it in place of the responses.
+
+        Raises:
+            MastlensError: If there is no token to look at, or too many for the model's context.
+        """
+        from mastlens.explorer.token_view import token_view
+
+        return token_view(self, said, text)
 
     @property
     def table(self) -> pd.DataFrame:
         """One row an exchange: ``said``, ``source``, ``edited``."""
         return pd.DataFrame([vars(one) for one in self.exchanges], columns=["said", *SIDES])
 
-    def _answer(self, side: str, ids: tuple[int, ...], heard: Heard | None) -> str:
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The tokenizer of both."""
+        return self._tokenizer
+
+    def encoded(self, said: str) -> tuple[int, ...]:
+        """Return a prompt's token ids.
+
+        Raises:
+            MastlensError: If it says nothing.
+        """
+        if not said.strip():
+            raise BadSetting("There is nothing to answer: say something.")
+        return encode_prompt(said, self._tokenizer, chat_template=self._chat_template)
+
+    @contextmanager
+    def speaking(self, side: str) -> "Iterator[PreTrainedModel]":
+        """Give the model of a side: of an edit the source's, with the edited tensors in it for so long."""
         edit = self._edited if isinstance(self._edited, Edit) else None
         own = side == "source" or edit is not None
         model = self._model("source", self._checkpoint) if own else self._model("edited", self._edited)
         with swapped(model, edit.after if edit is not None and side == "edited" else {}):
+            yield model
+
+    def respond(self, side: str, ids: tuple[int, ...], heard: Heard | None = None) -> Response:
+        """Return a side's response to a prompt's token ids.
+
+        Args:
+            side: ``source`` or ``edited``.
+            ids: The prompt.
+            heard: Told the response so far, after each token.
+        """
+        with self.speaking(side) as model:
             engine = HuggingFaceEngine(model, self._tokenizer, watching=heard and (lambda _, text: heard(text)))
-            found: list[str] = []
+            found: list[Response] = []
             engine.respond(
-                [ids], self._decoding, names=[self._name], finished=lambda _, response: found.append(response.text)
+                [ids], self._decoding, names=[self._name], finished=lambda _, response: found.append(response)
             )
         return found[0]
+
+    def record(self) -> dict[str, Any]:
+        """Return what was compared, and how it answers."""
+        edited = self._edited.sha256 if isinstance(self._edited, Edit) else self._edited.spec
+        return {"source": self._checkpoint.spec, "edited": edited, "max_new_tokens": self._decoding.max_new_tokens}
 
     def _model(self, side: str, checkpoint: "Checkpoint | Edit") -> "PreTrainedModel":
         assert isinstance(checkpoint, Checkpoint)

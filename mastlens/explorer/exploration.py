@@ -149,7 +149,7 @@ class Exploration:
             rows.append(
                 {
                     "score": score.key,
-                    "label": score.label,
+                    "label": f"{score.label}{', in doublings' * score.doublings}",
                     "value": value,
                     "chance": float(own["chance"].iloc[0]),
                     "beyond_chance": own["beyond_chance"].iloc[0],

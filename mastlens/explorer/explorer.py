@@ -167,7 +167,8 @@ class Explorer:
 
     def _top(self) -> str:
         table = score_table(self.study.tables, next(iter(self.study.scores.values())))
-        return str(table["name"].iloc[int(table["value"].abs().argmax())])
+        beyond = table["beyond_chance"].fillna(False).to_numpy(dtype=bool)
+        return str(table["name"].iloc[int(table["value"].abs().where(beyond | ~beyond.any()).argmax())])
 
     def _ipython_display_(self) -> None:
         from IPython.display import display

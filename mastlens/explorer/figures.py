@@ -11,7 +11,7 @@ import pandas as pd
 from mastlens.analysis.increments.spectra import gaussian_singular_values
 from mastlens.errors import MastlensError, NotFound, NotSupported, unknown
 from mastlens.explorer.exploration import Exploration, open_exploration
-from mastlens.explorer.scores import score_table
+from mastlens.explorer.scores import Score, score_claim, score_range, score_table
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -56,8 +56,29 @@ def score_map(
     found = study.scores[score]
     table = score_table(study.tables, found)
     return plot_projection_map(
-        table, label=found.label, signed=found.signed, chosen=chosen, note=note, subtitle=study.subtitle
+        table,
+        label=found.label,
+        signed=found.signed,
+        doublings=found.doublings,
+        over=score_range(study.tables, study.scores, found),
+        chosen=chosen,
+        note=note,
+        title=_map_title(study, found, table),
+        subtitle=study.subtitle,
     )
+
+
+def _map_title(study: Exploration, score: Score, table: pd.DataFrame) -> str | None:
+    """Return what the verdicts of a score add up to and the largest of what is beyond chance; None without verdicts."""
+    found = score_claim(study.tables, score)
+    if found is None:
+        return None
+    title = f"{score.label[:1].upper()}{score.label[1:]}: {found.sentence('projection')}"
+    beyond = table[table["beyond_chance"].fillna(False).astype(bool)]
+    if found.holds and len(beyond):
+        top = beyond.loc[beyond["value"].abs().idxmax()]
+        title += f", largest in layer {top['layer']}, {top['projection']}"
+    return title
 
 
 def projection_figures(

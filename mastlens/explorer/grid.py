@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale, unlabel_rgb
 
 from mastlens.plots.frame import plain, short
-from mastlens.plots.heat import CellGrid
-from mastlens.plots.tables import figure_table, layout_of, numbers, words
+from mastlens.plots.heat import BELOW_FLOOR, CellGrid
+from mastlens.plots.tables import figure_table, flags, layout_of, words
 
 SCRIPT = """
 function render({ model, el }) {
@@ -70,7 +70,8 @@ function render({ model, el }) {
         Object.assign(button.dataset, { name: cell.name, row, column });
         button.title = cell.tip;
         button.setAttribute("aria-label", cell.tip);
-        button.style.background = cell.colour;
+        button.style.backgroundColor = cell.colour;
+        if (cell.hatched) { button.classList.add("ml-hatched"); }
         button.style.color = cell.ink;
         button.addEventListener("click", () => press(cell.name));
         button.addEventListener("keydown", walk);
@@ -81,7 +82,7 @@ function render({ model, el }) {
     const ticks = add(root, "div", "ml-ticks");
     for (const tick of shown.ticks) { add(ticks, "span", "", tick); }
     add(root, "div", "ml-note", shown.label);
-    if (shown.key) { add(root, "div", "ml-note", shown.key); }
+    for (const key of shown.keys) { add(root, "div", "ml-note", key); }
     mark();
   }
 
@@ -99,6 +100,7 @@ LOOK = """
 .ml-axis { font-size: 12px; align-self: center; justify-self: center; padding: 0 6px; }
 .ml-cell { border: 0; border-radius: 2px; min-height: 28px; padding: 2px; font: inherit;
   font-size: 12px; font-variant-numeric: tabular-nums; cursor: pointer; }
+.ml-hatched { background-image: repeating-linear-gradient(135deg, #767676 0 1px, transparent 1px 7px); }
 .ml-cell:hover { outline: 2px solid #7A7A7A; outline-offset: 0; z-index: 1; }
 .ml-cell:focus-visible { outline: 3px solid #0072B2; outline-offset: 1px; z-index: 2; }
 .ml-cell[aria-pressed="true"] { outline: 3px solid #000; outline-offset: -1px; z-index: 1;
@@ -116,13 +118,17 @@ def grid_of(figure: go.Figure, label: str) -> dict[str, Any]:
         label: What the value is called, with its unit.
     """
     table, axis = figure_table(figure), layout_of(figure).coloraxis
-    grid, values = CellGrid.of(table), numbers(table, "value")
+    grid = CellGrid.of(table)
     places = grid.positions(table)
     heatmap: Any = figure.data[0]
-    hover, low, span = heatmap.customdata, float(axis.cmin), float(axis.cmax - axis.cmin)
-    inside = [beyond == "False" for beyond in words(table, "beyond_chance")]
+    hover, shown, low, span = heatmap.customdata, heatmap.z, float(axis.cmin), float(axis.cmax - axis.cmin)
+    below = flags(table, "below_floor")
+    inside = [
+        beyond == "False" and not floor for beyond, floor in zip(words(table, "beyond_chance"), below, strict=True)
+    ]
     cells = []
-    for (row, column), name, value, ring in zip(places, words(table, "name"), values.tolist(), inside, strict=True):
+    for (row, column), name, ring, floor in zip(places, words(table, "name"), inside, below, strict=True):
+        value = float(shown[row][column])
         colour = "rgb(238,238,238)" if value != value else _colour(axis.colorscale, (value - low) / span)
         tip = html.unescape(str(hover[row][column]).replace("<b>", "").replace("</b>", "").replace("<br>", "\n"))
         cells.append(
@@ -130,10 +136,11 @@ def grid_of(figure: go.Figure, label: str) -> dict[str, Any]:
                 "row": row,
                 "column": column,
                 "name": name,
-                "text": (short(value) if grid.annotated else "") + (" ○" if ring else ""),
+                "text": str(heatmap.text[row][column]) if grid.annotated else " ○" * ring,
                 "tip": tip.partition("\n<i>")[0],
                 "colour": colour,
                 "ink": _ink(colour),
+                "hatched": bool(floor),
             }
         )
     stops = [i / 10 for i in range(11)]
@@ -143,9 +150,13 @@ def grid_of(figure: go.Figure, label: str) -> dict[str, Any]:
         "cells": cells,
         "label": label,
         "colours": [_colour(axis.colorscale, stop) for stop in stops],
-        "ticks": [short(end) if end else "0" for end in (low, low + span / 2, low + span)],
-        "key": "○ cannot be told from chance" if any(inside) else "",
+        "ticks": [_tick(end, axis.colorbar.ticktext is not None) for end in (low, low + span / 2, low + span)],
+        "keys": ["○ cannot be told from chance"] * any(inside) + [f"hatched: {BELOW_FLOOR}"] * bool(below.any()),
     }
+
+
+def _tick(end: float, ratio: bool) -> str:
+    return f"{2.0**end:.2g}×" if ratio else short(end) if end else "0"
 
 
 def _colour(scale: Any, part: float) -> str:

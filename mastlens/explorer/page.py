@@ -17,7 +17,8 @@ from mastlens.explorer.figures import HEADINGS, each_section, score_map
 from mastlens.plots.cells import escaped, table_html
 from mastlens.plots.files import CONFIG
 from mastlens.plots.frame import without_captions
-from mastlens.plots.page import embedded, write_html
+from mastlens.plots.packing import packed
+from mastlens.plots.page import write_html
 from mastlens.plots.tables import layout_of
 
 _LOOK = """
@@ -28,20 +29,12 @@ _LOOK = """
 .ml-note { color: var(--muted); font-size: .875rem; }
 .ml-empty { min-height: 28px; }
 #ml-panel h2:focus { outline: none; }
-#ml-panel .figure { background: #fff; color: #1f2328; border-radius: 4px; padding: .25rem .5rem; }
-#ml-panel .figure .sub, #ml-panel .figure .note { color: #59636e; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e8eb; --muted: #a6afb8; --rule: #3a4149; --wash: #22272d; --accent: #6cb6ff; }
-  body { background: #15191e; }
-  .ml-cell[aria-pressed="true"] { outline-color: #fff; }
-}
-@media (prefers-reduced-motion: no-preference) { html { scroll-behavior: smooth; } }
+@media (prefers-color-scheme: dark) { .ml-cell[aria-pressed="true"] { outline-color: #fff; } }
 """
 
 _SCRIPT = """
-(function () {
+unpacked("ml-data").then(function (data) {
   "use strict";
-  var data = JSON.parse(document.getElementById("ml-data").textContent);
   var config = %(config)s;
   var panel = document.getElementById("ml-panel"), select = document.getElementById("ml-score");
   var told = document.getElementById("ml-told");
@@ -124,7 +117,11 @@ _SCRIPT = """
   show();
   open(linked() || data.first, Boolean(linked()));
   window.addEventListener("hashchange", function () { var name = linked(); if (name) { open(name, true); } });
-})();
+}).catch(function (error) {
+  console.error(error);
+  var told = document.getElementById("ml-told");
+  told.textContent = "This page needs a browser of 2023 or later (" + error.message + ").";
+});
 """
 
 
@@ -162,7 +159,7 @@ def write_explorer(study: Exploration, path: Path, first: str, measured: Collect
         '<div id="ml-choose"><label for="ml-score">The map shows</label><select id="ml-score"></select></div>',
         '<div id="ml-map">This page needs JavaScript.</div>',
         '<section id="ml-panel" aria-live="polite"></section>',
-        f'<script type="application/json" id="ml-data">{embedded(data)}</script>',
+        packed("ml-data", data),
     ]
     grid = SCRIPT.replace("export default { render };", "").strip()
     script = f"document.getElementById('ml-map').textContent = '';\n{grid}\n{_SCRIPT % {'config': json.dumps(CONFIG)}}"

@@ -34,6 +34,7 @@ from mastlens.plots.search import plot_search
 from mastlens.plots.spectra import plot_spectra
 from mastlens.plots.study import plot_study, plot_study_selections
 from mastlens.plots.tables import figure_table
+from mastlens.plots.token_sides import plot_token_sides, token_sides_html
 from mastlens.plots.tokens import plot_token_differences, plot_token_entropy, token_text_html, token_weights_html
 from mastlens.plots.trace_categories import plot_trace_categories
 from mastlens.plots.trace_text import trace_text_html
@@ -90,6 +91,7 @@ __all__ = [
     "plot_study_selections",
     "plot_token_differences",
     "plot_token_entropy",
+    "plot_token_sides",
     "plot_trace_categories",
     "plot_tradeoff",
     "plot_trajectory",
@@ -99,6 +101,7 @@ __all__ = [
     "save_figure",
     "save_figures",
     "save_text_figure",
+    "token_sides_html",
     "token_text_html",
     "token_weights_html",
     "trace_text_html",

@@ -9,6 +9,7 @@ from mastlens.errors import unknown
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import finish, plain
 from mastlens.plots.heat import KEYS, CellGrid, hover_text, once_per_cell
+from mastlens.plots.honest import honest
 from mastlens.plots.measures import INCREMENTS, increments_of
 from mastlens.plots.tables import need, numbers, ordered, rows_with, take, words
 from mastlens.plots.template import INK, MUTED, PROJECTION_COLOURS
@@ -19,6 +20,7 @@ _WHICH = {"max": "largest", "mean": "mean"}
 _PANEL, _GAP = 250, 66  # pixels of a panel, and between two rows
 
 
+@honest
 def plot_principal_angles(
     geometry: pd.DataFrame, *, which: str = "max", title: str | None = None, subtitle: str = ""
 ) -> Figure:

@@ -11,6 +11,7 @@ from mastlens.errors import NotFound
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import colour_with, count, finish, plain, short
 from mastlens.plots.heat import CellGrid, add_map, color_bar, color_scale, hover_text, once_per_cell
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import (
     distinct,
     flags,
@@ -38,6 +39,7 @@ _MODELS = {
 _DASHES = ("solid", "dot", "dash", "dashdot")
 
 
+@honest
 def plot_relearning(table: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw accuracy and log-probability over the steps of relearning: edited model, source and control.
 
@@ -165,6 +167,7 @@ def _relearning_title(drawn: pd.DataFrame, split: str) -> str:
     return f"{title}, {100 * last['recovered_beyond_control']:.0f}% beyond what the control gained"
 
 
+@honest
 def plot_attack_variants(table: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw accuracy under every variant of an attack: edited model, source and control, one panel a split.
 
@@ -253,6 +256,7 @@ def _variants_title(drawn: pd.DataFrame, split: str) -> str:
     return title + (", no more than what the control gained" if best["recovered_beyond_control"] <= 0 else "")
 
 
+@honest
 def plot_code_changes(
     tensors: pd.DataFrame, *, formats: list[str] | None = None, title: str | None = None, subtitle: str = ""
 ) -> Figure:

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mastlens.plots.frame import count, finish, plain, short
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import need, need_unique, numbers, records, where
 from mastlens.plots.template import DIVERGING, SEQUENTIAL
 
@@ -14,6 +15,7 @@ _SIDE = 150  # pixels of a panel's side
 _WORDS = 40  # tokens that still fit on an axis
 
 
+@honest
 def plot_attention(
     patterns: pd.DataFrame,
     *,

@@ -19,6 +19,7 @@ from mastlens.plots.heat import (
     hover_text,
     once_per_cell,
 )
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import distinct, need, numbers, records, rows_with, take, where, words
 from mastlens.plots.template import BLUE, GREY, INK, PROJECTION_COLOURS, VERMILLION
 from mastlens.statistics import rank_correlation
@@ -33,6 +34,7 @@ _MILLI = 1000.0
 _WRITER = "mastlens causal-map"
 
 
+@honest
 def plot_causal_map(
     table: pd.DataFrame,
     *,
@@ -107,6 +109,7 @@ def plot_causal_map(
     )
 
 
+@honest
 def plot_first_order(
     table: pd.DataFrame,
     *,
@@ -182,6 +185,7 @@ def plot_first_order(
     )
 
 
+@honest
 def plot_causal_groups(
     groups: pd.DataFrame, *, direction: str = "restore", title: str | None = None, subtitle: str = ""
 ) -> Figure:
@@ -245,6 +249,7 @@ def plot_causal_groups(
     )
 
 
+@honest
 def plot_cumulative(
     table: pd.DataFrame, areas: pd.DataFrame, *, title: str | None = None, subtitle: str = ""
 ) -> Figure:

@@ -17,15 +17,20 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _DIRECTION = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
-def escaped(text: object) -> str:
-    """Return text that is safe in a page and shows as what it is.
+def visible(text: object) -> str:
+    """Return text as it is to be read.
 
     Control characters become their visible pictures, marks that would turn the reading direction their
     code, and characters that no encoding holds the replacement character: text from a model can have all.
     """
     shown = _CONTROL.sub(lambda match: "␡" if match[0] == "\x7f" else chr(0x2400 + ord(match[0])), str(text))
     shown = _DIRECTION.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", shown)
-    return html.escape(shown.encode("utf-8", "replace").decode("utf-8"))
+    return shown.encode("utf-8", "replace").decode("utf-8")
+
+
+def escaped(text: object) -> str:
+    """Return text that is safe in a page and shows as what it is; see ``visible``."""
+    return html.escape(visible(text))
 
 
 def _signed(text: str) -> str:

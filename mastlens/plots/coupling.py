@@ -20,6 +20,7 @@ from mastlens.plots.heat import (
     hover_text,
     once_per_cell,
 )
+from mastlens.plots.honest import honest
 from mastlens.plots.measures import null_of
 from mastlens.plots.nulls import cosine_bound
 from mastlens.plots.tables import flags, need, numbers, take
@@ -42,6 +43,7 @@ _PANELS = {
 }
 
 
+@honest
 def plot_coupling(
     coupling: pd.DataFrame,
     *,
@@ -125,6 +127,7 @@ def plot_coupling(
     )
 
 
+@honest
 def plot_coupling_heads(
     heads: pd.DataFrame, *, side: str = "forget", level: float = 0.95, title: str | None = None, subtitle: str = ""
 ) -> Figure:

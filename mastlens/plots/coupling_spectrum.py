@@ -9,6 +9,7 @@ from mastlens.errors import unknown
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import finish, plain
 from mastlens.plots.heat import KEYS, CellGrid
+from mastlens.plots.honest import honest
 from mastlens.plots.layers import layer_bar, layer_shade
 from mastlens.plots.tables import distinct, flags, need, numbers, ordered, records, rows_with, take, where, words
 from mastlens.plots.template import MUTED
@@ -18,6 +19,7 @@ _COLUMNS = (*KEYS, "side", "index", "directions", "singular_value", "coefficient
 _COLUMNS = (*_COLUMNS, "above_chance")
 
 
+@honest
 def plot_coupling_spectrum(
     spectrum: pd.DataFrame, *, side: str = "forget", title: str | None = None, subtitle: str = ""
 ) -> Figure:

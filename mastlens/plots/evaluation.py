@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import colour_with, count, finish, plain
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import distinct, need, need_unique, records, rows_with, take
 from mastlens.plots.template import COLOURWAY, GREEN, INK, MUTED, PURPLE
 
@@ -16,6 +17,7 @@ _ACCURACY = ("arm", "split", "n", "accuracy", "ci_low", "ci_high")
 _REFERENCE_COLOURS = (GREEN, PURPLE)
 
 
+@honest
 def plot_accuracy(
     summary: pd.DataFrame,
     *,

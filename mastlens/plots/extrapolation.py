@@ -8,6 +8,7 @@ from plotly.subplots import make_subplots
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import count, finish, plain
 from mastlens.plots.heat import KEYS, CellGrid, hover_text
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import need, numbers, ordered, records, rows_with, take, where, words
 from mastlens.plots.template import BLUE, GREY, MUTED, VERMILLION
 
@@ -18,6 +19,7 @@ _ERRORS = {
 }
 
 
+@honest
 def plot_extrapolation(table: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw how far the extrapolated last step lies from the real one, tensor by tensor, beside two simpler guesses.
 

@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import count, finish, plain, short
+from mastlens.plots.honest import honest
 from mastlens.plots.pareto import FRONT_NOTE, front_line, pareto_front
 from mastlens.plots.tables import distinct, layout_of, need, need_unique, numbers, records, rows_with, take
 from mastlens.plots.template import BLUE, MUTED
@@ -30,6 +31,7 @@ _PANELS = {
 }
 
 
+@honest
 def plot_edits(table: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw what each edit forgot against every collateral that the table has, a panel each, intervals both ways.
 
@@ -173,6 +175,7 @@ _ROWS = {
 }
 
 
+@honest
 def plot_collateral(table: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw divergence, perplexity and what became of the responses, each with its interval and its point of no change.
 

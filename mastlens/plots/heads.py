@@ -10,13 +10,16 @@ from mastlens.errors import unknown
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import finish, plain, short
 from mastlens.plots.heat import BAR_SPACE, KEYS, CellGrid, add_map, add_ring_key, color_bar, color_scale, hover_text
+from mastlens.plots.honest import honest
 from mastlens.plots.measures import INCREMENTS, label_of, null_of
 from mastlens.plots.tables import distinct, flags, need, need_unique, numbers, records, rows_with, take
 from mastlens.statistics import beyond_chance, claim, verdict_columns
 
+_WIDEST = 1500  # pixels that the heads of all panels share, as long as each has three
 _NAMES = {"k": "k groups", "v": "v groups"}
 
 
+@honest
 def plot_head_map(
     heads: pd.DataFrame,
     value: str,
@@ -138,7 +141,7 @@ def head_maps(
         legend_rows=int(bool(ring)),
         panel_titles=True,
         bottom=BAR_SPACE,
-        min_width=max(620, 150 + (56 if few else 14) * sum(wide)),
+        min_width=max(620, 150 + (56 if few else max(3, min(14, _WIDEST // sum(wide)))) * sum(wide)),
     )
 
 

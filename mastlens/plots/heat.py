@@ -18,7 +18,17 @@ KEYS = ("layer", "projection", "name")
 """What says which tensor a row is about."""
 
 _ANNOTATED_CELLS = 160
+_NAMED_CELLS = 2000  # of more than so many the pointer shows the place without the tensor's name: pages stay small
 _RING = {"symbol": "circle", "size": 8, "color": "#FFFFFF", "line": {"width": 1.5, "color": INK}}
+_HATCH = {
+    "mode": "lines",
+    "line": {"width": 0},
+    "fill": "toself",
+    "fillpattern": {"shape": "/", "size": 7, "solidity": 0.22, "fgcolor": INK, "bgcolor": "rgba(255,255,255,0.35)"},
+    "hoverinfo": "skip",
+}
+BELOW_FLOOR = "below the precision floor: nothing can be told"
+"""What hatching means."""
 BAR_SPACE = 122
 """Pixels below a map for its axis and its colour bar."""
 
@@ -85,11 +95,17 @@ def log_range(values: np.ndarray) -> bool:
     return bool(positive.size and positive.max() > 20 * positive.min())
 
 
-def color_scale(values: np.ndarray, *, signed: bool) -> dict[str, Any]:
-    """Return a colour axis for these values; several panels given together share its range."""
+def color_scale(values: np.ndarray, *, signed: bool, least: float = 0.0) -> dict[str, Any]:
+    """Return a colour axis for these values; several panels given together share its range.
+
+    Args:
+        values: What the colours show.
+        signed: Whether zero is the middle.
+        least: Where a scale around zero ends at the least: values that are all near zero keep its middle's colour.
+    """
     finite = values[np.isfinite(values)]
     if signed:
-        end = float(np.abs(finite).max()) if finite.size else 0.0
+        end = max(least, float(np.abs(finite).max())) if finite.size else least
         end = end or 1.0
         return {"colorscale": DIVERGING, "cmin": -end, "cmax": end, "cmid": 0}
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
@@ -146,6 +162,8 @@ def add_map(
         layer_title: Whether the vertical axis is labelled.
     """
     rings = [bool(ring) for ring in ringed] if ringed is not None else [False] * len(table)
+    if len(table) > _NAMED_CELLS:
+        hover = [text.partition("<br>")[2] or text for text in hover]
     written = {}
     if texts is not None and grid.annotated:
         texts = [f"{text} ○" if ring else text for text, ring in zip(texts, rings, strict=True)]
@@ -184,6 +202,8 @@ def set_axes(fig: go.Figure, grid: CellGrid, *, row: int, col: int, layer_title:
     many = len(grid.layers)
     step = next((step for step in (1, 2, 4, 5, 10) if many <= 16 * step), 20)
     rows = [i for i, layer in enumerate(grid.layers) if many <= 16 or layer % step == 0]
+    across = len(grid.projections)
+    every = next((step for step in (1, 4, 8, 16, 32) if across <= 16 * step), 64)
     plain_axis = {"showgrid": False, "zeroline": False, "showline": False}
     fig.update_yaxes(
         range=[many - 0.5, -0.5],
@@ -196,8 +216,8 @@ def set_axes(fig: go.Figure, grid: CellGrid, *, row: int, col: int, layer_title:
     )
     fig.update_xaxes(
         range=[-0.5, len(grid.projections) - 0.5],
-        tickvals=list(range(len(grid.projections))),
-        ticktext=[plain(projection) for projection in grid.projections],
+        tickvals=list(range(0, across, every)),
+        ticktext=[plain(projection) for projection in grid.projections[::every]],
         title_text="projection",
         **plain_axis,
         row=row,
@@ -208,6 +228,55 @@ def set_axes(fig: go.Figure, grid: CellGrid, *, row: int, col: int, layer_title:
 def add_ring_key(fig: go.Figure, label: str) -> None:
     """Say in the legend what the ring means; also when no cell has one, so that its absence says something."""
     fig.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=_RING, name=label), row=1, col=1)
+
+
+def add_hatch(
+    fig: go.Figure,
+    grid: CellGrid,
+    table: pd.DataFrame,
+    hatched: Iterable[bool] | np.ndarray,
+    *,
+    row: int = 1,
+    col: int = 1,
+) -> None:
+    """Hatch the cells of which nothing can be told, because they lie below the precision floor.
+
+    Args:
+        fig: The figure, its map drawn.
+        grid: The map's grid.
+        table: One row per cell.
+        hatched: Which, one a row of the table.
+        row: Row of the panel.
+        col: Column of the panel.
+    """
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for (i, j), hatch in zip(grid.positions(table), hatched, strict=True):
+        if hatch:
+            x += [j - 0.5, j + 0.5, j + 0.5, j - 0.5, j - 0.5, None]
+            y += [i - 0.5, i - 0.5, i + 0.5, i + 0.5, i - 0.5, None]
+    fig.add_trace(go.Scatter(x=x or [None], y=y or [None], **_HATCH, showlegend=False), row=row, col=col)
+
+
+def add_hatch_key(fig: go.Figure, label: str = BELOW_FLOOR) -> None:
+    """Say in the legend what hatching means."""
+    fig.add_trace(go.Scatter(x=[None], y=[None], name=label, **_HATCH), row=1, col=1)
+
+
+def doubling_ticks(end: float) -> dict[str, Any]:
+    """Return the ticks of a colour bar over doublings, at most five and written as ratios: the bar is short.
+
+    Args:
+        end: Where the bar ends, in doublings either way.
+    """
+    step = next((size for size in (0.5, 1.0, 2.0) if end < 2.5 * size), 4.0)
+    ticks = [k * step for k in range(-4, 5) if abs(k * step) <= end]
+    return {"tickvals": ticks, "ticktext": [f"{2.0**t:.2g}×" for t in ticks]}
+
+
+def ratios(doublings: np.ndarray) -> list[str]:
+    """Return doublings as ratios for cells: ``2.83×``; nothing for NaN."""
+    return ["" if np.isnan(value) else f"{2**value:.2f}×" if np.isfinite(value) else "0×" for value in doublings]
 
 
 def color_bar(

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from mastlens.errors import UnknownName
+from mastlens.errors import CannotWrite, UnknownName
 from mastlens.plots.tables import layout_of
 
 IMAGES = ("svg", "png", "pdf")
@@ -86,6 +86,18 @@ def find_browser() -> str | None:
     return next(filter(None, (*found, *(place for place in _PLACES if Path(place).is_file()))), None)
 
 
+def _browser() -> str:
+    if found := find_browser():
+        return found
+    where = os.environ.get("BROWSER_PATH")
+    said = f"$BROWSER_PATH is {where!r}, which is no program" if where else "no Chrome, Chromium or Edge was found"
+    raise CannotWrite(f"{said}. Install one of them, or let BROWSER_PATH point to it.")
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".")
+
+
 def draw_images(
     figures: Mapping[str, go.Figure],
     kinds: Sequence[str] = IMAGES,
@@ -109,11 +121,10 @@ def draw_images(
     if not kinds or not figures:
         return images, ""
     missing = f"No {', '.join(kind.upper() for kind in kinds)}"
-    browser = find_browser()
-    if browser is None:
-        where = os.environ.get("BROWSER_PATH")
-        said = f"$BROWSER_PATH is {where!r}, which is no program" if where else "no Chrome, Chromium or Edge was found"
-        return images, f"{missing}: {said}. Install one of them, or let BROWSER_PATH point to it."
+    try:
+        browser = _browser()
+    except CannotWrite as error:
+        return images, f"{missing}: {error}"
     sizes = {name: (width or _wide(fig), _tall(fig)) for name, fig in figures.items()}
     with tempfile.TemporaryDirectory(prefix="mastlens-images-") as scratch:
         folder = Path(scratch)
@@ -122,8 +133,7 @@ def draw_images(
             for number, (name, svg) in enumerate((n, svg) for n, svg in drawn["svg"].items() if "pdf" in kinds):
                 drawn.setdefault("pdf", {})[name] = _printed(browser, folder, number, svg, sizes[name], inches)
         except (OSError, subprocess.SubprocessError, ValueError) as error:
-            said = " ".join(str(error).split())[:200].rstrip(".")
-            return images, f"{missing}: {browser} failed ({said}). The other files are complete."
+            return images, f"{missing}: {browser} failed ({_in_a_line(error)}). The other files are complete."
     for kind in kinds:
         for name, content in drawn.get(kind, {}).items():
             images[name][kind] = content
@@ -184,6 +194,26 @@ def _drawn(
     return found, failed
 
 
+def print_page(page: Path) -> bytes:
+    """Return a page of this package as a PDF on A4, printed by the browser once its figures are drawn.
+
+    Raises:
+        MastlensError: If there is no browser, or it fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="mastlens-print-") as scratch:
+        folder = Path(scratch)
+        target = folder / "page.pdf"
+        told = ["--no-pdf-header-footer", "--virtual-time-budget=60000", f"--print-to-pdf={target}"]
+        try:
+            browser = _browser()
+            _run(browser, folder, 2, *told, page.resolve().as_uri())
+            return _undated(target.read_bytes())
+        except (OSError, subprocess.SubprocessError) as error:
+            raise CannotWrite(
+                f"{page.name} cannot be printed: {_in_a_line(error)}. The page itself is complete."
+            ) from error
+
+
 def _sized(svg: str, size: tuple[int, int], inches: float | None) -> str:
     """Return an SVG that has its size on paper; what it shows is unchanged."""
     if inches is None:
@@ -202,7 +232,12 @@ def _printed(browser: str, folder: Path, number: int, svg: bytes, size: tuple[in
     wide, tall = (f"{pixels}px" if inches is None else f"{inches * pixels / size[0]:.4f}in" for pixels in size)
     page.write_text(_PRINTED.format(width=wide, height=tall, svg=svg.decode("utf-8")), encoding="utf-8")
     _run(browser, folder, 1, "--no-pdf-header-footer", f"--print-to-pdf={target}", page.as_uri())
-    return target.read_bytes()
+    return _undated(target.read_bytes())
+
+
+def _undated(pdf: bytes) -> bytes:
+    """Return a PDF without the time at which it was made, so that equal pages are equal files."""
+    return re.sub(rb"\(D:\d{14}", b"(D:20000101000000", pdf)
 
 
 def _run(browser: str, folder: Path, figures: int, *arguments: str) -> str:

@@ -7,7 +7,19 @@ from plotly.subplots import make_subplots
 
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import finish, plain
-from mastlens.plots.tables import distinct, layout_of, need, need_unique, numbers, ordered, rows_with, take, words
+from mastlens.plots.honest import honest
+from mastlens.plots.tables import (
+    distinct,
+    every_few,
+    layout_of,
+    need,
+    need_unique,
+    numbers,
+    ordered,
+    rows_with,
+    take,
+    words,
+)
 from mastlens.plots.template import GREEN, VERMILLION
 from mastlens.statistics import mcnemar_exact
 
@@ -18,7 +30,10 @@ _STATES = (
     ("wrong both times", "#E7EAED"),
 )
 
+_MOST = 5000  # cells of a figure
 
+
+@honest
 def plot_items(items: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw every item of every split as a cell: kept, lost, gained or never right.
 
@@ -37,7 +52,9 @@ def plot_items(items: pd.DataFrame, *, title: str | None = None, subtitle: str =
     splits = distinct(drawn, "split")
     wide = 50
     parts = {split: ordered(rows_with(drawn, "split", split), "state") for split in splits}
-    rows = [-(-len(part) // wide) for part in parts.values()]
+    step = every_few(len(drawn), _MOST)  # cells are in the order of their states: taken evenly they keep their shares
+    shown = {split: part.iloc[::step] for split, part in parts.items()}
+    rows = [-(-len(part) // wide) for part in shown.values()]
     gap, each = 44, 17
     height = each * sum(rows) + gap * (len(splits) - 1)
     captions, sentences = [], []
@@ -56,7 +73,7 @@ def plot_items(items: pd.DataFrame, *, title: str | None = None, subtitle: str =
         vertical_spacing=gap / height if len(splits) > 1 else 0,
         subplot_titles=captions,
     )
-    for row, part in enumerate(parts.values(), start=1):
+    for row, part in enumerate(shown.values(), start=1):
         cells = rows[row - 1] * wide
         z = np.full(cells, np.nan)
         z[: len(part)] = np.asarray(part["state"], dtype=float)
@@ -103,7 +120,7 @@ def plot_items(items: pd.DataFrame, *, title: str | None = None, subtitle: str =
         drawn,
         title=title or f"Item by item: {'; '.join(sentences)}",
         subtitle=subtitle,
-        note="One cell an item, by what became of it. "
+        note=f"One cell {'an item' if step == 1 else f'for {step} items'}, by what became of it. "
         + ("Lost: fewer of its samples are right" if shares else "Lost: right before, wrong after")
         + "; gained: the other way. "
         "p is two-sided, from lost against gained.",

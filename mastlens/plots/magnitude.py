@@ -12,19 +12,22 @@ from mastlens.plots.heat import (
     BAR_SPACE,
     KEYS,
     CellGrid,
+    add_hatch,
+    add_hatch_key,
     add_map,
-    add_ring_key,
     color_bar,
     color_scale,
     hover_text,
     log_range,
     once_per_cell,
 )
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import distinct, need, numbers, records, rows_with, take, words
 
 _NAMES = {"sft": "SFT", "rlvr": "RLVR"}
 
 
+@honest
 def plot_increment_magnitude(geometry: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw how large each increment is, SFT beside RLVR, with the same colour range in each row.
 
@@ -85,14 +88,15 @@ def plot_increment_magnitude(geometry: pd.DataFrame, *, title: str | None = None
                 hover=hover_text(part, lines),
                 coloraxis=axis,
                 texts=[short(value, 2) for value in values],
-                ringed=_below_floor(part) if floored else None,
                 row=row,
                 col=col,
                 layer_title=col == 1,
             )
+            if floored:
+                add_hatch(fig, grid, part, _below_floor(part), row=row, col=col)
         color_bar(fig, axis, grid=grid, title=label, row=row, to_col=len(increments), height=inner)
     if floored:
-        add_ring_key(fig, "not above the floor of the checkpoint's precision")
+        add_hatch_key(fig, "not above the floor of the checkpoint's precision")
     return finish(
         fig,
         drawn,

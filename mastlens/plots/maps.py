@@ -12,6 +12,8 @@ from mastlens.plots.heat import (
     BAR_SPACE,
     KEYS,
     CellGrid,
+    add_hatch,
+    add_hatch_key,
     add_map,
     add_ring_key,
     color_bar,
@@ -19,11 +21,13 @@ from mastlens.plots.heat import (
     hover_text,
     once_per_cell,
 )
+from mastlens.plots.honest import honest
 from mastlens.plots.measures import INCREMENTS, increments_of, label_of, null_of
 from mastlens.plots.tables import flags, need, numbers, records, rows_with, take, words
-from mastlens.statistics import beyond_chance, claim, verdict_columns
+from mastlens.statistics import BELOW, beyond_chance, claim, verdict_columns
 
 
+@honest
 def plot_score_map(
     table: pd.DataFrame,
     value: str,
@@ -66,6 +70,11 @@ def plot_score_map(
     lines = {plain(label): f"{{{value}:.5g}}"}
     lines |= _mark(drawn, value, nulls, own_null, told, null_tolerance)
     marked = "within_null" in drawn.columns
+    below = (drawn["note"] == BELOW).to_numpy() if "note" in drawn else np.zeros(len(drawn), dtype=bool)
+    if below.any():
+        drawn["below_floor"] = below
+        if marked:
+            drawn["within_null"] &= ~below
 
     grid = CellGrid.of(drawn)
     names = [f"{INCREMENTS.get(name, plain(name))} increment" for name in increments] if len(increments) > 1 else None
@@ -85,10 +94,14 @@ def plot_score_map(
             col=col,
             layer_title=col == 1,
         )
+        if below.any():
+            add_hatch(fig, grid, part, flags(part, "below_floor"), col=col)
     fig.update_layout(coloraxis=color_scale(values, signed=signed))
     color_bar(fig, "coloraxis", grid=grid, title=plain(label), to_col=len(increments))
     if marked:
         add_ring_key(fig, "cannot be told from its null")
+    if below.any():
+        add_hatch_key(fig)
     return finish(
         fig,
         drawn,
@@ -96,7 +109,7 @@ def plot_score_map(
         subtitle=subtitle,
         note=_note(nulls, told, null_tolerance),
         plot_height=grid.height,
-        legend_rows=int(marked),
+        legend_rows=int(marked or bool(below.any())),
         panel_titles=names is not None,
         bottom=BAR_SPACE,
         min_width=360 if len(increments) == 1 else 620,
@@ -137,10 +150,13 @@ def _title(drawn: pd.DataFrame, value: str, label: str, marked: bool, judged: bo
     title = label.split(" (")[0]
     title = title[:1].upper() + title[1:]
     inside = flags(drawn, "within_null") if marked else np.zeros(len(drawn), dtype=bool)
+    below = flags(drawn, "below_floor") if "below_floor" in drawn else np.zeros(len(drawn), dtype=bool)
     found = claim(drawn, value) if judged else None
     if found is not None:
         title += f": {found.sentence('cell')}"
-    named = np.where(inside & judged, np.nan, numbers(drawn, value))  # only what is beyond chance, where that is judged
+    named = np.where(
+        (inside & judged) | below, np.nan, numbers(drawn, value)
+    )  # only what is beyond chance, where that is judged
     if (found is None or found.holds) and np.isfinite(named).any():
         top: dict[str, Any] = records(drawn)[int(np.nanargmax(np.abs(named)))]
         title += f"{':' if found is None else ','} largest in layer {top['layer']}, {top['projection']} "

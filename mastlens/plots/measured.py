@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import count, finish, plain, short
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import distinct, need, need_unique, records, rows_with, take
 from mastlens.plots.template import BLUE, INK, MUTED
 
@@ -18,6 +19,7 @@ _PER_ROW, _LABEL = 3, 30  # panels a row, characters of a label's line
 _FAR = 6  # times as far from no change as the next one: drawn at the edge, so that the others can be told apart
 
 
+@honest
 def plot_measures(
     table: pd.DataFrame,
     *,
@@ -146,6 +148,7 @@ def _points(rows: list[tuple[int, dict[str, Any]]], low: float, high: float, ref
     )
 
 
+@honest
 def plot_reasoning(measures: pd.DataFrame, *, subtitle: str = "") -> Figure:
     """Draw R2MU's table: what each method leaves in answers and traces, and of what should stay.
 

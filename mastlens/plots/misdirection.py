@@ -8,6 +8,7 @@ from plotly.subplots import make_subplots
 
 from mastlens.errors import unknown
 from mastlens.plots.frame import finish, plain, short
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import distinct, need, need_unique, numbers, ordered, rows_with, take, where
 from mastlens.plots.template import MUTED, SEQUENTIAL
 
@@ -20,6 +21,7 @@ _NAMES = {"forget": "forget texts", "traces": "traces", "cot": "chains of though
 _KEYS = ("step", "text", "layer")
 
 
+@honest
 def plot_misdirection(
     drift: pd.DataFrame,
     *,

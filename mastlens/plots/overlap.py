@@ -7,6 +7,7 @@ from plotly.subplots import make_subplots
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import count, finish, plain
 from mastlens.plots.heat import BAR_SPACE, CellGrid, add_map, add_ring_key, color_bar
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import distinct, need, need_unique, numbers, records, take, where, words
 from mastlens.plots.template import SEQUENTIAL
 
@@ -15,6 +16,7 @@ _COLUMNS = (*_PAIR, "first_size", "second_size", "candidates", "shared", "jaccar
 _LINE = 7  # pixels a character of a label
 
 
+@honest
 def plot_selection_overlap(
     overlap: pd.DataFrame, *, level: float = 0.95, title: str | None = None, subtitle: str = ""
 ) -> Figure:

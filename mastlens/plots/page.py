@@ -22,11 +22,15 @@ from mastlens.errors import CannotWrite
 from mastlens.plots.cells import escaped, table_html
 from mastlens.plots.files import CONFIG
 from mastlens.plots.frame import without_captions
+from mastlens.plots.packing import UNPACK, packed
 from mastlens.plots.page_style import CSS, SCRIPT
+from mastlens.plots.response_browser import Responses, browser_html
+from mastlens.plots.response_script import LOOK as BROWSER_LOOK
+from mastlens.plots.response_script import SCRIPT as BROWSER_SCRIPT
 from mastlens.plots.tables import layout_of
 from mastlens.runs.files import atomic_path
 
-__all__ = ["Pair", "Section", "embedded", "table_html", "write_html", "write_page"]
+__all__ = ["Pair", "Section", "table_html", "write_html", "write_page"]
 
 _NOTHING = "'none'"
 _CONTENTS_FROM = 5  # sections from which a table of contents is worth its space
@@ -58,6 +62,8 @@ class Section:
         figures: Figures, captioned by their own title, subtitle and note.
         tables: Tables, each with its caption.
         texts: What a model wrote, each with its caption; shown as it is, markup and all.
+        responses: Responses to look through; ``texts`` and ``pairs`` are then the examples of a page without scripts
+            and of paper.
         pairs: What two models wrote on the same item, side by side; shown in the same way.
         fragments: HTML that is put in as it is, each with its caption: only what a function of ``mastlens.plots``
             made, which has escaped every text in it.
@@ -69,6 +75,7 @@ class Section:
     tables: tuple[tuple[str, pd.DataFrame], ...] = ()
     texts: tuple[tuple[str, str], ...] = ()
     pairs: tuple[Pair, ...] = ()
+    responses: tuple[Responses, ...] = ()
     fragments: tuple[tuple[str, str], ...] = ()
 
 
@@ -100,7 +107,7 @@ def write_page(
     if len(sections) >= _CONTENTS_FROM:
         links = (f'<li><a href="#section-{i}">{escaped(name)}</a></li>' for i, name in enumerate(headings, start=1))
         body.append(f'<nav aria-label="Contents"><ol>{"".join(links)}</ol></nav>')
-    number = 1
+    number = browsers = 1
     for i, section in enumerate(sections, start=1):
         body.append(f'<section id="section-{i}">\n<h2>{escaped(section.heading)}</h2>')
         body.append(_paragraphs(section.text))
@@ -109,30 +116,41 @@ def write_page(
             number += 1
         body.extend(table_html(table, caption=caption) for caption, table in section.tables)
         body.extend(_fragment(caption, fragment) for caption, fragment in section.fragments)
+        for responses in section.responses:
+            body.append(browser_html(responses, f"responses-{browsers}"))
+            browsers += 1
         body.extend(_said(caption, text) for caption, text in section.texts)
         body.extend(map(_pair, section.pairs))
         body.append("</section>")
     if reproduce:
         body.append(f'<section id="section-{len(headings)}">\n<h2>Reproduce</h2>\n{_reproduce(reproduce)}</section>')
-    scripts = (SCRIPT % {"config": json.dumps(CONFIG)},) if number > 1 else ()
-    return write_html(path, title=title, body="\n".join(part for part in body if part), scripts=scripts)
+    scripts = [SCRIPT % {"config": json.dumps(CONFIG)}] if number > 1 else []
+    style = ""
+    if browsers > 1:
+        scripts.append(BROWSER_SCRIPT)
+        style = BROWSER_LOOK
+    whole = "\n".join(part for part in body if part)
+    return write_html(path, title=title, body=whole, scripts=scripts, style=style, plotly=number > 1)
 
 
-def write_html(path: Path, *, title: str, body: str, scripts: Sequence[str] = (), style: str = "") -> Path:
+def write_html(
+    path: Path, *, title: str, body: str, scripts: Sequence[str] = (), style: str = "", plotly: bool = True
+) -> Path:
     """Write a page that holds everything and asks nothing of the network, whole or not at all.
 
     Args:
         path: The HTML file to write; its folder is made when it is missing.
         title: Its title, plain text.
         body: HTML, every text in it escaped.
-        scripts: The page's own scripts, which run behind plotly's; none leaves plotly out too.
+        scripts: The page's own scripts.
         style: CSS behind that of all pages.
+        plotly: Whether plotly's script runs before them.
 
     Raises:
         MastlensError: When the file cannot be written.
     """
     # A page's parser turns line ends into \n before the hash is taken.
-    running = [get_plotlyjs().replace("\r\n", "\n"), *scripts] if scripts else []
+    running = [get_plotlyjs().replace("\r\n", "\n")] * plotly + [UNPACK, *scripts] if scripts else []
     policy = (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'; "
         f"script-src {' '.join(map(_source, running)) or _NOTHING}"
@@ -185,14 +203,8 @@ def _figure(fig: go.Figure, number: int) -> str:
         f'style="height:{height}px;'
         f'min-width:{int(ours.get("min_width", 320))}px">This figure needs JavaScript.</div></div>\n'
         f"{note}{tools}"
-        f'<script type="application/json" id="{name}">{embedded(json.loads(str(bare.to_json())))}</script>\n</figure>'
+        f"{packed(name, json.loads(str(bare.to_json())))}\n</figure>"
     )
-
-
-def embedded(value: Any) -> str:
-    """Return a value as JSON that no text in it can break out of."""
-    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _said(caption: str, text: str) -> str:

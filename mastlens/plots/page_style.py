@@ -1,7 +1,8 @@
 """The style and the script of a report page."""
 
 CSS = """
-:root { --ink: #1f2328; --muted: #59636e; --rule: #dfe3e8; --wash: #f5f7f9; --accent: #0072b2; }
+:root { --ink: #1f2328; --muted: #59636e; --rule: #dfe3e8; --wash: #f5f7f9; --accent: #0069a6; --on-accent: #fff;
+  --edge: #848d97; }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; color: var(--ink); background: #fff; font: 16px/1.6 system-ui, -apple-system, "Segoe UI",
@@ -64,6 +65,15 @@ dd { margin: .25rem 0 0; }
   .table .s { white-space: normal; }
   td.l { min-width: 11rem; }
 }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8eb; --muted: #a6afb8; --rule: #3a4149; --wash: #22272d; --accent: #6cb6ff; --on-accent: #10151a;
+    --edge: #7d8791; color-scheme: dark; }
+  body { background: #15191e; }
+  /* Figures are drawn in ink on white. */
+  .figure, .fragment .scroll { --ink: #1f2328; --muted: #59636e; --accent: #0069a6; color: var(--ink); background: #fff;
+    border-radius: 4px; padding: .25rem .5rem; color-scheme: light; }
+}
+@media (prefers-reduced-motion: no-preference) { html { scroll-behavior: smooth; } }
 @media print {
   @page { margin: 14mm; }
   body { font-size: 10.5pt; }
@@ -76,8 +86,8 @@ dd { margin: .25rem 0 0; }
   .scroll, .fragment .scroll { overflow: visible; max-height: none; }
   .table table { font-size: 8.5pt; }
   .table th, .table td { white-space: normal; }
-  /* The script gives figures the width of a screen before printing; paper is narrower. */
-  .figure > .scroll { zoom: .72; }
+  /* The script lays figures out wider than paper is before printing. */
+  .figure > .scroll { zoom: var(--paper, .72); }
   pre { max-height: none; }
   .verdict, pre { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
@@ -92,13 +102,13 @@ SCRIPT = """
   var touch = window.matchMedia && window.matchMedia("(hover: none), (pointer: coarse)").matches;
   if (touch) { config.displayModeBar = false; }
 
-  function spec(id) { return JSON.parse(document.getElementById(id).textContent); }
+  var specs = {};  // name to figure, once it is unpacked
 
   function draw(box) {
-    if (box.getAttribute("data-drawn")) { return; }
+    var figure = specs[box.getAttribute("data-figure")];
+    if (!figure || box.getAttribute("data-drawn")) { return; }
     box.setAttribute("data-drawn", "yes");
     box.textContent = "";
-    var figure = spec(box.getAttribute("data-figure"));
     // On a touch screen a finger on a figure should scroll the page, not draw a zoom box.
     if (touch) { figure.layout.dragmode = false; }
     // One figure that fails says so and keeps no other from being drawn.
@@ -115,16 +125,43 @@ SCRIPT = """
       if (entry.isIntersecting) { watcher.unobserve(entry.target); draw(entry.target); }
     });
   }, { rootMargin: "400px 0px" });
-  boxes.forEach(function (box) { watcher.observe(box); });
   var idle = window.requestIdleCallback || function (callback) { return window.setTimeout(callback, 200); };
   function next(i) {
     while (i < boxes.length && boxes[i].getAttribute("data-drawn")) { i += 1; }
     if (i < boxes.length) { draw(boxes[i]); idle(function () { next(i + 1); }); }
   }
-  // Once the first ones are on the screen.
-  window.setTimeout(function () { idle(function () { next(0); }); }, 500);
+  boxes.reduce(function (before, box) {
+    return before.then(function () {
+      var name = box.getAttribute("data-figure");
+      return unpacked(name).then(function (figure) {
+        specs[name] = figure;
+        if (box === boxes[0]) { draw(box); }  // at once, wherever it stands: it is what a reader looks for
+        watcher.observe(box);
+      });
+    });
+  }, Promise.resolve()).then(function () {
+    // Once the first ones are on the screen.
+    window.setTimeout(function () { idle(function () { next(0); }); }, 500);
+  }).catch(function (error) {
+    console.error(error);
+    boxes.forEach(function (box) {
+      if (!box.getAttribute("data-drawn")) { box.textContent = "This figure needs a browser of 2023 or later."; }
+    });
+  });
+
+  // Between its margins a page is at least 182 mm (A4) by 251 mm (letter), in pixels: two figures stand on one, so that
+  // none leaves half a page empty.
+  var paper = { wide: 687, tall: 949 };
+  function onPaper(box) {
+    var scroll = box.parentNode, tall = box.layout.height || box.offsetHeight;
+    var said = scroll.parentNode.getBoundingClientRect().height - scroll.getBoundingClientRect().height;
+    var half = (0.47 * paper.tall - said) / tall;
+    var zoom = Math.min(paper.wide / 930, Math.max(0.5, half), (paper.tall - said) / tall);
+    scroll.style.setProperty("--paper", zoom.toFixed(3));
+    Plotly.relayout(box, { width: Math.floor(paper.wide / zoom) });
+  }
   window.addEventListener("beforeprint", function () {
-    boxes.forEach(function (box) { draw(box); if (box.layout) { Plotly.relayout(box, { width: 930 }); } });
+    boxes.forEach(function (box) { draw(box); if (box.layout) { onPaper(box); } });
   });
   window.addEventListener("afterprint", function () {
     boxes.forEach(function (box) { if (box.layout) { Plotly.relayout(box, { width: null, autosize: true }); } });
@@ -137,7 +174,7 @@ SCRIPT = """
 
   function download(event) {
     var id = event.currentTarget.getAttribute("data-table");
-    var table = spec(id).layout.meta.table;
+    var table = specs[id].layout.meta.table;
     var lines = [table.columns.map(cell).join(",")];
     var rows = table.values.length ? table.values[0].length : 0;
     for (var i = 0; i < rows; i += 1) {

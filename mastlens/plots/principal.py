@@ -12,16 +12,21 @@ from mastlens.plots.heat import (
     BAR_SPACE,
     KEYS,
     CellGrid,
+    add_hatch,
+    add_hatch_key,
     add_map,
     add_ring_key,
     color_bar,
+    doubling_ticks,
     hover_text,
     once_per_cell,
+    ratios,
 )
+from mastlens.plots.honest import honest
 from mastlens.plots.nulls import principal_energy_band
 from mastlens.plots.tables import distinct, flags, need, numbers, ordered, rows_with, take, where, words
 from mastlens.plots.template import DIVERGING, INK, MUTED, PROJECTION_COLOURS
-from mastlens.statistics import beyond_chance, claim, mcnemar_exact, verdict_columns
+from mastlens.statistics import BELOW, beyond_chance, claim, mcnemar_exact, verdict_columns
 
 _COLUMNS = (
     "increment",
@@ -69,6 +74,7 @@ def _with_null(part: pd.DataFrame, level: float) -> pd.DataFrame:
     return drawn
 
 
+@honest
 def plot_off_principal(
     geometry: pd.DataFrame,
     *,
@@ -152,8 +158,9 @@ def _add_lift_map(fig: go.Figure, drawn: pd.DataFrame, grid: CellGrid, hover: li
     finite = np.abs(values[np.isfinite(values)])
     end = max(0.5, float(finite.max())) if finite.size else 1.0
     # No energy inside at all is minus infinity: it is drawn at the end of the scale.
-    clipped = np.where(np.isneginf(values), -end, values)
-    texts = ["" if np.isnan(value) else f"{2**value:.2f}×" if np.isfinite(value) else "0×" for value in values]
+    # Below the floor nothing can be told, so that no colour claims anything there.
+    below = (drawn["note"] == BELOW).to_numpy() if "note" in drawn else np.zeros(len(drawn), dtype=bool)
+    clipped = np.where(below, 0.0, np.where(np.isneginf(values), -end, values))
     add_map(
         fig,
         drawn,
@@ -161,12 +168,13 @@ def _add_lift_map(fig: go.Figure, drawn: pd.DataFrame, grid: CellGrid, hover: li
         grid=grid,
         hover=hover,
         coloraxis="coloraxis",
-        texts=texts,
-        ringed=flags(drawn, "within_null"),
+        texts=ratios(values),
+        ringed=flags(drawn, "within_null") & ~below,
     )
     add_ring_key(fig, _INSIDE)
-    step = next((size for size in (0.5, 1.0, 2.0) if end < 2.5 * size), 4.0)  # five ticks at most: the bar is short
-    ticks = [k * step for k in range(-4, 5) if abs(k * step) <= end]
+    if below.any():
+        add_hatch(fig, grid, drawn, below)
+        add_hatch_key(fig)
     fig.update_layout(coloraxis={"colorscale": DIVERGING, "cmin": -end, "cmax": end, "cmid": 0})
     color_bar(
         fig,
@@ -175,7 +183,7 @@ def _add_lift_map(fig: go.Figure, drawn: pd.DataFrame, grid: CellGrid, hover: li
         title="energy inside the principal subspaces / null",
         height=max(grid.height, 300),
     )
-    fig.update_layout(coloraxis_colorbar={"tickvals": ticks, "ticktext": [f"{2.0**t:.2g}×" for t in ticks]})
+    fig.update_layout(coloraxis_colorbar=doubling_ticks(end))
 
 
 def _add_dots(fig: go.Figure, drawn: pd.DataFrame, grid: CellGrid, hover: list[str]) -> None:

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mastlens.plots.frame import colour_with, count, finish, plain, short
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import distinct, need, numbers, ordered, records, rows_with, where, words
 from mastlens.plots.template import BLUE, GREEN, GREY, INK, MUTED, VERMILLION
 
@@ -15,6 +16,7 @@ SIDE_COLOURS = {"forget": BLUE, "retain": VERMILLION}
 """The colours of the two sides in every figure of a projection."""
 
 
+@honest
 def plot_standing(numbers_of: pd.DataFrame, *, place: str, title: str | None = None, subtitle: str = "") -> go.Figure:
     """Draw every score of one projection relative to the largest of all projections, in magnitude.
 
@@ -52,6 +54,7 @@ def plot_standing(numbers_of: pd.DataFrame, *, place: str, title: str | None = N
                 textfont={"size": 11, "color": MUTED},
                 marker={"size": 10, "color": fill, "line": {"width": 1.8, "color": BLUE}},
                 name=name,
+                showlegend=not inside or bool(numbers_of["beyond_chance"].notna().any()),
                 customdata=[text for text, here in zip(told, of, strict=True) if here],
                 hovertemplate="%{customdata}<extra></extra>",
             )
@@ -65,8 +68,13 @@ def plot_standing(numbers_of: pd.DataFrame, *, place: str, title: str | None = N
     )
     fig.update_yaxes(autorange="reversed", showgrid=False, type="category", ticksuffix=" ")
     if title is None:
-        top = records(ordered(numbers_of, "place"))[0]
-        title = f"{place}: number {top['place']} of {top['of']} by {plain(top['label'])}"
+        open_to = where(
+            numbers_of, ~np.asarray(chance, dtype=bool)
+        )  # no headline says anything of what chance explains
+        title = f"{place}: nothing of {count(len(labels), 'score')} can be told from chance"
+        if len(open_to):
+            top = records(ordered(open_to, "place"))[0]
+            title = f"{place}: number {top['place']} of {top['of']} by {plain(top['label'])}"
     return finish(
         fig,
         numbers_of,
@@ -80,6 +88,7 @@ def plot_standing(numbers_of: pd.DataFrame, *, place: str, title: str | None = N
     )
 
 
+@honest
 def plot_projection_spectrum(
     spectra: pd.DataFrame, *, place: str, title: str | None = None, subtitle: str = ""
 ) -> go.Figure:
@@ -148,6 +157,7 @@ def plot_projection_spectrum(
     )
 
 
+@honest
 def plot_projection_angles(
     angles: pd.DataFrame, *, place: str, title: str | None = None, subtitle: str = ""
 ) -> go.Figure:

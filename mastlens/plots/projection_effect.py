@@ -8,21 +8,41 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mastlens.plots.frame import colour_with, count, finish, plain, short
-from mastlens.plots.heat import BAR_SPACE, KEYS, CellGrid, add_map, add_ring_key, color_bar, color_scale, hover_text
+from mastlens.plots.heat import (
+    BAR_SPACE,
+    BELOW_FLOOR,
+    KEYS,
+    CellGrid,
+    add_hatch,
+    add_hatch_key,
+    add_map,
+    add_ring_key,
+    color_bar,
+    color_scale,
+    doubling_ticks,
+    hover_text,
+    ratios,
+)
+from mastlens.plots.honest import honest
 from mastlens.plots.projection import SIDE_COLOURS
-from mastlens.plots.tables import distinct, need, numbers, records, rows_with, take
+from mastlens.plots.tables import distinct, every_few, flags, need, numbers, records, rows_with, take
 from mastlens.plots.template import GREY, INK, MUTED
 
 _MILLI = 1000.0
 _UNIT = "10⁻³ nats per token"
+_MOST = 5000  # points of a line
+_LEAST_DOUBLINGS = 0.5  # a scale that ended nearer to chance would make noise look like a finding
 _DID = {"restore": "put back into<br>RLVR", "insert": "put into<br>SFT"}
 
 
+@honest
 def plot_projection_map(
     table: pd.DataFrame,
     *,
     label: str,
     signed: bool = False,
+    doublings: bool = False,
+    over: np.ndarray | None = None,
     chosen: str | None = None,
     note: str = "",
     title: str | None = None,
@@ -34,32 +54,42 @@ def plot_projection_map(
 
     Args:
         table: One row a projection: ``layer``, ``projection``, ``name``, ``value``, ``chance`` (may be missing) and
-            ``beyond_chance`` (missing where nothing says it).
+            ``beyond_chance`` (missing where nothing says it); ``floor`` and ``below_floor`` where there is a precision
+            floor: these cells are hatched.
         label: What the value is called, with its unit.
         signed: Whether 0 is the middle of the colours.
+        doublings: Whether the values are doublings of what chance gives, to be written as ratios.
+        over: Values that the colours range over, of maps to be compared; by default the table's.
         chosen: Name of the projection to frame.
         note: A line below the map.
-        title: The point in plain words; by default the largest magnitude and how many cells are chance.
+        title: The point in plain words; by default how many are beyond chance, and the largest of these.
         subtitle: Model, revision, dtype, seed.
     """
     columns = [*KEYS, "value", "chance", "beyond_chance"]
     need(table, columns, figure="plot_projection_map", writer="explore(study)")
-    extra = [column for column in ("low", "high") if column in table]
-    drawn = take(table, [*columns, *extra])
+    drawn = take(table, [*columns, *(c for c in ("low", "high", "floor", "below_floor") if c in table)])
     grid, values = CellGrid.of(drawn), numbers(drawn, "value")
-    inside = np.asarray([beyond is not pd.NA and not beyond for beyond in drawn["beyond_chance"].tolist()])
-    lines = {plain(label): "{value:.5g}", "by chance": "{chance:.5g}"}
-    if extra:
-        lines["95 % interval"] = "{low:.4g} to {high:.4g}"
+    below = flags(drawn, "below_floor") if "below_floor" in drawn else np.zeros(len(drawn), dtype=bool)
+    inside = ~below & [beyond is not pd.NA and not beyond for beyond in drawn["beyond_chance"].tolist()]
+    drawn["ratio"] = 2.0**values if doublings else np.nan
+    lines = {plain(label): "{ratio:.3f} times" if doublings else "{value:.5g}", "by chance": "{chance:.5g}"}
+    lines |= {"95 % interval": "{low:.4g} to {high:.4g}", "floor of the precision": "{floor:.4g}"}
+    if doublings:
+        del lines["by chance"]
+    hover = [
+        f"{text}{f'<br>{BELOW_FLOOR}' * bool(hatched)}<br><i>click to open</i>"
+        for text, hatched in zip(hover_text(drawn, lines), below, strict=True)
+    ]
     fig = make_subplots()
     add_map(
         fig,
         drawn,
-        values,
+        # No colour claims anything of a ratio below the floor.
+        np.where(below, 0.0, values) if doublings else values,
         grid=grid,
-        hover=[f"{text}<br><i>click to open</i>" for text in hover_text(drawn, lines)],
+        hover=hover,
         coloraxis="coloraxis",
-        texts=[short(value) for value in values],
+        texts=ratios(values) if doublings else [short(value) for value in values],
         ringed=inside if grid.annotated else None,
     )
     places = grid.positions(drawn)
@@ -72,26 +102,48 @@ def plot_projection_map(
         fig.add_trace(
             go.Scatter(x=x, y=y, mode="markers", marker=look, showlegend=False, hoverinfo="skip"), row=1, col=1
         )
+    add_hatch(fig, grid, drawn, below)
+    judged = bool(drawn["beyond_chance"].notna().any())
     add_ring_key(fig, "cannot be told from chance")
-    fig.update_layout(coloraxis=color_scale(values, signed=signed))
+    add_hatch_key(fig)
+    for key, needed in zip(fig.data[-2:], (judged, below.any()), strict=True):
+        key.showlegend = bool(needed)
+    scale = color_scale(values if over is None else over, signed=signed, least=_LEAST_DOUBLINGS if doublings else 0.0)
+    fig.update_layout(coloraxis=scale)
     color_bar(fig, "coloraxis", grid=grid, title=plain(label))
-    if title is None:
-        top = records(drawn)[int(np.nanargmax(np.abs(values)))]
-        title = f"{label[:1].upper()}{label[1:]}: largest in layer {top['layer']}, {top['projection']}"
-        if inside.any():
-            title += f"; {inside.sum()} of {count(len(drawn), 'projection')} cannot be told from chance"
+    if doublings:
+        fig.update_layout(coloraxis_colorbar=doubling_ticks(float(scale["cmax"])))
     return finish(
         fig,
-        drawn,
-        title=title,
+        drawn.drop(columns="ratio"),
+        title=title or _map_title(drawn, label, judged, inside, below),
         subtitle=subtitle,
         note=note,
         plot_height=grid.height,
-        legend_rows=1,
+        legend_rows=int(judged or bool(below.any())),
         bottom=BAR_SPACE,
     )
 
 
+def _map_title(drawn: pd.DataFrame, label: str, judged: bool, inside: np.ndarray, below: np.ndarray) -> str:
+    """Return what a map says at first glance: how much is beyond chance, and the largest of that."""
+    title = f"{label[:1].upper()}{label[1:]}"
+    values = numbers(drawn, "value")
+    open_to = np.isfinite(values) & ~below
+    if judged:
+        beyond = int((open_to & ~inside).sum())
+        told = f"{beyond or 'none'} of {count(int(open_to.sum()), 'projection')} {'are' if beyond > 1 else 'is'}"
+        title += f": {told} beyond chance"
+    if below.any():
+        title += f"{',' if judged else ':'} {count(int(below.sum()), 'projection')} below the precision floor"
+    named = np.where(open_to & ~(inside & judged), values, np.nan)
+    if np.isfinite(named).any():
+        top = records(drawn)[int(np.nanargmax(np.abs(named)))]
+        title += f"{',' if judged or below.any() else ':'} largest in layer {top['layer']}, {top['projection']}"
+    return title
+
+
+@honest
 def plot_projection_effect(
     causal: pd.DataFrame, *, place: str, title: str | None = None, subtitle: str = ""
 ) -> go.Figure:
@@ -132,6 +184,7 @@ def plot_projection_effect(
     )
 
 
+@honest
 def plot_put_back(
     items: pd.DataFrame,
     effects: pd.DataFrame,
@@ -164,10 +217,11 @@ def plot_put_back(
     _add_effects(fig, effects, labels, panel=True)
     for side in sides:
         changes = np.sort(_MILLI * numbers(rows_with(items, "side", side), "change"))
+        share, step = (np.arange(len(changes)) + 0.5) / max(1, len(changes)), every_few(len(changes), _MOST)
         fig.add_trace(
             go.Scatter(
-                x=(np.arange(len(changes)) + 0.5) / len(changes),
-                y=changes,
+                x=share[::step],
+                y=changes[::step],
                 mode="lines+markers",
                 line={"color": colour_with(SIDE_COLOURS.get(side, GREY), 0.5), "width": 1},
                 marker={"size": 6, "color": SIDE_COLOURS.get(side, GREY)},
@@ -190,7 +244,9 @@ def plot_put_back(
         f"{_effect_text(forget['effect'], forget['effect_low'], forget['effect_high'])}",
         subtitle=subtitle,
         note=f"Measured now on the first {told}; under each side its log-probability a token before and after. "
-        "Crosses: first-order prediction. Grey: ± 2 sd of what a random change of the same size would do.",
+        "Crosses: first-order prediction. Grey: ± 2 sd of what a random change of the same size would do."
+        + f" Of the problems every {every_few(len(items), _MOST)}th is drawn."
+        * (len(items) > _MOST),
         plot_height=280,
         legend_rows=1,
         panel_titles=True,

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mastlens.plots.frame import finish, short
+from mastlens.plots.honest import honest
 from mastlens.plots.nulls import cosine_bound
 from mastlens.plots.projection import INCREMENT_COLOURS, INCREMENTS, SIDE_COLOURS
 from mastlens.plots.tables import distinct, flags, need, numbers, ordered, records, rows_with
@@ -18,6 +19,7 @@ _PAIRS = {
 }
 
 
+@honest
 def plot_projection_heads(
     heads: pd.DataFrame,
     *,
@@ -134,6 +136,7 @@ def _add_chance(fig: go.Figure, heads: np.ndarray, values: np.ndarray, col: int)
     )
 
 
+@honest
 def plot_projection_coupling(
     coupling: pd.DataFrame, *, place: str, level: float = 0.95, title: str | None = None, subtitle: str = ""
 ) -> go.Figure:

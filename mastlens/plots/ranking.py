@@ -8,6 +8,7 @@ from plotly.subplots import make_subplots
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import count, finish, plain
 from mastlens.plots.heat import KEYS, CellGrid, add_map, hover_text, once_per_cell
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import flags, need, numbers, ordered, take, where, words
 from mastlens.plots.template import BLUE, INK, ORANGE, PURPLE
 
@@ -21,6 +22,7 @@ _WORDS = {"log1p_energy": "Size", "off_principal": "Direction", "coupling_factor
 _LABELLED = 48
 
 
+@honest
 def plot_score_decomposition(ranking: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw which of the three factors of the MAST score decided each tensor's rank.
 
@@ -162,6 +164,7 @@ def _decided(drawn: pd.DataFrame) -> str:
     return f"{_WORDS[first]} decided the ranking: {shares[first]:.1%} of the spread in log score ({rest})"
 
 
+@honest
 def plot_selection(ranking: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw which projections were selected, with their rank.
 

@@ -7,6 +7,7 @@ import pandas as pd
 from mastlens.plots.cells import escaped
 from mastlens.plots.figure import TextFigure
 from mastlens.plots.frame import count
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import distinct, need, records, take, where, words
 from mastlens.plots.template import GREEN, INK, MUTED, PAPER, RULE, VERMILLION
 
@@ -16,6 +17,7 @@ _CELL = f"flex:1 1 16rem;min-width:0;padding:8px 10px;border-left:3px solid {{co
 _TEXT = "margin:4px 0 0;white-space:pre-wrap;overflow-wrap:anywhere;font:.85rem/1.5 ui-monospace,Consolas,monospace"
 
 
+@honest
 def item_responses_html(
     items: pd.DataFrame,
     *,

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import count, finish, plain, short
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import need, numbers, told_from_zero, where, words
 from mastlens.plots.template import BLUE, GREY
 
@@ -13,6 +14,7 @@ _COLUMNS = ("layer", "projection", "name", "score", "standard_error")
 _SHOWN = 30
 
 
+@honest
 def plot_scores(table: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw the scores of the matrices that have the largest, with their 95 % intervals where there are any.
 

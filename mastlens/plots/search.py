@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import count, finish, plain
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import distinct, need, need_unique, numbers, ordered, rows_with, take, where, words
 from mastlens.plots.template import COLOURWAY, GREEN, MUTED
 from mastlens.statistics import wilson
@@ -17,6 +18,7 @@ _COLUMNS = ("arm", "lr", "step", "correct", "items")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 
 
+@honest
 def plot_search(
     table: pd.DataFrame, *, target: float | None = None, title: str | None = None, subtitle: str = ""
 ) -> Figure:

@@ -8,6 +8,7 @@ from plotly.subplots import make_subplots
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import finish, plain, short
 from mastlens.plots.heat import KEYS, CellGrid
+from mastlens.plots.honest import honest
 from mastlens.plots.layers import layer_bar, layer_shade
 from mastlens.plots.tables import distinct, need, numbers, ordered, records, rows_with, take, where, words
 from mastlens.plots.template import INK
@@ -16,6 +17,7 @@ _COLUMNS = ("increment", *KEYS, "index", "singular_value", "precision_floor")
 _NAMES = {"sft": "SFT", "rlvr": "RLVR"}
 
 
+@honest
 def plot_spectra(spectra: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw the singular values of every increment, one panel a projection, one line a layer.
 

@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 from mastlens.errors import unknown
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import colour_with, count, finish, plain
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import distinct, need, need_unique, numbers, records, rows_with, take, where, words
 from mastlens.plots.template import BLUE, COLOURWAY, GREEN, GREY, INK, MUTED
 from mastlens.statistics import seed_interval
@@ -32,6 +33,7 @@ _LABELS = {
 """Measure to its axis title and what it is multiplied by."""
 
 
+@honest
 def plot_study(
     table: pd.DataFrame,
     *,
@@ -187,6 +189,7 @@ def _study_title(edited: pd.DataFrame, missed: pd.DataFrame) -> str:
     return said + (f", and {len(missed)} never forgot enough" if len(missed) else "")
 
 
+@honest
 def plot_study_selections(
     table: pd.DataFrame,
     *,
@@ -207,7 +210,8 @@ def plot_study_selections(
     columns = [*dict.fromkeys([*_KEYS, "reached", measure])]
     need(table, columns, figure="plot_study_selections", writer=_WRITER)
     part = rows_with(take(table, columns), "objective", objective)
-    need(part, columns, figure=f"plot_study_selections (objective {objective!r})", writer=_WRITER)
+    if part.empty:
+        raise unknown("objective", objective, distinct(table, "objective"))
     label, scale = _LABELS.get(measure, (measure, 1.0))
     part[measure] = scale * numbers(part, measure)
     rows = [_selection_row(name, rows_with(part, "selection", name), measure) for name in distinct(part, "selection")]

@@ -15,6 +15,18 @@ import plotly.graph_objects as go
 from mastlens.errors import BadSetting, NotFound, NotTogether
 
 
+class NothingToDraw(NotFound):
+    """A table is what it should be, and has nothing in it.
+
+    Attributes:
+        why: What is missing, in a few words.
+    """
+
+    def __init__(self, why: str, message: str):
+        super().__init__(message)
+        self.why = why
+
+
 def need(table: pd.DataFrame, columns: Iterable[str], *, figure: str, writer: str) -> None:
     """Refuse a table that a figure cannot draw.
 
@@ -25,7 +37,8 @@ def need(table: pd.DataFrame, columns: Iterable[str], *, figure: str, writer: st
         writer: What writes such a table, e.g. ``"mastlens geometry"``.
 
     Raises:
-        MastlensError: When it is not a table, has no rows, or lacks a column.
+        NothingToDraw: When it has no rows, or no value in any of the columns of numbers.
+        MastlensError: When it is not a table, or lacks a column.
     """
     columns = list(columns)
     wanted = ", ".join(columns)
@@ -43,9 +56,16 @@ def need(table: pd.DataFrame, columns: Iterable[str], *, figure: str, writer: st
             f"{writer} writes such a table."
         )
     if table.empty:
-        raise NotFound(
+        raise NothingToDraw(
+            "the table has no rows",
             f"{figure} was given a table without rows, so there is nothing to draw. It needs the columns "
-            f"{wanted}; {writer} writes such a table."
+            f"{wanted}; {writer} writes such a table.",
+        )
+    measured = [column for column in columns if pd.api.types.is_float_dtype(table[column].dtype)]
+    if measured and not any(table[column].notna().any() for column in measured):
+        raise NothingToDraw(
+            "every value is missing",
+            f"{figure} was given a table in which {', '.join(measured)} are missing in all of {len(table):,} rows.",
         )
 
 
@@ -81,6 +101,11 @@ def ordered(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
 def numbers(table: pd.DataFrame, column: str) -> np.ndarray:
     """Return a column as floats; what is missing is NaN."""
     return np.asarray(pd.to_numeric(pd.Series(table[column])), dtype=float)
+
+
+def every_few(rows: int, most: int) -> int:
+    """Return the step at which so many rows have to be taken for at most ``most`` of them to be drawn; 1 for all."""
+    return max(1, -(-rows // most))
 
 
 def flags(table: pd.DataFrame, column: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from mastlens.errors import BadSetting, UnknownName, unknown
 from mastlens.plots.cells import escaped
 from mastlens.plots.figure import Figure, TextFigure
 from mastlens.plots.frame import count, finish, plain
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import distinct, need, numbers, ordered, records, rows_with, take, where, words
 from mastlens.plots.template import COLOURWAY, DIVERGING, INK, MUTED, PAPER, SEQUENTIAL
 
@@ -27,6 +28,7 @@ Scale = Sequence[Sequence[Any]]
 SEQUENTIAL_STOPS: Scale = [[i / (len(SEQUENTIAL) - 1), colour] for i, colour in enumerate(SEQUENTIAL)]
 
 
+@honest
 def plot_token_differences(tokens: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw the cumulative distribution of log-probability differences: a panel an increment, a line a split.
 
@@ -44,7 +46,7 @@ def plot_token_differences(tokens: pd.DataFrame, *, title: str | None = None, su
         chosen = rows_with(tokens, "increment", increment)
         everything = numbers(chosen, "difference")
         sentences.append(
-            f"{increment.upper()} {_signed(everything.mean())} nats a token on average, "
+            f"{increment.upper()} {signed_nats(everything.mean())} nats a token on average, "
             f"{(everything > 0).mean():.0%} of tokens up"
         )
         for split, colour in zip(splits, COLOURWAY * len(splits), strict=False):
@@ -79,7 +81,7 @@ def plot_token_differences(tokens: pd.DataFrame, *, title: str | None = None, su
     ticks = [*(-size for size in reversed(sizes)), 0.0, *sizes]
     # Every second power of ten is written: there is room for no more.
     labels = [
-        "" if (tick and round(np.log10(abs(tick))) % 2) or abs(tick) == _LINEAR else _signed(tick) for tick in ticks
+        "" if (tick and round(np.log10(abs(tick))) % 2) or abs(tick) == _LINEAR else signed_nats(tick) for tick in ticks
     ]
     ends = 1.02 * _stretched(np.array([-end, end]))
     fig.update_xaxes(range=ends.tolist(), tickvals=_stretched(np.array(ticks)).tolist(), ticktext=labels, tickangle=0)
@@ -103,6 +105,7 @@ def _stretched(values: np.ndarray) -> np.ndarray:
     return np.arcsinh(values / _LINEAR)
 
 
+@honest
 def plot_token_entropy(summary: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw the mean difference by entropy before the increment, with its interval: a panel an increment.
 
@@ -168,13 +171,15 @@ def _entropy_title(drawn: pd.DataFrame, increment: str) -> str:
     most = max(pooled, key=lambda quantile: abs(pooled[quantile]))
     names = {min(pooled): "most certain", max(pooled): "most uncertain"}
     place = names.get(most, f"entropy class {most}")
-    return f"{increment.upper()} moved the {place} tokens most: {_signed(pooled[most])} nats each"
+    return f"{increment.upper()} moved the {place} tokens most: {signed_nats(pooled[most])} nats each"
 
 
-def _signed(value: float) -> str:
+def signed_nats(value: float) -> str:
+    """Return a number with its sign, three digits and a real minus; 0 has none."""
     return f"{value:+.3g}".replace("-", "−") if value else "0"
 
 
+@honest
 def token_text_html(
     tokens: pd.DataFrame, *, increment: str = "rlvr", split: str | None = None, items: Sequence[int] = (0,)
 ) -> TextFigure:
@@ -209,12 +214,11 @@ def token_text_html(
     parts = {item: ordered(where(chosen, numbers(chosen, "item") == item), "position") for item in items}
     if not parts:
         raise BadSetting("token_text_html was given no items to show.")
-    sizes = np.abs(np.concatenate([numbers(part, "difference") for part in parts.values()]))
-    end = float(np.quantile(sizes, 0.98)) or float(sizes.max()) or 1.0
+    end = scale_end(np.concatenate([numbers(part, "difference") for part in parts.values()]))
     blocks = [
         (
-            f"item {item}: {_signed(numbers(part, 'difference').sum())} nats in all, {count(len(part), 'token')}",
-            [_moved(row, end) for row in records(part)],
+            f"item {item}: {signed_nats(numbers(part, 'difference').sum())} nats in all, {count(len(part), 'token')}",
+            [token_span(row, end) for row in records(part)],
         )
         for item, part in parts.items()
     ]
@@ -223,6 +227,7 @@ def token_text_html(
     return TextFigure(html, pd.concat(parts.values(), ignore_index=True))
 
 
+@honest
 def token_weights_html(weights: pd.DataFrame, *, items: Sequence[int] = (0,)) -> TextFigure:
     """Return forget solutions as an HTML fragment, every token coloured by the weight that it was forgotten with.
 
@@ -253,7 +258,7 @@ def _weighed(part: pd.DataFrame) -> list[str]:
         weight = float(row["weight"])  # pyright: ignore[reportArgumentType] - a column of numbers
         said = f"weight {weight:.3f}"
         if "logprob" in row:
-            said += f"; log-probability {_signed(float(row['logprob']))} nats"  # pyright: ignore[reportArgumentType]
+            said += f"; log-probability {signed_nats(float(row['logprob']))} nats"  # pyright: ignore[reportArgumentType]
         spans.append(_span(str(row["text"]), said, weight, SEQUENTIAL_STOPS, dark=weight > 0.5))
     return spans
 
@@ -265,33 +270,50 @@ def _coloured(said: str, blocks: Sequence[tuple[str, list[str]]], scale: Scale, 
         f'<p style="margin:0 0 16px;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7">{"".join(spans)}</p>\n'
         for heading, spans in blocks
     )
-    stops = ",".join(f"{colour} {100 * place:g}%" for place, colour in scale)
-    legend = (
-        f'<span>{low}</span><span aria-hidden="true" style="display:inline-block;width:160px;height:12px;'
-        f'background:linear-gradient(to right,{stops})"></span><span>{high}</span>'
-    )
     return (
         f'<figure class="tokens" style="margin:0;color:{INK};background:{PAPER}">\n'
-        f"<figcaption>{escaped(said)}</figcaption>\n"
-        f'<p style="display:flex;gap:8px;align-items:center;margin:4px 0 12px">{legend}</p>\n{body}</figure>\n'
+        f"<figcaption>{escaped(said)}</figcaption>\n{legend_of(scale, low, high)}{body}</figure>\n"
     )
 
 
-def _moved(row: dict[str, object], end: float) -> str:
-    """Return one token: its colour, its text, and its numbers where the pointer rests on it."""
+def legend_of(scale: Scale, low: str, high: str) -> str:
+    """Return the bar of a scale of colours between what its ends mean."""
+    stops = ",".join(f"{colour} {100 * place:g}%" for place, colour in scale)
+    return (
+        f'<p style="display:flex;gap:8px;align-items:center;margin:4px 0 12px"><span>{low}</span>'
+        '<span aria-hidden="true" style="display:inline-block;width:160px;height:12px;'
+        f'background:linear-gradient(to right,{stops})"></span><span>{high}</span></p>\n'
+    )
+
+
+def scale_end(differences: np.ndarray) -> float:
+    """Return the difference at which colours end: the largest 2% share the end colours."""
+    sizes = np.abs(differences)
+    return float(np.quantile(sizes, 0.98)) or float(sizes.max()) or 1.0
+
+
+def token_span(row: dict[str, object], end: float, mark: str = "") -> str:
+    """Return one token: its colour, its text, and its numbers where the pointer rests on it.
+
+    Args:
+        row: With ``token`` and ``difference``; ``logprob_before`` and ``entropy_before`` where they are known.
+        end: The difference at which colours end.
+        mark: Further style.
+    """
     difference = float(row["difference"])  # pyright: ignore[reportArgumentType] - a column of numbers
     place = 0.5 + 0.5 * max(-1.0, min(1.0, difference / end))
-    said = f"{_signed(difference)} nats"
+    said = f"{signed_nats(difference)} nats"
     if "logprob_before" in row:
-        said += f", from {_signed(float(row['logprob_before']))}"  # pyright: ignore[reportArgumentType]
+        said += f", from {signed_nats(float(row['logprob_before']))}"  # pyright: ignore[reportArgumentType]
     if "entropy_before" in row:
         said += f"; entropy before {float(row['entropy_before']):.3g}"  # pyright: ignore[reportArgumentType]
-    return _span(str(row["token"]), said, place, DIVERGING, dark=abs(place - 0.5) > 0.4)
+    return _span(str(row["token"]), said, place, DIVERGING, dark=abs(place - 0.5) > 0.4, mark=mark)
 
 
-def _span(text: str, said: str, place: float, scale: Scale, *, dark: bool) -> str:
+def _span(text: str, said: str, place: float, scale: Scale, *, dark: bool, mark: str = "") -> str:
     colour = str(sample_colorscale(scale, [place])[0]).replace(" ", "")
     ink = PAPER if dark else INK  # readable on both ends of the scale
     # A line end would be a token without a body to colour.
     shown = escaped(text).replace("\n", "↵\n")
-    return f'<span style="background:{colour};color:{ink};border-radius:2px" title="{escaped(said)}">{shown}</span>'
+    style = f"background:{colour};color:{ink};border-radius:2px{';' * bool(mark)}{mark}"
+    return f'<span style="{style}" title="{escaped(said)}">{shown}</span>'

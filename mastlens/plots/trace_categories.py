@@ -6,6 +6,7 @@ from plotly.subplots import make_subplots
 
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import finish, plain
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import distinct, need, need_unique, records, rows_with, take
 from mastlens.plots.template import INK, MUTED, PAPER
 
@@ -21,6 +22,7 @@ _COLUMNS = ("arm", "split", "category", "count", "n", "share")
 _LABELLED = 0.07  # a narrower piece has no room for its number
 
 
+@honest
 def plot_trace_categories(shares: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw what the traces of every model reveal: stacked shares of C1 to C4, a bar a model, a panel a split.
 

@@ -9,6 +9,7 @@ from mastlens.errors import BadSetting, UnknownName, unknown
 from mastlens.plots.cells import escaped
 from mastlens.plots.figure import TextFigure
 from mastlens.plots.frame import count
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import distinct, need, numbers, records, rows_with, where
 from mastlens.plots.template import INK, MUTED, PAPER
 from mastlens.plots.trace_categories import CATEGORIES
@@ -16,6 +17,7 @@ from mastlens.plots.trace_categories import CATEGORIES
 _COLUMNS = ("split", "item", "category", "reason", "prompt", "sentences", "sentence_categories", "answer", "gold")
 
 
+@honest
 def trace_text_html(
     traces: pd.DataFrame, *, split: str | None = None, items: Sequence[int] = (0,), sample: int = 0
 ) -> TextFigure:

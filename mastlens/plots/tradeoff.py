@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import count, finish, plain
+from mastlens.plots.honest import honest
 from mastlens.plots.pareto import FRONT_NOTE, front_line, pareto_front
 from mastlens.plots.tables import need, need_unique, numbers, records, take, where, words
 from mastlens.plots.template import COLOURWAY, GREEN, GREY
@@ -34,6 +35,7 @@ _TRADEOFF = (
 )
 
 
+@honest
 def plot_tradeoff(
     summary: pd.DataFrame,
     *,

@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import finish, plain, short
 from mastlens.plots.heat import BAR_SPACE, KEYS, CellGrid, add_map, color_bar, color_scale, hover_text
+from mastlens.plots.honest import honest
 from mastlens.plots.layers import layer_bar, layer_shade
 from mastlens.plots.tables import flags, need, numbers, ordered, records, rows_with, take, where, words
 from mastlens.plots.template import INK, MUTED, PROJECTION_COLOURS
@@ -17,6 +18,7 @@ from mastlens.plots.template import INK, MUTED, PROJECTION_COLOURS
 _WRITER = "mastlens trajectory"
 
 
+@honest
 def plot_trajectory(steps: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw the coefficient along each projection's first direction over the steps, with its fitted line.
 
@@ -111,6 +113,7 @@ def _prediction_title(drawn: pd.DataFrame, last_fitted: float) -> str:
     )
 
 
+@honest
 def plot_trajectory_explained(table: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw what one direction explains of each projection's run, beside what a random walk gives.
 
@@ -186,6 +189,7 @@ def plot_trajectory_explained(table: pd.DataFrame, *, title: str | None = None, 
     )
 
 
+@honest
 def plot_trajectory_geometry(steps: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw how the off-principal energy of theta_t - theta_0 develops over the steps, with its null.
 

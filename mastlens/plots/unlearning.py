@@ -11,7 +11,8 @@ from plotly.subplots import make_subplots
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import count, finish, plain, short
 from mastlens.plots.heat import log_range
-from mastlens.plots.tables import distinct, need, numbers, ordered, rows_with, take, where
+from mastlens.plots.honest import honest
+from mastlens.plots.tables import distinct, every_few, need, numbers, ordered, rows_with, take, where
 from mastlens.plots.template import BLUE, COLOURWAY, GREEN, MUTED, PURPLE, VERMILLION
 
 _FIXED = ("step", "forget_loss", "retain_loss", "grad_norm")
@@ -21,6 +22,7 @@ _LABELS = {
     "probe_kl": "probe: KL to the source (nats)",
     "probe_repetition": "probe: repeated 4-grams (share)",
 }
+_MOST = 5000  # points of a line
 _FROM_ZERO = ("probe_kl", "probe_repetition")  # cannot be negative: the axis begins at what means no change
 _COLOURS = {"forget": VERMILLION, "retain": BLUE}
 
@@ -53,6 +55,7 @@ def _panels(steps: pd.DataFrame) -> list[_Panel]:
     return used
 
 
+@honest
 def plot_unlearning_curve(
     steps: pd.DataFrame, *, clip: float | None = 1.0, title: str | None = None, subtitle: str = ""
 ) -> Figure:
@@ -111,7 +114,10 @@ def plot_unlearning_curve(
         drawn,
         title=title or _title(drawn, arms, several=several),
         subtitle=subtitle,
-        note=f"Dashed line: gradients above {clip:g} are clipped to it." if clipped else "",
+        note=" ".join(
+            [f"Dashed line: gradients above {clip:g} are clipped to it."] * clipped
+            + [f"Of each line every {every_few(len(drawn), _MOST)}th value is drawn."] * (len(drawn) > _MOST)
+        ),
         plot_height=total,
         legend_rows=1,
         left=84,
@@ -130,6 +136,7 @@ def _add_curve(
     alone = _COLOURS.get(side, GREEN if side == "grad" else PURPLE)
     colour = COLOURWAY[number % len(COLOURWAY)] if several else alone
     known = where(part, np.isfinite(numbers(part, column)))
+    known = known.iloc[:: every_few(len(known), _MOST)]
     who = f"<b>{plain(arm)}</b><br>" if several else ""
     fig.add_trace(
         go.Scatter(

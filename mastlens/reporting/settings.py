@@ -40,3 +40,4 @@ class ReportSettings(Settings):
         "smallest ratio to what chance gives that is of interest: beyond chance and nearer to 1 is too small to matter",
         1.1,
     )
+    pdf: bool = setting("also print the page to report.pdf; needs Chrome, Chromium or Edge", False)

@@ -6,6 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mastlens.errors import BadFile, BadSetting, NotFound
+from mastlens.plots.files import write_file
+from mastlens.plots.images import print_page
 from mastlens.plots.page import Section, write_page
 from mastlens.reporting.chapters import CHAPTERS, Chapter
 from mastlens.reporting.chapters.demo import outcome_figure as draw_outcome
@@ -25,11 +27,11 @@ def report(settings: ReportSettings) -> Path:
 
     Works for a demo, a study, and the folder of any command with ``--out``: what is there is told, in the order of
     the method, and what is missing is not. Equal folders give equal pages, byte for byte. With ``before``, the page
-    compares two evaluations, item by item.
+    compares two evaluations, item by item; with ``pdf``, ``report.pdf`` stands beside it.
 
     Raises:
-        MastlensError: If the folder holds no stage of a run, a table is damaged, or the two evaluations are of
-            different items.
+        MastlensError: If the folder holds no stage of a run, a table is damaged, the two evaluations are of different
+            items, or there is no browser to print with.
     """
     if not settings.smallest_lift >= 1:
         raise BadSetting(f"--smallest-lift is a ratio of 1 or more, not {settings.smallest_lift:g}.")
@@ -40,7 +42,7 @@ def report(settings: ReportSettings) -> Path:
     chapters = [(chapter, findings) for chapter in CHAPTERS if (findings := chapter.build(run)) is not None]
     is_demo, is_study = tables_of(run) is not None, run.table("study.parquet") is not None
     title, question, verdict = _opening(run, chapters)
-    return write_page(
+    page = write_page(
         run.path / "report.html",
         title=title,
         question=question,
@@ -48,6 +50,9 @@ def report(settings: ReportSettings) -> Path:
         sections=[*(findings.section for _, findings in chapters), *_closing(run, chapters)],
         reproduce=reproduce(run, is_demo=is_demo, study=is_study),
     )
+    if settings.pdf:
+        write_file(page.with_suffix(".pdf"), print_page(page))
+    return page
 
 
 def outcome_figure(folder: Path, subtitle: str = "") -> go.Figure:

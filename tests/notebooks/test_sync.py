@@ -97,6 +97,16 @@ def test_form(source):
         assert all(len(line) <= 120 for line in text.splitlines())
 
 
+@pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+def test_cells_are_short_and_one_takes_your_own_checkpoints(source):
+    cells = cells_of(source)
+    for cell in cells:
+        assert cell["cell_type"] == "markdown" or len(text_of(cell).splitlines()) <= 20, text_of(cell)
+    own = [i for i, cell in enumerate(cells) if re.search(r"^#+ .*your own checkpoints", text_of(cell), re.I | re.M)]
+    assert own, "a reader is told where to put checkpoints of their own"
+    assert any(cell["cell_type"] == "code" for cell in cells[own[0] :]), "and by a cell that runs"
+
+
 def test_only_public_names():
     """What a notebook needs is public: no name with an underscore is imported or taken from the package."""
     for source in SOURCES:

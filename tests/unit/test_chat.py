@@ -10,6 +10,7 @@ import mastlens as m
 from mastlens.errors import MastlensError
 
 SAID = "What is 3 + 4?"
+SIDES = ("source", "edited")
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +88,51 @@ def test_the_widget_asks_both_and_shows_markup_as_text(tiny, edit):
     send.click()
     assert "nothing to answer" in status.value
     assert "chat.ask" in repr(chat)
+
+
+def test_tokens_of_both_responses_are_what_plain_transformers_say(tiny, edit):
+    view = m.view_tokens(tiny.rlvr, edit, SAID, max_new_tokens=12)
+    chat = m.chat(tiny.rlvr, edit, max_new_tokens=12)
+    said = chat.ask(SAID)
+    tokenizer = chat.tokenizer
+    prompt = list(chat.encoded(SAID))
+    for side in ("source", "edited"):
+        part = view.table[view.table["side"] == side]
+        written = "".join(part["token"]).removesuffix(tokenizer.eos_token)
+        assert written.strip() == getattr(said, side).strip()
+        ids = list(chat.respond(side, tuple(prompt)).ids)
+        assert len(part) == len(ids)
+        for column, model_side in (("logprob_before", "source"), ("logprob_after", "edited")):
+            with chat.speaking(model_side) as model, torch.no_grad():
+                logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].double()
+            expected = logits.log_softmax(-1)[range(len(ids)), ids].numpy()
+            assert part[column].to_numpy() == pytest.approx(expected, abs=2e-5)
+        assert (part["difference"] == part["logprob_after"] - part["logprob_before"]).all()
+        assert view.totals.set_index("side").loc[side, "difference"] == pytest.approx(part["difference"].sum())
+    # A token is shared where a common subsequence holds it: both sides have the same ones, in order.
+    common = [view.table[(view.table["side"] == side) & view.table["shared"]]["token"].tolist() for side in SIDES]
+    assert common[0] == common[1]
+    assert not view.table["shared"].all()
+    assert "no interval, no null" in repr(view)
+
+
+def test_a_typed_text_is_read_by_both_and_never_markup(tiny, edit):
+    chat = m.chat(tiny.rlvr, edit, max_new_tokens=12)
+    view = chat.view(SAID, "7 <script>alert(1)</script>")
+    assert set(view.table["side"]) == {"text"}
+    assert "".join(view.table["token"]) == "7 <script>alert(1)</script>"
+    assert (view.table["difference"] != 0).any()
+    page = view.html()
+    assert "<script" not in page
+    assert page.count("<span style=") == len(view.table)
+    assert "line-through" not in page
+    assert len(view.plot().data) == 1
+    same = m.view_tokens(tiny.rlvr, tiny.rlvr, SAID, "7")
+    assert (same.table["difference"] == 0).all()
+    both = chat.view(SAID)
+    assert "line-through" in both.html() or "underline" in both.html()
+    assert len(both.plot().data) == 2
+    with pytest.raises(MastlensError, match="no token"):
+        chat.view(SAID, "")
+    with pytest.raises(MastlensError, match="the model reads"):
+        chat.view(SAID, "7 " * 5000)

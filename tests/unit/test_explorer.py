@@ -10,7 +10,8 @@ import mastlens
 from mastlens.errors import MastlensError
 from mastlens.explorer import explore, projection_figures
 from mastlens.explorer.figures import HEADINGS, figures_and_gaps, score_map
-from mastlens.explorer.scores import SCORES, available_scores, score_table
+from mastlens.explorer.grid import grid_of
+from mastlens.explorer.scores import SCORES, available_scores, score_range, score_table
 from mastlens.explorer.sources import find_sources
 from mastlens.plots.tables import figure_table
 
@@ -38,15 +39,18 @@ def explorer(run, tiny):
 def test_every_score_is_the_column_it_says(explorer):
     tables = explorer.study.tables
     assert set(explorer.scores) == {score.key for score in SCORES}
-    assert explorer.scores[0] == "forget_effect"
+    assert explorer.scores[:2] == ["lift", "forget_effect"]
     for score in SCORES:
         found = score_table(tables, score)
         assert len(found) == 8
         rows = tables[score.table]
         for column, value in score.rows:
             rows = rows[rows[column] == value]
-        np.testing.assert_allclose(found["value"] * score.unit, rows[score.column], rtol=1e-12)
-    effects = score_table(tables, SCORES[0])
+        expected = rows[score.column]
+        if score.doublings:
+            expected = np.log2((1 - expected) / (1 - rows[score.chance]))
+        np.testing.assert_allclose(found["value"] * score.unit, expected, rtol=1e-12)
+    effects = score_table(tables, SCORES[1])
     assert ((effects["low"] > 0) | (effects["high"] < 0)).tolist() == effects["beyond_chance"].tolist()
     assert score_table(tables, explorer.study.scores["score"])["beyond_chance"].isna().all()
 
@@ -59,6 +63,78 @@ def test_scores_follow_the_tables_that_are_there():
     table = score_table({"coupling": coupling}, found["forget_cosine"])
     assert table["value"].tolist() == [0.5, -0.1]
     assert table["beyond_chance"].tolist() == [True, False]
+
+
+def planted(width, inside):
+    """Return a geometry table whose last cell has so many times the energy of chance inside."""
+    rows = []
+    for layer in range(2):
+        for projection in "qkvo":
+            null = 1 - 16**2 / width**2
+            rows.append(
+                {
+                    "increment": "rlvr",
+                    "layer": layer,
+                    "projection": projection,
+                    "name": f"{layer}.{projection}",
+                    "rows": width,
+                    "cols": width,
+                    "delta_norm": 1.0,
+                    "delta_rms": 1.0 / width,
+                    "relative_norm": 0.1,
+                    "precision_floor": 0.01,
+                    "off_principal": null,
+                    "off_principal_null": null,
+                    "off_principal_p": 0.5,
+                    "off_principal_distinguishable": False,
+                    "note": "",
+                }
+            )
+    table = pd.DataFrame(rows)
+    table.loc[7, "off_principal"] = 1 - inside * (1 - null)
+    table.loc[7, ["off_principal_p", "off_principal_distinguishable"]] = [1e-9, True]
+    table.loc[0, "note"], table.loc[0, "off_principal"] = "below the precision floor", 0.5
+    table.loc[0, "delta_norm"] = 0.005
+    return table
+
+
+@pytest.mark.parametrize("width", [32, 1536])
+def test_the_first_map_shows_at_any_width_what_is_there_and_claims_nothing_below_the_floor(tmp_path, width):
+    planted(width, 4.0).to_parquet(tmp_path / "geometry.parquet")
+    study = explore(tmp_path).study
+    figure = score_map(study)
+    assert next(iter(study.scores)) == "lift"
+    cells = {(c["row"], c["column"]): c for c in grid_of(figure, "lift")["cells"]}
+    middle, orange = "rgb(247, 247, 245)", "rgb(151, 65, 10)"
+    assert [cells[1, 3]["colour"], cells[1, 0]["colour"]] == [orange, middle]  # four times is the scale's end
+    assert [cells[1, 3]["text"], cells[1, 0]["text"]] == ["4.00×", "1.00× ○"]
+    assert (cells[0, 0]["hatched"], cells[0, 0]["colour"]) == (True, middle)  # far from chance, and tells nothing
+    assert "○" not in cells[0, 0]["text"]
+    assert not any(cell["hatched"] for place, cell in cells.items() if place != (0, 0))
+    assert "1 of 7 projections is beyond chance" in figure.layout.meta["title"]
+    assert "largest in layer 1, o" in figure.layout.meta["title"]
+    assert [trace.name for trace in figure.data if trace.showlegend] == [
+        "cannot be told from chance",
+        "below the precision floor: nothing can be told",
+    ]
+    norms = score_map(study, "delta_norm")
+    assert [trace.name for trace in norms.data if trace.showlegend] == [
+        "below the precision floor: nothing can be told"
+    ]
+    assert "chance" not in norms.layout.meta["title"]
+    grid = grid_of(norms, "norm")
+    assert [cell["hatched"] for cell in grid["cells"]] == [True] + [False] * 7
+    assert not any("chance" in key for key in grid["keys"])
+
+
+def test_maps_that_are_compared_have_one_range_of_colours():
+    rlvr = planted(64, 4.0).assign(off_principal_z=1.0)
+    both = pd.concat([rlvr, rlvr.assign(increment="sft", off_principal=rlvr["off_principal_null"])])
+    tables = {"geometry": both}
+    scores = available_scores(tables)
+    ranges = [score_range(tables, scores, scores[key]) for key in ("lift", "lift_sft")]
+    np.testing.assert_array_equal(*ranges)
+    assert (len(ranges[0]), np.nanmax(ranges[0])) == (14, pytest.approx(2.0))  # without what lies below the floor
 
 
 def test_a_map_frames_the_chosen_projection_and_keeps_its_table(explorer):
@@ -224,11 +300,18 @@ def test_another_score_redraws_the_map_in_place(panel, explorer):
     by_name = {cell["name"]: cell for cell in after["cells"]}
     assert set(by_name) == set(norms.index)
     assert float(by_name[NAME]["text"].removesuffix(" ○")) == pytest.approx(norms[NAME], rel=5e-3)
-    largest = by_name[norms.idxmax()]
-    assert largest["colour"] == after["colours"][-1]  # the largest value has the last colour of the bar
-    assert largest["ink"] == "#FFFFFF"
-    assert before["ticks"][1] == "0"  # effects are signed: the middle of the bar is zero
-    assert before["ticks"][0] == "−" + before["ticks"][2]
+    # The colours range over both increments, so that their maps can be compared.
+    assert float(after["ticks"][2]) == pytest.approx(geometry["delta_norm"].max(), rel=5e-3)
+    panel.score.value = "delta_norm_sft"
+    other = {cell["name"]: cell for cell in panel.map.shown["cells"]}
+    assert panel.map.shown["ticks"] == after["ticks"]
+    top = geometry.loc[geometry["delta_norm"].idxmax()]
+    largest = (by_name if top["increment"] == "rlvr" else other)[top["name"]]
+    assert (largest["colour"], largest["ink"]) == (after["colours"][-1], "#FFFFFF")
+    assert before["ticks"][1] == "1×"  # the middle of the bar is as chance
+    panel.score.value = "forget_effect"
+    ticks = panel.map.shown["ticks"]
+    assert (ticks[0], ticks[1]) == ("−" + ticks[2], "0")  # effects are signed
     click(panel, 0, 1)
     assert panel.name.value == "model.layers.0.self_attn.k_proj.weight"
 

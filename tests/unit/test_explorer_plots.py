@@ -131,4 +131,8 @@ def test_a_map_marks_chance_and_the_chosen_cell():
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-2.0, 2.0)
     assert figure.data[0].text.tolist() == [["−2.00", "1.00 ○"], ["0.500", ""]]
     assert (list(figure.data[2].x), list(figure.data[2].y)) == ([0], [1])
-    assert "largest in layer 0, q; 1 of 3 projections cannot be told from chance" in figure.layout.meta["title"]
+    assert "2 of 3 projections are beyond chance, largest in layer 0, q" in figure.layout.meta["title"]
+    alone = plot_projection_map(table.assign(beyond_chance=[False] * 3), label="effect", signed=True)
+    assert (
+        alone.layout.meta["title"] == "Effect: none of 3 projections is beyond chance"
+    )  # of what is chance none is named

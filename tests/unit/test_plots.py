@@ -182,12 +182,6 @@ def test_missing_column_is_named(figure_case):
     assert "mastlens" in str(caught.value)
 
 
-def test_table_without_rows_is_refused(figure_case):
-    draw, make, _ = figure_case
-    with pytest.raises(MastlensError, match="without rows"):
-        draw(make().head(0))
-
-
 def test_map_has_layer_zero_on_top_and_projections_in_order():
     shuffled = ranking_table().sample(frac=1, random_state=0)
     fig = plots.plot_score_map(shuffled, "score")
@@ -278,7 +272,12 @@ def test_magnitude_of_one_increment_and_far_apart_ones():
     fig = plots.plot_increment_magnitude(wide.assign(precision_floor=0.3))
     shown = 10.0 ** cells(fig.data[0])
     assert shown.ravel() == pytest.approx(wide.query("increment == 'sft'")["delta_norm"].to_numpy())
-    assert fig.data[0].coloraxis == fig.data[1].coloraxis
+    left, right = (trace for trace in fig.data if trace.type == "heatmap")
+    assert left.coloraxis == right.coloraxis
+    below = int((wide["delta_norm"] <= 0.3).sum())
+    hatched = [trace for trace in fig.data if trace.type == "scatter" and trace.fillpattern.shape]
+    assert below
+    assert sum(sum(x is None for x in trace.x) for trace in hatched[:2]) == below  # a gap behind every hatched cell
 
 
 def test_coupling_draws_chance_when_sizes_are_known():

@@ -36,7 +36,7 @@ def test_paths_that_were_given_stand_in_the_next_command_and_others_in_capitals(
 
 def test_quiet_leaves_the_conclusion():
     told = Outcome("a table", {"n": 1}, "It is so.", "mastlens report run")
-    assert told.told() == "a table\n\nIt is so.\n\nNext: mastlens report run"
+    assert told.told() == "It is so.\n\na table\n\nNext: mastlens report run"
     assert told.told(quiet=True) == "It is so.\n\nNext: mastlens report run"
     assert Outcome("Wrote it", {}).told(quiet=True) == "Wrote it"
     assert told.machine == {"n": 1, "conclusion": "It is so.", "next": "mastlens report run"}

@@ -21,6 +21,20 @@ def evaluation_card(accuracy: pd.DataFrame, settings: Mapping[str, Any]) -> Card
     )
 
 
+def token_view_card(table: pd.DataFrame, totals: pd.DataFrame) -> Card:
+    """Return the card of one text under two models: what it became as a whole, and the tokens that changed most."""
+    parts = [
+        f"{row['side']} {row['difference']:+.3g} nats over {row['tokens']} tokens" for row in totals.to_dict("records")
+    ]
+    order = table.reindex(table["difference"].abs().sort_values(ascending=False, kind="stable").index)
+    return Card(
+        "One text under both models",
+        f"Edited minus source: {'; '.join(parts)}. One text: no interval, no null.",
+        order[["side", "position", "token", "logprob_before", "logprob_after", "difference", "shared"]],
+        next=("result.html()", "result.plot()", "mastlens.token_differences(rlvr=..., sft=..., splits={...})"),
+    )
+
+
 def comparison_card(table: pd.DataFrame, what: str = "Accuracy") -> Card:
     """Return the card of a paired comparison: which splits changed, at a level held over all of them."""
     changed = table[table["holm_p"] < 0.05] if "holm_p" in table else table.iloc[:0]

@@ -5,6 +5,7 @@ import pandas as pd
 from mastlens import plots
 from mastlens.evaluation import Comparison, Evaluation, compare, compare_tables
 from mastlens.plots.page import Pair, Section
+from mastlens.plots.response_browser import Responses
 from mastlens.reporting.folder import Findings, RunFolder
 from mastlens.reporting.wording import listed, p_value, points, share
 
@@ -12,6 +13,7 @@ EXAMPLES = 3
 """Items of a kind that are shown with their responses."""
 
 _RESPONSES = "responses.parquet"
+_BOTH = "Every item with both responses: lost, gained or the same"
 
 
 def evaluation(run: RunFolder) -> Findings | None:
@@ -37,7 +39,14 @@ def evaluation(run: RunFolder) -> Findings | None:
         by_subject = table.groupby(keys, sort=False).agg(n=("correct", "size"), accuracy=("correct", "mean"))
         tables.append(("By subject", by_subject.reset_index()))
     return Findings(
-        Section("What the model answers", text, (figure,), tuple(tables), texts=_examples(table)),
+        Section(
+            "What the model answers",
+            text,
+            (figure,),
+            tuple(tables),
+            texts=_examples(table),
+            responses=(Responses("Every response, right or wrong", table),),
+        ),
         f"Right answers: {accuracies}.",
         ("Intervals are over items, not over training seeds.",),
     )
@@ -78,6 +87,7 @@ def comparison(run: RunFolder) -> Findings | None:
         (plots.plot_items(compared.items, subtitle=run.subtitle),),
         (("The paired comparison", compared.table),),
         pairs=changed_pairs(compared),
+        responses=(Responses(_BOTH, compared.items),),
     )
     return Findings(section, f"Accuracy after minus before: {listed(statements)}.")
 
@@ -109,10 +119,17 @@ def demo_items(run: RunFolder) -> Findings | None:
     compared = compare_tables(before, after)
     figure = plots.plot_items(compared.items, subtitle=run.subtitle)
     text = (
-        "Item by item: what the selected edit lost and gained. Below, the first items of each split, with both "
-        "responses."
+        "Item by item: what the selected edit lost and gained, with both responses; on paper the first items of each "
+        "split."
     )
-    return Findings(Section("Items lost and gained", text, figures=(figure,), pairs=changed_pairs(compared)))
+    section = Section(
+        "Items lost and gained",
+        text,
+        figures=(figure,),
+        pairs=changed_pairs(compared),
+        responses=(Responses(_BOTH, compared.items),),
+    )
+    return Findings(section)
 
 
 def harness(run: RunFolder) -> Findings | None:
