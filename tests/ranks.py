@@ -7,8 +7,10 @@ They find what torchrun leaves in the environment, and the store that its agent 
 """
 
 import os
+import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,7 +39,10 @@ class Ended:
 
 
 def run_ranks(
-    commands: Sequence[Sequence[object]], size: int = 2, before: Callable[[int], None] | None = None
+    commands: Sequence[Sequence[object]],
+    size: int = 2,
+    before: Callable[[int], None] | None = None,
+    kill: tuple[int, float] | None = None,
 ) -> list[Ended]:
     """Run commands one after another on every rank, until one fails; return how each rank ended.
 
@@ -45,6 +50,7 @@ def run_ranks(
         commands: Command lines without ``mastlens``.
         size: Number of ranks.
         before: Called on each rank with its number, first: a function of a module.
+        kill: A rank, and after how many seconds it is killed.
     """
     from torch.distributed import TCPStore
 
@@ -58,6 +64,10 @@ def run_ranks(
         ]
         for process in ranks:
             process.start()
+        if kill is not None:
+            time.sleep(kill[1])
+            if ranks[kill[0]].is_alive():
+                os.kill(ranks[kill[0]].pid or 0, signal.SIGKILL)
         for process in ranks:
             process.join(_PATIENCE)
         left = [process for process in ranks if process.is_alive()]
@@ -67,13 +77,17 @@ def run_ranks(
         del store
         return [
             Ended(
-                [int(line) for line in (Path(folder) / f"{rank}.codes").read_text().split()],
+                [int(line) for line in _read(Path(folder) / f"{rank}.codes").split()],
                 ranks[rank].exitcode,
-                (Path(folder) / f"{rank}.out").read_text(),
-                (Path(folder) / f"{rank}.err").read_text(),
+                _read(Path(folder) / f"{rank}.out"),
+                _read(Path(folder) / f"{rank}.err"),
             )
             for rank in range(size)
         ]
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""
 
 
 def _rank(rank, size, port, commands, folder, before, environment) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mastlens.models.batching import by_length
 from mastlens.models.likelihood import token_logprobs
 from mastlens.models.sharding import Rows, Spread, in_step, ranks_of
 from mastlens.models.weights import placed_weights
@@ -90,11 +89,7 @@ def measure_gradients(
     chosen = {place.parameter: parameter for parameter, place in placed.values()}
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     kept = [(parameter, parameter.grad) for parameter in chosen.values()]
-    shared = ranks is not None and not fisher
-    mine = list(range(len(encoded)))
-    if ranks is not None and shared:  # by length, so that the ranks' batches are alike
-        mine = sorted(mine, key=lambda item: encoded[item].length)[ranks.rank :: ranks.size]
-    factor = 1.0 if ranks is None or shared else 1 / ranks.size  # what all ranks go through is summed over them
+    factor = 1 / ranks.size if ranks is not None and fisher else 1.0  # what all ranks go through is summed over them
     totals: dict[str, Tensor] = {}
     squares: dict[str, Tensor] = {}
     tokens = 0
@@ -125,7 +120,7 @@ def measure_gradients(
         logprobs = token_logprobs(model, batch)
         values = logprobs.values
         if weights is not None and items:
-            values = values * values.new_tensor([weights[mine[item]] for item in items])[logprobs.rows]
+            values = values * values.new_tensor([weights[item] for item in items])[logprobs.rows]
         (-values.sum() * (factor if items else 0.0)).backward()
         if ranks is not None:
             for name, parameter in chosen.items():
@@ -141,8 +136,9 @@ def measure_gradients(
             if ranks is None:
                 handles.append(parameter.register_post_accumulate_grad_hook(partial(collect, name)))
         size = 1 if fisher else batch_size
-        batches = by_length(model, [encoded[item] for item in mine], size, progress, backward=True)
-        for items, batch in in_step(ranks, batches, min(encoded, key=lambda problem: problem.length)):
+        every = range(len(encoded)) if fisher else None
+        batches, given = in_step(model, encoded, size, progress, mine=every, backward=True)
+        for items, batch in given:
             with batches.fitting(anew=forget):
                 tokens += backward(items, batch)
     finally:
@@ -152,7 +148,7 @@ def measure_gradients(
             parameter.requires_grad_(flag)
         for parameter, gradient in kept:
             parameter.grad = gradient
-    if ranks is not None and shared:
+    if ranks is not None and not fisher:
         tokens = round(ranks.sums([tokens])[0])
 
     def by_name(sums: dict[str, Tensor], count: int) -> dict[str, Tensor | Spread]:

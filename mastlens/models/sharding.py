@@ -17,7 +17,8 @@ from mastlens.architectures.placement import Place, locate_tensors
 from mastlens.architectures.rotation import rotate_rows_alone
 from mastlens.checkpoints.loading import quiet
 from mastlens.errors import BadFile, MissingPackage, NotSupported
-from mastlens.models.batching import Batches
+from mastlens.models.batching import Batches, by_length
+from mastlens.models.memory import let_go
 from mastlens.models.suffix import largest_layers
 from mastlens.models.weights import placed_weights
 from mastlens.problems.encoding import Batch, EncodedProblem, collate
@@ -56,6 +57,7 @@ def load_sharded(
 
     if not hasattr(getattr(fsdp, "FSDPModule", None), "set_force_sum_reduction_for_comms"):
         raise MissingPackage(f"A model over ranks needs a newer torch, such as 2.10; this is {torch.__version__}.")
+    let_go()  # of a model before this one: torch's hooks hold on to it in a circle
     dtype = getattr(torch, computing.dtype)
     with quiet():
         model = _without_memory(checkpoint, dtype)
@@ -225,24 +227,51 @@ class Spread:
         return None if found is None else found.cpu()
 
 
-def in_step(ranks: Ranks | None, batches: Batches, spare: EncodedProblem) -> Iterator[tuple[list[int], Batch]]:
-    """Yield this rank's batches, and while others have more a batch of nobody's: every pass takes all ranks.
+def in_step(
+    model: "PreTrainedModel",
+    encoded: Sequence[EncodedProblem],
+    size: int | str,
+    progress: str | None,
+    *,
+    mine: Sequence[int] | None = None,
+    backward: bool = False,
+) -> tuple[Batches, Iterator[tuple[list[int], Batch]]]:
+    """Return batches as ``by_length`` has them; over ranks, of this rank's share of the problems.
+
+    Every pass takes all ranks: while others have more, a batch of nobody's comes, without items, which must not count.
 
     Args:
-        ranks: All of them; None for batches as they are.
-        batches: This rank's.
-        spare: What the batch of nobody's is made of: it comes without items, and must not count.
+        model: Where the batches go.
+        encoded: Problems as token ids.
+        size: Problems a batch, or ``auto``.
+        progress: Label of a progress bar; None for none.
+        mine: Which of the problems are read here; None for all, and over ranks for an even share.
+        backward: Whether there is a way back.
+
+    Returns:
+        The batches, for ``fitting``, and which problems and batch, one after another.
     """
-    if ranks is None:
-        yield from batches
-        return
-    batches.together = True
-    own = iter(batches)
-    while True:
-        given = next(own, None)
-        if not ranks.any(given is not None):
-            return
-        yield ([], collate([spare], device=str(batches.device))) if given is None else given
+    ranks = ranks_of(model)
+    if mine is None and ranks is not None:  # by length, so that the ranks' batches are alike
+        ordered = sorted(range(len(encoded)), key=lambda item: encoded[item].length)
+        mine = ordered[ranks.rank :: ranks.size]
+    chosen = list(range(len(encoded)) if mine is None else mine)
+    shown = progress if ranks is None or ranks.first else None
+    batches = by_length(model, [encoded[item] for item in chosen], size, shown, backward=backward)
+    batches.together = ranks is not None
+
+    def stepping() -> Iterator[tuple[list[int], Batch]]:
+        own, spare = iter(batches), min(encoded, key=lambda problem: problem.length)
+        while True:
+            given = next(own, None)
+            if given is None if ranks is None else not ranks.any(given is not None):
+                return
+            if given is None:
+                yield [], collate([spare], device=str(batches.device))
+            else:
+                yield [chosen[item] for item in given[0]], given[1]
+
+    return batches, stepping()
 
 
 @contextmanager
@@ -298,3 +327,20 @@ def rows_swapped(model: nn.Module, kept: Sequence[tuple[Tensor, Tensor]]) -> Ite
         settle(model)
         for (there, _), held in zip(kept, now, strict=True):
             there.copy_(held)
+
+
+@torch.no_grad()
+def other_rows(checkpoint: "Checkpoint", model: "PreTrainedModel", names: Iterable[str]) -> list[tuple[Tensor, Tensor]]:
+    """Return, for ``rows_swapped``, this rank's rows of the weights of these names, and another checkpoint's."""
+    found = []
+    for name, (weight, place) in placed_weights(model, names).items():
+        rows = Rows.of(weight)
+        there = rows.stored(place)
+        if place.expert is not None:
+            value = checkpoint.tensor(name) if len(there) else there
+        else:
+            value = (
+                checkpoint.rows(name, rows.start, rows.start + rows.count) if rows.count or not there.dim() else there
+            )
+        found.append((there, value.to(there.device, there.dtype)))
+    return found

@@ -25,6 +25,7 @@ from mastlens.runs.cost import WORKER
 from mastlens.runs.devices import AUTO
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 T = TypeVar("T")
@@ -75,6 +76,12 @@ class Ranks:
         summed = torch.tensor(list(values), dtype=torch.float64)
         dist.all_reduce(summed)
         return summed.tolist()
+
+    def summed(self, values: "np.ndarray") -> "np.ndarray":
+        """Return the sum over all ranks of an array, in float64."""
+        import numpy as np
+
+        return np.array(self.sums(values.ravel().tolist())).reshape(values.shape)
 
     def wait(self) -> None:
         """Wait until every rank is here."""

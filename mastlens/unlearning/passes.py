@@ -16,7 +16,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mastlens.errors import BadSetting, NotSupported
-from mastlens.models.batching import by_length
 from mastlens.models.likelihood import Reading, read_solutions
 from mastlens.models.sharding import in_step, ranks_of, row_snapshot, rows_swapped
 from mastlens.models.suffix import PartialForward, largest_layers, same_computation
@@ -260,12 +259,12 @@ class Passes:
     def _run_lower(self, side: str, items: Sequence[int]) -> dict[int, Tensor]:
         assert self.partial is not None
         states: dict[int, Tensor] = {}
-        batches = by_length(self.model, [self.problems[side][item] for item in items], 32, None)
-        for where, batch in in_step(self.ranks, batches, self.problems[side][0]):
+        _, batches = in_step(self.model, self.problems[side], 32, None, mine=items)
+        for where, batch in batches:
             with self.partial.through(self.start - 1) as outputs:
                 read_solutions(self.model, batch, known=True)
-            for row, place in enumerate(where):
-                states[items[place]] = outputs[0][row, batch.attention_mask[row]].clone()
+            for row, item in enumerate(where):
+                states[item] = outputs[0][row, batch.attention_mask[row]].clone()
         return states
 
 
