@@ -59,10 +59,11 @@ format: .venv/.dev ## format the code and mend what the linter can
 docs: .venv/.dev ## build the pages into build/site; a broken link or an unknown name fails
 	$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet -d build/doctrees docs build/site
 
-long: .venv/.dev ## what takes longer than the tests: the demo from a built wheel, its result in docs/results; fuzzing; failures of every write
+long: .venv/.dev ## what takes longer than the tests: the demo from a built wheel, its result in docs/results; fuzzing; failures of every write; kills
 	$(BIN)/python benchmarks/wheel.py --out docs/results/wheel.md $(if $(wildcard demo),--before demo)
 	$(BIN)/python -m tests.fuzz --inputs 10000 --command-line 200
 	$(BIN)/python -m tests.injection
+	$(BIN)/python -m tests.kills --times 30
 
 organism: .venv/.dev ## train the shipped lineage anew into build/qwen2
 	$(BIN)/mastlens organism build qwen2 --out build/qwen2

@@ -17,6 +17,7 @@ class TokenDifferencesSettings(Reading):
         "token-differences --sft organism:qwen2/sft --rlvr organism:qwen2/rlvr --split forget=forget.jsonl --out run"
     )
     function = "mastlens.analysis.tokens:token_differences"
+    over_ranks = True
     then = "report {out}"
 
     base: CheckpointPath | None = setting(

@@ -14,13 +14,15 @@ from mastlens.checkpoints.computing import Computing
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import BadSetting
 from mastlens.models.likelihood import solution_tokens
+from mastlens.models.sharding import load_sharded
 from mastlens.plots.cards.carded import Carded
 from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems
 from mastlens.problems.reading import read_problems
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
+from mastlens.runs.ranks import Ranks, ahead, ranks_for, remembered
 from mastlens.runs.reading import read_table
-from mastlens.runs.stages import hash_inputs, remembered
+from mastlens.runs.stages import hash_inputs
 from mastlens.statistics import FEWEST, NONE, mean_interval
 
 if TYPE_CHECKING:
@@ -97,6 +99,7 @@ def token_differences(settings: TokenDifferencesSettings) -> TokenDifferences:
         raise BadSetting(f"{settings.quantiles} quantiles make no sense; at least 1 does.")
     if not settings.splits:
         raise BadSetting("There are no texts to look at. Give at least one split, e.g. forget=forget-train.jsonl.")
+    ranks = ranks_for(settings.device)
     lineage = Lineage.open(settings.rlvr, sft=settings.sft, base=settings.base)
     if not lineage.increments:
         raise BadSetting("There is nothing before RLVR to compare with. Give sft, base, or both.")
@@ -125,6 +128,7 @@ def token_differences(settings: TokenDifferencesSettings) -> TokenDifferences:
                 batch_size=settings.batch_size,
                 computing=computing,
                 progress=settings.progress,
+                ranks=ranks,
             )
             for role, checkpoint in lineage.stages.items()
         }
@@ -135,11 +139,14 @@ def token_differences(settings: TokenDifferencesSettings) -> TokenDifferences:
         write_table(folder / FILE, result.table)
         write_table(folder / SUMMARY, result.summary)
 
+    with ahead(ranks):
+        fingerprints = lineage.fingerprints
     return remembered(
+        ranks,
         settings.out,
         "tokens",
         outputs=[FILE, SUMMARY],
-        lineage=lineage.fingerprints,
+        lineage=fingerprints,
         behaviour=lineage.behaviour(),
         inputs=hash_inputs(settings.splits),
         settings=recorded,
@@ -163,9 +170,10 @@ def _score(
     batch_size: int | str,
     computing: Computing,
     progress: bool,
+    ranks: Ranks | None,
 ) -> _Scores:
     """Return split to log-probabilities and entropies of all its solution tokens, item after item."""
-    model = computing.load(checkpoint)
+    model = computing.load(checkpoint) if ranks is None else load_sharded(checkpoint, computing, ranks, ())
     vocabulary, context = len(next(model.get_input_embeddings().parameters())), context_length(model.config)
     scores = {}
     for split, problems in encoded.items():

@@ -38,9 +38,14 @@ class Place:
         """Whether the parameter holds other stored tensors too."""
         return self.expert is not None
 
-    def of(self, parameter: "Tensor") -> "Tensor":
-        """Return the stored tensor's part of the parameter, or of its gradient, as a view."""
-        matrix = parameter if self.expert is None else parameter[self.expert]
+    def of(self, parameter: "Tensor", first: int = 0) -> "Tensor":
+        """Return the stored tensor's part of the parameter, or of its gradient, as a view.
+
+        Args:
+            parameter: The parameter.
+            first: Of a stack that is there in part, its first matrix.
+        """
+        matrix = parameter if self.expert is None else parameter[self.expert - first]
         return matrix if self.half is None else matrix.chunk(2)[self.half]
 
 

@@ -41,8 +41,8 @@ class Checkpoint:
     are at least float32, whatever the base is stored in: PEFT's merge rounds to the base's dtype instead.
 
     Args:
-        spec: A local folder, a hub id with an optional ``@revision``, ``organism:NAME/STAGE``, or ``BASE+ADAPTER``
-            of two of these.
+        spec: A local folder, a hub id with an optional ``@revision``, ``organism:NAME/STAGE``, an address such as
+            ``s3://bucket/folder``, or ``BASE+ADAPTER`` of two of these.
         base: Of an adapter, the checkpoint to add it to; by default what its configuration names.
 
     Attributes:
@@ -158,17 +158,22 @@ class Checkpoint:
 
     @property
     def added(self) -> frozenset[str]:
-        """Names of the tensors that are not as they lie in their file: an adapter changes them, or they are codes."""
+        """Names of the tensors that no file here has as they are: an adapter's, codes', those at an address."""
         if self._original is not None:
             own = {name: new for new, name in self._own_names.items()}
             return frozenset(own[name] for name in self._original.added)
         changed = frozenset(self._adapter.changes) if self._adapter is not None else frozenset()
-        return changed | (self.base.added if self.base is not None else self.dequantised)
+        return changed | (self.base.added if self.base is not None else self.dequantised | self.remote)
 
     @property
     def dequantised(self) -> frozenset[str]:
         """Names of the tensors that lie in their file as codes with scales, and are read as the weights they mean."""
         return frozenset(name for name, stored in self.tensors.items() if not stored.as_stored)
+
+    @property
+    def remote(self) -> frozenset[str]:
+        """Names of the tensors that lie at an address, and are read from there."""
+        return frozenset(name for name, stored in self.tensors.items() if not all(part.local for part in stored.reads))
 
     @property
     def companions(self) -> dict[str, Path]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mastlens.checkpoints.remote import folder_of, is_address
 from mastlens.errors import BadFile, NotFound
 from mastlens.runs.reading import is_folder, is_there, read_object
 
@@ -17,7 +18,8 @@ def resolve_folder(spec: str | os.PathLike[str]) -> Path:
     """Return the local folder that PATH names.
 
     Args:
-        spec: A local folder, a hub id with an optional ``@revision``, or ``organism:NAME/STAGE``.
+        spec: A local folder, a hub id with an optional ``@revision``, ``organism:NAME/STAGE``, or an address that
+            fsspec knows, such as ``s3://bucket/folder``: its tensors stay there.
 
     Raises:
         MastlensError: If it names nothing that can be reached.
@@ -27,6 +29,8 @@ def resolve_folder(spec: str | os.PathLike[str]) -> Path:
         from mastlens.organisms import stage_folder
 
         return stage_folder(text.removeprefix("organism:"))
+    if is_address(text):
+        return folder_of(text)
     if is_folder(text):
         return Path(text)
     if is_there(text):

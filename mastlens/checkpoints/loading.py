@@ -39,17 +39,18 @@ def load_model(
 
 
 def _loaded(checkpoint: "Checkpoint", dtype: torch.dtype | None, trust_remote_code: bool) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
     settings: dict[str, Any] = {
         "dtype": dtype or "auto",
         "output_loading_info": True,
         "trust_remote_code": trust_remote_code,
     }
-    if not checkpoint.dequantised:
+    if not checkpoint.dequantised and not checkpoint.remote:
         loaded: Any = AutoModelForCausalLM.from_pretrained(checkpoint.folder, **settings)
         return loaded
-    # Read as everything here reads it: transformers would take other kernels, or other blocks, on other machines.
+    # Read as everything here reads it: transformers would take other kernels, or other blocks, on other machines, and
+    # fetch whole files from an address.
     config: Any = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=trust_remote_code)
     for part in (config, config.get_text_config()):
         vars(part).pop("quantization_config", None)
@@ -58,7 +59,10 @@ def _loaded(checkpoint: "Checkpoint", dtype: torch.dtype | None, trust_remote_co
     stored = checkpoint.plain_dtype
     weights = {name: _in(checkpoint.tensor(name), dtype or stored) for name in checkpoint.tensors}
     settings |= {"dtype": dtype or stored}
-    return kind.from_pretrained(None, config=config, state_dict=weights, **settings)
+    model, info = kind.from_pretrained(None, config=config, state_dict=weights, **settings)
+    if checkpoint.remote and (checkpoint.folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(checkpoint.folder)
+    return model, info
 
 
 def _in(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from mastlens.errors import BadFile, NotFound, NotSupported
 from mastlens.runs.reading import is_plain_file, read_object
 
-_SAFETENSORS_DTYPES = {
+SAFETENSORS_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -59,6 +59,11 @@ class StoredTensor:
     @property
     def as_stored(self) -> bool:
         """Whether its file holds these very values, so that the file can be copied."""
+        return True
+
+    @property
+    def local(self) -> bool:
+        """Whether its file is on this machine."""
         return True
 
     @property
@@ -174,14 +179,19 @@ def read_header(shard: Path) -> Iterator[StoredTensor]:
         return
     if not shard.is_file():  # a pipe would be waited for
         raise BadFile(f"{shard} is not a regular file.")
+    from mastlens.checkpoints.remote import address_of, remote_header  # it makes tensors of this module's kind
+
+    if (address := address_of(shard.parent)) is not None:
+        yield from remote_header(shard, address)
+        return
     try:
         with safe_open(shard, framework="pt") as stream:
             for name in stream.keys():  # noqa: SIM118 - not a mapping
                 part = stream.get_slice(name)
                 dtype = part.get_dtype()
-                if dtype not in _SAFETENSORS_DTYPES:
+                if dtype not in SAFETENSORS_DTYPES:
                     raise NotSupported(f"{name} in {shard} has dtype {dtype}, which torch cannot compute with.")
-                yield StoredTensor(name, shard, _SAFETENSORS_DTYPES[dtype], tuple(part.get_shape()))
+                yield StoredTensor(name, shard, SAFETENSORS_DTYPES[dtype], tuple(part.get_shape()))
     except (SafetensorError, OSError) as error:
         raise BadFile(
             f"{shard} is truncated or damaged ({error}). It has {shard.stat().st_size} bytes; download it again."

@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mastlens.cli.parser import build_parser
     from mastlens.registry import place_in_own_file
     from mastlens.runs.files import cannot_write
+    from mastlens.runs.ranks import is_first, may_tell
 
     words = sys.argv[1:] if argv is None else list(argv)
     whole = "--print-completion" in words  # else only the command that was typed needs its options
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
             _tell(f"See {error.page}")
-        else:
+        elif may_tell():
             _tell(f"mastlens: {error}")
         return 2
     except KeyboardInterrupt:
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         refused, own = cannot_write(error), place_in_own_file(error)
         if debug:
             traceback.print_exc()
+        elif not may_tell():
+            pass
         elif refused is not None:
             _tell(f"mastlens: {refused}")
         elif own is not None:
@@ -50,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             _tell(f"mastlens: a defect, {type(error).__name__}: {error}. Run again with --debug to see where.")
         return 1 if refused is None and own is None else 2
+    if not is_first():
+        return 0
     if arguments.json:
         summary = finite(outcome.machine)
         sys.stdout.write(json.dumps(summary, indent=2, ensure_ascii=False, default=str, allow_nan=False) + "\n")
@@ -63,5 +68,7 @@ def _tell(message: str) -> None:
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    if issubclass(category, MastlensWarning):
+    from mastlens.runs.ranks import is_first
+
+    if issubclass(category, MastlensWarning) and is_first():
         _tell(f"mastlens: warning: {message}")

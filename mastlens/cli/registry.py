@@ -9,7 +9,9 @@ from typing import Any
 
 from mastlens.cli.outcome import Outcome
 from mastlens.cli.reading import settings_from
+from mastlens.errors import NotSupported
 from mastlens.runs.devices import check_device
+from mastlens.runs.ranks import over_ranks
 from mastlens.runs.settings import Settings
 from mastlens.runs.words import following
 
@@ -106,6 +108,12 @@ def handler(command: Command) -> Callable[[argparse.Namespace], Outcome]:
 def _run(command: Command, arguments: argparse.Namespace) -> Outcome:
     from mastlens.plots.cards.carded import Carded  # what it stands on takes longer than a command line
 
+    if over_ranks() and not command.settings.over_ranks:
+        able = ", ".join(each.settings.command for each in COMMANDS if each.settings.over_ranks)
+        raise NotSupported(
+            f"{command.settings.command} is one process, and torchrun started several: type it without torchrun. Over "
+            f"ranks run: {able}."
+        )
     settings = settings_from(command.settings, arguments)
     check_device(settings.device)
     settings = named(command.prepared)(settings) if command.prepared else settings

@@ -1,6 +1,6 @@
 """From the model in memory to the edit: rounded once to the checkpoint's dtype."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,7 +33,7 @@ def make_edit(
     names: Sequence[str],
     settings: Mapping[str, Any],
     *,
-    masters: Mapping[str, Tensor] | None = None,
+    masters: Callable[[str], Tensor | None] | None = None,
 ) -> tuple[Edit, float]:
     """Round the model's tensors once to the checkpoint's dtype and return the edit, with the share swallowed.
 
@@ -44,15 +44,18 @@ def make_edit(
         model: The edited model.
         names: What was edited.
         settings: Kept with the edit.
-        masters: Name to stored tensor in float32, where the model holds them rounded already.
+        masters: Name to stored tensor in float32, where the model holds them rounded already; one at a time. Of a model
+            over ranks it is None but on rank 0, whose edit is the edit.
     """
     before, after = {}, {}
     moved = swallowed = 0
     stored = list(dict.fromkeys(name.partition("#")[0] for name in names))
-    tensors: dict[str, Tensor] = dict(named_weights(model, stored) if masters is None else masters)
-    for other, name in tied_names(checkpoint, model, stored).items():
-        tensors[other] = tensors[name]
-    for name, tensor in tensors.items():
+    master_of = named_weights(model, stored).get if masters is None else masters
+    given = dict(zip(stored, stored, strict=True)) | tied_names(checkpoint, model, stored)
+    for name, source in given.items():
+        tensor = master_of(source)
+        if tensor is None:
+            continue
         old = checkpoint.tensor(name)
         # A copy: on the CPU in float32 everything else would be the parameter itself, and move with it.
         master = tensor.detach().to("cpu", torch.float32, copy=True)

@@ -46,6 +46,8 @@ class Batches:
         self.encoded, self.size, self.progress, self.backward = encoded, size, progress, backward
         self.device, self.model = model.device, model
         self.tokens = first_tokens() if size == AUTO else 0
+        self.together = False
+        """Whether other ranks take every batch at the same time: none can be taken again then."""
         self._measured: float | None = None  # bytes that the first batch took
         self._failed = self._anew = False
 
@@ -93,6 +95,8 @@ class Batches:
         except Exception as error:
             if not out_of_memory(error):
                 raise
+            if self.together:
+                raise does_not_fit("A batch over ranks", smaller=True) from error
             self._failed = True
             if anew is not None:
                 anew()

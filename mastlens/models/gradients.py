@@ -1,15 +1,15 @@
 """Mean gradients of the solutions' loss, and the Fisher information, for the parameters asked for and no others."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from mastlens.models.batching import by_length
 from mastlens.models.likelihood import token_logprobs
+from mastlens.models.sharding import Rows, Spread, in_step, ranks_of
 from mastlens.models.weights import placed_weights
 from mastlens.problems.encoding import Batch, EncodedProblem
 
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 class Gradients:
     """Gradients over a set of problems.
 
+    Of a model over ranks they lie over ranks, too: ``Spread``.
+
     Attributes:
         mean: Name to the gradient of the token-mean negative log-likelihood of the set, float32.
         fisher: Name to the diagonal of the empirical Fisher information, float32: the mean over problems of the
             squared gradient of -log p(solution | prompt), entry by entry. None where it was not asked for.
     """
 
-    mean: dict[str, Tensor]
-    fisher: dict[str, Tensor] | None = None
+    mean: dict[str, Tensor | Spread]
+    fisher: dict[str, Tensor | Spread] | None = None
 
 
 def mean_gradients(
@@ -40,8 +42,9 @@ def mean_gradients(
     batch_size: int | str = 8,
     progress: str | None = None,
 ) -> dict[str, Tensor]:
-    """Return name to the gradient of the token-mean negative log-likelihood; see ``measure_gradients``."""
-    return measure_gradients(model, encoded, names, weights=weights, batch_size=batch_size, progress=progress).mean
+    """Return name to the gradient of the token-mean negative log-likelihood of a whole model; see above."""
+    found = measure_gradients(model, encoded, names, weights=weights, batch_size=batch_size, progress=progress).mean
+    return {name: gradient for name, gradient in found.items() if isinstance(gradient, Tensor)}
 
 
 def measure_gradients(
@@ -61,8 +64,10 @@ def measure_gradients(
     those of a batch never stand side by side. The backward pass ends at the lowest of the parameters. The
     model's ``requires_grad`` flags and gradients are as before when it returns, or fails.
 
+    Of a model over ranks each takes a part of the problems, and has its rows of every sum.
+
     The Fisher information needs each problem's gradient by itself: it takes one problem a backward pass, from
-    which the mean comes too, and one more buffer a parameter.
+    which the mean comes too, and one more buffer a parameter. Ranks go through every problem together then.
 
     Args:
         model: The model, in evaluation mode.
@@ -74,15 +79,17 @@ def measure_gradients(
         progress: Label of a progress bar; None for none.
 
     Returns:
-        Float32 tensors on the model's device.
+        Float32 tensors on the model's device; over ranks each with its rows.
 
     Raises:
         MastlensError: For a name that the model does not have.
     """
+    ranks = ranks_of(model)
     placed = placed_weights(model, dict.fromkeys(names))
     chosen = {place.parameter: parameter for parameter, place in placed.values()}
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     kept = [(parameter, parameter.grad) for parameter in chosen.values()]
+    factor = 1 / ranks.size if ranks is not None and fisher else 1.0  # what all ranks go through is summed over them
     totals: dict[str, Tensor] = {}
     squares: dict[str, Tensor] = {}
     tokens = 0
@@ -91,7 +98,7 @@ def measure_gradients(
         made, parameter.grad = parameter.grad, None
         if made is None:
             return
-        made = made.float()
+        made = Rows.of(made).local.float()
         if fisher and name in squares:
             squares[name].addcmul_(made, made)
         elif fisher:
@@ -112,10 +119,13 @@ def measure_gradients(
     def backward(items: Sequence[int], batch: Batch) -> int:
         logprobs = token_logprobs(model, batch)
         values = logprobs.values
-        if weights is not None:
+        if weights is not None and items:
             values = values * values.new_tensor([weights[item] for item in items])[logprobs.rows]
-        (-values.sum()).backward()
-        return len(values)
+        (-values.sum() * (factor if items else 0.0)).backward()
+        if ranks is not None:
+            for name, parameter in chosen.items():
+                collect(name, parameter)
+        return len(values) if items else 0
 
     handles = []
     try:
@@ -123,9 +133,12 @@ def measure_gradients(
         for name, parameter in chosen.items():
             parameter.grad = None
             parameter.requires_grad_(True)
-            handles.append(parameter.register_post_accumulate_grad_hook(partial(collect, name)))
-        batches = by_length(model, encoded, 1 if fisher else batch_size, progress, backward=True)
-        for items, batch in batches:
+            if ranks is None:
+                handles.append(parameter.register_post_accumulate_grad_hook(partial(collect, name)))
+        size = 1 if fisher else batch_size
+        every = range(len(encoded)) if fisher else None
+        batches, given = in_step(model, encoded, size, progress, mine=every, backward=True)
+        for items, batch in given:
             with batches.fitting(anew=forget):
                 tokens += backward(items, batch)
     finally:
@@ -135,10 +148,16 @@ def measure_gradients(
             parameter.requires_grad_(flag)
         for parameter, gradient in kept:
             parameter.grad = gradient
+    if ranks is not None and not fisher:
+        tokens = round(ranks.sums([tokens])[0])
 
-    def by_name(sums: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    def by_name(sums: dict[str, Tensor], count: int) -> dict[str, Tensor | Spread]:
         whole = _divided(sums, count, chosen)
-        return {name: place.of(whole[place.parameter]) for name, (_, place) in placed.items()}
+        if ranks is None:
+            return {name: place.of(whole[place.parameter]) for name, (_, place) in placed.items()}
+        here = {name: replace(Rows.of(parameter), local=whole[name]) for name, parameter in chosen.items()}
+        rows = {name: (here[place.parameter], place) for name, (_, place) in placed.items()}
+        return {name: Spread(weight.stored(place), weight, place, ranks) for name, (weight, place) in rows.items()}
 
     return Gradients(by_name(totals, tokens), by_name(squares, len(encoded)) if fisher else None)
 
@@ -146,6 +165,8 @@ def measure_gradients(
 def _divided(totals: dict[str, Tensor], count: int, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Divide sums in place; a parameter that no solution reaches has no gradient, which is a gradient of zero."""
     return {
-        name: totals[name].div_(count) if name in totals else torch.zeros_like(parameter, dtype=torch.float32)
+        name: totals[name].div_(count)
+        if name in totals
+        else torch.zeros_like(Rows.of(parameter).local, dtype=torch.float32)
         for name, parameter in parameters.items()
     }

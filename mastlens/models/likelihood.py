@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mastlens.architectures.rotation import rows_alone
 from mastlens.models.batching import by_length
+from mastlens.models.sharding import in_step, ranks_of
 from mastlens.problems.encoding import Batch, EncodedProblem
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def solution_tokens(
     batch_size: int | str = 32,
     progress: str | None = None,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return what the model says of every solution token under teacher forcing.
+    """Return what the model says of every solution token under teacher forcing; the same on all ranks.
 
     Args:
         model: The model, in evaluation mode.
@@ -179,13 +180,23 @@ def solution_tokens(
     """
     logprobs: list[np.ndarray] = [np.zeros(0, np.float32)] * len(encoded)
     entropies = list(logprobs)
-    batches = by_length(model, encoded, batch_size, progress)
-    for items, batch in batches:
+    batches, given = in_step(model, encoded, batch_size, progress)
+    for items, batch in given:
         with batches.fitting():
+            if not items:
+                _logprobs_and_entropies(model, batch)
+                continue
             lengths = [len(encoded[item].solution) for item in items]
             for of_all, of_batch in zip((logprobs, entropies), _logprobs_and_entropies(model, batch), strict=True):
                 for item, found in zip(items, of_batch.cpu().split(lengths), strict=True):
                     of_all[item] = found.numpy()
+    ranks = ranks_of(model)
+    if ranks is None:
+        return logprobs, entropies
+    for rank, told in enumerate(ranks.all_of((logprobs, entropies))):
+        if rank != ranks.rank:
+            for of_all, others in zip((logprobs, entropies), told, strict=True):
+                of_all[:] = [mine if len(mine) else other for mine, other in zip(of_all, others, strict=True)]
     return logprobs, entropies
 
 

@@ -33,11 +33,12 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID)
 
 
-def does_not_fit(what: str) -> NotSupported:
-    """Return the error where not even the smallest piece of work fits."""
+def does_not_fit(what: str, *, smaller: bool = False) -> NotSupported:
+    """Return the error where a piece of work does not fit: the smallest, or one that has to be made ``smaller``."""
+    ways = "a smaller --batch-size, more ranks, or --dtype bfloat16" if smaller else "--dtype bfloat16"
     return NotSupported(
-        f"{what} does not fit into the memory that is free. Use --dtype bfloat16, which takes half, a device with more "
-        "memory, or shorter texts."
+        f"{what} does not fit into the memory that is free. Use {ways}, which takes half, a device with more memory, "
+        "or shorter texts."
     )
 
 

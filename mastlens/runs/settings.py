@@ -163,6 +163,7 @@ class Settings:
         function: ``module:function`` that takes these settings.
         then: The command to type next, without ``mastlens``; ``{name}`` stands for a setting. Empty where nothing
             follows.
+        over_ranks: Whether torchrun may start it as several processes, which share one model.
     """
 
     command: ClassVar[str]
@@ -171,6 +172,7 @@ class Settings:
     example: ClassVar[str] = ""
     function: ClassVar[str] = ""
     then: ClassVar[str] = ""
+    over_ranks: ClassVar[bool] = False
 
     seed: int = setting("decides everything random", 0, group=EVERY)
     device: str = setting("cpu, cuda, cuda:N or mps; auto takes the best that there is", "auto", group=EVERY)

@@ -1,7 +1,7 @@
 """From files to an edit: the whole of ``mastlens unlearn``."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -18,14 +18,16 @@ from mastlens.edits.edit import FILE as EDIT_FILE
 from mastlens.edits.edit import Edit
 from mastlens.edits.making import make_edit
 from mastlens.errors import BadSetting, MastlensWarning, NotTogether
+from mastlens.models.sharding import load_sharded
 from mastlens.plots.cards.carded import Carded
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.problems.reading import Problem, read_problems
 from mastlens.runs.calls import takes
 from mastlens.runs.files import sha256_json, write_table
+from mastlens.runs.ranks import ahead, ranks_for, remembered
 from mastlens.runs.reading import read_table
 from mastlens.runs.settings import at_default
-from mastlens.runs.stages import hash_inputs, remembered
+from mastlens.runs.stages import hash_inputs
 from mastlens.runs.tracking import check_tracker, tracking
 from mastlens.selection.tensors import named_matrices, select_tensors
 from mastlens.unlearning.control import CONTROL
@@ -57,6 +59,7 @@ from mastlens.unlearning.rewinding import (
 )
 from mastlens.unlearning.schedules import check_schedule
 from mastlens.unlearning.settings import UnlearnSettings
+from mastlens.unlearning.sharded import Originals, check_over_ranks
 from mastlens.unlearning.sides import check_arguments, check_orthogonal
 from mastlens.unlearning.splitting import check_splitting
 from mastlens.unlearning.traces import read_traces
@@ -148,6 +151,9 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
         raise BadSetting(f"{chosen.name} prefers no refusals; {', '.join(preferring)} does. Leave --refusals out.")
     _check_files(chosen, traces, cot)
     drawn = check_before(settings, chosen)
+    ranks = ranks_for(settings.device)
+    if ranks is not None:
+        check_over_ranks(settings, chosen)
     checkpoint = Checkpoint(settings.rlvr)
     sft = None if settings.sft is None else Checkpoint(settings.sft)
     models = {"rlvr": checkpoint, **({} if sft is None else {"sft": sft})}
@@ -172,6 +178,7 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
     check_tracker(settings.track)
     computing = settings.computing(*models.values())
     device, precision = computing.device, computing.dtype
+    computing_dtype = getattr(torch, precision)
     shared = ("steps", "lr", "batch_size", "seed")
     asking = settings.asking
     # What earlier records do not have stands in a record where it says something: they are still recognised.
@@ -199,16 +206,27 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
     files |= {} if probes is None else probes.files
     inputs = hash_inputs(files)
     recorded = {**deciding, "selection": sha256_json(selection), "tensors": len(selection)}
-    versions = [torch.__version__, device]  # a run that goes on elsewhere would not end in the same bits
+    with ahead(ranks):
+        fingerprints = {stage: model.fingerprint for stage, model in models.items()}
+    # A run that goes on elsewhere would not end in the same bits.
+    versions = [torch.__version__, device, *([] if ranks is None else [f"{ranks.size} ranks"])]
     key_of_run = sha256_json([*(model.behaviour_digest for model in models.values()), inputs, recorded, versions])
-    unfinished = Partial(out, key_of_run, overwrite=settings.overwrite)
+    unfinished = Partial(out, key_of_run, overwrite=settings.overwrite, ranks=ranks)
+    progress = settings.progress and (ranks is None or ranks.first)
+
+    def originals(stored: Iterable[str]) -> Mapping[str, torch.Tensor]:
+        """Return the stored tensors of a selection: a model in fewer bits holds them rounded."""
+        if ranks is None:
+            return {name: checkpoint.tensor(name) for name in stored}
+        return Originals(checkpoint, [name for name in stored if checkpoint.tensors[name].dtype != computing_dtype])
 
     def compute() -> Unlearning:
         with interruptible() as interrupted:
             return edited(interrupted)
 
     def edited(interrupted: Event) -> Unlearning:
-        warn_of_vanishing(checkpoint, selection, lr=settings.lr, steps=settings.steps)
+        if ranks is None or ranks.first:
+            warn_of_vanishing(checkpoint, selection, lr=settings.lr, steps=settings.steps)
         tokenizer = checkpoint.load_tokenizer()
         load_side = read_documents if isinstance(chosen, SteeringObjective) else read_problems
         problems = {"forget": load_side(forget), "retain": [] if retain is None else load_side(retain)}
@@ -238,7 +256,8 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
             )
             if isinstance(chosen, OutputObjective) and chosen.imitates_distributions:
                 more["imitated"] = imitated(computing.load(sft), own["forget"].encoded)
-        model = computing.load(checkpoint)
+        stored = dict.fromkeys(name.partition("#")[0] for name in selection)
+        model = computing.load(checkpoint) if ranks is None else load_sharded(checkpoint, computing, ranks, stored)
         if chosen.needs.increment and sft is not None:
             more["before"] = before_rlvr(checkpoint, sft, selection)
         if responses is not None and retain is not None:
@@ -273,7 +292,7 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
             steps=settings.steps,
             batch_size=settings.batch_size,
             seed=settings.seed,
-            originals=_originals(checkpoint, selection) if precision != "float32" else None,
+            originals=None if precision == "float32" else originals(stored),
             cache_mb=settings.cache_mb,
             **{key: getattr(settings, key) for key in (*_NEWER, "optimizer")},
             begin_at=starting_values(checkpoint, sft, selection, settings),
@@ -283,18 +302,16 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
         records = unfinished.resume(run, prober)
         with (
             tracking(settings.track, deciding, out) as log,
-            tqdm(
-                initial=run.done, total=settings.steps, desc="unlearn", unit="step", disable=not settings.progress
-            ) as bar,
+            tqdm(initial=run.done, total=settings.steps, desc="unlearn", unit="step", disable=not progress) as bar,
         ):
             for record in _steps(run, prober):
                 records.append(record)
                 log(record, len(records))
                 bar.update()
                 unfinished.keep(run, prober, records)
-                if not interrupted.is_set():
+                if not (interrupted.is_set() if ranks is None else ranks.any(interrupted.is_set())):
                     continue
-                if unfinished.path is not None:
+                if unfinished.kept:
                     unfinished.keep(run, prober, records, now=True)
                     raise KeyboardInterrupt
                 warnings.warn(f"Interrupted: the edit holds step {run.held}.", MastlensWarning, stacklevel=2)
@@ -305,8 +322,8 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
         if run.control is not None:
             made[CONTROL] = run.control.tolist()  # float32 comes back from JSON bit for bit
         if "before" in more:
-            made["taken_back"] = taken_back(run.masters, _originals(checkpoint, selection), more["before"])
-        edit, swallowed = make_edit(checkpoint, model, selection, made, masters=run.masters.tensors())
+            made["taken_back"] = taken_back(run.masters, Originals(checkpoint, selection), more["before"])
+        edit, swallowed = make_edit(checkpoint, model, selection, made, masters=run.masters.whole)
         edit = replace(edit, settings={**edit.settings, "swallowed": swallowed})
         columns = list(Step.__dataclass_fields__) + ([] if prober is None else list(COLUMNS))
         learnt = None if run.scorer is None else learnt_weights(run, tokenizer)
@@ -330,6 +347,7 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
         return Unlearning(edit, table, deciding, swallowed, step, learnt, said)
 
     result = remembered(
+        ranks,
         out,
         "unlearn",
         partial=PARTIAL if drawn is not None else None,
@@ -338,7 +356,7 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
             *([WEIGHTS_FILE] if chosen.token_weights else []),
             *([] if drawn is None else [RESPONSES_FILE]),
         ],
-        lineage={stage: model.fingerprint for stage, model in models.items()},
+        lineage=fingerprints,
         behaviour={stage: model.behaviour for stage, model in models.items()},
         inputs=inputs,
         settings=recorded,
@@ -351,11 +369,6 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
     )
     unfinished.remove()  # only now: until the record is written, the run is not finished
     return result
-
-
-def _originals(checkpoint: Checkpoint, selection: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Return the stored tensors of a selection: a model in bfloat16 holds them rounded."""
-    return {name: checkpoint.tensor(name) for name in dict.fromkeys(n.partition("#")[0] for n in selection)}
 
 
 def _check_files(objective: Objective, traces: Any, cot: Any) -> None:

@@ -15,6 +15,7 @@ from mastlens.edits.making import make_edit
 from mastlens.errors import BadSetting, MastlensWarning
 from mastlens.models.divergence import forward_kl
 from mastlens.models.likelihood import Reading
+from mastlens.models.sharding import ranks_of, settle, weight_storages
 from mastlens.models.weights import owners
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.unlearning import losses
@@ -30,6 +31,7 @@ from mastlens.unlearning.rewinding import Imitated
 from mastlens.unlearning.schedules import CONSTANT, rate_by_step
 from mastlens.unlearning.scorer import Scorer
 from mastlens.unlearning.settings import CACHE_MB, OPTIMIZERS
+from mastlens.unlearning.sharded import ShardedMasters, summed
 from mastlens.unlearning.sides import check_arguments, check_orthogonal, check_sides, numbered, whole
 from mastlens.unlearning.splitting import (
     AUTO,
@@ -188,7 +190,10 @@ class Unlearner:
         if cot is not None:
             sides["cot"] = cot
             self.schedules["cot"] = batch_schedule(len(cot), batch_size, steps, seed, side=3)
-        uses = {side: [row for rows in schedule for row in rows] for side, schedule in self.schedules.items()}
+        self.ranks = ranks_of(model)
+        uses = {
+            side: [row for rows in schedule for row in self._share(rows)] for side, schedule in self.schedules.items()
+        }
         places: list[list[int]] = []
         if traces is not None:
             sides["trace"], places = numbered(traces)
@@ -199,7 +204,7 @@ class Unlearner:
         self.passes = Passes(model, names, sides, uses, cache_mb=cache_mb)
         if isinstance(objective, SteeringObjective):
             check_reach(self.passes, objective, owners(model, names))
-        self._look_back(uses)
+        self._look_back()
         self.misdirection: Misdirection | None = None
         """The terms of an objective that steers activations; None for others."""
         if isinstance(objective, SteeringObjective):
@@ -214,7 +219,11 @@ class Unlearner:
                 budget=cache_mb * 1e6 - self.passes.held,
             )
         self.imitated = imitated
-        self.masters = Masters(model, matrices, originals)
+        self.masters = (
+            Masters(model, matrices, originals)
+            if self.ranks is None
+            else ShardedMasters(model, matrices, originals, self.ranks)
+        )
         longest = max(self.passes.length(side, row) for side in sides for row in range(len(sides[side])))
         self.passes.splitting = choose_splitting(
             objective,
@@ -224,6 +233,8 @@ class Unlearner:
             device=model.device,
             kept=self._kept_a_token,
         )
+        if self.ranks is not None:
+            self.passes.splitting = self.ranks.from_first(self.passes.splitting)
         if begin_at is not None:
             self.masters.begin_at(begin_at)
         self.optimiser = self._moves(optimizer, before)
@@ -252,26 +263,45 @@ class Unlearner:
         self.masters.write_back()
         return gates
 
-    def _look_back(self, uses: Mapping[str, Sequence[int]]) -> None:
+    def _look_back(self) -> None:
         """Read what the objective wants to know of the weights before the first step: no second model is needed."""
         objective = self.objective
         if isinstance(objective, OutputObjective) and (objective.needs.before or objective.retain_loss == "kl"):
             self.passes.remember_originals()
+        read = sorted({row for rows in self.schedules["forget"] for row in rows})
         self._reference = {
-            side: self._sums(side, sorted(set(uses[side])))
+            side: self._sums(side, read)
             for side in ("forget", "refusal")
-            if objective.needs.reference and side in uses
+            if objective.needs.reference and side in self.passes.problems
         }
+
+    def _share(self, rows: Sequence[int]) -> Sequence[int]:
+        """Return this rank's share of a step's problems: all of them where there is one process."""
+        return rows if self.ranks is None or not self.objective.over else rows[self.ranks.rank :: self.ranks.size]
+
+    def _parts(self, side: str, rows: Sequence[int], over: str) -> list[tuple[list[int], float]]:
+        """Return the problems of each micro-batch, and what it counts in a mean over the whole step."""
+        if self.ranks is not None and not self.objective.over:  # cannot be split: every rank reads all of it
+            return [(list(rows), 1 / self.ranks.size)]
+        parts = self.passes.parts(side, rows)
+        counted = shares(over, self.passes.solutions(side, rows), parts)
+        # A part of nobody's stands for another rank's: it is read, and counts nothing.
+        return [([rows[place] for place in part or [0]], share) for part, share in zip(parts, counted, strict=True)]
 
     @torch.no_grad()
     def _sums(self, side: str, items: Sequence[int]) -> Tensor:
         """Return the summed log-probability of each solution of a side; NaN at problems that are never read."""
         sums = torch.full((len(self.passes.problems[side]),), torch.nan, device=self.model.device)
-        lengths = [len(problem.prompt) + len(problem.solution) for problem in self.passes.problems[side]]
-        ordered = sorted(items, key=lambda item: lengths[item])
-        for start in range(0, len(ordered), _READ):
-            rows = ordered[start : start + _READ]
-            sums[rows] = self.passes.read(side, rows).logprobs.sums
+        ordered = sorted(items, key=lambda item: self.passes.length(side, item))
+        rank, size = (0, 1) if self.ranks is None else (self.ranks.rank, self.ranks.size)
+        for start in range(0, len(ordered[::size]), _READ):
+            rows = ordered[rank::size][start : start + _READ]
+            found = self.passes.read(side, rows or ordered[:1]).logprobs.sums
+            if rows:
+                sums[rows] = found
+        if self.ranks is not None:
+            mine = sums.new_zeros(len(sums)).index_put((torch.tensor(ordered[rank::size]),), sums[ordered[rank::size]])
+            sums[ordered] = sums.new_tensor(self.ranks.sums(mine.tolist()))[ordered]
         return sums
 
     def step(self) -> Step | None:
@@ -285,7 +315,8 @@ class Unlearner:
         number = self.done + 1
         self.masters.drop_gradients()
         terms = self._terms({side: schedule[self.done] for side, schedule in self.schedules.items()})
-        norm = float(torch.nn.utils.clip_grad_norm_(self.masters.parameters, CLIP))
+        terms = terms if self.ranks is None else summed(self.ranks, terms)
+        norm = self.masters.clip(CLIP)
         if not all(map(math.isfinite, (norm, *(terms[term] for term in terms if term != "forget_logprob")))):
             self._fall_back(
                 f"Step {number}: the loss or its gradient is not finite (forget loss {terms['forget_loss']}, "
@@ -331,24 +362,25 @@ class Unlearner:
     def _ends_well(self) -> bool:
         """Return whether the loss is finite after the last update, which no later step would tell."""
         rows = self.schedules["forget"][-1]
+        rows = list(self._share(rows)) or rows[:1]
         if isinstance(self.objective, SteeringObjective):
             value = self.passes.states("forget", rows, self.objective.layer).values.float().mean()
         else:
             value = self.passes.read("forget", rows).logprobs.values.mean()
-        return self.masters.finite and bool(torch.isfinite(value))
+        finite = bool(torch.isfinite(value))
+        return self.masters.finite and (finite if self.ranks is None else self.ranks.every(finite))
 
     def _forget(self, objective: OutputObjective, rows: Sequence[int]) -> tuple[float, float]:
         """Add the gradient of the forget term; return it, and the token-mean log-probability."""
         # Each side, and each part of it, goes back on its own: one graph is in memory at a time.
         parts = self.passes.parts("forget", rows)
-        counted = self.passes.solutions("forget", rows)
         if len(parts) > 1 and self._scorer_learns(objective):
             with torch.no_grad():
                 self._learn(objective, self._batch(objective, rows, parts))
-        of_loss = shares(objective.over or SEQUENCES, counted, parts)
+        of_loss = self._parts("forget", rows, objective.over or SEQUENCES)
         whole, logprob = 0.0, 0.0
-        for part, share, of_tokens in zip(parts, of_loss, shares(TOKENS, counted, parts), strict=True):
-            batch = self._batch(objective, [rows[place] for place in part])
+        for (part, share), (_, of_tokens) in zip(of_loss, self._parts("forget", rows, TOKENS), strict=True):
+            batch = self._batch(objective, part)
             solutions = batch.solutions
             if len(parts) == 1 and self._scorer_learns(objective):
                 self._learn(objective, batch)
@@ -419,9 +451,7 @@ class Unlearner:
     def _retain(self, objective: OutputObjective, rows: Sequence[int]) -> float:
         """Add the gradient of the retain term and return it."""
         passes, whole = self.passes, 0.0
-        parts = passes.parts("retain", rows)
-        for part, share in zip(parts, shares(TOKENS, passes.solutions("retain", rows), parts), strict=True):
-            chosen = [rows[place] for place in part]
+        for chosen, share in self._parts("retain", rows, TOKENS):
             if objective.retain_loss == "kl":
                 loss = self._divergence(chosen)
             else:
@@ -449,7 +479,8 @@ class Unlearner:
             reading = passes.read("forget", [shortest])
             return reading, reading.logprobs
 
-        return kept_bytes(forward, list(self.model.parameters())) / passes.length("forget", shortest)
+        with weight_storages(self.model) as own:
+            return kept_bytes(forward, own) / passes.length("forget", shortest)
 
     def state(self) -> dict[str, Tensor]:
         """Return all that the next step hangs on, as named tensors: masters, moments, the scorer."""
@@ -492,6 +523,7 @@ class Unlearner:
 
     def close(self) -> None:
         """Leave the model without gradients; the edited weights stay."""
+        settle(self.model)
         self.model.requires_grad_(False)
         self.model.zero_grad(set_to_none=True)
 

@@ -144,14 +144,23 @@ class Masters:
             parameter.copy_(value)
         self.write_back()
 
+    def clip(self, most: float) -> float:
+        """Scale the gradients down to a norm of ``most``; return their norm."""
+        return float(torch.nn.utils.clip_grad_norm_(self.parameters, most))
+
+    def whole(self, name: str) -> Tensor | None:
+        """Return a stored tensor as the masters have it, in float32; its own memory."""
+        return self.tensors([name])[name]
+
     @torch.no_grad()
-    def tensors(self) -> dict[str, Tensor]:
-        """Return name to stored tensor as the masters have it, in float32; its own memory."""
+    def tensors(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Return name to stored tensor as the masters have it, in float32; its own memory. None for all names."""
         found = {
             name: (self._start(name) if weight.dtype != torch.float32 else place.of(weight.detach())).to(
                 torch.float32, copy=True
             )
             for name, (weight, place) in self._weights.items()
+            if names is None or name in names
         }
         for name, matrix, master in self._copies:
             for other, stored in found.items():

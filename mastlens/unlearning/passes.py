@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mastlens.errors import BadSetting, NotSupported
-from mastlens.models.batching import by_length
 from mastlens.models.likelihood import Reading, read_solutions
+from mastlens.models.sharding import in_step, ranks_of, row_snapshot, rows_swapped
 from mastlens.models.suffix import PartialForward, largest_layers, same_computation
 from mastlens.models.weights import owners, snapshot, swapped
 from mastlens.problems.encoding import Batch, EncodedProblem, check_vocabulary, collate
@@ -65,8 +65,10 @@ class Passes:
         cache_mb: float,
     ):
         self.model, self.stored, self.problems = model, list(stored), problems
+        self.ranks = ranks_of(model)
         check_vocabulary(model, (ids.prompt + ids.solution for side in problems.values() for ids in side))
         self._before: dict[str, Tensor] | None = None
+        self._rows_before: list[tuple[Tensor, Tensor]] | None = None
         self._known = False
         self.splitting = Splitting()
         """How the batches of a step are split; at first not at all."""
@@ -80,7 +82,8 @@ class Passes:
         self.start = 0 if layers is None else _lowest(model, list(layers), owners(model, self.stored).values())
         sizes = [len(items) for items in uses.values()], [len(set(items)) for items in uses.values()]
         self._cut = self._can_cut()
-        if self.start and sum(sizes[0]) > sum(sizes[1]):
+        again = sum(sizes[0]) > sum(sizes[1])
+        if self.start and (again if self.ranks is None else self.ranks.any(again)):
             needed = sum(
                 len(problems[side][item].prompt) + len(problems[side][item].solution)
                 for side, items in uses.items()
@@ -89,7 +92,8 @@ class Passes:
             # States are as wide as embeddings, and of their dtype.
             embeddings = next(model.get_input_embeddings().parameters())
             size = needed * embeddings.shape[1] * embeddings.element_size()
-            if self._cut and size <= cache_mb * 1e6:
+            fits = self._cut and size <= cache_mb * 1e6
+            if fits if self.ranks is None else self.ranks.every(fits):
                 self.held = size
                 self._lower = {side: self._run_lower(side, sorted(set(items))) for side, items in uses.items()}
 
@@ -100,18 +104,35 @@ class Passes:
 
     def remember_originals(self) -> None:
         """Keep the weights as they are now, for ``before``."""
-        self._before = snapshot(self.model, self.stored)
+        if self.ranks is None:
+            self._before = snapshot(self.model, self.stored)
+        else:
+            self._rows_before = row_snapshot(self.model, self.stored)
 
     @contextmanager
     def before(self) -> Iterator[None]:
         """Within, the model has the weights of before unlearning, and no gradient is recorded."""
+        if self._rows_before is not None:
+            with torch.no_grad(), rows_swapped(self.model, self._rows_before):
+                yield
+            return
         assert self._before is not None
         with torch.no_grad(), swapped(self.model, self._before):
             yield
 
     def parts(self, side: str, rows: Sequence[int]) -> list[list[int]]:
-        """Return the places, among ``rows``, of the problems of each micro-batch."""
-        return self.splitting.parts([self.length(side, row) for row in rows])
+        """Return the places, among ``rows``, of the problems of each micro-batch.
+
+        Over ranks, those of this rank's share of the problems, and empty ones behind them: every pass takes all ranks,
+        so that each has as many as the busiest.
+        """
+        lengths = [self.length(side, row) for row in rows]
+        if self.ranks is None:
+            return self.splitting.parts(lengths)
+        size = self.ranks.size
+        split = [self.splitting.parts(lengths[rank::size]) if lengths[rank::size] else [] for rank in range(size)]
+        mine = [[self.ranks.rank + place * size for place in part] for part in split[self.ranks.rank]]
+        return mine + [[] for _ in range(max(map(len, split)) - len(mine))]
 
     def length(self, side: str, row: int) -> int:
         """Return the number of a problem's tokens."""
@@ -238,11 +259,12 @@ class Passes:
     def _run_lower(self, side: str, items: Sequence[int]) -> dict[int, Tensor]:
         assert self.partial is not None
         states: dict[int, Tensor] = {}
-        for where, batch in by_length(self.model, [self.problems[side][item] for item in items], 32, None):
+        _, batches = in_step(self.model, self.problems[side], 32, None, mine=items)
+        for where, batch in batches:
             with self.partial.through(self.start - 1) as outputs:
                 read_solutions(self.model, batch, known=True)
-            for row, place in enumerate(where):
-                states[items[place]] = outputs[0][row, batch.attention_mask[row]].clone()
+            for row, item in enumerate(where):
+                states[item] = outputs[0][row, batch.attention_mask[row]].clone()
         return states
 
 

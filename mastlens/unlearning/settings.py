@@ -148,6 +148,7 @@ class UnlearnSettings(ForgetRetain, Selecting):
         "--objective npo --preset mast --steps 50 --lr 5e-6 --out run"
     )
     function = "mastlens.unlearning.editing:unlearn"
+    over_ranks = True
     then = "evaluate --model {rlvr} --edit {out}/edit.safetensors --split forget=forget-eval.jsonl --out after"
 
     rlvr: CheckpointPath = setting(path_to("the checkpoint to edit"), metavar="PATH")

@@ -5,7 +5,7 @@ of the sequences, or tokens, that they hold. So nothing but memory depends on ho
 the way back is measured on one text, not guessed from an architecture.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,14 +127,13 @@ def shares(over: str, solutions: Sequence[int], parts: Sequence[Sequence[int]]) 
     return [sum(counts[place] for place in part) / sum(counts) for part in parts]
 
 
-def kept_bytes(forward: Callable[[], Any], parameters: Sequence[Tensor]) -> int:
+def kept_bytes(forward: Callable[[], Any], own: Collection[int]) -> int:
     """Return the bytes of all that a forward pass keeps for the way back, parameters apart.
 
     Args:
         forward: Runs the pass and returns what holds on to its graph.
-        parameters: Of the model.
+        own: Addresses of the model's parameters (``weight_storages``).
     """
-    own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 import mastlens as m
+from mastlens.analysis.increments import geometry as geometries
 from mastlens.analysis.increments.geometry import SHARD, _Measuring
 from mastlens.analysis.increments.measures import Options
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import MastlensError, NoReply, NotFound, NotTogether
+from mastlens.runs import reading
 from mastlens.runs.executors import Ray, Work, find_executor
 
 QUIET = {"rank": 4, "full": True, "heads": True, "spectra": True, "masks": True, "progress": False}
@@ -68,12 +70,23 @@ def test_what_are_not_all_shards_of_one_geometry_is_refused(tiny, shards, tmp_pa
     with pytest.raises(NotFound, match="--shard I/N"):
         m.merge(tmp_path, out=tmp_path / "d")
     damaged = shutil.copytree(shards[1], tmp_path / "damaged")
-    found = json.loads((damaged / SHARD).read_text())
-    found["measured"].popitem()
-    (damaged / SHARD).write_text(json.dumps(found))
+    (damaged / SHARD).write_text("".join((damaged / SHARD).read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(MastlensError, match="Measure it again"):
         m.merge(shards[0], damaged, shards[2], out=tmp_path / "e")
     assert not any((tmp_path / name).exists() for name in "abcde")
+
+
+def test_a_shard_larger_than_any_json_is_read_back(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "LARGEST_JSON", 20_000)  # run.json has less, a shard with spectra more
+    for place in (1, 2):
+        m.geometry(**stages(tiny), **QUIET, shard=f"{place}/2", out=tmp_path / str(place))
+        assert (tmp_path / str(place) / SHARD).stat().st_size > reading.LARGEST_JSON
+    merged = m.merge(tmp_path / "1", tmp_path / "2", out=tmp_path / "out")
+    assert len(merged.table) == 16
+    monkeypatch.setattr(geometries, "LARGEST_TEXT", 1000)
+    with pytest.raises(MastlensError, match="take more shards"):
+        m.geometry(**stages(tiny), **QUIET, shard="1/3", out=tmp_path / "3")
+    assert not (tmp_path / "3" / SHARD).exists()
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/99", "-1/2"])

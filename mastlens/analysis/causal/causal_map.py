@@ -25,24 +25,28 @@ from mastlens.analysis.causal.patching import (
     read_patched,
     read_sides,
     stored_tensors,
+    weight_rows,
 )
 from mastlens.analysis.causal.settings import DIRECTIONS, CausalMapSettings
-from mastlens.architectures.placement import locate_tensors
+from mastlens.architectures.placement import Place, locate_tensors
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.computing import Computing
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.decoding.engines import Decoding
 from mastlens.decoding.graders import Grader, find_grader
 from mastlens.decoding.graders import recorded as recorded_grader
-from mastlens.errors import NotFound, NotTogether, unknown
-from mastlens.models.gradients import mean_gradients
+from mastlens.errors import NotFound, NotSupported, NotTogether, unknown
+from mastlens.models.gradients import measure_gradients
+from mastlens.models.parts import local_part
+from mastlens.models.sharding import Spread, load_sharded, other_rows, rows_swapped, settle
 from mastlens.models.weights import stored_parameters, swapped
 from mastlens.plots.cards.carded import Carded
 from mastlens.problems.asking import Asked
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
+from mastlens.runs.ranks import Ranks, ahead, ranks_for, remembered
 from mastlens.runs.reading import read_table
-from mastlens.runs.stages import hash_inputs, remembered
+from mastlens.runs.stages import hash_inputs
 from mastlens.statistics import ratio_intervals, spearman
 
 if TYPE_CHECKING:
@@ -148,6 +152,9 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
     for whole groups of parameters put in together: ``group`` is ``projections`` (the matrices of the map),
     ``attention`` (these with biases and norms of heads), ``mlp``, ``embeddings``, ``norms``, or ``all``.
     """
+    ranks = ranks_for(settings.device)
+    if ranks is not None and settings.accuracy:
+        raise NotSupported("Over ranks nothing is generated: leave --accuracy out, or run it without torchrun.")
     lineage = Lineage.open(settings.rlvr, sft=settings.sft)
     before, after = lineage.increments["rlvr"]
     computing = settings.computing(before, after)
@@ -179,6 +186,7 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
                 chat_template=asking,
                 computing=computing,
                 progress=direction if settings.progress else None,
+                ranks=ranks,
             )
             for direction, pair in {"restore": (after, before), "insert": (before, after)}.items()
         }
@@ -199,11 +207,14 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
         write_table(folder / GROUPS, result.groups)
 
     wanted = DIRECTIONS if settings.both_directions else DIRECTIONS[:1]
+    with ahead(ranks):
+        fingerprints = lineage.fingerprints
     return remembered(
+        ranks,
         settings.out,
         "causal-map",
         outputs=[FILE, GROUPS],
-        lineage=lineage.fingerprints,
+        lineage=fingerprints,
         behaviour=lineage.behaviour(),
         inputs=hash_inputs({"forget": settings.forget, "retain": settings.retain}),
         settings=recorded,
@@ -240,10 +251,13 @@ def _measure(
     chat_template: Asked,
     computing: Computing,
     progress: str | None,
+    ranks: Ranks | None,
 ) -> _Measured:
     """Patch the checkpoint ``own`` with the weights of ``other``."""
-    model, tokenizer = computing.load(own), own.load_tokenizer()
     matrices = [patch.projection for patch in patches]
+    stored = [matrix.stored for matrix in matrices]
+    model = computing.load(own) if ranks is None else load_sharded(own, computing, ranks, stored)
+    tokenizer = own.load_tokenizer()
     taken = stored_tensors(other, model, matrices)
     sides = read_sides(own, model, tokenizer, files, limit=limit, chat_template=chat_template)
     readings, predictions, correct, groups = {}, {}, {}, {}
@@ -259,20 +273,30 @@ def _measure(
         )
         if patches:
             places = located(taken, model)
-            found = mean_gradients(
+            found = measure_gradients(
                 model,
                 problems.encoded,
                 list(places.values()),
                 batch_size=batch_size,
                 progress=f"{label}, gradient" if label else None,
-            )
+            ).mean
             gradients = {name: found[place] for name, place in places.items()}
-            predictions[side] = first_order(patches, gradients, stored_tensors(own, model, matrices), taken)
+            old = stored_tensors(own, model, matrices)
+            if ranks is None:
+                whole = {name: held for name, held in gradients.items() if isinstance(held, Tensor)}
+                predictions[side] = first_order(patches, whole, old, taken)
+            else:
+                spread = {name: held for name, held in gradients.items() if isinstance(held, Spread)}
+                predictions[side] = _first_order_over_ranks(model, patches, spread, old, taken, ranks)
         if grader is not None:
             decoding = Decoding(max_new_tokens, batch_size)
             correct[side] = _responses(model, tokenizer, problems, patches, taken, decoding, grader, label)
     for group, names in _group_tensors(model, own, other, patches).items():
-        with swapped(model, {name: other.tensor(name) for name in names}):
+        with (
+            swapped(model, {name: other.tensor(name) for name in names})
+            if ranks is None
+            else rows_swapped(model, other_rows(other, model, names))
+        ):
             groups[group] = {
                 side: read_patched(model, problems.encoded, [], {}, batch_size=batch_size)
                 for side, problems in sides.items()
@@ -290,6 +314,7 @@ def _group_tensors(
     """
     if not patches:
         return {}
+    settle(model)
     projections = list(dict.fromkeys(patch.projection for patch in patches))
     groups = {"projections": list(located((projection.stored for projection in projections), model).values())}
     groups |= parameter_groups(model, own.projections)
@@ -355,6 +380,35 @@ def first_order(
             }
         )
     return pd.DataFrame(rows)
+
+
+def _first_order_over_ranks(
+    model: "PreTrainedModel",
+    patches: Sequence[Patch],
+    gradients: Mapping[str, Spread],
+    own: Mapping[str, Tensor],
+    other: Mapping[str, Tensor],
+    ranks: Ranks,
+) -> pd.DataFrame:
+    """Return what ``first_order`` does: each rank with its rows, and one sum over all."""
+    here = weight_rows(model, own)
+    sums = np.zeros((len(patches), 4))
+    for row, patch in enumerate(patches):
+        name = patch.projection.stored
+        part = local_part(here[name], Place(name), patch.layout)
+        tensors = (gradients[name].stored, own[name], other[name])
+        slope, old, new = (part.read(tensor).cpu() for tensor in tensors)
+        change = (new.float() - old.float()).double()
+        sums[row] = (
+            (slope.double() * change).sum(),
+            change.square().sum(),
+            slope.double().square().sum(),
+            change.numel(),
+        )
+    inner, size, steepness, entries = ranks.summed(sums).T
+    return pd.DataFrame(
+        {"first_order": -inner, "null_sd": (size * steepness / entries) ** 0.5, "delta_norm": size**0.5}
+    )
 
 
 def _table(direction: str, measured: _Measured, opposite: _Measured) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Weights of another model put in place of a model's own, and what that does to the solutions' log-probability."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,19 +10,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mastlens.architectures.placement import locate_tensors
-from mastlens.architectures.projections import Projection
+from mastlens.architectures.placement import Place, locate_tensors
+from mastlens.architectures.projections import Layout, Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.answering import answer
 from mastlens.decoding.engines import Decoding, HuggingFaceEngine
 from mastlens.decoding.graders import Grader
 from mastlens.decoding.prompts import Prompt
 from mastlens.errors import unknown
-from mastlens.models.batching import by_length
 from mastlens.models.likelihood import counted_states
 from mastlens.models.memory import float64_device
+from mastlens.models.parts import local_part
+from mastlens.models.sharding import Rows, in_step, ranks_of, rows_swapped
 from mastlens.models.suffix import PartialForward, partial_forward
-from mastlens.models.weights import named_weights, stored_parameters, swapped
+from mastlens.models.weights import named_weights, placed_weights, stored_parameters, swapped
 from mastlens.problems.asking import Asked
 from mastlens.problems.encoding import Batch, EncodedProblem, check_tokenizer, context_length, encode_problems
 from mastlens.problems.reading import Problem, read_problems
@@ -46,6 +48,11 @@ class Patch:
 
     projection: Projection
     head: int = WHOLE
+
+    @property
+    def layout(self) -> Layout:
+        """How it lies in the stored tensor."""
+        return (self.projection if self.head == WHOLE else self.projection.head(self.head)).layout
 
     def part(self, stored: Tensor) -> Tensor:
         """Return what is patched out of the stored tensor: (rows, cols), or one head's rows, of o columns."""
@@ -92,9 +99,27 @@ def patched_tensors(
 def stored_tensors(
     checkpoint: Checkpoint, like: "PreTrainedModel", matrices: Sequence[Projection]
 ) -> dict[str, Tensor]:
-    """Read every tensor that holds one of the matrices, in the dtype and on the device of a loaded model."""
+    """Read every tensor that holds one of the matrices, in the dtype and on the device of a loaded model.
+
+    Of a model over ranks, only the rows of each that this rank has.
+    """
     names = dict.fromkeys(matrix.stored for matrix in matrices)
+    if ranks_of(like) is not None:
+        here = weight_rows(like, names)
+        found = {name: checkpoint.rows(name, rows.start, rows.start + rows.count) for name, rows in here.items()}
+        return {name: rows.to(device=like.device, dtype=like.dtype) for name, rows in found.items()}
     return {name: checkpoint.tensor(name).to(device=like.device, dtype=like.dtype) for name in names}
+
+
+def weight_rows(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, Rows]:
+    """Return name in the checkpoint to this rank's rows of the parameter that is the tensor.
+
+    Raises:
+        MastlensError: As ``located``.
+    """
+    places = located(names, model)
+    placed = placed_weights(model, places.values())
+    return {name: Rows.of(placed[place][0]) for name, place in places.items()}
 
 
 def located(names: Iterable[str], model: "PreTrainedModel") -> dict[str, str]:
@@ -220,9 +245,9 @@ def read_patched(
 
     Args:
         model: The model, in evaluation mode; it is left as it was, bit for bit.
-        encoded: Problems as token ids.
+        encoded: Problems as token ids; over ranks each takes a share of them.
         patches: Sets of patches, one measurement each; none of them empty. Without any, the model alone is measured.
-        other: Name to stored tensor of the model that the patches are taken from.
+        other: Name to stored tensor (``stored_tensors``) of the model that the patches are taken from.
         batch_size: Problems a forward pass, or ``auto``; it does not change the result beyond rounding.
         progress: Label of a progress bar; None for none.
     """
@@ -230,24 +255,53 @@ def read_patched(
     exact = np.zeros_like(sums)
     counts = np.zeros(len(encoded))
     places = located(other, model)
-    weights = named_weights(model, list(places.values()))
-    own = {name: weights[place] for name, place in places.items()}
+    put_in = _putting(model, places, other)
     # A model whose layers cannot be run apart takes every pass whole.
-    partial = (partial_forward(model, list(weights), encoded) if patches else None) or PartialForward([])
+    partial = (partial_forward(model, list(places.values()), encoded) if patches else None) or PartialForward([])
     known = False
-    batches = by_length(model, encoded, batch_size, progress)
-    for items, batch in batches:
+    batches, given = in_step(model, encoded, batch_size, progress)
+    for items, batch in given:
+        size = len(items)  # none of a batch of nobody's
         with batches.fitting():
             with partial.recording():
-                sums[0, items], exact[0, items], known = _read(model, batch, known)
-            counts[items] = batch.is_solution[:, 1:].sum(dim=1).cpu().numpy()
+                found, same, known = _read(model, batch, known)
+            sums[0, items], exact[0, items] = found[:size], same[:size]
+            counts[items] = batch.is_solution[:, 1:].sum(dim=1).cpu().numpy()[:size]
             for row, together in enumerate(patches, start=1):
                 lowest = min(patch.projection.layer for patch in together)
-                tensors = {places[name]: tensor for name, tensor in patched_tensors(together, own, other).items()}
-                with partial.above(lowest), swapped(model, tensors):
-                    sums[row, items], exact[row, items], _ = _read(model, batch, known)
+                with partial.above(lowest), put_in(together):
+                    found, same, _ = _read(model, batch, known)
+                sums[row, items], exact[row, items] = found[:size], same[:size]
     partial.clear()
+    if (ranks := ranks_of(model)) is not None:
+        sums, exact, counts = (ranks.summed(array) for array in (sums, exact, counts))
     return Readings(sums[0], sums[1:], exact[0], exact[1:], counts)
+
+
+def _putting(
+    model: "PreTrainedModel", places: Mapping[str, str], other: Mapping[str, Tensor]
+) -> Callable[[Sequence[Patch]], AbstractContextManager[None]]:
+    """Return what puts a set of patches into the model while its context lasts."""
+    if ranks_of(model) is None:
+        weights = named_weights(model, list(places.values()))
+        own = {name: weights[place] for name, place in places.items()}
+
+        def whole(together: Sequence[Patch]) -> AbstractContextManager[None]:
+            tensors = {places[name]: tensor for name, tensor in patched_tensors(together, own, other).items()}
+            return swapped(model, tensors)
+
+        return whole
+    here, plain = weight_rows(model, places), Place("")
+
+    def rows(together: Sequence[Patch]) -> AbstractContextManager[None]:
+        changed: dict[str, Tensor] = {}
+        for patch in together:
+            name = patch.projection.stored
+            part = local_part(here[name], plain, patch.layout)
+            part.write(changed.setdefault(name, here[name].local.clone()), part.read(other[name]))
+        return rows_swapped(model, [(here[name].local, tensor) for name, tensor in changed.items()])
+
+    return rows
 
 
 def _read(model: "PreTrainedModel", batch: Batch, known: bool) -> tuple[np.ndarray, np.ndarray, bool]:

@@ -28,6 +28,7 @@ class CausalMapSettings(_Patching):
         "causal-map --sft organism:qwen2/sft --rlvr organism:qwen2/rlvr --forget forget.jsonl --limit 50 --out run"
     )
     function = "mastlens.analysis.causal.causal_map:causal_map"
+    over_ranks = True
     then = "cumulative-curves --sft {sft} --rlvr {rlvr} --forget {forget} --ranking {out}/ranking.parquet --out {out}"
 
     where: str | None = setting(

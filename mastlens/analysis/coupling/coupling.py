@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +24,16 @@ from mastlens.checkpoints.computing import Computing
 from mastlens.checkpoints.lineage import Lineage, paired
 from mastlens.errors import BadSetting, NotFound
 from mastlens.models.gradients import Gradients, measure_gradients
+from mastlens.models.sharding import Spread, load_sharded
 from mastlens.plots.cards.carded import Carded
 from mastlens.problems.asking import Asked
 from mastlens.problems.encoding import check_tokenizer, context_length, encode_problems
 from mastlens.problems.reading import read_problems
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
+from mastlens.runs.ranks import Ranks, ahead, ranks_for, remembered
 from mastlens.runs.reading import read_table
-from mastlens.runs.stages import hash_inputs, remembered
+from mastlens.runs.stages import hash_inputs
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -131,6 +135,7 @@ def couple(settings: CoupleSettings) -> Coupling:
         raise BadSetting(
             f"{settings.directions} singular directions make no spectrum; take at least 1, or spectrum=False."
         )
+    ranks = ranks_for(settings.device)
     lineage = Lineage.open(settings.rlvr, sft=settings.sft)
     chosen = lineage.rlvr.projections if settings.where is None else lineage.rlvr.matrices(settings.where)
     computing = settings.computing(lineage.rlvr)
@@ -146,6 +151,7 @@ def couple(settings: CoupleSettings) -> Coupling:
 
     def compute() -> Coupling:
         files = {"forget": settings.forget, "retain": settings.retain}
+        progress = settings.progress and (ranks is None or ranks.first)
         found = _gradients(
             lineage.rlvr,
             chosen,
@@ -155,9 +161,10 @@ def couple(settings: CoupleSettings) -> Coupling:
             computing=computing,
             limit=settings.limit,
             chat_template=asking,
-            progress=settings.progress,
+            progress=progress,
+            ranks=ranks,
         )
-        return _couple(lineage, chosen, found, recorded, settings.progress)
+        return _couple(lineage, chosen, found, recorded, progress, ranks)
 
     def write(result: Coupling, folder: Path) -> None:
         write_table(folder / FILE, result.table)
@@ -169,11 +176,14 @@ def couple(settings: CoupleSettings) -> Coupling:
         table, heads = (read_table(folder / file) for file in (FILE, HEADS))
         return Coupling(table, heads, read_table(folder / SPECTRUM) if settings.spectrum else None, recorded)
 
+    with ahead(ranks):
+        fingerprints = lineage.fingerprints
     return remembered(
+        ranks,
         settings.out,
         "couple",
         outputs=[FILE, HEADS, *([SPECTRUM] if settings.spectrum else [])],
-        lineage=lineage.fingerprints,
+        lineage=fingerprints,
         behaviour=lineage.behaviour("rlvr"),
         inputs=hash_inputs({"forget": settings.forget, "retain": settings.retain}),
         settings=recorded,
@@ -197,12 +207,13 @@ def _gradients(
     limit: int | None,
     chat_template: Asked,
     progress: bool,
-) -> dict[str, dict[str, Tensor]]:
+    ranks: Ranks | None,
+) -> dict[str, dict[str, Tensor | Spread]]:
     """Return side, and side with ``_fisher``, to stored tensor's name to what was measured of it."""
-    model = computing.load(checkpoint)
-    tokenizer = checkpoint.load_tokenizer()
     stored = list(dict.fromkeys(projection.stored for projection in chosen))
-    found: dict[str, dict[str, Tensor]] = {}
+    model = computing.load(checkpoint) if ranks is None else load_sharded(checkpoint, computing, ranks, stored)
+    tokenizer = checkpoint.load_tokenizer()
+    found: dict[str, dict[str, Tensor | Spread]] = {}
     for side, path in files.items():
         if path is None:
             continue
@@ -228,37 +239,68 @@ def _gradients(
 def _couple(
     lineage: Lineage,
     chosen: Sequence[Projection],
-    found: Mapping[str, Mapping[str, Tensor]],
+    found: Mapping[str, Mapping[str, Tensor | Spread]],
     settings: dict[str, Any],
     progress: bool,
+    ranks: Ranks | None,
 ) -> Coupling:
-    rows, head_rows, spectrum = [], [], []
-    for projection in tqdm(chosen, desc="coupling", unit="tensor", disable=not progress):
-        stored = paired(*lineage.increments["rlvr"], projection)
-        before, after = (matrix.float() for matrix in stored)
-        matrices = {"delta": (after - before).double(), "weight": after.double()}
+    measured: list[_Measured] = []
+    groups = [(name, list(parts)) for name, parts in groupby(chosen, attrgetter("stored"))]
+    bar = tqdm(groups, desc="coupling", unit="tensor", disable=not progress)
+    for number, (stored, projections) in enumerate(bar):
+        owner = number % (1 if ranks is None else ranks.size)
+        gradients: dict[str, Tensor] = {}
         for kind, tensors in found.items():
-            # A padded vocabulary has more rows in one checkpoint: those that both have are compared.
-            matrices[kind] = projection.read(tensors[projection.stored])[: after.shape[0]].double().cpu()
-        keys = {"layer": projection.layer, "projection": projection.projection, "name": projection.name}
-        row = contract(matrices, _floor(*stored))
-        rows.append({**keys, **row})
-        for head, span in enumerate(_heads(projection)):
-            block = {name: matrix.narrow(*span) for name, matrix in matrices.items()}
-            head_rows.append({**keys, "head": head, **contract(block, _floor(*(s.narrow(*span) for s in stored)))})
-        if settings["directions"]:
-            sides = {side: matrices[side] for side in ("forget", "retain") if side in matrices}
-            pieces = coupling_by_direction(
-                matrices["delta"], sides, directions=settings["directions"], told=not row["note"], name=projection.name
-            )
-            spectrum += [{**keys, **piece} for piece in pieces]
-    table = with_chance(rows)
+            held = tensors[stored]
+            whole = held.whole(owner) if isinstance(held, Spread) else held
+            if whole is not None:
+                gradients[kind] = whole
+        if ranks is None or ranks.rank == owner:
+            measured += [_measure(lineage, projection, gradients, settings["directions"]) for projection in projections]
+    if ranks is not None:  # only rows of tables travel: each matrix was measured whole, on the rank that owns it
+        order = {projection.name: number for number, projection in enumerate(chosen)}
+        measured = sorted(chain.from_iterable(ranks.all_of(measured)), key=lambda one: order[one.row["name"]])
+    table = with_chance([one.row for one in measured])
+    head_rows = [row for one in measured for row in one.heads]
     heads = with_chance(head_rows) if head_rows else table.iloc[:0].assign(head=0)
     if not settings["directions"]:
         return Coupling(table, heads, None, settings)
-    pieces = pd.DataFrame(spectrum)
+    pieces = pd.DataFrame([row for one in measured for row in one.spectrum])
     pieces["above_chance"] = above_chance(pieces["p"].to_numpy())
     return Coupling(table, heads, pieces, settings)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The rows of one projection: its own, those of its heads, and those of its spectrum."""
+
+    row: dict[str, Any]
+    heads: list[dict[str, Any]]
+    spectrum: list[dict[str, Any]]
+
+
+def _measure(lineage: Lineage, projection: Projection, gradients: Mapping[str, Tensor], directions: int) -> _Measured:
+    """Contract the gradients of a stored tensor with the increment of a projection in it."""
+    stored = paired(*lineage.increments["rlvr"], projection)
+    before, after = (matrix.float() for matrix in stored)
+    matrices = {"delta": (after - before).double(), "weight": after.double()}
+    for kind, gradient in gradients.items():
+        # A padded vocabulary has more rows in one checkpoint: those that both have are compared.
+        matrices[kind] = projection.read(gradient)[: after.shape[0]].double().cpu()
+    keys = {"layer": projection.layer, "projection": projection.projection, "name": projection.name}
+    row = contract(matrices, _floor(*stored))
+    heads = []
+    for head, span in enumerate(_heads(projection)):
+        block = {name: matrix.narrow(*span) for name, matrix in matrices.items()}
+        heads.append({**keys, "head": head, **contract(block, _floor(*(s.narrow(*span) for s in stored)))})
+    spectrum = []
+    if directions:
+        sides = {side: matrices[side] for side in ("forget", "retain") if side in matrices}
+        pieces = coupling_by_direction(
+            matrices["delta"], sides, directions=directions, told=not row["note"], name=projection.name
+        )
+        spectrum = [{**keys, **piece} for piece in pieces]
+    return _Measured({**keys, **row}, heads, spectrum)
 
 
 def _floor(before: Float[Tensor, "rows cols"], after: Float[Tensor, "rows cols"]) -> PrecisionFloor:

@@ -15,6 +15,7 @@ class CoupleSettings(ForgetRetain):
     example = "couple --sft organism:qwen2/sft --rlvr organism:qwen2/rlvr --forget forget.jsonl --out run"
     function = "mastlens.analysis.coupling.coupling:couple"
     then = "rank {out} --top 12"
+    over_ranks = True
 
     sft: CheckpointPath = setting(path_to("what RLVR started from"), metavar="PATH")
     rlvr: CheckpointPath = setting(path_to("after RLVR"), metavar="PATH")

@@ -23,7 +23,7 @@ from mastlens.runs.devices import device_of
 from mastlens.runs.executors import Threads, Work, find_executor
 from mastlens.runs.files import sha256_json, write_table, write_text
 from mastlens.runs.ledger import Ledger
-from mastlens.runs.reading import read_object, read_table
+from mastlens.runs.reading import LARGEST_TEXT, read_lines, read_table
 from mastlens.runs.stages import remembered
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FILE = "geometry.parquet"
 HEADS = "geometry_heads.parquet"
 SPECTRA = "spectra.parquet"
-SHARD = "geometry.shard.json"
+SHARD = "geometry.shard.jsonl"
 SHARDED = "geometry-shard"
 """The stage that makes it."""
 INCREMENTS = ("sft", "rlvr")
@@ -131,7 +131,11 @@ def geometry(settings: GeometrySettings) -> Geometry:
     def write(found: list[dict[str, Any]], folder: Path) -> None:
         names = [projection.name for projection in chosen]
         measured = {projection.name: each for projection, each in zip(mine, found, strict=True)}
-        write_text(folder / SHARD, json.dumps({"names": names, "measured": measured}) + "\n")
+        lines = [{"names": names}, *({"name": name, "measured": each} for name, each in measured.items())]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        if len(text) > LARGEST_TEXT:  # else it could not be read again
+            raise BadSetting(f"This shard is {len(text):,} bytes long, more than {LARGEST_TEXT:,}: take more shards.")
+        write_text(folder / SHARD, text)
 
     found = remembered(
         settings.out,
@@ -145,7 +149,7 @@ def geometry(settings: GeometrySettings) -> Geometry:
         overwrite=settings.overwrite,
         compute=measure,
         write=write,
-        read=lambda folder: list(read_object(folder / SHARD)["measured"].values()),
+        read=lambda folder: list(read_shard(folder)[1].values()),
     )
     return _assembled(found, recorded)
 
@@ -208,6 +212,17 @@ def shard_of(items: Sequence[T], shard: str) -> list[T]:
     return list(items[int(place) - 1 :: int(count)])
 
 
+def read_shard(folder: Path) -> tuple[list[str], dict[str, Any]]:
+    """Return the names of all matrices of a geometry, and name to what was measured of those of a shard.
+
+    Raises:
+        MastlensError: If it is no file of JSON lines.
+        KeyError: If a line says something else.
+    """
+    first, *others = (value for _, _, value in read_lines(folder / SHARD, "a shard of a geometry"))
+    return list(first["names"]), {line["name"]: line["measured"] for line in others}
+
+
 def _chosen(lineage: Lineage, where: str | None) -> tuple[Projection, ...]:
     assert lineage.base is not None
     return lineage.base.projections if where is None else lineage.base.matrices(where)
@@ -246,7 +261,7 @@ class _Measuring(Work):
     def check_here(self) -> None:
         for role, checkpoint in self.lineage.stages.items():
             for file in checkpoint.files:
-                if not file.is_file():
+                if not file.is_file() and not checkpoint.remote:
                     raise NotFound(
                         f"There is no {file} ({role}). Every worker reads the checkpoints itself: put them where "
                         "all see the same path."

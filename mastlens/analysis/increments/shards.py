@@ -4,12 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mastlens.analysis.increments.geometry import SHARD, SHARDED, Geometry, record_geometry, shard_of
+from mastlens.analysis.increments.geometry import (
+    SHARD,
+    SHARDED,
+    Geometry,
+    read_shard,
+    record_geometry,
+    shard_of,
+)
 from mastlens.analysis.increments.settings import GeometrySettings, MergeSettings
 from mastlens.errors import BadFile, MastlensError, NotFound, NotTogether
 from mastlens.runs.calls import make, takes
 from mastlens.runs.files import sha256_file
-from mastlens.runs.reading import read_object
 from mastlens.runs.stages import read_record
 
 
@@ -75,12 +81,13 @@ def _read(folder: Path) -> _Shard:
         raise NotFound(
             f"{folder} holds no shard of a geometry. Make it with: mastlens geometry ... --shard I/N --out {folder}"
         )
-    found = read_object(folder / SHARD, "a shard of a geometry")
+    if not (folder / SHARD).is_file():
+        raise NotFound(f"{folder / SHARD} is missing: measure the shard again, with --overwrite.")
     try:
         if sha256_file(folder / SHARD) != told["outputs"][SHARD]:
             raise ValueError
         _ = told["lineage"], told["versions"], told["command"]["settings"], told["cost"]["device"]
-        shard = _Shard(folder, str(told["settings"]["shard"]), list(found["names"]), dict(found["measured"]), told)
+        shard = _Shard(folder, str(told["settings"]["shard"]), *read_shard(folder), told)
         wanted = shard_of(shard.names, shard.part)
         whole = sorted(shard.measured) == sorted(wanted)
     except (KeyError, TypeError, ValueError, MastlensError) as error:
