@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from mastlens.evaluation.benchmarks import ProblemFiles
     from mastlens.evaluation.collateral import Collateral
     from mastlens.evaluation.comparison import Comparison
+    from mastlens.evaluation.depth.scoring import Depth
+    from mastlens.evaluation.depth.settings import DepthScoreSettings
     from mastlens.evaluation.forgetting import EditComparison
     from mastlens.evaluation.multiple_choice import ChoiceScores
     from mastlens.evaluation.responses import Evaluation
@@ -51,6 +53,14 @@ def measure_collateral(result: "Collateral", settings: "CollateralSettings") -> 
     """Tell what an edit did beside its purpose."""
     summary = {"collateral": result.table.to_dict("records"), "out": str(settings.out)}
     return Outcome(show(result.table, rows=80), summary)
+
+
+def depth_score(result: "Depth", settings: "DepthScoreSettings") -> Outcome:
+    """Tell how deep an edit goes."""
+    columns = ["split", "layer", "items", "encoding", "reference_drop", "edited_drop"]
+    columns += ["erased", "erased_low", "erased_high"]
+    summary = {"depth": result.table.to_dict("records"), "out": None if settings.out is None else str(settings.out)}
+    return Outcome(show(result.table, columns, rows=80), summary)
 
 
 def compare_edits(result: "EditComparison", settings: "CompareEditsSettings") -> Outcome:

@@ -10,6 +10,7 @@ from mastlens.plots.attention import plot_attention
 from mastlens.plots.causal import plot_causal_groups, plot_causal_map, plot_cumulative, plot_first_order
 from mastlens.plots.coupling import plot_coupling, plot_coupling_heads
 from mastlens.plots.coupling_spectrum import plot_coupling_spectrum
+from mastlens.plots.depth import plot_depth
 from mastlens.plots.evaluation import plot_accuracy
 from mastlens.plots.extrapolation import plot_extrapolation
 from mastlens.plots.figure import Figure, TextFigure
@@ -59,6 +60,7 @@ __all__ = [
     "plot_coupling_heads",
     "plot_coupling_spectrum",
     "plot_cumulative",
+    "plot_depth",
     "plot_edits",
     "plot_extrapolation",
     "plot_first_order",
