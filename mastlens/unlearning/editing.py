@@ -30,6 +30,7 @@ from mastlens.runs.tracking import check_tracker, tracking
 from mastlens.selection.tensors import named_matrices, select_tensors
 from mastlens.unlearning.control import CONTROL
 from mastlens.unlearning.documents import Encoder, read_documents
+from mastlens.unlearning.hardening import check_robust
 from mastlens.unlearning.learnt import learnt_weights
 from mastlens.unlearning.loop import Step, Unlearner
 from mastlens.unlearning.objectives import (
@@ -158,6 +159,7 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
     )
     check_splitting(chosen, settings.micro_batch, settings.checkpoint_activations, settings.batch_size)
     check_orthogonal(chosen, settings.orthogonal_to_retain, [] if retain else None)
+    check_robust(chosen, settings.robust)
     check_schedule(settings.schedule, settings.warmup, settings.steps)
     check_tracker(settings.track)
     computing = settings.computing(*models.values())
@@ -182,6 +184,8 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
     # Only where they decide: a run without them is the same run as before there were any.
     if drawn is not None:
         deciding["own_responses"] = asdict(drawn) if settings.responses is None else None
+    if settings.robust is not None:
+        deciding["robust"] = asdict(settings.robust)
     if settings.start != "source":
         deciding["start"] = {"at": settings.start, **({"noise": settings.noise} if settings.start == "noise" else {})}
     files = {"forget": forget, "retain": retain, "refusals": settings.refusals, "traces": traces, "cot": cot}
@@ -265,6 +269,7 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
             cache_mb=settings.cache_mb,
             **{key: getattr(settings, key) for key in (*_NEWER, "optimizer")},
             begin_at=starting_values(checkpoint, sft, selection, settings),
+            robust=settings.robust,
             **more,
         )
         prober = None if probes is None else Prober(run, probes, tokenizer, read)
