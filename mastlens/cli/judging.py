@@ -72,7 +72,10 @@ def compare_edits(result: "EditComparison", settings: "CompareEditsSettings") ->
     if len(result.contrasts):
         contrasts = ["arm", "reference", "side", "n", "b", "c", "holm_p", "difference", "low", "high"]
         text += f"\n\nagainst {result.contrasts['reference'].iloc[0]}:\n{show(result.contrasts, contrasts)}"
-    tables = {"edits": result.table, "contrasts": result.contrasts}
+    if (result.attacks["attack"] != "").any():
+        columns = ["arm", "attack", "variant", "step", "null", "forgotten", "retain_kept", "came_back", "came_back_low"]
+        text += f"\n\ndoes it stay:\n{show(result.attacks, [*columns, 'came_back_high', 'beyond_chance'])}"
+    tables = {"edits": result.table, "contrasts": result.contrasts, "attacks": result.attacks}
     return Outcome(
         text,
         {

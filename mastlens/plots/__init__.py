@@ -18,6 +18,7 @@ from mastlens.plots.files import SavedFigure, save_figure, save_figures, save_te
 from mastlens.plots.forgetting import plot_collateral, plot_edits
 from mastlens.plots.heads import plot_head_map
 from mastlens.plots.items import plot_items
+from mastlens.plots.lasting import plot_lasting
 from mastlens.plots.magnitude import plot_increment_magnitude
 from mastlens.plots.maps import plot_score_map
 from mastlens.plots.measured import plot_measures, plot_reasoning
@@ -67,6 +68,7 @@ __all__ = [
     "plot_head_map",
     "plot_increment_magnitude",
     "plot_items",
+    "plot_lasting",
     "plot_measures",
     "plot_misdirection",
     "plot_off_principal",

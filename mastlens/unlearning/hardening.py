@@ -26,6 +26,7 @@ def check_robust(objective: Objective, robust: Robustness | None) -> None:
     """Raise unless an objective can be hardened like this."""
     if robust is None:
         return
+    robust.check()
     if objective.token_weights is not None:
         raise BadSetting(
             "Token weights are learnt from each pass of the forget side, and a hardened step takes several: leave "

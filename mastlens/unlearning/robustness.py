@@ -36,7 +36,8 @@ class Robustness:
         "steps in which the disturbance is made to undo the forgetting (latent adversarial training); 0: at random", 0
     )
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise unless these numbers make sense together."""
         sizes = {"--sharpness": self.sharpness, "--smoothing": self.smoothing, "--latent-noise": self.latent_noise}
         for option, size in sizes.items():
             if not (math.isfinite(size) and size >= 0):

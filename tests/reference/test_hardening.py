@@ -226,7 +226,7 @@ def test_the_command_records_it_only_where_it_is_asked_for(tiny, tmp_path):
 )
 def test_what_makes_no_sense_is_said(given, said):
     with pytest.raises(MastlensError, match=said):
-        Robustness(**given)
+        Robustness(**given).check()
 
 
 def test_a_layer_that_is_not_there_and_learnt_token_weights_are_refused(tiny):

@@ -57,15 +57,16 @@ class Interpolate(AttackMethod):
 
 
 def between(here: "Tensor", there: "Tensor", share: float) -> "Tensor":
-    """Return the weight at a share of the way, computed in float32: at 0 and at 1 the two themselves, bit for bit.
+    """Return the weight at a share of the way, computed in float64: at 0 and at 1 the two themselves, bit for bit.
 
     Raises:
         MastlensError: If they differ in shape.
     """
+    from mastlens.edits.composition import interpolated
+
     if here.shape != there.shape:
         raise NotTogether(
             f"A tensor that the edit changes is {tuple(there.shape)} in the source and {tuple(here.shape)} in the "
             "model that is moved: they have no line between them. Give a model of the same architecture."
         )
-    there = there.to(here)
-    return here.detach().float().lerp(there.float(), share).to(here.dtype)
+    return interpolated("a tensor", here.detach(), there.to(here), share)

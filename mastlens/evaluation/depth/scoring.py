@@ -83,6 +83,7 @@ def depth_score(settings: DepthScoreSettings) -> Depth:
     Raises:
         MastlensError: If the models differ in layers, width or tokenizer, or a file cannot be read.
     """
+    settings.check()
     here = EditedCheckpoint.open(settings.model, settings.edit)
     source = here.checkpoint if settings.source is None else Checkpoint(settings.source)
     reference = Checkpoint(settings.reference)

@@ -44,8 +44,8 @@ class DepthScoreSettings(Reading):
         "least drop under the reference's states of a layer that encodes an item", THRESHOLD, unit="nats a token"
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        """Raise unless these settings make sense together."""
         if not self.threshold >= 0:
             raise BadSetting(f"The threshold (--threshold) is a number of 0 or more, it is {self.threshold}.")
         if not self.splits:

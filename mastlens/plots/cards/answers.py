@@ -50,9 +50,12 @@ def edits_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
         f"Of {len(table)} edits, {len(forgot)} changed what was to be forgotten at the 5 % level (Holm's correction), "
         f"and {len(cost)} of those changed what was to be kept, too."
     )
+    if "verdict" in table and "after_attack" in table:
+        verdict += "".join(f" {row['arm']}: {row['verdict']}." for row in table.to_dict("records"))
     columns = ["arm", "forget_before", "forget_after", "forget_holm_p", "retain_before", "retain_after"]
     columns += ["retain_holm_p", "kl", "after_attack_accuracy"]
-    return Card("Edits", verdict, table[[c for c in columns if c in table]], next=("result.plot()", "result.contrasts"))
+    shown = table[[c for c in columns if c in table]]
+    return Card("Edits", verdict, shown, next=("result.plot()", "result.plot_lasting()", "result.contrasts"))
 
 
 def collateral_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
