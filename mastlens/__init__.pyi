@@ -28,6 +28,8 @@ import mastlens.estimating.settings
 import mastlens.evaluation.benchmarks
 import mastlens.evaluation.collateral
 import mastlens.evaluation.comparison
+import mastlens.evaluation.depth.scoring
+import mastlens.evaluation.depth.settings
 import mastlens.evaluation.forgetting
 import mastlens.evaluation.multiple_choice
 import mastlens.evaluation.responses
@@ -69,6 +71,7 @@ from mastlens.evaluation import Collateral as Collateral
 from mastlens.evaluation import Comparison as Comparison
 from mastlens.analysis.coupling.coupling import Coupling as Coupling
 from mastlens.analysis.causal.cumulative import CumulativeCurves as CumulativeCurves
+from mastlens.evaluation import Depth as Depth
 from mastlens.unlearning.drift import Drift as Drift
 from mastlens.edits.edit import Edit as Edit
 from mastlens.evaluation import EditComparison as EditComparison
@@ -164,6 +167,7 @@ __all__ = [
     "Comparison",
     "Coupling",
     "CumulativeCurves",
+    "Depth",
     "Drift",
     "Edit",
     "EditComparison",
@@ -224,6 +228,7 @@ __all__ = [
     "couple",
     "cumulative_curves",
     "demo",
+    "depth_score",
     "describe_attacks",
     "describe_columns",
     "describe_objectives",
@@ -293,7 +298,7 @@ def apply_edit(edit: str | os.PathLike[str] | Any, *, to: str | os.PathLike[str]
 @overload
 def attack(settings: mastlens.attacks.settings.AttackSettings, /, **fields: Any) -> mastlens.attacks.running.Attack: ...
 @overload
-def attack(name: str | mastlens.attacks.method.AttackMethod, *, model: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., edit: str | os.PathLike[str] | Any | None = ..., source: str | os.PathLike[str] | Any | None = ..., control: str | os.PathLike[str] | Any | None = ..., train: str | os.PathLike[str] | None = ..., retain: str | os.PathLike[str] | None = ..., max_new_tokens: int = ..., grader: str | Any = ..., own: collections.abc.Mapping[str, Any] | None = ..., shots: collections.abc.Sequence[int] = ..., prefills: collections.abc.Sequence[float] = ..., formats: collections.abc.Sequence[str] = ..., embeddings: bool = ..., steps: int = ..., lr: float | None = ..., train_batch_size: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.attacks.running.Attack: ...
+def attack(name: str | mastlens.attacks.method.AttackMethod, *, model: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., edit: str | os.PathLike[str] | Any | None = ..., source: str | os.PathLike[str] | Any | None = ..., control: str | os.PathLike[str] | Any | None = ..., reference: str | os.PathLike[str] | Any | None = ..., train: str | os.PathLike[str] | None = ..., retain: str | os.PathLike[str] | None = ..., max_new_tokens: int = ..., grader: str | Any = ..., own: collections.abc.Mapping[str, Any] | None = ..., towards: collections.abc.Sequence[float] = ..., penalty: float = ..., shots: collections.abc.Sequence[int] = ..., prefills: collections.abc.Sequence[float] = ..., sparsity: collections.abc.Sequence[float] = ..., formats: collections.abc.Sequence[str] = ..., embeddings: bool = ..., steps: int = ..., lr: float | None = ..., train_batch_size: int = ..., ks: collections.abc.Sequence[int] = ..., draws: int | None = ..., temperature: float = ..., top_p: float = ..., vectors: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.attacks.running.Attack: ...
 
 @overload
 def build_organism(settings: mastlens.organisms.settings.BuildOrganismSettings, /, **fields: Any) -> pathlib.Path: ...
@@ -344,6 +349,11 @@ def cumulative_curves(*, forget: str | os.PathLike[str], sft: str | os.PathLike[
 def demo(settings: mastlens.reporting.settings.DemoCommandSettings, /, **fields: Any) -> mastlens.reporting.demonstration.Demonstration: ...
 @overload
 def demo(out: str | os.PathLike[str] = ..., *, settings: Any = ..., lineage: str | os.PathLike[str] | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., overwrite: bool = ...) -> mastlens.reporting.demonstration.Demonstration: ...
+
+@overload
+def depth_score(settings: mastlens.evaluation.depth.settings.DepthScoreSettings, /, **fields: Any) -> mastlens.evaluation.depth.scoring.Depth: ...
+@overload
+def depth_score(*, model: str | os.PathLike[str] | Any, reference: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., edit: str | os.PathLike[str] | Any | None = ..., source: str | os.PathLike[str] | Any | None = ..., tokens: str = ..., threshold: float = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.depth.scoring.Depth: ...
 
 @overload
 def estimate(settings: mastlens.estimating.settings.EstimateSettings, /, **fields: Any) -> mastlens.estimating.needs.Estimate: ...

@@ -34,6 +34,8 @@ class AttackMethod(ABC):
         uses: What the attacker has, ``train`` or ``retain``, to what for.
         needs: Those of ``uses`` that it does not do without.
         trains: Whether it changes all weights: they are put back from a copy when it is through with a model.
+        gradients: Whether it takes gradients, which codes of a quantised checkpoint have none of.
+        needs_source: Whether it moves weights towards the source's, and so cannot do without a source.
         curve: Whether it is drawn over its steps; else variant by variant.
         columns: Column to its meaning, of those that mean something of this attack's own.
     """
@@ -44,6 +46,8 @@ class AttackMethod(ABC):
     uses: ClassVar[Mapping[str, str]] = {}
     needs: ClassVar[tuple[str, ...]] = ()
     trains: ClassVar[bool] = False
+    gradients: ClassVar[bool] = False
+    needs_source: ClassVar[bool] = False
     curve: ClassVar[bool] = False
     columns: ClassVar[Mapping[str, str]] = {}
 

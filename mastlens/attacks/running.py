@@ -1,6 +1,5 @@
 """One attack on one edit: the edited model, the source and a control under the same attack, measured alike."""
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -9,20 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from mastlens.attacks.answers import restored
 from mastlens.attacks.catalogue import is_curve
+from mastlens.attacks.halves import half_sentences, steps_to_half
 from mastlens.attacks.method import AttackMethod
-from mastlens.attacks.recovery import CONTROL, EDITED, SOURCE, summarise_attack
+from mastlens.attacks.probing import probe_sentences
+from mastlens.attacks.recovery import EDITED, summarise_attack
 from mastlens.attacks.settings import AttackSettings, method_of, spelled_out
+from mastlens.attacks.targets import check_targets, open_targets, originals_of
 from mastlens.attacks.trials import Trial
-from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.generation import check_generation
 from mastlens.decoding.graders import find_grader
 from mastlens.decoding.graders import recorded as recorded_grader
-from mastlens.edits.edit import Edit
 from mastlens.errors import BadSetting, NotTogether
 from mastlens.models.weights import swapped
 from mastlens.plots.cards.carded import Carded
@@ -65,7 +64,14 @@ class Attack(Carded):
         """Return what it says at first glance."""
         from mastlens.plots.cards.answers import attack_card
 
-        return attack_card(self.table, self.settings)
+        answered = bool(self.table["baseline"].any())
+        told = half_sentences(self.halves) if answered else probe_sentences(self.table)
+        return attack_card(self.table, self.settings, told)
+
+    @property
+    def halves(self) -> pd.DataFrame:
+        """Of a curve, the step at which each model has half of the way back behind it; see ``steps_to_half``."""
+        return steps_to_half(self.table)
 
     def plot(self) -> "go.Figure":
         """Draw a curve over the steps, or accuracy by variant."""
@@ -81,22 +87,14 @@ class Attack(Carded):
         return plot_code_changes(self.tensors)
 
 
-@dataclass(frozen=True)
-class _Target:
-    """A model under attack: its part in the comparison, its checkpoint, and what is put into it."""
-
-    role: str
-    checkpoint: Checkpoint
-    tensors: Mapping[str, Tensor]
-
-
 @takes(AttackSettings)
 def attack(settings: AttackSettings) -> Attack:
     """Attack an edited model and see how much of what it forgot comes back.
 
     The same attack is run on the edited model, on the model before the edit, and on a control that was never trained
     on the skill, so that what the attack teaches is told from what it uncovers: a control that gains as much shows
-    that the attack hands the skill over, as the beginning of a solution can. No checkpoint or edit is written to.
+    that the attack hands the skill over, as the beginning of a solution can. A reference, retrained without what was
+    to be forgotten, says how fast a model learns it that never knew it. No checkpoint or edit is written to.
 
     Writes ``attack.parquet``, ``attack_items.parquet`` and, for ``quantise``, ``attack_tensors.parquet``. One folder
     holds one attack. An attack is given by its name, as ``path/to/file.py:Name``, or as an object with its settings;
@@ -118,7 +116,8 @@ def attack(settings: AttackSettings) -> Attack:
     recorded: dict[str, Any] = {"attack": method.name, "limit": limit, "max_new_tokens": settings.max_new_tokens}
     asking, grader = settings.asking, find_grader(settings.grader)
     recorded |= {**asking.record(), "seed": seed, **method.record(), **recorded_grader(grader)}
-    targets = _targets(settings.model, settings.edit, settings.source, settings.control)
+    targets = open_targets(settings.model, settings.edit, settings.source, settings.control, settings.reference)
+    check_targets(method, targets)
     computing = settings.computing(*(one.checkpoint for one in targets))
     recorded["dtype"] = computing.dtype
     inputs: dict[str, Any] = hash_inputs({**{f"split {k}": v for k, v in splits.items()}, **used})
@@ -136,6 +135,7 @@ def attack(settings: AttackSettings) -> Attack:
             _check_untested(key, problems, tested)
         sources = {split: str(path) for split, path in splits.items()} | dict.fromkeys(held_out, str(settings.train))
         tables: list[pd.DataFrame] = []
+        originals = originals_of(targets) if method.needs_source else {}
         with tqdm(desc=method.name, unit="test", disable=not settings.progress) as bar:
             for _, group in groupby(targets, key=lambda one: one.checkpoint.fingerprint):
                 alike = list(group)  # the edited model and its source are one model, loaded once
@@ -161,6 +161,7 @@ def attack(settings: AttackSettings) -> Attack:
                         bar=bar,
                         tables=tables,
                         edited=tuple(targets[0].tensors),
+                        originals=originals,
                     )
                     kept = restored(loaded) if method.trains else nullcontext()
                     with kept, swapped(loaded, target.tensors):
@@ -192,28 +193,6 @@ def attack(settings: AttackSettings) -> Attack:
         write=write,
         read=read,
     )
-
-
-def _targets(
-    model: "str | os.PathLike[str] | Checkpoint",
-    edit: "str | os.PathLike[str] | Edit | None",
-    source: "str | os.PathLike[str] | Checkpoint | None",
-    control: "str | os.PathLike[str] | Checkpoint | None",
-) -> list[_Target]:
-    """Return the edited model, the source and the control, those that there are."""
-    checkpoint = Checkpoint(model)
-    targets = [_Target(EDITED, checkpoint, {})]
-    if edit is not None:
-        if source is not None:
-            raise BadSetting("Give --edit, whose source is --model, or --source with an edited --model; not both.")
-        edit = Edit.load(edit) if isinstance(edit, str | os.PathLike) else edit
-        edit.check_source(checkpoint)
-        targets = [_Target(EDITED, checkpoint, edit.after), _Target(SOURCE, checkpoint, {})]
-    elif source is not None:
-        targets.append(_Target(SOURCE, Checkpoint(source), {}))
-    if control is not None:
-        targets.append(_Target(CONTROL, Checkpoint(control), {}))
-    return targets
 
 
 def _check_untested(key: str, problems: Sequence[Problem], tested: Mapping[str, Sequence[Problem]]) -> None:

@@ -41,6 +41,9 @@ class _Attacking(Reading):
         path_to("without --edit, the model before it was edited"), None, metavar="PATH"
     )
     control: CheckpointPath | None = setting(path_to("a model without the skill, e.g. after SFT"), None, metavar="PATH")
+    reference: CheckpointPath | None = setting(
+        path_to("a model retrained without the skill, e.g. rewarded on the retain side alone"), None, metavar="PATH"
+    )
     splits: Mapping[str, FilePath] = setting("what is tested, JSON lines", flag="--split", metavar="NAME=FILE")
     train: FilePath | None = setting(f"what the attacker has, JSON lines ({_uses('train')})", None, metavar="FILE")
     retain: FilePath | None = setting(f"what the attacker has beside it ({_uses('retain')})", None, metavar="FILE")

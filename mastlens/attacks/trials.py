@@ -2,10 +2,11 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from torch import Tensor
 
 from mastlens.attacks.answers import Prompted, measure
 from mastlens.attacks.prompting import Prompt
@@ -27,7 +28,7 @@ class Trial:
 
     Attributes:
         attack: Name of the attack.
-        role: The model's part in the comparison: edited, source or control.
+        role: The model's part in the comparison: edited, source, control or reference.
         checkpoint: The checkpoint that the model was loaded from; it says what is a matrix.
         model: The model, in evaluation mode. Of an attack that ``trains``, it is put back afterwards.
         tokenizer: Its tokenizer.
@@ -42,6 +43,7 @@ class Trial:
         bar: Shows what was tested.
         tables: Where the results go, one table a test.
         edited: Names of the tensors that the edit changes, in the checkpoint's names; the same for every role.
+        originals: Name to the source's tensor of what the edit changes, for an attack that ``needs_source``.
     """
 
     attack: str
@@ -60,6 +62,7 @@ class Trial:
     bar: "tqdm[Any]"
     tables: list[pd.DataFrame]
     edited: Sequence[str] = ()
+    originals: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def context(self) -> int | None:
@@ -105,6 +108,17 @@ class Trial:
             grader=self.grader,
             batch_size=self.batch_size,
         )
+        self.keep(variant, items, step, baseline=baseline)
+
+    def keep(self, variant: str, items: pd.DataFrame, step: int = 0, *, baseline: bool = False) -> None:
+        """Keep the items of a test, those of ``test`` or an attack's own with the columns of ``answers.measure``.
+
+        Args:
+            variant: The variant of the attack.
+            items: One row an item.
+            step: The step of the attack.
+            baseline: Whether this is the model without the attack.
+        """
         keys = {"attack": self.attack, "variant": variant, "model": self.role, "step": step, "baseline": baseline}
         self.tables.append(pd.DataFrame(keys, index=items.index).join(items))
         self.bar.set_postfix_str(f"{self.role}, {variant}, step {step}")

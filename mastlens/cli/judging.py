@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from mastlens.evaluation.benchmarks import ProblemFiles
     from mastlens.evaluation.collateral import Collateral
     from mastlens.evaluation.comparison import Comparison
+    from mastlens.evaluation.depth.scoring import Depth
+    from mastlens.evaluation.depth.settings import DepthScoreSettings
     from mastlens.evaluation.forgetting import EditComparison
     from mastlens.evaluation.multiple_choice import ChoiceScores
     from mastlens.evaluation.responses import Evaluation
@@ -54,6 +56,14 @@ def measure_collateral(result: "Collateral", settings: "CollateralSettings") -> 
     return Outcome(show(result.table, rows=80), summary)
 
 
+def depth_score(result: "Depth", settings: "DepthScoreSettings") -> Outcome:
+    """Tell how deep an edit goes."""
+    columns = ["split", "layer", "items", "encoding", "reference_drop", "edited_drop"]
+    columns += ["erased", "erased_low", "erased_high"]
+    summary = {"depth": result.table.to_dict("records"), "out": None if settings.out is None else str(settings.out)}
+    return Outcome(show(result.table, columns, rows=80), summary)
+
+
 def compare_edits(result: "EditComparison", settings: "CompareEditsSettings") -> Outcome:
     """Tell what edits forgot and what it cost, in one table."""
     parts = ("before", "after", "b", "c", "holm_p", "difference", "low", "high")
@@ -63,7 +73,10 @@ def compare_edits(result: "EditComparison", settings: "CompareEditsSettings") ->
     if len(result.contrasts):
         contrasts = ["arm", "reference", "side", "n", "b", "c", "holm_p", "difference", "low", "high"]
         text += f"\n\nagainst {result.contrasts['reference'].iloc[0]}:\n{show(result.contrasts, contrasts)}"
-    tables = {"edits": result.table, "contrasts": result.contrasts}
+    if (result.attacks["attack"] != "").any():
+        columns = ["arm", "attack", "variant", "step", "null", "forgotten", "retain_kept", "came_back", "came_back_low"]
+        text += f"\n\ndoes it stay:\n{show(result.attacks, [*columns, 'came_back_high', 'beyond_chance'])}"
+    tables = {"edits": result.table, "contrasts": result.contrasts, "attacks": result.attacks}
     return Outcome(
         text,
         {

@@ -62,6 +62,7 @@ COMMANDS = (
     Command("mastlens.evaluation.settings:EvaluateSettings", "mastlens.cli.judging:evaluate"),
     Command("mastlens.evaluation.settings:CompareSettings", "mastlens.cli.judging:compare"),
     Command("mastlens.evaluation.settings:CollateralSettings", "mastlens.cli.judging:measure_collateral"),
+    Command("mastlens.evaluation.depth.settings:DepthScoreSettings", "mastlens.cli.judging:depth_score"),
     Command("mastlens.evaluation.settings:CompareEditsSettings", "mastlens.cli.judging:compare_edits"),
     Command("mastlens.evaluation.settings:ChoicesSettings", "mastlens.cli.judging:choices"),
     Command("mastlens.evaluation.settings:EvaluateTracesSettings", "mastlens.cli.judging:evaluate_traces"),

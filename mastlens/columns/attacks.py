@@ -5,8 +5,8 @@ from mastlens.columns.column import ITEM, PLACE, SPLIT_NAME, Column, Table, with
 _KEYS = (
     Column("attack", "its name"),
     Column("variant", "e.g. the format, or the number of examples"),
-    Column("model", "`edited`, `source`, or `control`, which never had the skill"),
-    Column("step", "steps of relearning; 0 of other attacks"),
+    Column("model", "`edited`, `source`, `control`, which never had the skill, or `reference`, retrained without it"),
+    Column("step", "steps of relearning, or of a soft prompt's training; 0 of other attacks"),
 )
 _BASELINE = Column("baseline", "whether the model is not attacked there")
 
@@ -20,7 +20,12 @@ ATTACK = Table(
         _BASELINE,
         Column("n", "items"),
         Column("correct", "right responses"),
-        *with_interval(Column("accuracy", "share of right responses"), "Wilson", low="ci_low", high="ci_high"),
+        *with_interval(
+            Column("accuracy", "share of right responses, of `samples` of items of which any of k is right"),
+            "Wilson",
+            low="ci_low",
+            high="ci_high",
+        ),
         Column("logprob_solution", "mean over the solutions' tokens", "nat per token", kind="number", needed=False),
         Column("truncated", "responses cut off"),
         *with_interval(
@@ -29,6 +34,10 @@ ATTACK = Table(
         ),
         *with_interval(
             Column("recovered_beyond_control", "the same less what the attack taught the control", null="0"),
+            "over items (Fieller), all five together; NaN where it has no bound",
+        ),
+        *with_interval(
+            Column("recovered_beyond_reference", "the same less what it taught the reference", null="0"),
             "over items (Fieller), all five together; NaN where it has no bound",
         ),
     ),
@@ -52,6 +61,8 @@ ATTACK_ITEMS = Table(
         Column("truncated", "cut off at `--max-new-tokens`"),
         Column("given", "the beginning of the response that the attack wrote itself; may be empty"),
         Column("response", "what the model wrote after it", kind="text"),
+        Column("rate", "the chance that any of k is right (pass@k), from all draws", when="attack samples"),
+        Column("samples", "responses drawn", when="attack samples"),
     ),
 )
 

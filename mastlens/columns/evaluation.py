@@ -126,6 +126,35 @@ EDITS = Table(
                 ),
             ),
         ),
+        Column("verdict", "whether the forgetting stays, in a sentence; only what is beyond its null counts"),
+    ),
+)
+
+EDIT_ATTACKS = Table(
+    "edit_attacks.parquet",
+    "mastlens compare-edits",
+    "an edit as it is, and one an edit and attack, at the reading that brought most back",
+    (
+        Column("arm", "the edit's label"),
+        Column("attack", "the attack; empty for the edit as it is"),
+        Column("variant", "of the attack"),
+        Column("step", "of the attack"),
+        Column("readings", "variants and steps that were tried"),
+        Column("null", "what else went through it: `reference`, `control`, or empty for nothing"),
+        Column("n", "forget items"),
+        *with_interval(
+            Column("forgotten", "source − model, share of right forget answers", null="0"), "paired, over items"
+        ),
+        *with_interval(
+            Column("retain_kept", "retain accuracy / the source's; NaN where no retain split was tested", null="1"),
+            "over items",
+        ),
+        *with_interval(
+            Column("came_back", "share of what was forgotten, less what the attack taught `null`", null="0"),
+            "over items (Fieller); the largest of several",
+        ),
+        Column("beyond_chance", "whether it did at any reading, corrected for all readings (Bonferroni)"),
+        Column("first_step", "the first step at which it did; NaN of what has no steps"),
     ),
 )
 
@@ -278,6 +307,7 @@ TABLES = (
     COMPARE,
     EDITS,
     EDIT_CONTRASTS,
+    EDIT_ATTACKS,
     COLLATERAL,
     COLLATERAL_ITEMS,
     CHOICES,

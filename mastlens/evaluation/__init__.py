@@ -7,6 +7,7 @@ from mastlens.lazy import attach
 if TYPE_CHECKING:
     from mastlens.evaluation.collateral import Collateral, measure_collateral
     from mastlens.evaluation.comparison import Comparison, compare, compare_tables, grade_disagreements
+    from mastlens.evaluation.depth.scoring import Depth, depth_score
     from mastlens.evaluation.forgetting import EditComparison, compare_edits
     from mastlens.evaluation.perplexity import neutral_perplexity
     from mastlens.evaluation.responses import Evaluation, evaluate, evaluate_model
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Collateral",
     "Comparison",
+    "Depth",
     "EditComparison",
     "Evaluation",
     "compare",
     "compare_edits",
     "compare_tables",
+    "depth_score",
     "evaluate",
     "evaluate_model",
     "grade_disagreements",
@@ -29,11 +32,13 @@ __all__ = [
 _PUBLIC = {
     "Collateral": "collateral",
     "Comparison": "comparison",
+    "Depth": "depth.scoring",
     "EditComparison": "forgetting",
     "Evaluation": "responses",
     "compare": "comparison",
     "compare_edits": "forgetting",
     "compare_tables": "comparison",
+    "depth_score": "depth.scoring",
     "evaluate": "responses",
     "evaluate_model": "responses",
     "grade_disagreements": "comparison",

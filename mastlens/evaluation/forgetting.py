@@ -12,6 +12,7 @@ from mastlens.errors import BadSetting, unknown
 from mastlens.evaluation.aftermath import attack_files, strongest_attack
 from mastlens.evaluation.comparison import compare_tables, read_responses, warn_of_other_settings
 from mastlens.evaluation.degeneration import response_faults
+from mastlens.evaluation.lasting import COLUMNS, lasting
 from mastlens.evaluation.responses import FILE as RESPONSES
 from mastlens.evaluation.settings import CompareEditsSettings
 from mastlens.plots.cards.carded import Carded
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 FILE = "edits.parquet"
 CONTRASTS = "edit_contrasts.parquet"
+ATTACKS = "edit_attacks.parquet"
 _COLLATERAL, _COLLATERAL_ITEMS = "collateral.parquet", "collateral_items.parquet"
 
 _PAIRED = {"ci_low": "low", "ci_high": "high"}
@@ -49,15 +51,18 @@ class EditComparison(Carded):
             brought most back, beyond what it taught the control where there is one), ``after_attack_accuracy`` of
             the attacked edit and ``after_attack_control`` of the attacked control, ``after_attack_difference``,
             ``after_attack_low``, ``after_attack_high`` (attacked edit - source, on the same forget
-            items).
+            items); ``verdict``, one sentence on whether the forgetting stays.
         contrasts: Every edit but the first against the first, on the same items, one row an edit and ``side``; the
             columns of ``compare``, ``difference`` being the edit's accuracy - that of ``reference``; ``holm_p`` over
             all rows.
+        attacks: One row an edit as it is, and one an edit and attack: what stays forgotten and what is kept, see
+            ``lasting``.
         settings: What made it: the splits of either side among it.
     """
 
     table: pd.DataFrame
     contrasts: pd.DataFrame
+    attacks: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
 
     def card(self) -> "Card":
@@ -72,13 +77,19 @@ class EditComparison(Carded):
 
         return plot_edits(self.table)
 
+    def plot_lasting(self) -> "go.Figure":
+        """Draw forgetting kept against retain kept, before and after each attack."""
+        from mastlens.plots.lasting import plot_lasting
+
+        return plot_lasting(self.attacks)
+
 
 @takes(CompareEditsSettings)
 def compare_edits(settings: CompareEditsSettings) -> EditComparison:
     """Put any number of edits of one source into one table, each against the source on the same items.
 
     What ``measure_collateral`` wrote into an edit's folder, and ``attack`` into it or into folders in it, is read too.
-    With ``out`` the folder holds ``edits.parquet`` and ``edit_contrasts.parquet``.
+    With ``out`` the folder holds ``edits.parquet``, ``edit_contrasts.parquet`` and ``edit_attacks.parquet``.
 
     Raises:
         MastlensError: If a folder has no responses, the items differ, or a side has no split.
@@ -97,15 +108,17 @@ def compare_edits(settings: CompareEditsSettings) -> EditComparison:
             {"arm": arm, **_against_source(before, tables[arm]), **_measured(folder, before, sides)}
             for arm, folder in folders.items()
         ]
-        table = pd.DataFrame(rows)
+        stays = {arm: lasting(arm, folder, before, tables[arm], sides) for arm, folder in folders.items()}
+        table = pd.DataFrame(rows).assign(verdict=[one.verdict for one in stays.values()])
         for side in sides:
             table[f"{side}_holm_p"] = holm(table[f"{side}_mcnemar_p"])
-        return EditComparison(table, _contrasts(tables), recorded)
+        attacks = pd.DataFrame([row for one in stays.values() for row in one.rows], columns=list(COLUMNS))
+        return EditComparison(table, _contrasts(tables), attacks, recorded)
 
     read = {f"{arm} {path.relative_to(folder)}": path for arm, folder in folders.items() for path in _files(folder)}
     return remembered_tables(
         "compare-edits",
-        Kept(EditComparison, {"table": FILE, "contrasts": CONTRASTS}),
+        Kept(EditComparison, {"table": FILE, "contrasts": CONTRASTS, "attacks": ATTACKS}),
         settings,
         settings=recorded,
         inputs=hash_inputs({"source": Path(source) / RESPONSES, **read}),

@@ -177,7 +177,9 @@ class CompareEditsSettings(Writing):
     )
     forget: Sequence[str] | None = setting("splits to forget (by default those called forget...)", None, metavar="NAME")
     retain: Sequence[str] | None = setting("splits to keep (by default all others)", None, metavar="NAME")
-    out: FilePath | None = setting("folder for edits.parquet and edit_contrasts.parquet", None, metavar="DIR")
+    out: FilePath | None = setting(
+        "folder for edits.parquet, edit_contrasts.parquet and edit_attacks.parquet", None, metavar="DIR"
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.edits, Mapping):

@@ -10,6 +10,7 @@ from mastlens.plots.attention import plot_attention
 from mastlens.plots.causal import plot_causal_groups, plot_causal_map, plot_cumulative, plot_first_order
 from mastlens.plots.coupling import plot_coupling, plot_coupling_heads
 from mastlens.plots.coupling_spectrum import plot_coupling_spectrum
+from mastlens.plots.depth import plot_depth
 from mastlens.plots.evaluation import plot_accuracy
 from mastlens.plots.extrapolation import plot_extrapolation
 from mastlens.plots.figure import Figure, TextFigure
@@ -17,6 +18,7 @@ from mastlens.plots.files import SavedFigure, save_figure, save_figures, save_te
 from mastlens.plots.forgetting import plot_collateral, plot_edits
 from mastlens.plots.heads import plot_head_map
 from mastlens.plots.items import plot_items
+from mastlens.plots.lasting import plot_lasting
 from mastlens.plots.magnitude import plot_increment_magnitude
 from mastlens.plots.maps import plot_score_map
 from mastlens.plots.measured import plot_measures, plot_reasoning
@@ -60,12 +62,14 @@ __all__ = [
     "plot_coupling_heads",
     "plot_coupling_spectrum",
     "plot_cumulative",
+    "plot_depth",
     "plot_edits",
     "plot_extrapolation",
     "plot_first_order",
     "plot_head_map",
     "plot_increment_magnitude",
     "plot_items",
+    "plot_lasting",
     "plot_measures",
     "plot_misdirection",
     "plot_off_principal",

@@ -25,7 +25,7 @@ from mastlens.plots.tables import (
     where,
     words,
 )
-from mastlens.plots.template import GREY, INK, MUTED, VERMILLION
+from mastlens.plots.template import BLUE, GREY, INK, MUTED, VERMILLION
 
 _WRITER = "mastlens attack"
 _KEYS = ("variant", "model", "step", "split")
@@ -35,6 +35,7 @@ _MODELS = {
     "source": (INK, "diamond", "source, before the edit"),
     "edited": (VERMILLION, "circle", "edited"),
     "control": (GREY, "square", "control"),
+    "reference": (BLUE, "triangle-up", "reference, retrained without it"),
 }
 _DASHES = ("solid", "dot", "dash", "dashdot")
 
@@ -143,7 +144,8 @@ def _add_curve(fig: go.Figure, part: pd.DataFrame, role: str, dash: str, col: in
 def _hover(row: dict[str, Any], name: str) -> str:
     text = f"<b>{name}</b><br>{plain(row['variant'])}, step {row['step']}<br>{100 * row['accuracy']:.1f}% of {row['n']}"
     text += f" [{100 * row['ci_low']:.1f}, {100 * row['ci_high']:.1f}]"
-    text += f"<br>log p(solution): {row['logprob_solution']:.4g} nats a token"
+    if not pd.isna(row["logprob_solution"]):
+        text += f"<br>log p(solution): {row['logprob_solution']:.4g} nats a token"
     if not pd.isna(row["recovered"]):
         text += f"<br>recovered: {row['recovered']:.0%} [{row['recovered_low']:.0%}, {row['recovered_high']:.0%}]"
     if not pd.isna(row["recovered_beyond_control"]):
@@ -207,7 +209,8 @@ def plot_attack_variants(table: pd.DataFrame, *, title: str | None = None, subti
         drawn,
         title=title or _variants_title(drawn, splits[0]),
         subtitle=subtitle,
-        note="Bars: the Wilson interval of each model alone. In bold: without the attack.",
+        note="Bars: the Wilson interval of each model alone."
+        + (" In bold: without the attack." if plain_rows else " With shuffled labels: chance."),
         plot_height=max(150, 48 * len(variants) + 20),
         legend_rows=1,
         panel_titles=True,
@@ -246,6 +249,9 @@ def _add_dots(fig: go.Figure, part: pd.DataFrame, role: str, places: list[float]
 def _variants_title(drawn: pd.DataFrame, split: str) -> str:
     part = where(drawn, [one == split for one in words(drawn, "split")] & ~flags(drawn, "baseline"))
     part = where(part, np.isfinite(numbers(part, "recovered")))
+    if not flags(drawn, "baseline").any():
+        layers = count(len(distinct(drawn, "variant")) // 2, "layer")
+        return f"What linear probes on {layers} tell on {split}: chance is 50 %"
     if part.empty:
         return f"Accuracy under {count(len(distinct(drawn, 'variant')), 'variant')} of an attack"
     best = records(part)[int(np.argmax(numbers(part, "recovered")))]

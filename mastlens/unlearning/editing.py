@@ -33,6 +33,7 @@ from mastlens.selection.tensors import named_matrices, select_tensors
 from mastlens.unlearning.control import CONTROL
 from mastlens.unlearning.documents import Encoder, read_documents
 from mastlens.unlearning.gating import taken_back
+from mastlens.unlearning.hardening import check_robust
 from mastlens.unlearning.learnt import learnt_weights
 from mastlens.unlearning.loop import Step, Unlearner
 from mastlens.unlearning.objectives import (
@@ -174,6 +175,7 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
     )
     check_splitting(chosen, settings.micro_batch, settings.checkpoint_activations, settings.batch_size)
     check_orthogonal(chosen, settings.orthogonal_to_retain, [] if retain else None)
+    check_robust(chosen, settings.robust)
     check_schedule(settings.schedule, settings.warmup, settings.steps)
     check_tracker(settings.track)
     computing = settings.computing(*models.values())
@@ -199,6 +201,8 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
     # Only where they decide: a run without them is the same run as before there were any.
     if drawn is not None:
         deciding["own_responses"] = asdict(drawn) if settings.responses is None else None
+    if settings.robust is not None:
+        deciding["robust"] = asdict(settings.robust)
     if settings.start != "source":
         deciding["start"] = {"at": settings.start, **({"noise": settings.noise} if settings.start == "noise" else {})}
     files = {"forget": forget, "retain": retain, "refusals": settings.refusals, "traces": traces, "cot": cot}
@@ -296,6 +300,7 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
             cache_mb=settings.cache_mb,
             **{key: getattr(settings, key) for key in (*_NEWER, "optimizer")},
             begin_at=starting_values(checkpoint, sft, selection, settings),
+            robust=settings.robust,
             **more,
         )
         prober = None if probes is None else Prober(run, probes, tokenizer, read)
@@ -322,7 +327,7 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
         if run.control is not None:
             made[CONTROL] = run.control.tolist()  # float32 comes back from JSON bit for bit
         if "before" in more:
-            made["taken_back"] = taken_back(run.masters, Originals(checkpoint, selection), more["before"])
+            made["taken_back"] = taken_back(run.masters, Originals(checkpoint, list(stored)), more["before"])
         edit, swallowed = make_edit(checkpoint, model, selection, made, masters=run.masters.whole)
         edit = replace(edit, settings={**edit.settings, "swallowed": swallowed})
         columns = list(Step.__dataclass_fields__) + ([] if prober is None else list(COLUMNS))

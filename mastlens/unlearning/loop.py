@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from mastlens.models.weights import owners
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.unlearning import losses
 from mastlens.unlearning.gating import GateOptimiser
+from mastlens.unlearning.hardening import Hardening, check_robust
 from mastlens.unlearning.masters import Masters
 from mastlens.unlearning.misdirection import Misdirection, check_reach
 from mastlens.unlearning.objectives import ForgetBatch, Objective, OutputObjective, SteeringObjective
@@ -28,6 +30,7 @@ from mastlens.unlearning.optimisers import load_moments, make_optimiser, moments
 from mastlens.unlearning.orthogonal import RetainSubspace, gradients_of
 from mastlens.unlearning.passes import Passes
 from mastlens.unlearning.rewinding import Imitated
+from mastlens.unlearning.robustness import Robustness
 from mastlens.unlearning.schedules import CONSTANT, rate_by_step
 from mastlens.unlearning.scorer import Scorer
 from mastlens.unlearning.settings import CACHE_MB, OPTIMIZERS
@@ -135,6 +138,7 @@ class Unlearner:
             an objective knows of before is still the model's.
         imitated: What the SFT model says at the tokens of ``forget``, for an objective that imitates it.
         before: Name to stored tensor of the SFT model, for an objective that gives back its increment.
+        robust: How the forget term is hardened; None for not at all.
     """
 
     def __init__(
@@ -164,10 +168,14 @@ class Unlearner:
         begin_at: Mapping[str, Tensor] | None = None,
         imitated: Imitated | None = None,
         before: Mapping[str, Tensor] | None = None,
+        robust: Robustness | None = None,
     ):
         check_arguments(objective, matrices, retain, lr=lr, steps=steps, batch_size=batch_size)
         check_splitting(objective, micro_batch, checkpoint_activations, batch_size)
         check_orthogonal(objective, orthogonal_to_retain, retain)
+        check_robust(objective, robust)
+        if robust is not None and robust.latent_noise:
+            cache_mb = 0.0  # what the layers below give has to pass through the disturbed one
         if objective.needs.alternatives and (alternatives is None or len(alternatives) != len(forget)):
             raise BadSetting(f"The objective {objective.name} needs one refusal for each forget problem.")
         if not forget or (retain is not None and not retain):
@@ -239,6 +247,7 @@ class Unlearner:
             self.masters.begin_at(begin_at)
         self.optimiser = self._moves(optimizer, before)
         self.subspace = RetainSubspace(orthogonal_to_retain) if orthogonal_to_retain else None
+        self.hardening = None if robust is None else Hardening(robust, self.masters, self.passes, seed)
         self._rate = rate_by_step(schedule, warmup=warmup, steps=steps)
         self.scorer: Scorer | None = None
         if self.misdirection is not None and objective.token_weights is not None:
@@ -339,16 +348,18 @@ class Unlearner:
         settings = self.objective.token_weights
         if self.misdirection is not None:
             rate = settings.rate_at(self.done, self.steps) if settings and settings.learns_at(self.done) else None
-            return self.misdirection.step(rows, self._back, self.scorer, rate=rate)
+            steer = partial(self.misdirection.step, rows, self._back, self.scorer, rate=rate)
+            return steer() if self.hardening is None else self.hardening(self.done, steer)
         assert isinstance(self.objective, OutputObjective)
-        forget_loss, logprob = self._forget(self.objective, rows["forget"])
+        forget = partial(self._forget, self.objective, rows["forget"])
+        forget_loss, logprob = forget() if self.hardening is None else self.hardening(self.done, forget)
         terms = {"forget_loss": forget_loss, "forget_logprob": logprob}
         if "retain" not in rows:
             return terms
-        forget = None if self.subspace is None else gradients_of(self.masters.parameters)
+        alone = None if self.subspace is None else gradients_of(self.masters.parameters)
         terms["retain_loss"] = self._retain(self.objective, rows["retain"])
-        if self.subspace is not None and forget is not None:
-            self.subspace.join(self.masters.parameters, forget)
+        if self.subspace is not None and alone is not None:
+            self.subspace.join(self.masters.parameters, alone)
         return terms
 
     def _fall_back(self, why: str, held: int) -> None:

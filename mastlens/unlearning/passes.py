@@ -75,6 +75,8 @@ class Passes:
         self._lower: dict[str, dict[int, Tensor]] = {}
         self.own = False
         """Whether the state at each token itself is kept, too: some scorers of tokens read it."""
+        self.reading: tuple[str, tuple[int, ...]] = ("", ())
+        """The side and the problems of the latest ``read``."""
         self.held = 0
         """Bytes that are kept of what the unchanging layers give."""
         layers = largest_layers(model)
@@ -173,7 +175,7 @@ class Passes:
 
     def read(self, side: str, rows: Sequence[int]) -> Reading:
         """Return what the model says at the solution tokens of some problems."""
-        batch = self._collate(side, rows)
+        batch, self.reading = self._collate(side, rows), (side, tuple(rows))
         with self._recomputed(), self._above(side, rows, batch):
             reading = read_solutions(self.model, batch, known=self._known, own=self.own)
         self._known = reading.head.embedding is not None

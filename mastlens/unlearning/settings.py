@@ -14,6 +14,8 @@ from mastlens.unlearning.objectives import OBJECTIVES, coefficient_names
 from mastlens.unlearning.objectives.describing import objective_lines
 from mastlens.unlearning.objectives.objective import OutputObjective
 from mastlens.unlearning.objectives.steering import TRIGGER
+from mastlens.unlearning.robustness import GROUP as STAYING
+from mastlens.unlearning.robustness import Robustness
 from mastlens.unlearning.token_weights import TokenWeights
 
 C = TypeVar("C", bound=type)
@@ -244,6 +246,19 @@ class UnlearnSettings(ForgetRetain, Selecting):
         None,
         group=_BEFORE,
         metavar="FILE",
+    )
+    robust: Robustness | None = setting(
+        "harden the forget term against what would bring the forgotten back, in one way",
+        None,
+        group=STAYING,
+        options={
+            "sharpness": "--sharpness",
+            "smoothing": "--smoothing",
+            "draws": "--smoothing-draws",
+            "latent_noise": "--latent-noise",
+            "latent_layer": "--latent-layer",
+            "latent_steps": "--latent-steps",
+        },
     )
     token_weights: TokenWeights | bool | None = setting(
         TokenWeights.summary,

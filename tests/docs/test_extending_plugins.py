@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 import mastlens
 from mastlens.errors import MastlensError
@@ -64,35 +65,36 @@ def test_an_attack(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(ATTACKS, "_registered", {})
     made = run_page("extending/attack", tmp_path, monkeypatch)
-    table, kind = made["result"].table, made["Prune"]
-    assert list(table["variant"]) == ["unpruned", "20%"] * 3
+    table, kind = made["result"].table, made["Jitter"]
+    assert list(table["variant"]) == ["still", "20%"] * 3
     assert list(table["baseline"]) == [True, False] * 3
     assert len(figure_table(made["result"].plot())) == len(table)
     # The same by the command line, and its record names the code.
-    assert pd.read_parquet(tmp_path / "pruned" / "attack.parquet").equals(table)
-    stage = json.loads((tmp_path / "pruned" / "run.json").read_text())["stages"]["attack"]
-    digest = hashlib.sha256((tmp_path / "pruning.py").read_bytes()).hexdigest()
-    assert stage["settings"]["attack"] == "prune"
-    assert (stage["settings"]["shares"], stage["settings"]["code"]) == ([0.2], digest)
-    # What it does: a fifth of each matrix, the smallest first, and nothing else.
+    assert pd.read_parquet(tmp_path / "shaken" / "attack.parquet").equals(table)
+    stage = json.loads((tmp_path / "shaken" / "run.json").read_text())["stages"]["attack"]
+    digest = hashlib.sha256((tmp_path / "jittering.py").read_bytes()).hexdigest()
+    assert stage["settings"]["attack"] == "jitter"
+    assert (stage["settings"]["sizes"], stage["settings"]["code"]) == ([0.2], digest)
+    # What it does: a fifth of the matrix' own size is added, and the matrix itself stays.
     weight = Checkpoint("organism:qwen2/rlvr").load_model().model.layers[0].mlp.up_proj.weight.detach()
-    pruned = made["Prune"].run.__globals__["_without_the_smallest"](weight, 0.2)
-    gone = pruned == 0
-    assert gone.float().mean().item() == pytest.approx(0.2, abs=1e-4)
-    assert weight[gone].abs().max() < weight[~gone].abs().min()
-    assert pruned[~gone].equal(weight[~gone])
-    for shares, said in (((1.5,), "between 0 and 1"), ((0.0,), "between 0 and 1")):
-        with pytest.raises(MastlensError, match=said):
-            kind(shares=shares)
+    kept = weight.clone()
+    drawn = torch.Generator().manual_seed(0)
+    shaken = kind.run.__globals__["_with_noise"](weight, 0.2, drawn)
+    assert weight.equal(kept)
+    size = (shaken - weight).square().mean().sqrt() / weight.square().mean().sqrt()
+    assert size.item() == pytest.approx(0.2, rel=0.02)
+    for sizes in ((-1.0,), (0.0,)):
+        with pytest.raises(MastlensError, match="above 0"):
+            kind(sizes=sizes)
     # It is known by its name only where it is registered or installed.
     given = {"model": "organism:qwen2/rlvr", "splits": {"forget": "forget.jsonl"}, "limit": 1, "max_new_tokens": 1}
-    with pytest.raises(MastlensError, match=r"There is no attack 'prune'\."):
-        mastlens.attack("prune", **given)
+    with pytest.raises(MastlensError, match=r"There is no attack 'jitter'\."):
+        mastlens.attack("jitter", **given)
     mastlens.register_attack(kind)
-    with pytest.raises(MastlensError, match="Did you mean 'shares'"):
-        mastlens.attack("prune", **given, own={"share": 0.1})
+    with pytest.raises(MastlensError, match="Did you mean 'sizes'"):
+        mastlens.attack("jitter", **given, own={"size": 0.1})
     monkeypatch.setattr(ATTACKS, "_registered", {})
     install(tmp_path, entry_points("extending/attack"))
     said = " ".join(command("attack", "--help", path=tmp_path).stdout.split())
-    assert "prune: set the smallest weights to zero" in said
-    assert "prune: shares, shares of each matrix that become zero (default 0.1,0.3)" in said
+    assert "jitter: add noise to every matrix" in said
+    assert "jitter: sizes, sizes of the noise, in shares of each matrix' own (default 0.01,0.1)" in said

@@ -122,6 +122,10 @@ ROWS = (
         "--neutral {i}/neutral.jsonl --before {i}/before --after {i}/after --out {o}",
         start="after",
     ),
+    Row(
+        f"depth-score --model {{i}}/rlvr --edit {EDIT} --reference {{i}}/sft --split forget={{i}}/forget-eval.jsonl "
+        "--batch-size 4 --out {o}"
+    ),
     Row("compare-edits {i}/before edited={i}/after none={i}/before --out {o}"),
     Row("choices --model {i}/rlvr --questions forget={i}/choices.jsonl --batch-size 4 --out {o}"),
     Row(
@@ -140,6 +144,7 @@ ROWS = (
         f"attack relearn-forget --model {{i}}/rlvr --edit {EDIT} {SPLITS} --train "
         f"{{i}}/forget.jsonl --steps 2 --out {{o}}"
     ),
+    Row(f"attack samples --model {{i}}/rlvr --edit {EDIT} {SPLITS} --k 2 --limit 1 --out {{o}}"),
     Row("run {i}/study.toml --out {o}"),
     Row(
         "reasoning-table --model {i}/rlvr --reference {i}/sft --forget {i}/texts.jsonl --retain {i}/texts.jsonl "

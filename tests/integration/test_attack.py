@@ -49,7 +49,7 @@ def run(name, tiny, files, **changes) -> Attack:
     edit, train = files
     settings = {"edit": edit, "control": tiny.sft, "splits": {"forget": tiny.forget}, "limit": 3}
     settings |= {"max_new_tokens": 4, "progress": False, "steps": 2, "lr": 1e-2, "train_batch_size": 2}
-    settings |= {"train": train, "shots": [1], "formats": ["int8", "nf4"]} | changes
+    settings |= {"train": train, "shots": [1], "formats": ["int8", "nf4"], "ks": [2]} | changes
     return attack(name, model=tiny.rlvr, **settings)
 
 
@@ -72,10 +72,11 @@ def test_tables_and_what_stays(name, tiny, files, tmp_path):
     assert (table["n"] == 3).all()
     assert len(items) == table["n"].sum()
     grouped = items.groupby(["variant", "model", "step", "split"])["correct"].sum()
+    assert table["baseline"].any() == (name != "probe")
     for row in table.to_dict("records"):
         assert row["correct"] == grouped[(row["variant"], row["model"], row["step"], row["split"])]
         assert 0 <= row["ci_low"] <= row["accuracy"] <= row["ci_high"] <= 1
-    steps = {0, 1, 2} if name.startswith("relearn") else {0}
+    steps = {0, 1, 2} if ATTACKS[name].curve else {0}
     assert set(table["step"]) == steps
     fig = result.plot()
     assert len(figure_table(fig)) == len(table)
@@ -189,6 +190,15 @@ def test_rewards_move_the_model_and_it_comes_back(tiny, files, tmp_path):
         ("quantise", {"splits": {}}, "--split"),
         ("quantise", {"limit": 0}, "--limit"),
         ("quantise", {"source": "SOURCE"}, "not both"),
+        ("samples", {"ks": [1, 4]}, "at least 2 responses"),
+        ("samples", {"ks": [4], "draws": 3}, "--draws"),
+        ("samples", {"temperature": 0.0}, "--temperature"),
+        ("prune", {"sparsity": [1.0]}, "--sparsity"),
+        ("interpolate", {"towards": [0.0]}, "--towards"),
+        ("interpolate", {"edit": None}, "--source"),
+        ("soft-prompt", {"vectors": 0}, "--vectors"),
+        ("probe", {"train": None}, "--train"),
+        ("probe", {"penalty": 0.0}, "--penalty"),
     ],
 )
 def test_a_users_mistake_is_said_before_anything_is_written(name, changes, said, tiny, files, tmp_path):
@@ -219,7 +229,7 @@ def test_the_help_is_of_the_attacks_themselves(capsys):
         assert f"{name}: {method.summary[:40]}" in said
         for item in fields(method):
             assert declared(item).help in said
-    assert "constant (default relearn-forget 1e-05; relearn-retain 1e-05; relearn-rlvr 1e-06)" in said
+    assert "constant (default relearn-forget 1e-05; relearn-retain 1e-05; relearn-rlvr 1e-06; soft-prompt 0.01)" in said
 
 
 def test_what_an_attack_says_of_itself():

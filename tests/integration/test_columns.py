@@ -61,7 +61,10 @@ def commands(folder: Path) -> list[str]:
         f"evaluate --model {RLVR} --edit {edit} {splits} {small} --out {folder}/after",
         f"measure-collateral --model {RLVR} --edit {edit} --split retain={m} --neutral {n} "
         f"--before {folder}/before --after {folder}/after --out {folder}/after",
+        f"depth-score --model {RLVR} --edit {edit} --reference {AIM} --split forget={e} retain={m} --limit 2 "
+        f"--out {folder}/depth",
         f"attack quantise --model {RLVR} --edit {edit} --split forget={e} --format int8 {small} --out {folder}/after",
+        f"attack samples --model {AIM} --split forget={e} --k 2 --limit 2 {small} --out {folder}/sampled",
         f"compare-edits {folder}/before edited={folder}/after none={folder}/before --out {folder}/edits",
         f"traces --model organism:think/think --forget {t} {small} --segment-tokens 16 --out {folder}/traces",
         f"unlearn {steered} --objective r2mu --traces {folder}/traces/traces.parquet --lr 1e-4 --token-weights "

@@ -22,6 +22,7 @@ class Relearning(AttackMethod):
     """
 
     trains: ClassVar = True
+    gradients: ClassVar = True
     curve: ClassVar = True
     needs: ClassVar = ("train",)
     uses: ClassVar = {"train": "problems to relearn from"}

@@ -1,6 +1,6 @@
 """Cards of what models answer: accuracy, comparisons with their tests, traces, refusals, attacks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -64,9 +64,12 @@ def edits_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
         f"Of {len(table)} edits, {len(forgot)} changed what was to be forgotten at the 5 % level (Holm's correction), "
         f"and {len(cost)} of those changed what was to be kept, too."
     )
+    if "verdict" in table and "after_attack" in table:
+        verdict += "".join(f" {row['arm']}: {row['verdict']}." for row in table.to_dict("records"))
     columns = ["arm", "forget_before", "forget_after", "forget_holm_p", "retain_before", "retain_after"]
     columns += ["retain_holm_p", "kl", "after_attack_accuracy"]
-    return Card("Edits", verdict, table[[c for c in columns if c in table]], next=("result.plot()", "result.contrasts"))
+    shown = table[[c for c in columns if c in table]]
+    return Card("Edits", verdict, shown, next=("result.plot()", "result.plot_lasting()", "result.contrasts"))
 
 
 def collateral_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
@@ -80,12 +83,19 @@ def collateral_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     return Card("Collateral", verdict, table[columns], next=("result.plot()",))
 
 
-def attack_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
-    """Return the card of an attack: what came back at its end, beside a control where there is one."""
+def attack_card(table: pd.DataFrame, settings: Mapping[str, Any], told: Sequence[str] = ()) -> Card:
+    """Return the card of an attack: what came back at its end, beside a reference or a control where there is one.
+
+    Args:
+        table: The attack's table.
+        settings: What made it.
+        told: What else is to be said; all there is to say of an attack that is not measured by answers.
+    """
     edited = table[(table["model"] == "edited") & ~table["baseline"].astype(bool)]
     edited = edited if len(edited) else table[table["model"] == "edited"]
-    column = next((c for c in ("recovered_beyond_control", "recovered") if c in table and table[c].notna().any()), "")
-    beyond = " beyond the control" if column.endswith("control") else ""
+    ordered = ("recovered_beyond_reference", "recovered_beyond_control", "recovered")
+    column = next((c for c in ordered if c in table and table[c].notna().any()), "")
+    beyond = f" beyond the {column.rpartition('_')[2]}" if "beyond" in column else ""
     last = edited[edited["step"] == edited["step"].max()] if len(edited) else edited
     known = last[last[column].notna() & last[f"{column}_low"].notna()] if column else last.iloc[:0]
     back = known[known[f"{column}_low"] > 0] if column else known
@@ -100,6 +110,9 @@ def attack_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
         verdict = f"Nothing came back{beyond} that can be told from chance, in {len(known)} readings at the last step."
     else:
         verdict = "How much came back cannot be told: there is no source to measure it by, or too few items."
+    if told and not table["baseline"].astype(bool).any():
+        verdict = ""
+    verdict = " ".join([verdict, *told]).strip()
     columns = ["variant", "model", "step", "split", "n", "accuracy", "ci_low", "ci_high", column]
     rows = pd.concat([last, table.drop(last.index)])
     name = str(settings.get("attack", "attack"))
