@@ -157,51 +157,6 @@ def sequence_logprobs(
     return sums, counts
 
 
-@torch.no_grad()
-def solution_tokens(
-    model: "PreTrainedModel",
-    encoded: Sequence[EncodedProblem],
-    *,
-    batch_size: int | str = 32,
-    progress: str | None = None,
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return what the model says of every solution token under teacher forcing.
-
-    Args:
-        model: The model, in evaluation mode.
-        encoded: Problems as token ids.
-        batch_size: Problems a forward pass, or ``auto``; it does not change the result beyond rounding.
-        progress: Label of a progress bar; None for none.
-
-    Returns:
-        For every problem, in the order given, the log-probability of each solution token, and the entropy
-        -sum p log p, in nats, of the distribution that it was drawn from; float32.
-    """
-    logprobs: list[np.ndarray] = [np.zeros(0, np.float32)] * len(encoded)
-    entropies = list(logprobs)
-    batches = by_length(model, encoded, batch_size, progress)
-    for items, batch in batches:
-        with batches.fitting():
-            lengths = [len(encoded[item].solution) for item in items]
-            for of_all, of_batch in zip((logprobs, entropies), _logprobs_and_entropies(model, batch), strict=True):
-                for item, found in zip(items, of_batch.cpu().split(lengths), strict=True):
-                    of_all[item] = found.numpy()
-    return logprobs, entropies
-
-
-def _logprobs_and_entropies(model: "PreTrainedModel", batch: Batch) -> Float[Tensor, "2 tokens"]:
-    """Return of each solution token its log-probability and the entropy of what it was drawn from."""
-    hidden, head = counted_states(model, batch)
-    targets = batch.input_ids[:, 1:][batch.is_solution[:, 1:]]
-    found = torch.empty(2, len(targets), dtype=torch.float32, device=targets.device)
-    for part in head.parts(hidden):
-        table = torch.log_softmax(head(hidden[part]).float(), dim=-1)
-        found[0, part] = table.gather(1, targets[part, None])[:, 0]
-        # A forbidden token has log-probability -inf and adds nothing: 0 times -inf must not become NaN.
-        found[1, part] = -(table.exp() * table.clamp_min(torch.finfo(table.dtype).min)).sum(dim=-1)
-    return found
-
-
 class Head:
     """From hidden states (tokens, hidden) to logits (tokens, vocabulary), the way the model itself goes.
 
