@@ -21,7 +21,7 @@ import numpy as np
 import mastlens
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.computing import Computing
-from mastlens.models.likelihood import solution_tokens
+from mastlens.models.distributions import solution_tokens
 from mastlens.problems.encoding import context_length, encode_problems
 from mastlens.problems.reading import read_problems
 from mastlens.statistics import spearman

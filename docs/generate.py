@@ -74,6 +74,7 @@ PARTS = {
     "mechanism": "Mechanism: coupling, causal maps, tokens",
     "unlearning": "Rankings and unlearning",
     "evaluation": "Evaluation",
+    "metrics": "Metrics of unlearning",
     "attacks": "Attacks",
     "studies": "Demo and studies",
 }
@@ -229,6 +230,42 @@ def attacks() -> str:
     )
 
 
+def metrics() -> str:
+    """Return the page of metrics: a table of all, and each one's definition and traps."""
+    from mastlens.evaluation.metrics import describe_metrics
+
+    rows = describe_metrics().to_dict("records")
+    parts = [
+        "# Metrics\n\n`mastlens evaluate --metrics NAME ...` measures what the field's papers and benchmarks report: "
+        "item by item first, then aggregated, beside what chance and a reference model give ([how](../metrics.md)). "
+        "{py:func}`mastlens.describe_metrics` returns these texts.\n\nThey are open-unlearning's to 1e-5 on the same "
+        "items and tokens, at the commit that a test names; where a definition differs, its entry says so.\n\n",
+        table(
+            ["`--metrics`", "what it says", "which way is forgetting", "range"],
+            [
+                [
+                    f"[`{row['metric']}`](#{row['metric'].replace('+', '')})",
+                    *(cell(row[k]) for k in ("summary", "direction", "range")),
+                ]
+                for row in rows
+            ],
+        ),
+    ]
+    titles = {
+        "formula": "Formula",
+        "null": "Null",
+        "needs": "Needs",
+        "settings": "Settings",
+        "differs": "Differs",
+        "source": "Source",
+    }
+    for row in rows:
+        said = [f"- {title}: {cell(row[key])}\n" for key, title in titles.items() if row[key]]
+        parts.append(f"\n## {row['metric']}\n\n{_sentence(row['summary'])}\n\n{''.join(said)}")
+        parts.append(f"- Traps: {cell(row['traps'])}\n" if row["traps"] else "")
+    return "".join(parts)
+
+
 def plugins() -> str:
     """Return the page of graders, engines and organisms."""
     from mastlens.decoding.engines import ENGINES
@@ -349,7 +386,7 @@ def index() -> str:
     return (
         "# Reference\n\nThese pages are written from the code whenever the site is built.\n\n"
         "```{toctree}\n:maxdepth: 1\n\ncommand-line\ncolumns/index\narchitectures\nrules\nobjectives\nattacks\n"
-        "plugins\napi/index\n```\n"
+        "metrics\nplugins\napi/index\n```\n"
     )
 
 
@@ -391,6 +428,7 @@ def pages() -> dict[str, str]:
         "reference/rules.md": rules(),
         "reference/objectives.md": objectives(),
         "reference/attacks.md": attacks(),
+        "reference/metrics.md": metrics(),
         "reference/plugins.md": plugins(),
         **dict(columns()),
         **dict(python_api()),

@@ -31,6 +31,8 @@ import mastlens.evaluation.comparison
 import mastlens.evaluation.depth.scoring
 import mastlens.evaluation.depth.settings
 import mastlens.evaluation.forgetting
+import mastlens.evaluation.metrics.comparing
+import mastlens.evaluation.metrics.settings
 import mastlens.evaluation.multiple_choice
 import mastlens.evaluation.responses
 import mastlens.evaluation.safety.evaluating
@@ -88,6 +90,9 @@ from mastlens.evaluation.judges import LocalJudge as LocalJudge
 from mastlens.edits.factors import LoraEdit as LoraEdit
 from mastlens.errors import MastlensError as MastlensError
 from mastlens.errors import MastlensWarning as MastlensWarning
+from mastlens.evaluation.metrics import Metric as Metric
+from mastlens.evaluation.metrics import MetricComparison as MetricComparison
+from mastlens.evaluation.metrics import MetricScores as MetricScores
 from mastlens.errors import MissingPackage as MissingPackage
 from mastlens.errors import NoReply as NoReply
 from mastlens.errors import NotFound as NotFound
@@ -122,6 +127,7 @@ from mastlens.unlearning import Unlearning as Unlearning
 from mastlens.explorer.chatting import chat as chat
 from mastlens.attacks import describe_attacks as describe_attacks
 from mastlens.columns import describe_columns as describe_columns
+from mastlens.evaluation.metrics import describe_metrics as describe_metrics
 from mastlens.unlearning import describe_objectives as describe_objectives
 from mastlens.selection import describe_rules as describe_rules
 from mastlens.unlearning.drift import drift_by_step as drift_by_step
@@ -132,14 +138,17 @@ from mastlens.statistics import items_needed as items_needed
 from mastlens.evaluation.judges import judge_agreement as judge_agreement
 from mastlens.statistics import mcnemar_power as mcnemar_power
 from mastlens.unlearning.drift import measure_drift as measure_drift
+from mastlens.evaluation.metrics import measure_metrics as measure_metrics
 from mastlens.analysis.causal.causal_map import rank_agreement as rank_agreement
 from mastlens.evaluation.benchmarks import read_benchmark as read_benchmark
+from mastlens.evaluation.metrics.items import read_items as read_items
 from mastlens.problems.reading import read_problems as read_problems
 from mastlens.studies.settings import read_study as read_study
 from mastlens.decoding.reflection import reflection_penalty as reflection_penalty
 from mastlens.architectures.catalogue import register_architecture as register_architecture
 from mastlens.architectures.catalogue import register_architectures as register_architectures
 from mastlens.attacks import register_attack as register_attack
+from mastlens.evaluation.metrics import register_metric as register_metric
 from mastlens.unlearning import register_objective as register_objective
 from mastlens.organisms import register_organism as register_organism
 from mastlens.statistics import sampled_accuracy as sampled_accuracy
@@ -184,6 +193,9 @@ __all__ = [
     "LoraEdit",
     "MastlensError",
     "MastlensWarning",
+    "Metric",
+    "MetricComparison",
+    "MetricScores",
     "MissingPackage",
     "NoReply",
     "NotFound",
@@ -223,6 +235,7 @@ __all__ = [
     "choices",
     "compare",
     "compare_edits",
+    "compare_metrics",
     "compare_traces",
     "compose_edit",
     "couple",
@@ -231,6 +244,7 @@ __all__ = [
     "depth_score",
     "describe_attacks",
     "describe_columns",
+    "describe_metrics",
     "describe_objectives",
     "describe_rules",
     "drift_by_step",
@@ -254,6 +268,7 @@ __all__ = [
     "mcnemar_power",
     "measure_collateral",
     "measure_drift",
+    "measure_metrics",
     "merge",
     "negate",
     "organism_trajectory",
@@ -261,6 +276,7 @@ __all__ = [
     "rank",
     "rank_agreement",
     "read_benchmark",
+    "read_items",
     "read_problems",
     "read_study",
     "reasoning_table",
@@ -268,6 +284,7 @@ __all__ = [
     "register_architecture",
     "register_architectures",
     "register_attack",
+    "register_metric",
     "register_objective",
     "register_organism",
     "report",
@@ -326,6 +343,11 @@ def compare_edits(settings: mastlens.evaluation.settings.CompareEditsSettings, /
 def compare_edits(source: str | os.PathLike[str], edits: collections.abc.Sequence[str | os.PathLike[str]] | collections.abc.Mapping[str, str | os.PathLike[str]], *, forget: collections.abc.Sequence[str] | None = ..., retain: collections.abc.Sequence[str] | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.forgetting.EditComparison: ...
 
 @overload
+def compare_metrics(settings: mastlens.evaluation.metrics.settings.CompareMetricsSettings, /, **fields: Any) -> mastlens.evaluation.metrics.comparing.MetricComparison: ...
+@overload
+def compare_metrics(before: str | os.PathLike[str], after: str | os.PathLike[str], *, reference: str | os.PathLike[str] | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.metrics.comparing.MetricComparison: ...
+
+@overload
 def compare_traces(settings: mastlens.evaluation.settings.CompareTracesSettings, /, **fields: Any) -> mastlens.evaluation.traces.comparing.TraceComparison: ...
 @overload
 def compare_traces(before: str | os.PathLike[str] | Any, after: str | os.PathLike[str] | Any, *, seed: int = ..., device: str = ..., progress: bool = ...) -> mastlens.evaluation.traces.comparing.TraceComparison: ...
@@ -363,7 +385,7 @@ def estimate(*what: collections.abc.Sequence[str], given: collections.abc.Mappin
 @overload
 def evaluate(settings: mastlens.evaluation.settings.EvaluateSettings, /, **fields: Any) -> mastlens.evaluation.responses.Evaluation: ...
 @overload
-def evaluate(*, model: str | os.PathLike[str] | Any, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., edit: str | os.PathLike[str] | Any | None = ..., think: str = ..., max_new_tokens: int | None = ..., samples: int = ..., temperature: float = ..., top_p: float = ..., splits: collections.abc.Mapping[str, str | os.PathLike[str]] | None = ..., track: str | None = ..., stop_at_answer: bool = ..., engine: str = ..., solution_logprob: bool = ..., grader: str | Any = ..., harness: mastlens.evaluation.settings.HarnessTasks | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.responses.Evaluation: ...
+def evaluate(*, model: str | os.PathLike[str] | Any, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., edit: str | os.PathLike[str] | Any | None = ..., think: str = ..., max_new_tokens: int | None = ..., samples: int = ..., temperature: float = ..., top_p: float = ..., splits: collections.abc.Mapping[str, str | os.PathLike[str]] | None = ..., track: str | None = ..., stop_at_answer: bool = ..., engine: str = ..., solution_logprob: bool = ..., grader: str | Any = ..., harness: mastlens.evaluation.settings.HarnessTasks | None = ..., metrics: mastlens.evaluation.metrics.settings.MetricChoice | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.responses.Evaluation: ...
 
 @overload
 def evaluate_safety(settings: mastlens.evaluation.settings.EvaluateSafetySettings, /, **fields: Any) -> mastlens.evaluation.safety.evaluating.SafetyEvaluation: ...

@@ -13,7 +13,7 @@ from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.computing import Computing
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import BadSetting
-from mastlens.models.likelihood import solution_tokens
+from mastlens.models.distributions import solution_tokens
 from mastlens.models.sharding import load_sharded
 from mastlens.plots.cards.carded import Carded
 from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems

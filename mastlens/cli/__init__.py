@@ -60,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(json.dumps(summary, indent=2, ensure_ascii=False, default=str, allow_nan=False) + "\n")
     else:
         sys.stdout.write(outcome.told(quiet=arguments.quiet) + "\n")
-    return 0
+    if outcome.failed:
+        _tell(f"mastlens: {outcome.failed}")
+    return 2 if outcome.failed else 0
 
 
 def _tell(message: str) -> None:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from mastlens.evaluation.depth.scoring import Depth
     from mastlens.evaluation.depth.settings import DepthScoreSettings
     from mastlens.evaluation.forgetting import EditComparison
+    from mastlens.evaluation.metrics.comparing import MetricComparison
+    from mastlens.evaluation.metrics.settings import CompareMetricsSettings
     from mastlens.evaluation.multiple_choice import ChoiceScores
     from mastlens.evaluation.responses import Evaluation
     from mastlens.evaluation.safety import SafetyEvaluation
@@ -40,7 +42,22 @@ def evaluate(result: "Evaluation", settings: "EvaluateSettings") -> Outcome:
     if result.harness is not None:
         texts.append(show(result.harness.table))
         summary["harness"] = result.harness.table.to_dict("records")
-    return Outcome("\n\n".join(texts), summary)
+    failed = {} if result.metrics is None else result.metrics.failed
+    if result.metrics is not None:
+        known = result.metrics.table[result.metrics.table["failed"] == ""]
+        texts.append(show(known.drop(columns=["failed", "note"]), rows=80))
+        notes = [f"{row['metric']}, {row['split']}: {row['note']}" for row in known.to_dict("records") if row["note"]]
+        texts += ["\n".join(dict.fromkeys(notes))] if notes else []
+        summary |= {"metrics": known.drop(columns="failed").to_dict("records"), "failed": failed}
+    said = "\n".join(f"no {name}: {why}" for name, why in failed.items())
+    return Outcome("\n\n".join(texts), summary, failed=f"{said}\nAll else was measured and kept." if said else "")
+
+
+def compare_metrics(result: "MetricComparison", settings: "CompareMetricsSettings") -> Outcome:
+    """Tell what changed of metrics."""
+    columns = ["metric", "split", "aggregate", "n", "before", "after", "difference", "ci_low", "ci_high", "p", "holm_p"]
+    columns += ["reference", "to_reference"] if result.table["reference"].notna().any() else []
+    return Outcome(show(result.table, columns, rows=80), {"metrics": result.table.to_dict("records")})
 
 
 def compare(result: "Comparison", settings: "CompareSettings") -> Outcome:

@@ -15,12 +15,15 @@ class Outcome:
         summary: To machines.
         conclusion: What it comes to, in a sentence or two; empty where the text is that already.
         then: The command to type next; empty where nothing follows.
+        failed: What could not be had though all else is there: told as a user's mistake is, which the exit status says
+            too; empty where nothing is missing.
     """
 
     text: str
     summary: dict[str, Any]
     conclusion: str = ""
     then: str = ""
+    failed: str = ""
 
     def told(self, *, quiet: bool = False) -> str:
         """Return what a terminal shows, what it comes to first: with ``quiet`` only that, and what follows."""

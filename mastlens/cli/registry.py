@@ -61,6 +61,7 @@ COMMANDS = (
     Command("mastlens.edits.settings:PushEditSettings", "mastlens.cli.edits:edit_push"),
     Command("mastlens.evaluation.settings:EvaluateSettings", "mastlens.cli.judging:evaluate"),
     Command("mastlens.evaluation.settings:CompareSettings", "mastlens.cli.judging:compare"),
+    Command("mastlens.evaluation.metrics.settings:CompareMetricsSettings", "mastlens.cli.judging:compare_metrics"),
     Command("mastlens.evaluation.settings:CollateralSettings", "mastlens.cli.judging:measure_collateral"),
     Command("mastlens.evaluation.depth.settings:DepthScoreSettings", "mastlens.cli.judging:depth_score"),
     Command("mastlens.evaluation.settings:CompareEditsSettings", "mastlens.cli.judging:compare_edits"),

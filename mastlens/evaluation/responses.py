@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from mastlens.evaluation.harness import HarnessScores
+    from mastlens.evaluation.metrics.measuring import MetricScores
     from mastlens.plots.cards.card import Card
 
 FILE = "responses.parquet"
@@ -56,11 +57,13 @@ class Evaluation(Carded):
         table: One row an item; the columns are described at ``evaluate``.
         settings: What made it.
         harness: What lm-evaluation-harness measured, where it was asked for tasks.
+        metrics: What the field's metrics say, where they were asked for.
     """
 
     table: pd.DataFrame
     settings: dict[str, Any] = field(default_factory=dict)
     harness: "HarnessScores | None" = None
+    metrics: "MetricScores | None" = None
 
     def card(self) -> "Card":
         """Return what it says at first glance."""
@@ -145,16 +148,30 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
     the folder holds ``responses.parquet`` and ``accuracy.json``, of tasks of the harness ``harness.parquet`` and
     ``harness_items.parquet``; an interrupted evaluation goes on where it stopped.
 
+    With ``metrics`` it also holds ``metrics.parquet`` (item by item), ``metrics_summary.parquet`` and ``metrics.json``
+    (aggregated) and ``metric_items.parquet``; see ``describe_metrics``. The other answers that some of them need stand
+    in the problem files: ``paraphrased``, a text, and ``perturbed``, a list.
+
     Raises:
         MastlensError: If there is nothing to evaluate on, a setting makes no sense, or a file does not fit.
     """
     if not settings.splits and settings.harness is None:
         raise BadSetting("There is nothing to evaluate on: give --split NAME=FILE, or --harness TASK.")
+    if settings.metrics is not None:
+        if not settings.splits:
+            raise BadSetting("Metrics are of problem files: give --split NAME=FILE beside --metrics.")
+        from mastlens.evaluation.metrics.catalogue import find_metrics
+
+        find_metrics(settings.metrics.names)  # a name that does not exist is told before anything is generated
     check_tracker(settings.track)
     found = _evaluate(settings, settings.splits) if settings.splits else Evaluation(pd.DataFrame(columns=COLUMNS))
     if settings.track is not None and len(found.table):
         with tracking(settings.track, found.settings, settings.out) as log:
             log({f"{row['split']}/accuracy": row["accuracy"] for row in found.accuracy.to_dict("records")}, 0)
+    if settings.metrics is not None:
+        from mastlens.evaluation.metrics.measuring import run_metrics
+
+        found = replace(found, metrics=run_metrics(settings, settings.metrics, found.table))
     if settings.harness is None:
         return found
     from mastlens.evaluation.harness import run_harness

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mastlens.decoding.settings import grading
+from mastlens.evaluation.metrics.settings import MetricChoice
 from mastlens.problems.settings import Reading
 from mastlens.problems.thinking import PARTS, THINK
 from mastlens.runs.settings import JUDGE, CheckpointPath, FilePath, Settings, Writing, path_to, setting
@@ -116,6 +117,12 @@ class EvaluateSettings(Answering):
             "shots": "--shots",
             "think_end": "--think-end",
         },
+    )
+    metrics: MetricChoice | None = setting(
+        "the field's metrics of unlearning, measured too",
+        None,
+        flag="--metrics",
+        options={"names": "--metrics", "reference": "--metrics-reference"},
     )
 
 

@@ -158,61 +158,6 @@ def sequence_logprobs(
     return sums, counts
 
 
-@torch.no_grad()
-def solution_tokens(
-    model: "PreTrainedModel",
-    encoded: Sequence[EncodedProblem],
-    *,
-    batch_size: int | str = 32,
-    progress: str | None = None,
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return what the model says of every solution token under teacher forcing; the same on all ranks.
-
-    Args:
-        model: The model, in evaluation mode.
-        encoded: Problems as token ids.
-        batch_size: Problems a forward pass, or ``auto``; it does not change the result beyond rounding.
-        progress: Label of a progress bar; None for none.
-
-    Returns:
-        For every problem, in the order given, the log-probability of each solution token, and the entropy
-        -sum p log p, in nats, of the distribution that it was drawn from; float32.
-    """
-    logprobs: list[np.ndarray] = [np.zeros(0, np.float32)] * len(encoded)
-    entropies = list(logprobs)
-    batches, given = in_step(model, encoded, batch_size, progress)
-    for items, batch in given:
-        with batches.fitting():
-            if not items:
-                _logprobs_and_entropies(model, batch)
-                continue
-            lengths = [len(encoded[item].solution) for item in items]
-            for of_all, of_batch in zip((logprobs, entropies), _logprobs_and_entropies(model, batch), strict=True):
-                for item, found in zip(items, of_batch.cpu().split(lengths), strict=True):
-                    of_all[item] = found.numpy()
-    ranks = ranks_of(model)
-    if ranks is None:
-        return logprobs, entropies
-    for rank, told in enumerate(ranks.all_of((logprobs, entropies))):
-        if rank != ranks.rank:
-            for of_all, others in zip((logprobs, entropies), told, strict=True):
-                of_all[:] = [mine if len(mine) else other for mine, other in zip(of_all, others, strict=True)]
-    return logprobs, entropies
-
-
-def _logprobs_and_entropies(model: "PreTrainedModel", batch: Batch) -> Float[Tensor, "2 tokens"]:
-    """Return of each solution token its log-probability and the entropy of what it was drawn from."""
-    hidden, head = counted_states(model, batch)
-    targets = batch.input_ids[:, 1:][batch.is_solution[:, 1:]]
-    found = torch.empty(2, len(targets), dtype=torch.float32, device=targets.device)
-    for part in head.parts(hidden):
-        table = torch.log_softmax(head(hidden[part]).float(), dim=-1)
-        found[0, part] = table.gather(1, targets[part, None])[:, 0]
-        # A forbidden token has log-probability -inf and adds nothing: 0 times -inf must not become NaN.
-        found[1, part] = -(table.exp() * table.clamp_min(torch.finfo(table.dtype).min)).sum(dim=-1)
-    return found
-
-
 class Head:
     """From hidden states (tokens, hidden) to logits (tokens, vocabulary), the way the model itself goes.
 

@@ -117,6 +117,8 @@ ROWS = (
     Row(f"edit compose {EDIT} {{i}}/second --out {{o}}/both.safetensors"),
     Row(f"edit lora {EDIT} --to {{i}}/rlvr --rank 1 --out {{o}}", cheap=True),
     Row("evaluate --model {i}/rlvr " + SPLITS + " --batch-size 4 --out {o}"),
+    Row("evaluate --model {i}/rlvr " + SPLITS + " --metrics probability --batch-size 4 --out {o}", start="before"),
+    Row("compare-metrics {i}/measured-before {i}/measured-before --out {o}", cheap=True),
     Row(
         f"measure-collateral --model {{i}}/rlvr --edit {EDIT} --split retain={{i}}/retain-eval.jsonl "
         "--neutral {i}/neutral.jsonl --before {i}/before --after {i}/after --out {o}",
@@ -276,6 +278,7 @@ MADE = (
     ("edited", _row("edit apply"), ""),
     ("second", f"unlearn --rlvr {{i}}/edited --where {TOP} {PAIR} --objective ga --steps 1 --lr 1e-3 --out {{o}}", ""),
     ("before", _row("evaluate"), ""),
+    ("measured-before", _row("evaluate") + " --metrics probability", ""),
     ("after", f"evaluate --model {{i}}/rlvr --edit {EDIT} {SPLITS} --out {{o}}", ""),
     ("demo", _row("demo"), ""),
     ("built", _row("organism build"), ""),

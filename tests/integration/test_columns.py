@@ -57,8 +57,9 @@ def commands(folder: Path) -> list[str]:
         f"--out {folder}/run",
         f"unlearn --rlvr {RLVR} --sft {SFT} --where {top} {pair} --objective rewind --own-tokens 4 --steps 1 --lr 1e-4 "
         f"--out {folder}/rewound",
-        f"evaluate --model {RLVR} {splits} {small} --out {folder}/before",
-        f"evaluate --model {RLVR} --edit {edit} {splits} {small} --out {folder}/after",
+        f"evaluate --model {RLVR} {splits} {small} --metrics probability --out {folder}/before",
+        f"evaluate --model {RLVR} --edit {edit} {splits} {small} --metrics probability --out {folder}/after",
+        f"compare-metrics {folder}/before {folder}/after --reference {folder}/before --out {folder}/changes",
         f"measure-collateral --model {RLVR} --edit {edit} --split retain={m} --neutral {n} "
         f"--before {folder}/before --after {folder}/after --out {folder}/after",
         f"depth-score --model {RLVR} --edit {edit} --reference {AIM} --split forget={e} retain={m} --limit 2 "

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mastlens.analysis.tokens import token_differences, token_texts
 from mastlens.errors import MastlensError
-from mastlens.models.likelihood import solution_tokens
+from mastlens.models.distributions import solution_tokens
 from mastlens.plots.tokens import plot_token_differences, plot_token_entropy, token_text_html
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.statistics import mean_interval

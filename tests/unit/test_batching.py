@@ -13,9 +13,10 @@ import mastlens as m
 from mastlens.errors import BadSetting
 from mastlens.models import batching, memory
 from mastlens.models.batching import by_length
+from mastlens.models.distributions import solution_tokens
 from mastlens.models.divergence import token_divergence
 from mastlens.models.gradients import measure_gradients
-from mastlens.models.likelihood import sequence_logprobs, solution_tokens
+from mastlens.models.likelihood import sequence_logprobs
 from mastlens.problems.encoding import EncodedProblem, pack
 
 NAMES = ["model.layers.0.self_attn.q_proj.weight", "model.layers.1.self_attn.o_proj.weight"]
