@@ -50,6 +50,7 @@ import mastlens.studies.commands
 import mastlens.studies.reasoning
 import mastlens.studies.runner
 import mastlens.unlearning.editing
+import mastlens.unlearning.robustness
 import mastlens.unlearning.settings
 import mastlens.unlearning.token_weights
 import mastlens.unlearning.traces
@@ -117,6 +118,7 @@ from mastlens.unlearning import SteeringTexts as SteeringTexts
 from mastlens.studies.runner import Study as Study
 from mastlens.analysis.tokens import TokenDifferences as TokenDifferences
 from mastlens.decoding.reflection import TokenPenalty as TokenPenalty
+from mastlens.explorer.token_view import TokenView as TokenView
 from mastlens.unlearning import TokenWeights as TokenWeights
 from mastlens.evaluation.traces import TraceComparison as TraceComparison
 from mastlens.evaluation.traces import TraceEvaluation as TraceEvaluation
@@ -157,6 +159,7 @@ from mastlens.statistics import seed_spread as seed_spread
 from mastlens.selection import select as select
 from mastlens.selection import selection_overlap as selection_overlap
 from mastlens.statistics import smallest_drop as smallest_drop
+from mastlens.explorer.token_view import view_tokens as view_tokens
 
 __version__: str
 _PUBLIC: dict[str, str]
@@ -220,6 +223,7 @@ __all__ = [
     "Study",
     "TokenDifferences",
     "TokenPenalty",
+    "TokenView",
     "TokenWeights",
     "TraceComparison",
     "TraceEvaluation",
@@ -305,6 +309,7 @@ __all__ = [
     "traces",
     "trajectory",
     "unlearn",
+    "view_tokens",
 ]
 
 @overload
@@ -530,4 +535,4 @@ def trajectory(*paths: str | os.PathLike[str] | Any, start: str | os.PathLike[st
 @overload
 def unlearn(settings: mastlens.unlearning.settings.UnlearnSettings, /, **fields: Any) -> mastlens.unlearning.editing.Unlearning: ...
 @overload
-def unlearn(*, forget: str | os.PathLike[str], rlvr: str | os.PathLike[str] | Any, objective: str, steps: int, lr: float, ranking: str | os.PathLike[str] | None = ..., where: str | None = ..., all_parameters: bool = ..., names: collections.abc.Sequence[str] | None = ..., dtype: str = ..., batch_size: int = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., retain: str | os.PathLike[str] | None = ..., preset: str | None = ..., coefficients: collections.abc.Mapping[str, float] | None = ..., refusals: str | os.PathLike[str] | None = ..., allow_overlap: bool = ..., schedule: str = ..., warmup: int = ..., optimizer: str = ..., orthogonal_to_retain: int = ..., micro_batch: int | str = ..., checkpoint_activations: str = ..., track: str | None = ..., cache_mb: float = ..., traces: str | os.PathLike[str] | None = ..., cot: str | os.PathLike[str] | None = ..., sft: str | os.PathLike[str] | Any | None = ..., start: str = ..., noise: float = ..., own_responses: mastlens.unlearning.settings.OwnResponses | None = ..., responses: str | os.PathLike[str] | None = ..., token_weights: mastlens.unlearning.token_weights.TokenWeights | bool | None = ..., probes: mastlens.unlearning.settings.ProbeSettings | None = ..., gamma: float | None = ..., retain_weight: float | None = ..., retain_loss: str | None = ..., beta: float | None = ..., layer: int | None = ..., steering: float | None = ..., control_norm: float | None = ..., unthink_weight: float | None = ..., text_tokens: int | None = ..., trace_tokens: int | None = ..., in_context: bool | None = ..., cot_weight: float | None = ..., cot_tokens: int | None = ..., imitation: str | None = ..., reflection_weight: float | None = ..., reflection: str | None = ..., beta2: float | None = ..., delta: float | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.unlearning.editing.Unlearning: ...
+def unlearn(*, forget: str | os.PathLike[str], rlvr: str | os.PathLike[str] | Any, objective: str, steps: int, lr: float, ranking: str | os.PathLike[str] | None = ..., where: str | None = ..., all_parameters: bool = ..., names: collections.abc.Sequence[str] | None = ..., dtype: str = ..., batch_size: int = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., retain: str | os.PathLike[str] | None = ..., preset: str | None = ..., coefficients: collections.abc.Mapping[str, float] | None = ..., refusals: str | os.PathLike[str] | None = ..., allow_overlap: bool = ..., schedule: str = ..., warmup: int = ..., optimizer: str = ..., orthogonal_to_retain: int = ..., micro_batch: int | str = ..., checkpoint_activations: str = ..., track: str | None = ..., cache_mb: float = ..., traces: str | os.PathLike[str] | None = ..., cot: str | os.PathLike[str] | None = ..., sft: str | os.PathLike[str] | Any | None = ..., start: str = ..., noise: float = ..., own_responses: mastlens.unlearning.settings.OwnResponses | None = ..., responses: str | os.PathLike[str] | None = ..., robust: mastlens.unlearning.robustness.Robustness | None = ..., token_weights: mastlens.unlearning.token_weights.TokenWeights | bool | None = ..., probes: mastlens.unlearning.settings.ProbeSettings | None = ..., gamma: float | None = ..., retain_weight: float | None = ..., retain_loss: str | None = ..., beta: float | None = ..., gate: str | None = ..., price: float | None = ..., layer: int | None = ..., steering: float | None = ..., control_norm: float | None = ..., unthink_weight: float | None = ..., text_tokens: int | None = ..., trace_tokens: int | None = ..., in_context: bool | None = ..., cot_weight: float | None = ..., cot_tokens: int | None = ..., imitation: str | None = ..., reflection_weight: float | None = ..., reflection: str | None = ..., beta2: float | None = ..., delta: float | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.unlearning.editing.Unlearning: ...

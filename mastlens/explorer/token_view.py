@@ -12,7 +12,7 @@ import pandas as pd
 from mastlens.analysis.tokens import token_texts
 from mastlens.errors import BadSetting
 from mastlens.explorer.chatting import SIDES, Chat, chat
-from mastlens.models.likelihood import solution_tokens
+from mastlens.models.distributions import solution_tokens
 from mastlens.plots.cards.carded import Carded
 from mastlens.problems.encoding import EncodedProblem, context_length
 

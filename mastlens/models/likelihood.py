@@ -17,7 +17,6 @@ from torch.utils.checkpoint import checkpoint
 
 from mastlens.architectures.rotation import rows_alone
 from mastlens.models.batching import by_length
-from mastlens.models.sharding import in_step, ranks_of
 from mastlens.problems.encoding import Batch, EncodedProblem
 
 if TYPE_CHECKING:
