@@ -184,7 +184,6 @@ _PUBLIC = {
     "attack": "attacks",
     "build_organism": "organisms",
     "depth_score": "evaluation",
-    "fetch_organism": "organisms",
     "causal_map": "analysis.causal.causal_map",
     "chat": "explorer.chatting",
     "choices": "evaluation.multiple_choice",
