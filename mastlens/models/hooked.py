@@ -212,6 +212,10 @@ class HookedModel:
         """Return a projection's matrix, (out, in): a view of the model's parameter wherever its layout allows one."""
         return self._projection(name, layer).read(self._backend.weight(name, layer))
 
+    def has_bias(self, name: str, layer: int) -> bool:
+        """Return whether a projection adds a bias."""
+        return bool(self._projection(name, layer).bias)
+
     def heads(self, name: str, layer: int) -> Float[Tensor, "heads _ _"]:
         """Return a projection by heads: [heads, head_dim, in] for q, k and v; [heads, out, head_dim] for o."""
         return self._projection(name, layer).heads_of(self._backend.weight(name, layer))

@@ -239,18 +239,18 @@ def read_patched(
     for items, batch in batches:
         with batches.fitting():
             with partial.recording():
-                sums[0, items], exact[0, items], known = _read(model, batch, known)
+                sums[0, items], exact[0, items], known = read_batch(model, batch, known)
             counts[items] = batch.is_solution[:, 1:].sum(dim=1).cpu().numpy()
             for row, together in enumerate(patches, start=1):
                 lowest = min(patch.projection.layer for patch in together)
                 tensors = {places[name]: tensor for name, tensor in patched_tensors(together, own, other).items()}
                 with partial.above(lowest), swapped(model, tensors):
-                    sums[row, items], exact[row, items], _ = _read(model, batch, known)
+                    sums[row, items], exact[row, items], _ = read_batch(model, batch, known)
     partial.clear()
     return Readings(sums[0], sums[1:], exact[0], exact[1:], counts)
 
 
-def _read(model: "PreTrainedModel", batch: Batch, known: bool) -> tuple[np.ndarray, np.ndarray, bool]:
+def read_batch(model: "PreTrainedModel", batch: Batch, known: bool) -> tuple[np.ndarray, np.ndarray, bool]:
     """Return summed log-probability and exactness of each solution of a batch, and whether the head is known."""
     targets = batch.input_ids[:, 1:][batch.is_solution[:, 1:]]
     rows = batch.is_solution[:, 1:].nonzero()[:, 0]
