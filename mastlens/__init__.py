@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mastlens.analysis.increments.agreement import Agreement, mask_agreement
     from mastlens.analysis.increments.geometry import Geometry, geometry
     from mastlens.analysis.increments.shards import merge
+    from mastlens.analysis.inside.departing import Departure, inside_depart
+    from mastlens.analysis.inside.writing import Writers, inside_write
     from mastlens.analysis.scores.scored import Scores, score
     from mastlens.analysis.tokens import TokenDifferences, token_differences
     from mastlens.analysis.trajectories.trajectory import Trajectory, trajectory
@@ -129,6 +131,7 @@ _PUBLIC = {
     "Coupling": "analysis.coupling.coupling",
     "CumulativeCurves": "analysis.causal.cumulative",
     "Depth": "evaluation",
+    "Departure": "analysis.inside.departing",
     "Drift": "unlearning.drift",
     "Edit": "edits.edit",
     "EditComparison": "evaluation",
@@ -180,6 +183,7 @@ _PUBLIC = {
     "Trajectory": "analysis.trajectories.trajectory",
     "UnknownName": "errors",
     "Unlearning": "unlearning",
+    "Writers": "analysis.inside.writing",
     "apply_edit": "edits.applying",
     "attack": "attacks",
     "build_organism": "organisms",
@@ -211,6 +215,8 @@ _PUBLIC = {
     "geometry": "analysis.increments.geometry",
     "grade_disagreements": "evaluation",
     "harness_scores": "evaluation.harness",
+    "inside_depart": "analysis.inside.departing",
+    "inside_write": "analysis.inside.writing",
     "inspect": "checkpoints.inspection",
     "items_needed": "statistics",
     "judge_agreement": "evaluation.judges",
@@ -276,6 +282,7 @@ __all__ = [
     "Comparison",
     "Coupling",
     "CumulativeCurves",
+    "Departure",
     "Depth",
     "Drift",
     "Edit",
@@ -328,6 +335,7 @@ __all__ = [
     "Trajectory",
     "UnknownName",
     "Unlearning",
+    "Writers",
     "apply_edit",
     "attack",
     "build_organism",
@@ -359,6 +367,8 @@ __all__ = [
     "geometry",
     "grade_disagreements",
     "harness_scores",
+    "inside_depart",
+    "inside_write",
     "inspect",
     "items_needed",
     "judge_agreement",

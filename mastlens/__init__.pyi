@@ -8,6 +8,9 @@ import mastlens.analysis.coupling.settings
 import mastlens.analysis.increments.agreement
 import mastlens.analysis.increments.geometry
 import mastlens.analysis.increments.settings
+import mastlens.analysis.inside.departing
+import mastlens.analysis.inside.settings
+import mastlens.analysis.inside.writing
 import mastlens.analysis.scores.scored
 import mastlens.analysis.scores.settings
 import mastlens.analysis.settings
@@ -74,6 +77,7 @@ from mastlens.evaluation import Collateral as Collateral
 from mastlens.evaluation import Comparison as Comparison
 from mastlens.analysis.coupling.coupling import Coupling as Coupling
 from mastlens.analysis.causal.cumulative import CumulativeCurves as CumulativeCurves
+from mastlens.analysis.inside.departing import Departure as Departure
 from mastlens.evaluation import Depth as Depth
 from mastlens.unlearning.drift import Drift as Drift
 from mastlens.edits.edit import Edit as Edit
@@ -126,6 +130,7 @@ from mastlens.unlearning.traces import Traces as Traces
 from mastlens.analysis.trajectories.trajectory import Trajectory as Trajectory
 from mastlens.errors import UnknownName as UnknownName
 from mastlens.unlearning import Unlearning as Unlearning
+from mastlens.analysis.inside.writing import Writers as Writers
 from mastlens.explorer.chatting import chat as chat
 from mastlens.attacks import describe_attacks as describe_attacks
 from mastlens.columns import describe_columns as describe_columns
@@ -179,6 +184,7 @@ __all__ = [
     "Comparison",
     "Coupling",
     "CumulativeCurves",
+    "Departure",
     "Depth",
     "Drift",
     "Edit",
@@ -231,6 +237,7 @@ __all__ = [
     "Trajectory",
     "UnknownName",
     "Unlearning",
+    "Writers",
     "apply_edit",
     "attack",
     "build_organism",
@@ -262,6 +269,8 @@ __all__ = [
     "geometry",
     "grade_disagreements",
     "harness_scores",
+    "inside_depart",
+    "inside_write",
     "inspect",
     "items_needed",
     "judge_agreement",
@@ -416,6 +425,16 @@ def figures(out: str | os.PathLike[str] = ..., *, demo: str | os.PathLike[str] =
 def geometry(settings: mastlens.analysis.increments.settings.GeometrySettings, /, **fields: Any) -> mastlens.analysis.increments.geometry.Geometry: ...
 @overload
 def geometry(*, base: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, sft: str | os.PathLike[str] | Any | None = ..., rank: int | float | str = ..., full: bool = ..., masks: bool = ..., spectra: bool = ..., heads: bool = ..., where: str | None = ..., workers: int | None = ..., executor: str = ..., shard: str | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.increments.geometry.Geometry: ...
+
+@overload
+def inside_depart(settings: mastlens.analysis.inside.settings.InsideDepartSettings, /, **fields: Any) -> mastlens.analysis.inside.departing.Departure: ...
+@overload
+def inside_depart(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., lens: bool = ..., positions: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.departing.Departure: ...
+
+@overload
+def inside_write(settings: mastlens.analysis.inside.settings.InsideWriteSettings, /, **fields: Any) -> mastlens.analysis.inside.writing.Writers: ...
+@overload
+def inside_write(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., against: str | None = ..., first: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.writing.Writers: ...
 
 @overload
 def inspect(settings: mastlens.checkpoints.settings.InspectSettings, /, **fields: Any) -> mastlens.checkpoints.inspection.Inspection: ...

@@ -49,6 +49,8 @@ COMMANDS = (
     Command("mastlens.selection.settings:RankSettings", "mastlens.cli.mechanism:rank"),
     Command("mastlens.analysis.causal.settings:CausalMapSettings", "mastlens.cli.mechanism:causal_map"),
     Command("mastlens.analysis.causal.settings:CumulativeCurvesSettings", "mastlens.cli.mechanism:cumulative_curves"),
+    Command("mastlens.analysis.inside.settings:InsideDepartSettings", "mastlens.cli.inside:inside_depart"),
+    Command("mastlens.analysis.inside.settings:InsideWriteSettings", "mastlens.cli.inside:inside_write"),
     Command("mastlens.unlearning.settings:TracesSettings", "mastlens.cli.unlearning:traces"),
     Command("mastlens.unlearning.settings:UnlearnSettings", "mastlens.cli.unlearning:unlearn"),
     Command("mastlens.edits.settings:NegateSettings", "mastlens.cli.edits:negate"),
@@ -89,6 +91,7 @@ COMMANDS = (
 """Every command, in the order of the help."""
 
 NOUNS = {
+    "inside": "what changed in the computation: activations of a pair of models",
     "edit": "show, apply, revert, scale, compose or push edits, or write them as LoRA",
     "benchmarks": "public benchmarks as problem files",
     "organism": "really trained lineages: shipped, fetched or built",

@@ -1,4 +1,4 @@
-"""A model whose every attention projection can be watched and differentiated.
+"""A model whose attention, MLPs and residual stream can be watched, differentiated and changed.
 
     >>> hooked = HookedModel(model)
     >>> with hooked.watch("q", "k_rot", "pattern", "z", layers=[3, 5], gradients=True) as view:
@@ -17,6 +17,13 @@ The names are the same in every architecture and through every backend (see ``ma
 | ``pattern`` | what the softmax gives, before dropout | [batch, heads, query, key] |
 | ``z`` | each head's mix of values: the input of o | [batch, pos, heads, head_dim] |
 | ``out`` | the output of o | [batch, pos, hidden] |
+| ``resid_pre``, ``resid_post`` | the residual stream before and behind the block | [batch, pos, hidden] |
+| ``resid_mid`` | the stream between attention and MLP, where they follow each other | [batch, pos, hidden] |
+| ``mlp_in``, ``mlp_out`` | what the MLP reads (behind a norm, if there is one) and gives | [batch, pos, hidden] |
+| ``mlp_hidden`` | the MLP's hidden layer, behind its nonlinearity and gate | [batch, pos, mlp hidden] |
+| ``embed`` | what the embedding gives; of layer -1, as the next two | [batch, pos, hidden] |
+| ``ln_final`` | what the output embedding reads: the stream behind the final norm | [batch, pos, hidden] |
+| ``logits`` | what the model returns | [batch, pos, vocab] |
 
 k and v have as many heads as there are key-value heads; scores, pattern and z have the query heads. Latent and gated
 attention have more (``q_a``, ``kv_a``, ``k_rope``, ``gate``): what these projections put out. Scores are exactly the
@@ -38,6 +45,7 @@ from mastlens.errors import BadSetting, NotFound, NotSupported, UnknownName, unk
 from mastlens.models.backends import Backend, open_backend
 from mastlens.models.backends.recording import Point, Recorder, Seen
 from mastlens.models.backends.sites import Anatomy
+from mastlens.models.backends.stream import OF_MODEL, OUTSIDE
 from mastlens.problems.encoding import Batch
 
 if TYPE_CHECKING:
@@ -189,14 +197,24 @@ class HookedModel:
         """The layers that have attention."""
         return self._anatomy.layers
 
+    @property
+    def final_norm(self) -> torch.nn.Module | None:
+        """The norm behind the last block, whose output the output embedding reads; None where there is no such one."""
+        path = self._anatomy.passages.final
+        return self.model.get_submodule(path) if path else None
+
     def names(self, layer: int) -> tuple[str, ...]:
-        """Return the names of the activations of a layer, in the order in which they arise."""
+        """Return the names of the activations of a layer, in the order in which they arise; -1 is outside of them."""
         self._check_layer(layer)
         return self._backend.names(layer)
 
     def weight(self, name: str, layer: int) -> Float[Tensor, "rows cols"]:
         """Return a projection's matrix, (out, in): a view of the model's parameter wherever its layout allows one."""
         return self._projection(name, layer).read(self._backend.weight(name, layer))
+
+    def has_bias(self, name: str, layer: int) -> bool:
+        """Return whether a projection adds a bias."""
+        return bool(self._projection(name, layer).bias)
 
     def heads(self, name: str, layer: int) -> Float[Tensor, "heads _ _"]:
         """Return a projection by heads: [heads, head_dim, in] for q, k and v; [heads, out, head_dim] for o."""
@@ -217,7 +235,7 @@ class HookedModel:
 
         Args:
             names: What to watch; without any, everything that the layer has.
-            layers: Where; all layers without it.
+            layers: Where; without it all layers, and -1 for what stands outside of them.
             gradients: Keep the activations in the graph, so that ``grad`` and ``gradients`` can be asked. It works
                 with frozen parameters too, and needs no change to them.
             replace: (name, layer) -> function of the activation; the model goes on with what it returns.
@@ -232,12 +250,13 @@ class HookedModel:
                 "Gradients of activations cannot be watched under gradient checkpointing, which computes them twice. "
                 "Switch it off, or call model.eval() first."
             )
-        chosen = self.layers if layers is None else (layers,) if isinstance(layers, int) else tuple(layers)
+        chosen = (*self.layers, OUTSIDE) if layers is None else (layers,) if isinstance(layers, int) else tuple(layers)
         points = []
         for layer in sorted(set(chosen)):
             available = self.names(layer)
             for name in names:
-                self._check_point(name, layer)
+                if layers is not None or (name in OF_MODEL) == (layer == OUTSIDE):
+                    self._check_point(name, layer)
             points += [(name, layer) for name in available if not names or name in names]
         for point in replace or {}:
             self._check_point(*point)
@@ -246,9 +265,11 @@ class HookedModel:
             yield View(self._backend, recorder)
 
     def _check_layer(self, layer: int) -> None:
-        if layer not in self.layers:
+        if layer not in (*self.layers, OUTSIDE):
             shown = ", ".join(map(str, self.layers))
-            raise UnknownName(f"There is no layer {layer} with attention. Layers with attention: {shown}.")
+            raise UnknownName(
+                f"There is no layer {layer} with attention. Layers with attention: {shown}; -1 is outside of them."
+            )
 
     def _check_point(self, name: str, layer: int) -> None:
         if name not in self.names(layer):

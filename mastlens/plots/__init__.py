@@ -10,6 +10,7 @@ from mastlens.plots.attention import plot_attention
 from mastlens.plots.causal import plot_causal_groups, plot_causal_map, plot_cumulative, plot_first_order
 from mastlens.plots.coupling import plot_coupling, plot_coupling_heads
 from mastlens.plots.coupling_spectrum import plot_coupling_spectrum
+from mastlens.plots.departure import plot_departure
 from mastlens.plots.depth import plot_depth
 from mastlens.plots.evaluation import plot_accuracy
 from mastlens.plots.extrapolation import plot_extrapolation
@@ -17,6 +18,7 @@ from mastlens.plots.figure import Figure, TextFigure
 from mastlens.plots.files import SavedFigure, save_figure, save_figures, save_text_figure
 from mastlens.plots.forgetting import plot_collateral, plot_edits
 from mastlens.plots.heads import plot_head_map
+from mastlens.plots.inside_maps import plot_writers
 from mastlens.plots.items import plot_items
 from mastlens.plots.lasting import plot_lasting
 from mastlens.plots.magnitude import plot_increment_magnitude
@@ -62,6 +64,7 @@ __all__ = [
     "plot_coupling_heads",
     "plot_coupling_spectrum",
     "plot_cumulative",
+    "plot_departure",
     "plot_depth",
     "plot_edits",
     "plot_extrapolation",
@@ -102,6 +105,7 @@ __all__ = [
     "plot_trajectory_explained",
     "plot_trajectory_geometry",
     "plot_unlearning_curve",
+    "plot_writers",
     "save_figure",
     "save_figures",
     "save_text_figure",

@@ -49,6 +49,8 @@ def commands(folder: Path) -> list[str]:
         f"score search {lineage} {pair} --limit 2 --where {top} --parameter budget=8 --out {folder}/run",
         f"score shapley {lineage} {pair} --limit 2 --where {top} --parameter pairs=2 --out {folder}/run",
         f"token-differences --base {BASE} {lineage} --split forget={f} --out {folder}/tokens",
+        f"inside depart {lineage} --split forget={f} --lens --positions 1 --draws 2 --out {folder}/inside",
+        f"inside write {lineage} --split forget={f} --draws 2 --out {folder}/inside",
         f"rank {folder}/run --top 2",
         f"cumulative-curves {lineage} {pair} --draws 1 --points 1 --ranking {folder}/all/ranking.parquet "
         f"--out {folder}/curves",

@@ -264,13 +264,13 @@ def read_patched(
         size = len(items)  # none of a batch of nobody's
         with batches.fitting():
             with partial.recording():
-                found, same, known = _read(model, batch, known)
+                found, same, known = read_batch(model, batch, known)
             sums[0, items], exact[0, items] = found[:size], same[:size]
             counts[items] = batch.is_solution[:, 1:].sum(dim=1).cpu().numpy()[:size]
             for row, together in enumerate(patches, start=1):
                 lowest = min(patch.projection.layer for patch in together)
                 with partial.above(lowest), put_in(together):
-                    found, same, _ = _read(model, batch, known)
+                    found, same, _ = read_batch(model, batch, known)
                 sums[row, items], exact[row, items] = found[:size], same[:size]
     partial.clear()
     if (ranks := ranks_of(model)) is not None:
@@ -304,7 +304,7 @@ def _putting(
     return rows
 
 
-def _read(model: "PreTrainedModel", batch: Batch, known: bool) -> tuple[np.ndarray, np.ndarray, bool]:
+def read_batch(model: "PreTrainedModel", batch: Batch, known: bool) -> tuple[np.ndarray, np.ndarray, bool]:
     """Return summed log-probability and exactness of each solution of a batch, and whether the head is known."""
     targets = batch.input_ids[:, 1:][batch.is_solution[:, 1:]]
     rows = batch.is_solution[:, 1:].nonzero()[:, 0]

@@ -5,12 +5,13 @@ What each can show:
 | name | plain | transformer_lens | nnsight |
 |---|---|---|---|
 | x, q, k, v, q_normed, k_normed, z, out | yes | yes | yes |
+| resid_pre, resid_mid, resid_post, mlp_in, mlp_hidden, mlp_out | yes | yes | yes |
+| embed, ln_final, logits (layer -1) | yes | yes, logits unless they are scaled or capped behind the embedding | yes |
 | q_rot, k_rot, scores, pattern | where the model chooses its attention function by name | most | as plain |
 | the user's own ``model(...)`` inside the block | yes | no: ``view.logits``, ``view.loss`` | no: the same |
 | runs on | the user's model | a second module tree around the same parameters | as transformer_lens |
 """
 
-import copy
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from mastlens.errors import MissingPackage, unknown
 from mastlens.models.backends.recording import Recorder
 from mastlens.models.backends.sites import Anatomy
+from mastlens.models.backends.stream import same_weights as same_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -79,13 +81,3 @@ def open_backend(name: str, model: "PreTrainedModel", anatomy: Anatomy) -> Backe
         extra = "lens" if name == "transformer_lens" else name
         raise MissingPackage(f'The backend {name} needs a package: pip install "mastlens[{extra}]".') from error
     raise unknown("backend", name, BACKENDS)
-
-
-def same_weights(model: "PreTrainedModel") -> Any:
-    """Return a second module tree around the same parameters and buffers, and with hooks of its own.
-
-    Both packages change the modules that they wrap; this way the user's stay as they are, no weight is copied, and
-    a weight edited in the one is edited in the other.
-    """
-    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    return copy.deepcopy(model, shared)

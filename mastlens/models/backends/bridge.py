@@ -14,24 +14,32 @@ from mastlens.models.backends.placements import Placement
 from mastlens.models.backends.plain import PlainBackend
 from mastlens.models.backends.recording import Point, Recorder
 from mastlens.models.backends.sites import Anatomy
+from mastlens.models.backends.stream import OUTSIDE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _HOOKS = {
-    "x": "hook_in",
-    "q": "q.hook_out",
-    "k": "k.hook_out",
-    "v": "v.hook_out",
-    "q_normed": "hook_q_normed",
-    "k_normed": "hook_k_normed",
-    "q_rot": "hook_rot_q",
-    "k_rot": "hook_rot_k",
-    "scores": "hook_attn_scores",
-    "pattern": "hook_pattern",
-    "z": "o.hook_in",
-    "out": "o.hook_out",
+    "x": "attn.hook_in",
+    "q": "attn.q.hook_out",
+    "k": "attn.k.hook_out",
+    "v": "attn.v.hook_out",
+    "q_normed": "attn.hook_q_normed",
+    "k_normed": "attn.hook_k_normed",
+    "q_rot": "attn.hook_rot_q",
+    "k_rot": "attn.hook_rot_k",
+    "scores": "attn.hook_attn_scores",
+    "pattern": "attn.hook_pattern",
+    "z": "attn.o.hook_in",
+    "out": "attn.o.hook_out",
+    "resid_pre": "hook_resid_pre",
+    "resid_mid": "hook_resid_mid",
+    "resid_post": "hook_resid_post",
+    "mlp_in": "mlp.hook_in",
+    "mlp_hidden": "mlp.out.hook_in",
+    "mlp_out": "mlp.hook_out",
 }
+_OUTSIDE = {"embed": "embed.hook_out", "ln_final": "ln_final.hook_out", "logits": "unembed.hook_out"}
 
 
 class BridgeBackend:
@@ -55,7 +63,7 @@ class BridgeBackend:
                 f"TransformerLens cannot wrap a {type(model).__name__} ({error}). Use the plain backend."
             ) from error
         hooks = self.bridge.hook_dict
-        self._shown = frozenset(point for point in truth if point[0] in _HOOKS and _hook(point) in hooks)
+        self._shown = frozenset(point for point in truth if _hook(point) in hooks)
         seen = self._probe(self)
         # Some hooks never fire, and where TransformerLens cuts a fused output otherwise (a gate left in q) the same
         # name means something else: only what was proven equal is offered.
@@ -76,6 +84,8 @@ class BridgeBackend:
 
         def record(point: Point) -> Any:
             def hook(value: Tensor, hook: Any) -> Tensor:
+                if point[0] == "resid_mid":
+                    return recorder.take_in_place(value, point)
                 return recorder.take(value, {point: self._placement(point, value)})
 
             return _hook(point), hook
@@ -84,7 +94,8 @@ class BridgeBackend:
         ids = inputs.pop("input_ids")
         # Left to itself the bridge counts positions from the first token that is not padding, and the model does not.
         positions = inputs.pop("position_ids", torch.arange(ids.shape[1], device=ids.device)[None])
-        hooks = [record(point) for point in recorder.wanted]
+        # The stream first: where the MLP reads it without a norm, both have one hook.
+        hooks = [record(point) for point in sorted(recorder.wanted, key=lambda point: point[0] != "resid_mid")]
         return self.bridge.run_with_hooks(ids, return_type="logits", fwd_hooks=hooks, position_ids=positions, **inputs)
 
     def weight(self, name: str, layer: int) -> Tensor:
@@ -98,7 +109,8 @@ class BridgeBackend:
     @torch.no_grad()
     def _probe(self, backend: Backend) -> dict[Point, Tensor]:
         """Return what passes by in a backend, in evaluation mode, when two tokens are sent through."""
-        points = [(name, layer) for layer in self.anatomy.layers for name in backend.names(layer)]
+        layers = (*self.anatomy.layers, OUTSIDE)
+        points = [(name, layer) for layer in layers for name in backend.names(layer)]
         recorder = Recorder(tuple(points), gradients=False, replacements={})
         inputs = {"input_ids": torch.tensor([[0, 1]], device=self.model.device)}
         if backend is self:
@@ -128,4 +140,6 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _hook(point: Point) -> str:
-    return f"blocks.{point[1]}.attn.{_HOOKS[point[0]]}"
+    """Return the name of the hook; of what TransformerLens does not have, a name that it does not have either."""
+    name, layer = point
+    return _OUTSIDE[name] if layer == OUTSIDE else f"blocks.{layer}.{_HOOKS.get(name, name)}"

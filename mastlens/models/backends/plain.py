@@ -11,7 +11,7 @@ from mastlens.architectures.rotation import rows_alone
 from mastlens.models.backends.attention import tapped
 from mastlens.models.backends.placements import Placement
 from mastlens.models.backends.recording import Recorder
-from mastlens.models.backends.sites import Anatomy, Site, first_argument
+from mastlens.models.backends.sites import Anatomy, Site, first_argument, opened
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,6 +41,9 @@ class PlainBackend:
                 module = self.model.get_submodule(site.path)
                 if site.side == "inside":
                     inside[site.path] = _tap(site, recorder)
+                elif site.side == "stream":
+                    hook = module.register_forward_pre_hook(partial(_stream, site, recorder), with_kwargs=True)
+                    stack.callback(hook.remove)
                 elif site.side == "output":
                     hook = module.register_forward_hook(partial(_output, site, recorder))
                     stack.callback(hook.remove)
@@ -61,8 +64,14 @@ class PlainBackend:
         return self.anatomy.weight(name, layer)
 
 
-def _output(site: Site, recorder: Recorder, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-    return recorder.take(output, site.lie(output, args[0] if args else output))
+def _output(site: Site, recorder: Recorder, module: nn.Module, args: tuple, output: Any) -> Any:
+    value, closed = opened(output)
+    return closed(recorder.take(value, site.lie(value, args[0] if args else value)))
+
+
+def _stream(site: Site, recorder: Recorder, module: nn.Module, args: tuple, kwargs: dict) -> None:
+    for point in site.placements:
+        recorder.take_in_place(first_argument(args, kwargs, site.path), point)
 
 
 def _input(site: Site, recorder: Recorder, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

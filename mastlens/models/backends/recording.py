@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mastlens.errors import BadSetting
-from mastlens.models.backends.placements import Placement
+from mastlens.models.backends.placements import WHOLE, Placement
 
 Point = tuple[str, int]
 """An activation's name and its layer."""
@@ -68,11 +68,7 @@ class Recorder:
             if point in self.replacements:
                 value = placement.write(value, self._replaced(point, placement.read(value)))
         if self.gradients:
-            if not torch.is_grad_enabled():
-                raise BadSetting(
-                    "gradients=True needs a forward pass with gradients on, and this one ran under torch.no_grad(). "
-                    "Take it out of that block, or watch without gradients."
-                )
+            self._check_gradients()
             if not value.requires_grad:
                 value = value.view_as(value).requires_grad_()
             value = value.view_as(value)
@@ -83,6 +79,32 @@ class Recorder:
             if point in self.points:
                 self.seen[point] = Seen(value if self.gradients else value.detach(), placement, gradient)
         return value
+
+    def take_in_place(self, raw: Tensor, point: Point) -> Tensor:
+        """Record a tensor that the model's own code holds on to, and change it where it lies.
+
+        The stream between attention and MLP is read by a norm and added to what the MLP makes of it: another tensor
+        for the norm would leave the sum as it was. So the tensor stays, with another content; its gradient is the one
+        that both ways bring.
+        """
+        gradient: list[Tensor] = []
+        if point in self.replacements:
+            raw.copy_(self._replaced(point, raw.clone()))  # what the replacement remembers must not change under it
+        if self.gradients:
+            self._check_gradients()
+            if not raw.requires_grad:
+                raw.requires_grad_()
+            raw.register_hook(partial(_keep, gradient))
+        if point in self.points:
+            self.seen[point] = Seen(raw if self.gradients else raw.detach(), WHOLE, gradient)
+        return raw
+
+    def _check_gradients(self) -> None:
+        if not torch.is_grad_enabled():
+            raise BadSetting(
+                "gradients=True needs a forward pass with gradients on, and this one ran under torch.no_grad(). "
+                "Take it out of that block, or watch without gradients."
+            )
 
     def _replaced(self, point: Point, old: Tensor) -> Tensor:
         new = self.replacements[point](old)

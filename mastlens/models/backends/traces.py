@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from mastlens.models.backends import placements, same_weights
 from mastlens.models.backends.recording import Recorder
-from mastlens.models.backends.sites import INSIDE, Anatomy, Site
+from mastlens.models.backends.sites import INSIDE, Anatomy, Site, opened
+from mastlens.models.backends.stream import OUTSIDE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,6 +35,8 @@ class TraceBackend:
     def names(self, layer: int) -> tuple[str, ...]:
         """Return the activations that can be watched in a layer."""
         names = self.anatomy.names(layer)
+        if layer == OUTSIDE:
+            return names
         traced = _CALL in self._envoy(self.anatomy.attention_path(layer)).source.names
         return names if traced else tuple(name for name in names if name not in INSIDE)
 
@@ -59,18 +62,22 @@ class TraceBackend:
         return self._envoy(self.anatomy.projections[name, layer].module).weight
 
     def _envoy(self, path: str) -> Any:
-        return self.wrapped.get(path)
+        return self.wrapped.get(path) if path else self.wrapped
 
     def _record(self, sites: list[Site], recorder: Recorder, kept: dict[str, Tensor]) -> None:
         for site in sites:
             envoy = self._envoy(site.path)
             if site.side == "inside":
                 self._record_inside(site, envoy, recorder)
+            elif site.side == "stream":
+                for point in site.placements:
+                    recorder.take_in_place(envoy.input, point)
             elif site.side == "input":
                 envoy.input = recorder.take(envoy.input, site.placements)
             else:
-                given = envoy.input
-                envoy.output = recorder.take(envoy.output, site.lie(envoy.output, given))
+                given = envoy.input if site.normed is not None else None  # a block's has long gone by
+                value, closed = opened(envoy.output)
+                envoy.output = closed(recorder.take(value, site.lie(value, value if given is None else given)))
         kept["logits"] = self.wrapped.output.logits
 
     def _record_inside(self, site: Site, envoy: Any, recorder: Recorder) -> None:
@@ -101,6 +108,8 @@ class TraceBackend:
             self._order = _calls(self.tree, {name: value[:1, :1] for name, value in inputs.items()})
 
         def moment(site: Site) -> float:
+            if site.side == "stream":
+                return self._order[site.path, "input"] - 0.25  # before the module's input, where that is one of its own
             if site.side != "inside":
                 return self._order[site.path, site.side]
             layer = next(layer for _, layer in site.placements)

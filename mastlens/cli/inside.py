@@ -1,0 +1,51 @@
+"""What commands tell that look at the activations of a pair of models."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from mastlens.cli.outcome import Outcome, show
+
+if TYPE_CHECKING:
+    from mastlens.analysis.inside.departing import Departure
+    from mastlens.analysis.inside.settings import InsideDepartSettings, InsideWriteSettings
+    from mastlens.analysis.inside.writing import Writers
+
+
+def inside_depart(result: "Departure", settings: "InsideDepartSettings") -> Outcome:
+    """Tell where the two models part."""
+    from mastlens.statistics import claim
+
+    table = result.table[result.table["position"] == -1]
+    measures = ("difference", "angle_deg", "cka_distance", "lens_kl", "kl", "js", "entropy_change", "top_differs")
+    there = [measure for measure in measures if measure in table]
+    columns = ["split", "layer", "site", "tokens"]
+    columns += [f"{measure}{end}" for measure in ("difference", "kl") for end in ("", "_null", "_distinguishable")]
+    return Outcome(
+        show(table, columns, rows=80),
+        {
+            "rows": len(result.table),
+            "claims": {measure: asdict(claim(table, measure)) for measure in there},
+            "forks": len(result.forks),
+            "out": str(settings.out),
+        },
+    )
+
+
+def inside_write(result: "Writers", settings: "InsideWriteSettings") -> Outcome:
+    """Tell who writes the logits."""
+    from mastlens.statistics import claim
+
+    table = result.table
+    whole = table["site"] == "logits"
+    columns = ["split", "layer", "site", "head", "before", "after", "change", "change_null", "change_distinguishable"]
+    columns += ["by_weights", "by_input", "by_readout"]
+    order = table[~whole].reindex(table.loc[~whole, "change"].abs().sort_values(ascending=False, kind="stable").index)
+    return Outcome(
+        show(table[whole], [*columns, "completeness_error"]) + "\n\n" + show(order, columns, rows=40),
+        {
+            "rows": len(table),
+            "claims": {"change": asdict(claim(table[~whole], "change"))},
+            "totals": table[whole].to_dict("records"),
+            "out": str(settings.out),
+        },
+    )

@@ -1,0 +1,81 @@
+"""Columns of what changed in the computation between a pair of models."""
+
+from mastlens.columns.column import ITEM, LAYER, SPLIT_NAME, Column, Table, measured
+
+_DRAWS = "random changes of the size of RLVR's (its increments with their signs redrawn), put into the SFT model"
+_NEXT = "next-token distributions over the whole vocabulary"
+_PLACE = (
+    SPLIT_NAME,
+    LAYER,
+    Column("site", "`embed`, `resid_post`, `logits`: the name in `HookedModel`", kind="text"),
+    Column("head", "from 0; -1 for all heads", kind="whole"),
+    Column("position", "of the token in its solution, from 0; -1 for all tokens", kind="whole"),
+    Column("tokens", "tokens behind the row", kind="whole"),
+)
+
+
+def _beside(name: str, meaning: str, unit: str = "", source: str = "", when: str = "") -> tuple[Column, ...]:
+    return measured(Column(name, meaning, unit, source=source, when=when, kind="number"), _DRAWS)
+
+
+DEPART = Table(
+    "inside_depart.parquet",
+    "mastlens inside depart",
+    "a split, a point of the model and a position",
+    (
+        *_PLACE,
+        *_beside("difference", "‖after − before‖ / ‖before‖ of the stream, mean over tokens"),
+        *_beside("angle_deg", "angle between the stream before and after, mean over tokens", "degree"),
+        *_beside("cka_distance", "1 − linear CKA over 256 tokens of the split; NaN by position",
+                 source="Kornblith et al., arXiv:1905.00414"),
+        *_beside("lens_kl", f"KL(SFT ‖ RLVR) of {_NEXT}, read off the layer by each model's final norm and output "
+                 "embedding", "nat", source="logit lens", when="--lens"),
+        *_beside("kl", f"KL(SFT ‖ RLVR) of {_NEXT}", "nat"),
+        *_beside("js", f"Jensen-Shannon divergence of {_NEXT}, at most log 2", "nat", source="Lin 1991"),
+        *_beside("entropy_change", f"entropy of {_NEXT}, RLVR minus SFT", "nat"),
+        *_beside("top_differs", "share of tokens at which another one is the most probable"),
+    ),
+)  # fmt: skip
+
+FORKS = Table(
+    "inside_forks.parquet",
+    "mastlens inside depart",
+    "the first token of a text at which SFT and RLVR would have gone on with another one",
+    (
+        SPLIT_NAME,
+        ITEM,
+        Column("position", "of the token in its solution, from 0", kind="whole"),
+        Column("token", "what the text has there", kind="text"),
+        Column("sft_token", "what SFT finds most probable", kind="text"),
+        Column("rlvr_token", "what RLVR finds most probable", kind="text"),
+        *(
+            Column(f"{token}_{when}", f"its probability under {model}", null="", kind="number")
+            for token in ("token", "sft_token", "rlvr_token")
+            for when, model in (("before", "SFT"), ("after", "RLVR"))
+        ),
+        Column("entropy_before", "entropy of what SFT says there", "nat", kind="number"),
+        *_beside("kl", f"KL(SFT ‖ RLVR) of {_NEXT}", "nat"),
+    ),
+)
+
+_LOGIT = "logit(token of the text) − logit(another token)"
+WRITE = Table(
+    "inside_write.parquet",
+    "mastlens inside write",
+    "a split and a part of the model",
+    (
+        *(Column("site", "`embed`; `z` of a head; `out`: the rest of the attention; `mlp_out`; `ln_final`: biases; "
+                 "`logits`: the whole difference", kind="text") if one.name == "site" else one for one in _PLACE),
+        Column("before", f"what the part writes to {_LOGIT} in SFT, mean over tokens", "logit", kind="number",
+               source="Elhage et al. 2021"),
+        Column("after", "the same in RLVR", "logit", kind="number"),
+        *_beside("change", "after − before", "logit"),
+        Column("by_weights", "of the change: the part's own weights, on equal inputs", "logit", kind="number"),
+        Column("by_input", "of the change: what the part reads", "logit", kind="number"),
+        Column("by_readout", "of the change: final norm and output embedding", "logit", kind="number"),
+        Column("completeness_error", "of `logits`: ‖sum of parts − difference‖ / ‖difference‖ over tokens",
+               kind="number"),
+    ),
+)  # fmt: skip
+
+TABLES = (DEPART, FORKS, WRITE)

@@ -1,0 +1,65 @@
+"""Cards of what changed in the computation between a pair of models."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from mastlens.plots.cards.card import Card
+from mastlens.plots.cards.wording import counted, is_beyond
+from mastlens.statistics import claim
+
+_SHOWN = ("split", "layer", "site", "difference", "difference_null", "kl", "kl_null", "top_differs", "beyond")
+_SPLIT = ("by_weights", "by_input", "by_readout")
+
+
+def departure_card(table: pd.DataFrame, forks: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
+    """Return the card of where two models part, counted beyond what random changes of that size do."""
+    whole = table[table["position"] == -1]
+    stream, said = whole[whole["site"] != "logits"], whole[whole["site"] == "logits"]
+    verdict = (
+        f"How far the residual stream moved: {claim(stream, 'difference').sentence('stream reading')}; how far the "
+        f"next-token distributions did: {claim(said, 'kl').sentence('split')}. "
+        f"In {counted(len(forks), 'text')} SFT and RLVR would have gone on with another token."
+    )
+    if not settings.get("draws", 1):
+        verdict = f"No random changes were made (draws=0), so nothing here has a verdict. {verdict.split('. ')[-1]}"
+    beyond = is_beyond(whole, "difference") | is_beyond(whole, "kl")
+    size = whole["difference"].div(whole["difference_null"]).fillna(whole["kl"].div(whole["kl_null"]))
+    order = whole.assign(beyond=beyond, size=size).sort_values(["beyond", "size"], ascending=False, kind="stable")
+    return Card(
+        "Inside: where SFT and RLVR part",
+        verdict,
+        order[list(_SHOWN)],
+        len(table),
+        None,
+        ("result.plot()", "result.plot('kl')", "result.forks"),
+    )
+
+
+def writers_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
+    """Return the card of who writes a logit difference, counted beyond what random changes of that size do."""
+    whole = table["site"] == "logits"
+    parts = table[~whole]
+    made = ", ".join(
+        f"{row['split']} {row['before']:+.3g} to {row['after']:+.3g}" for row in table[whole].to_dict("records")
+    )
+    error = float(table.loc[whole, "completeness_error"].max())
+    verdict = (
+        f"The logit difference went from {made}. What parts write to it: {claim(parts, 'change').sentence('part')}. "
+        f"Parts add up to it with an error of {error:.1g}."
+    )
+    if not settings.get("draws", 1):
+        verdict = f"No random changes were made (draws=0), so nothing here has a verdict. {verdict}"
+    beyond = is_beyond(parts, "change")
+    order = parts.assign(beyond=beyond, size=parts["change"].abs())
+    order = order.sort_values(["beyond", "size"], ascending=False, kind="stable")
+    columns = ["split", "layer", "site", "head", "before", "after", "change_null", *_SPLIT, "beyond"]
+    return Card(
+        "Inside: who writes the difference",
+        verdict,
+        order[columns],
+        len(parts),
+        None,
+        ("result.plot()", "result.table"),
+    )
