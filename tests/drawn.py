@@ -149,7 +149,7 @@ def _causal(size: Size) -> pd.DataFrame:
 def _attack(size: Size) -> pd.DataFrame:
     columns = ["baseline", "n", "accuracy", "ci_low", "ci_high", "logprob_solution", "recovered"]
     keys = {
-        "variant": [f"forget-{i}" for i in range(min(size.arms, 6))],
+        "variant": [f"forget-{i}" for i in range(min(size.arms, 5))],
         "model": ["source", "edited", "control"],
         "step": [0, 4, 8, 16],
         "split": ["forget", "retain"],
@@ -322,6 +322,37 @@ def _search(size: Size) -> pd.DataFrame:
     return table.assign(correct=40 - table["step"], items=40)
 
 
+def _depth(size: Size) -> pd.DataFrame:
+    parts = ["reference_drop", "edited_drop", "erased"]
+    table = table_of({"split": ["forget"], "layer": range(-1, size.layers)}, [*parts, "items"])
+    ends = {f"{p}_{e}": table[p] + (0.1 if e == "high" else -0.1) for p in parts for e in ("low", "high")}
+    return table.assign(encoding=True, **ends)
+
+
+def _departure(size: Size) -> pd.DataFrame:
+    columns = ["difference", "difference_null", "difference_p", "difference_distinguishable"]
+    table = table_of({"split": ["forget", "retain"], "layer": range(-1, size.layers)}, columns)
+    return table.assign(site="resid", position=-1, difference=table["difference"].abs(), difference_null=0.1)
+
+
+def _writers(size: Size) -> pd.DataFrame:
+    heads = [("z", head) for head in range(size.heads)] + [("mlp_out", -1)]
+    table = table_of({"split": ["forget"], "layer": range(size.layers), "part": range(len(heads))}, ["change"])
+    table = table.assign(site=[heads[i][0] for i in table["part"]], head=[heads[i][1] for i in table["part"]])
+    told = table["change"].abs() > 0.4
+    return table.assign(change_null=0.0, change_distinguishable=told, change_p=np.where(told, 1e-6, 0.3))
+
+
+def _lasting(size: Size) -> pd.DataFrame:
+    table = table_of({"arm": _arms(size), "attack": ["", "relearn", "quantise"]}, ["forgotten", "retain_kept"])
+    table = table.assign(forgotten=0.5, retain_kept=0.9 - 0.1 * np.arange(len(table)) / len(table))
+    parts, ways = ("forgotten", "retain_kept"), {"low": -0.1, "high": 0.1}
+    ends = {f"{part}_{end}": table[part] + by for part in parts for end, by in ways.items()}
+    attacked = table["attack"] != ""
+    more = {"variant": "x", "step": 4, "null": "control", "n": 100, "beyond_chance": attacked}
+    return table.assign(**ends, **more, came_back=np.where(attacked, 0.2, np.nan))
+
+
 _CODE = ("code_changed", "code_changed_source_scales", "code_changed_expected", "change_per_bin", "kept_along_edit")
 _ERRORS = ("last_error", "last_error_stay", "last_error_walk")
 
@@ -456,6 +487,10 @@ DRAWN: tuple[Drawn, ...] = (
         _by_size(lambda s: _places(s, format=["int8", "nf4"]), *_CODE, "noise", "edited"),
         {},
     ),
+    Drawn("plot_depth", "mastlens.depth_score(...).plot()", _one(_depth), {}),
+    Drawn("plot_lasting", "mastlens.compare_edits(...).plot_lasting()", _one(_lasting), {}),
+    Drawn("plot_departure", "mastlens.inside_depart(...).plot()", _one(_departure), {}),
+    Drawn("plot_writers", "mastlens.inside_write(...).plot()", _one(_writers), {}),
     Drawn("plot_study", "mastlens.run(STUDY.toml).plot()", _one(_study), {}),
     Drawn(
         "plot_study_selections",

@@ -66,20 +66,18 @@ def _legend_height(fig: go.Figure, min_width: int) -> int:
 def _label_directly(fig: go.Figure) -> None:
     """Name traces beside their last point where a legend would have more than ``MOST_ENTRIES`` entries.
 
-    Keys without data, which explain a mark, stay in the legend.
+    Keys without data, which explain a mark, stay in the legend: they have no other place.
     """
     traces: Any = fig.data
     named = [trace for trace in traces if trace.name and trace.showlegend is not False]
     if len({trace.name for trace in named}) <= MOST_ENTRIES:
         return
-    entries = 0
     for trace in named:
-        known = [i for i, value in enumerate(trace.y if trace.y is not None else ()) if value is not None]
-        if trace.type != "scatter" or not any(trace.y[i] == trace.y[i] for i in known):
-            entries += 1
-            trace.showlegend = entries <= MOST_ENTRIES
+        values = trace.y if trace.type == "scatter" and trace.y is not None else ()
+        known = [i for i, value in enumerate(values) if value is not None and value == value]
+        if not known:
             continue
-        last = max(i for i in known if trace.y[i] == trace.y[i])
+        last = known[-1]
         texts = ["" if i != last else trace.name for i in range(len(trace.y))]
         mode = "+".join(dict.fromkeys([*(trace.mode or "lines+markers").split("+"), "text"]))
         look = {"textposition": "middle right", "textfont": {"size": 10}, "cliponaxis": False}

@@ -15,19 +15,7 @@ from mastlens.plots.tables import layout_of
 from tests.drawn import DRAWN, SMALL, Size
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
-FIXED = (
-    "increment",
-    "direction",
-    "side",
-    "order",
-    "model",
-    "kind",
-    "objective",
-    "split",
-    "category",
-    "note",
-    "selection",
-)
+FIXED = ("increment", "direction", "side", "order", "model", "kind", "objective", "split", "category", "note", "attack")
 """Columns whose words have a meaning: others than these are another table."""
 LEGEND = 8
 PANELS = {"token_text_html", "token_weights_html", "token_sides_html", "trace_text_html", "item_responses_html"}
