@@ -36,6 +36,7 @@ class Size:
 
 SMALL = Size()
 LARGE = Size(80, ("q", "k", "v", "o", "gate", "up", "down"), 128, 30, 400)
+LINES = Size(80, ("q",), 128, 30, 400)
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,21 @@ class Drawn:
         call: What a user types to get it.
         make: Makes its tables.
         options: Further arguments.
+        large: The size of a large model; figures with a line a tensor are drawn for one projection of it.
     """
 
     name: str
     call: str
     make: Callable[[Size], tuple[pd.DataFrame, ...]]
     options: Mapping[str, Any]
+    large: Size = LARGE
 
     def draw(self, *tables: pd.DataFrame) -> Any:
         """Return the figure of these tables, the first of them being the function's first argument."""
         return getattr(plots, self.name)(*tables, **self.options)
 
 
-_BOOLEAN = ("distinguishable", "above_chance", "selected", "shared", "fitted", "reached", "control")
+_BOOLEAN = ("distinguishable", "above_chance", "selected", "shared", "fitted", "reached", "control", "edited")
 _SHARES = ("share", "fraction", "accuracy", "energy", "relative", "overlap", "jaccard", "changed", "kept", "weight")
 
 
@@ -146,7 +149,7 @@ def _causal(size: Size) -> pd.DataFrame:
 def _attack(size: Size) -> pd.DataFrame:
     columns = ["baseline", "n", "accuracy", "ci_low", "ci_high", "logprob_solution", "recovered"]
     keys = {
-        "variant": [f"forget-{i}" for i in range(min(size.arms, 6))],
+        "variant": [f"forget-{i}" for i in range(min(size.arms, 5))],
         "model": ["source", "edited", "control"],
         "step": [0, 4, 8, 16],
         "split": ["forget", "retain"],
@@ -185,7 +188,7 @@ def _tokens(size: Size) -> pd.DataFrame:
 
 
 def _sides(size: Size) -> pd.DataFrame:
-    keys = {"side": ["source", "edited"], "position": range(min(size.items, 40))}
+    keys = {"side": ["source", "edited"], "position": range(size.items)}
     table = table_of(keys, ["logprob_before", "logprob_after", "difference", "shared"])
     return table.assign(token=[f" w{i}" for i in table["position"]])
 
@@ -247,6 +250,14 @@ def _put_back(size: Size) -> tuple[pd.DataFrame, pd.DataFrame]:
     items = table_of({"side": ["forget", "retain"], "item": range(size.items)}, ["change"])
     parts = ["problems", "before", "after", "effect", "effect_low", "effect_high", "first_order", "null_sd"]
     return items, table_of({"side": ["forget", "retain"]}, parts).assign(problems=size.items, before=-1.2, after=-1.3)
+
+
+def _edits(size: Size) -> pd.DataFrame:
+    table = table_of({"arm": _arms(size)}, [f"{side}_difference" for side in ("forget", "retain")])
+    for side in ("forget", "retain"):
+        difference = table[f"{side}_difference"]
+        table = table.assign(**{f"{side}_low": difference - 0.08, f"{side}_high": difference + 0.08})
+    return table
 
 
 def _overlap(size: Size) -> pd.DataFrame:
@@ -311,8 +322,38 @@ def _search(size: Size) -> pd.DataFrame:
     return table.assign(correct=40 - table["step"], items=40)
 
 
+def _depth(size: Size) -> pd.DataFrame:
+    parts = ["reference_drop", "edited_drop", "erased"]
+    table = table_of({"split": ["forget"], "layer": range(-1, size.layers)}, [*parts, "items"])
+    ends = {f"{p}_{e}": table[p] + (0.1 if e == "high" else -0.1) for p in parts for e in ("low", "high")}
+    return table.assign(encoding=True, **ends)
+
+
+def _departure(size: Size) -> pd.DataFrame:
+    columns = ["difference", "difference_null", "difference_p", "difference_distinguishable"]
+    table = table_of({"split": ["forget", "retain"], "layer": range(-1, size.layers)}, columns)
+    return table.assign(site="resid", position=-1, difference=table["difference"].abs(), difference_null=0.1)
+
+
+def _writers(size: Size) -> pd.DataFrame:
+    heads = [("z", head) for head in range(size.heads)] + [("mlp_out", -1)]
+    table = table_of({"split": ["forget"], "layer": range(size.layers), "part": range(len(heads))}, ["change"])
+    table = table.assign(site=[heads[i][0] for i in table["part"]], head=[heads[i][1] for i in table["part"]])
+    told = table["change"].abs() > 0.4
+    return table.assign(change_null=0.0, change_distinguishable=told, change_p=np.where(told, 1e-6, 0.3))
+
+
+def _lasting(size: Size) -> pd.DataFrame:
+    table = table_of({"arm": _arms(size), "attack": ["", "relearn", "quantise"]}, ["forgotten", "retain_kept"])
+    table = table.assign(forgotten=0.5, retain_kept=0.9 - 0.1 * np.arange(len(table)) / len(table))
+    parts, ways = ("forgotten", "retain_kept"), {"low": -0.1, "high": 0.1}
+    ends = {f"{part}_{end}": table[part] + by for part in parts for end, by in ways.items()}
+    attacked = table["attack"] != ""
+    more = {"variant": "x", "step": 4, "null": "control", "n": 100, "beyond_chance": attacked}
+    return table.assign(**ends, **more, came_back=np.where(attacked, 0.2, np.nan))
+
+
 _CODE = ("code_changed", "code_changed_source_scales", "code_changed_expected", "change_per_bin", "kept_along_edit")
-_EDITS = [f"{side}_{part}" for side in ("forget", "retain") for part in ("difference", "low", "high")]
 _ERRORS = ("last_error", "last_error_stay", "last_error_walk")
 
 DRAWN: tuple[Drawn, ...] = (
@@ -333,6 +374,7 @@ DRAWN: tuple[Drawn, ...] = (
             lambda s: {**_places(s, increment=["rlvr"]), "index": range(1, 17)}, "singular_value", "precision_floor"
         ),
         {},
+        LINES,
     ),
     Drawn("plot_coupling", "mastlens.couple(...).plot()", _one(_coupling), {}),
     Drawn("plot_coupling_heads", "plots.plot_coupling_heads(coupling.heads)", _one(_heads), {}),
@@ -351,6 +393,7 @@ DRAWN: tuple[Drawn, ...] = (
             "above_chance",
         ),
         {},
+        LINES,
     ),
     Drawn("plot_selection", "mastlens.rank(...).plot()", _one(_ranking), {}),
     Drawn("plot_score_decomposition", "plots.plot_score_decomposition(ranking.table)", _one(_ranking), {}),
@@ -389,9 +432,9 @@ DRAWN: tuple[Drawn, ...] = (
     Drawn("token_weights_html", "plots.token_weights_html(token_weights)", _one(_weights), {}),
     Drawn("plot_token_sides", "mastlens.view_tokens(...).plot()", _one(_sides), {}),
     Drawn("token_sides_html", "mastlens.view_tokens(...).html()", _one(_sides), {}),
-    Drawn("plot_trajectory", "mastlens.trajectory(...).plot()", _one(_trajectory), {}),
+    Drawn("plot_trajectory", "mastlens.trajectory(...).plot()", _one(_trajectory), {}, LINES),
     Drawn("plot_trajectory_explained", "plots.plot_trajectory_explained(trajectory.table)", _one(_explained), {}),
-    Drawn("plot_trajectory_geometry", "plots.plot_trajectory_geometry(trajectory.steps)", _one(_trajectory), {}),
+    Drawn("plot_trajectory_geometry", "plots.plot_trajectory_geometry(trajectory.steps)", _one(_trajectory), {}, LINES),
     Drawn("plot_extrapolation", "plots.plot_extrapolation(trajectory.table)", _one(_errors), {}),
     Drawn(
         "plot_unlearning_curve",
@@ -413,8 +456,8 @@ DRAWN: tuple[Drawn, ...] = (
     Drawn("plot_accuracy", "mastlens.evaluate(...).plot()", _one(_accuracy), {}),
     Drawn("plot_items", "mastlens.compare(...).plot()", _one(_items), {}),
     Drawn("item_responses_html", "plots.item_responses_html(comparison.items)", _one(_items), {}),
-    Drawn("plot_tradeoff", "plots.plot_tradeoff(summary)", _by_size(lambda s: {"arm": _arms(s)}, *_EDITS), {}),
-    Drawn("plot_edits", "mastlens.compare_edits(...).plot()", _by_size(lambda s: {"arm": _arms(s)}, *_EDITS), {}),
+    Drawn("plot_tradeoff", "plots.plot_tradeoff(summary)", _one(_edits), {}),
+    Drawn("plot_edits", "mastlens.compare_edits(...).plot()", _one(_edits), {}),
     Drawn(
         "plot_collateral",
         "mastlens.measure_collateral(...).plot()",
@@ -444,6 +487,10 @@ DRAWN: tuple[Drawn, ...] = (
         _by_size(lambda s: _places(s, format=["int8", "nf4"]), *_CODE, "noise", "edited"),
         {},
     ),
+    Drawn("plot_depth", "mastlens.depth_score(...).plot()", _one(_depth), {}),
+    Drawn("plot_lasting", "mastlens.compare_edits(...).plot_lasting()", _one(_lasting), {}),
+    Drawn("plot_departure", "mastlens.inside_depart(...).plot()", _one(_departure), {}),
+    Drawn("plot_writers", "mastlens.inside_write(...).plot()", _one(_writers), {}),
     Drawn("plot_study", "mastlens.run(STUDY.toml).plot()", _one(_study), {}),
     Drawn(
         "plot_study_selections",

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from mastlens.plots.page import Section, write_page
-from tests.drawn import DRAWN, LARGE, SMALL, Drawn, Size
+from tests.drawn import DRAWN, SMALL, Drawn, Size
 
 
 def section(drawn: Drawn, size: Size) -> Section:
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> Path:
         title="Every figure",
         question="What does each figure look like, and which call makes it?",
         verdict="Drawn from invented tables with the columns that commands write: nothing here is a result.",
-        sections=[section(drawn, LARGE if asked.large else SMALL) for drawn in DRAWN],
+        sections=[section(drawn, drawn.large if asked.large else SMALL) for drawn in DRAWN],
         reproduce={"command": "make gallery"},
     )
 

@@ -3,7 +3,8 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from mastlens.cli.outcome import Outcome, show
+from mastlens.cli.outcome import Outcome
+from mastlens.cli.tables import show
 
 if TYPE_CHECKING:
     from mastlens.analysis.inside.departing import Departure

@@ -118,7 +118,7 @@ FIGURES: tuple[PaperFigure, ...] = (
     PaperFigure(
         "magnitude",
         "score component: size of the increment",
-        "Frobenius norm of both increments, absolute and relative; rings: not above the floor of float32.",
+        "Frobenius norm of both increments, absolute and relative; hatched: not above the floor of float32.",
         _DEMO,
         lambda sources, subtitle: plots.plot_increment_magnitude(sources.geometry, subtitle=subtitle),
     ),

@@ -52,9 +52,7 @@ def plot_attention(
         shared_yaxes=True,
         horizontal_spacing=0.12 / max(len(shown), 2),
         vertical_spacing=0.05,
-        column_titles=[
-            f"head {head}<br><span style='font-size:11px'>{_percent(moved[head])} moved</span>" for head in shown
-        ],
+        column_titles=[f"head {head}<br>{_percent(moved[head])} moved" for head in shown],
     )
     most = max(float(np.nanmax([np.nanmax(s["before"]), np.nanmax(s["after"])])) for s in stacks.values())
     end = max(float(np.nanmax(np.abs(s["difference"]))) for s in stacks.values()) or 1e-6

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
+from scipy import stats
 
 from mastlens.errors import NotFound
 from mastlens.plots.figure import Figure
@@ -166,7 +167,9 @@ def plot_first_order(
         fig.update_xaxes(title_text=f"first-order prediction<br>({_UNIT})", row=1, col=col)
         constant = np.ptp(x) == 0 or np.ptp(y) == 0
         correlation = rank_correlation(x, y)
-        agreement.append(f"{side} {'–' if constant else short(float(correlation))}")
+        known = np.isfinite(x) & np.isfinite(y)
+        p = float(stats.spearmanr(x[known], y[known]).pvalue) if known.sum() > 2 and not constant else np.nan
+        agreement.append(f"{side} {'–' if constant else short(float(correlation))}" + f" (p = {p:.2g})" * (p == p))
     fig.update_yaxes(title_text=f"measured ({_UNIT})", row=1, col=1)
     return finish(
         fig,

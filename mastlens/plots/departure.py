@@ -8,6 +8,7 @@ from mastlens.errors import NotFound
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import finish, plain
 from mastlens.plots.heat import log_range
+from mastlens.plots.honest import honest
 from mastlens.plots.measures import label_of
 from mastlens.plots.tables import distinct, flags, need, numbers, rows_with, take, where, words
 from mastlens.plots.template import COLOURWAY
@@ -17,6 +18,7 @@ _PLACE = ("split", "layer", "site", "position")
 _WRITER = "mastlens inside depart"
 
 
+@honest
 def plot_departure(
     table: pd.DataFrame, measure: str = "difference", *, title: str | None = None, subtitle: str = ""
 ) -> Figure:

@@ -8,6 +8,7 @@ from plotly.subplots import make_subplots
 
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import colour_with, finish, plain
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import distinct, need, need_unique, numbers, records, rows_with, take, where
 from mastlens.plots.template import BLUE, MUTED, VERMILLION
 
@@ -19,6 +20,7 @@ _LINES = {
 }
 
 
+@honest
 def plot_depth(table: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw how much log-probability the source loses with each layer's states of the reference and of the edited model.
 

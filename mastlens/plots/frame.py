@@ -16,6 +16,8 @@ _TITLE_LINE, _SUBTITLE_LINE, _LEGEND_LINE, _BARRED_LINE, _NOTE_LINE = 24, 19, 21
 _CHARACTER = 10.8, 7.8, 7.0  # pixels of a character of title, subtitle and note, in the widest usual font
 _CAPTION_WIDTH, _WIDEST = 560, 900
 _NOTE = "note"
+MOST_ENTRIES = 8
+"""Entries of a legend at most; what is more is named in the figure itself."""
 
 
 def plain(text: object) -> str:
@@ -36,7 +38,12 @@ def count(number: int, noun: str) -> str:
 
 def short(value: float, digits: int = 3) -> str:
     """Return a number for a cell, always with that many significant digits; nothing for NaN."""
-    return f"{value:#.{digits}g}".rstrip(".").replace("-", "−") if value == value else ""
+    if value != value:
+        return ""
+    text = f"{value:#.{digits}g}"
+    if "e" in text and 1 <= abs(value) < 1e6:
+        text = f"{value:.0f}"  # 100 and not 1.0e+02
+    return text.rstrip(".").replace("-", "−")
 
 
 def _legend_height(fig: go.Figure, min_width: int) -> int:
@@ -54,6 +61,27 @@ def _legend_height(fig: go.Figure, min_width: int) -> int:
         for trace in named
     )
     return lines * (_BARRED_LINE if barred else _LEGEND_LINE) + 4
+
+
+def _label_directly(fig: go.Figure) -> None:
+    """Name traces beside their last point where a legend would have more than ``MOST_ENTRIES`` entries.
+
+    Keys without data, which explain a mark, stay in the legend: they have no other place.
+    """
+    traces: Any = fig.data
+    named = [trace for trace in traces if trace.name and trace.showlegend is not False]
+    if len({trace.name for trace in named}) <= MOST_ENTRIES:
+        return
+    for trace in named:
+        values = trace.y if trace.type == "scatter" and trace.y is not None else ()
+        known = [i for i, value in enumerate(values) if value is not None and value == value]
+        if not known:
+            continue
+        last = known[-1]
+        texts = ["" if i != last else trace.name for i in range(len(trace.y))]
+        mode = "+".join(dict.fromkeys([*(trace.mode or "lines+markers").split("+"), "text"]))
+        look = {"textposition": "middle right", "textfont": {"size": 10}, "cliponaxis": False}
+        trace.update(showlegend=False, mode=mode, text=texts, **look)
 
 
 def readable_width(fig: go.Figure) -> int:
@@ -160,6 +188,7 @@ def finish(
         min_width: Below this width in pixels the figure cannot be read; pages let it scroll instead.
     """
     fig = Figure(fig)
+    _label_directly(fig)
     fig.update_layout(
         template=NAME,
         autosize=True,

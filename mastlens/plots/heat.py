@@ -24,7 +24,7 @@ _HATCH = {
     "mode": "lines",
     "line": {"width": 0},
     "fill": "toself",
-    "fillpattern": {"shape": "/", "size": 7, "solidity": 0.22, "fgcolor": INK, "bgcolor": "rgba(255,255,255,0.35)"},
+    "fillpattern": {"shape": "/", "size": 9, "solidity": 0.12, "fgcolor": "#767676", "bgcolor": "rgba(0,0,0,0)"},
     "hoverinfo": "skip",
 }
 BELOW_FLOOR = "below the precision floor: nothing can be told"

@@ -4,6 +4,7 @@ import pandas as pd
 
 from mastlens.errors import unknown
 from mastlens.plots.figure import Figure
+from mastlens.plots.honest import honest
 from mastlens.plots.maps import plot_score_map
 from mastlens.plots.tables import distinct, need, numbers, rows_with, where, words
 
@@ -11,6 +12,7 @@ _PLACE = ("split", "layer", "site", "head")
 _SHORT = {"embed": "embed", "mlp_out": "MLP", "out": "rest of attention", "ln_final": "bias"}
 
 
+@honest
 def plot_writers(table: pd.DataFrame, split: str | None = None, *, subtitle: str = "") -> Figure:
     """Draw the change of what each part writes to a logit difference, by layer and part.
 

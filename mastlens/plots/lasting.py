@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import count, finish, plain
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import distinct, flags, need, need_unique, records, rows_with, take, where, words
 from mastlens.plots.template import MUTED
 from mastlens.plots.tradeoff import arm_colour
@@ -18,6 +19,7 @@ _COLUMNS = (*_COLUMNS, *(f"retain_kept{end}" for end in _ENDS), "came_back", "be
 _SYMBOLS = ("square-open", "diamond-open", "triangle-up-open", "triangle-down-open", "pentagon-open", "star-open")
 
 
+@honest
 def plot_lasting(table: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw what stays forgotten against what is kept, intervals both ways: filled before, open after each attack.
 
@@ -37,9 +39,6 @@ def plot_lasting(table: pd.DataFrame, *, title: str | None = None, subtitle: str
         start = next(row for row in rows if not row["attack"])
         for row in rows:
             _add_point(fig, row, start, number, attacks)
-    for number, arm in enumerate(arms):
-        look = {"color": arm_colour(number), "size": 10}
-        fig.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=plain(arm), marker=look))
     for number, attack in enumerate(attacks):
         look = {"color": MUTED, "size": 10, "symbol": _symbol(number)}
         fig.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=f"after {plain(attack)}", marker=look))
@@ -99,7 +98,8 @@ def _add_point(fig: go.Figure, row: dict[str, Any], start: dict[str, Any], numbe
             },
             error_x={**bars, "array": [x[2] - x[0]], "arrayminus": [x[0] - x[1]]},
             error_y={**bars, "array": [y[2] - y[0]], "arrayminus": [y[0] - y[1]]},
-            showlegend=False,
+            name=plain(row["arm"]),
+            showlegend=not row["attack"],
             hovertemplate=f"{hover}<extra></extra>",
         )
     )

@@ -172,7 +172,7 @@ def plot_projection_effect(
         drawn,
         title=title
         or f"{place}: {'put back' if first['direction'] == 'restore' else 'put in'} alone it changes forget by "
-        f"{_effect_text(first['effect'], first['effect_low'], first['effect_high'])}",
+        f"{_effect_text(first['effect'], first['effect_low'], first['effect_high'])}{_beside_null(first)}",
         subtitle=subtitle,
         note="Bars: 95 % interval over problems. Crosses: first-order prediction. Grey: ± 2 sd of what a random change "
         "of the same size would do.",
@@ -241,7 +241,7 @@ def plot_put_back(
         table,
         title=title
         or f"{place} put back to {stage.upper()}: {forget['side']} changes by "
-        f"{_effect_text(forget['effect'], forget['effect_low'], forget['effect_high'])}",
+        f"{_effect_text(forget['effect'], forget['effect_low'], forget['effect_high'])}{_beside_null(forget)}",
         subtitle=subtitle,
         note=f"Measured now on the first {told}; under each side its log-probability a token before and after. "
         "Crosses: first-order prediction. Grey: ± 2 sd of what a random change of the same size would do."
@@ -303,6 +303,14 @@ def _add_effects(fig: go.Figure, effects: pd.DataFrame, labels: list[str], *, pa
 def _effect_text(value: float, low: float, high: float) -> str:
     ends = f" [{short(_MILLI * low)}, {short(_MILLI * high)}]" if np.isfinite([low, high]).all() else ""
     return f"{short(_MILLI * value)}{ends} · {_UNIT}"
+
+
+def _beside_null(row: dict[str, Any]) -> str:
+    """Return what a headline has to add to an effect that is no more than chance or a random change gives."""
+    if row["effect_low"] <= 0 <= row["effect_high"]:
+        return ", which can be none"
+    null = 2 * row.get("null_sd", np.nan)
+    return ", no more than a random change of that size would" if abs(row["effect"]) <= null else ""
 
 
 def _level(value: float) -> str:

@@ -157,17 +157,19 @@ def plot_projection_coupling(
     drawn["chance_level"] = bound
     fig = go.Figure(
         go.Bar(
-            x=[label for label, _ in shown.values()],
+            x=list(range(len(shown))),
             y=[row[column] for column in shown],
             marker={"color": [colour for _, colour in shown.values()]},
             width=0.5,
             text=[f"{row[column]:+.3f}".replace("-", "−") for column in shown],
             textposition="outside",
             cliponaxis=False,
-            hovertemplate="%{x}: %{y:+.5f}<extra></extra>",
+            hovertext=[label.replace("<br>", " ") for label, _ in shown.values()],
+            hovertemplate="%{hovertext}: %{y:+.5f}<extra></extra>",
             showlegend=False,
         )
     )
+    fig.update_xaxes(tickvals=list(range(len(shown))), ticktext=[label for label, _ in shown.values()])
     fig.add_hrect(y0=-bound, y1=bound, fillcolor=ORANGE, opacity=0.3, line_width=0, layer="below")
     end = 1.25 * max(bound, *(abs(row[column]) for column in shown))
     fig.update_yaxes(title_text="cosine", range=[-end, end], zerolinewidth=1.5)

@@ -165,10 +165,14 @@ def plot_token_entropy(summary: pd.DataFrame, *, title: str | None = None, subti
 
 def _entropy_title(drawn: pd.DataFrame, increment: str) -> str:
     by: dict[int, list[tuple[float, float]]] = {}
-    for row in records(rows_with(drawn, "increment", increment)):
+    rows = records(rows_with(drawn, "increment", increment))
+    apart = {int(row["entropy_quantile"]) for row in rows if row["ci_low"] > 0 or row["ci_high"] < 0}
+    if not apart:
+        return f"{increment.upper()} moved the tokens of no entropy class beyond its interval"
+    for row in rows:
         by.setdefault(int(row["entropy_quantile"]), []).append((row["mean"] * row["tokens"], row["tokens"]))
     pooled = {quantile: sum(s for s, _ in parts) / sum(n for _, n in parts) for quantile, parts in by.items()}
-    most = max(pooled, key=lambda quantile: abs(pooled[quantile]))
+    most = max(apart, key=lambda quantile: abs(pooled[quantile]))
     names = {min(pooled): "most certain", max(pooled): "most uncertain"}
     place = names.get(most, f"entropy class {most}")
     return f"{increment.upper()} moved the {place} tokens most: {signed_nats(pooled[most])} nats each"
