@@ -88,6 +88,7 @@ if TYPE_CHECKING:
         smallest_drop,
     )
     from mastlens.studies.reasoning import ReasoningStudy, ReasoningTable, reasoning_table
+    from mastlens.studies.requests import Requests, unlearn_requests
     from mastlens.studies.runner import Study, run, run_study
     from mastlens.studies.settings import read_study
     from mastlens.unlearning import (
@@ -147,6 +148,7 @@ _PUBLIC = {
     "Ranking": "selection",
     "ReasoningStudy": "studies.reasoning",
     "ReasoningTable": "studies.reasoning",
+    "Requests": "studies.requests",
     "RuleJudge": "evaluation.traces",
     "SafetyEvaluation": "evaluation.safety",
     "SampledAccuracy": "statistics",
@@ -238,6 +240,7 @@ _PUBLIC = {
     "traces": "unlearning.traces",
     "trajectory": "analysis.trajectories.trajectory",
     "unlearn": "unlearning",
+    "unlearn_requests": "studies.requests",
 }
 
 __all__ = [
@@ -285,6 +288,7 @@ __all__ = [
     "Ranking",
     "ReasoningStudy",
     "ReasoningTable",
+    "Requests",
     "RuleJudge",
     "SafetyEvaluation",
     "SampledAccuracy",
@@ -376,6 +380,7 @@ __all__ = [
     "traces",
     "trajectory",
     "unlearn",
+    "unlearn_requests",
 ]
 
 
