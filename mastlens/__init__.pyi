@@ -48,6 +48,7 @@ import mastlens.studies.commands
 import mastlens.studies.reasoning
 import mastlens.studies.runner
 import mastlens.unlearning.editing
+import mastlens.unlearning.robustness
 import mastlens.unlearning.settings
 import mastlens.unlearning.token_weights
 import mastlens.unlearning.traces
@@ -101,6 +102,7 @@ from mastlens.edits.sharing import PushedEdit as PushedEdit
 from mastlens.selection import Ranking as Ranking
 from mastlens.studies.reasoning import ReasoningStudy as ReasoningStudy
 from mastlens.studies.reasoning import ReasoningTable as ReasoningTable
+from mastlens.studies.requests import Requests as Requests
 from mastlens.evaluation.traces import RuleJudge as RuleJudge
 from mastlens.evaluation.safety import SafetyEvaluation as SafetyEvaluation
 from mastlens.statistics import SampledAccuracy as SampledAccuracy
@@ -148,6 +150,7 @@ from mastlens.statistics import seed_spread as seed_spread
 from mastlens.selection import select as select
 from mastlens.selection import selection_overlap as selection_overlap
 from mastlens.statistics import smallest_drop as smallest_drop
+from mastlens.studies.requests import unlearn_requests as unlearn_requests
 
 __version__: str
 _PUBLIC: dict[str, str]
@@ -197,6 +200,7 @@ __all__ = [
     "Ranking",
     "ReasoningStudy",
     "ReasoningTable",
+    "Requests",
     "RuleJudge",
     "SafetyEvaluation",
     "SampledAccuracy",
@@ -288,6 +292,7 @@ __all__ = [
     "traces",
     "trajectory",
     "unlearn",
+    "unlearn_requests",
 ]
 
 @overload
@@ -508,4 +513,4 @@ def trajectory(*paths: str | os.PathLike[str] | Any, start: str | os.PathLike[st
 @overload
 def unlearn(settings: mastlens.unlearning.settings.UnlearnSettings, /, **fields: Any) -> mastlens.unlearning.editing.Unlearning: ...
 @overload
-def unlearn(*, forget: str | os.PathLike[str], rlvr: str | os.PathLike[str] | Any, objective: str, steps: int, lr: float, ranking: str | os.PathLike[str] | None = ..., where: str | None = ..., all_parameters: bool = ..., names: collections.abc.Sequence[str] | None = ..., dtype: str = ..., batch_size: int = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., retain: str | os.PathLike[str] | None = ..., preset: str | None = ..., coefficients: collections.abc.Mapping[str, float] | None = ..., refusals: str | os.PathLike[str] | None = ..., allow_overlap: bool = ..., schedule: str = ..., warmup: int = ..., optimizer: str = ..., orthogonal_to_retain: int = ..., micro_batch: int | str = ..., checkpoint_activations: str = ..., track: str | None = ..., cache_mb: float = ..., traces: str | os.PathLike[str] | None = ..., cot: str | os.PathLike[str] | None = ..., sft: str | os.PathLike[str] | Any | None = ..., start: str = ..., noise: float = ..., own_responses: mastlens.unlearning.settings.OwnResponses | None = ..., responses: str | os.PathLike[str] | None = ..., token_weights: mastlens.unlearning.token_weights.TokenWeights | bool | None = ..., probes: mastlens.unlearning.settings.ProbeSettings | None = ..., gamma: float | None = ..., retain_weight: float | None = ..., retain_loss: str | None = ..., beta: float | None = ..., layer: int | None = ..., steering: float | None = ..., control_norm: float | None = ..., unthink_weight: float | None = ..., text_tokens: int | None = ..., trace_tokens: int | None = ..., in_context: bool | None = ..., cot_weight: float | None = ..., cot_tokens: int | None = ..., imitation: str | None = ..., reflection_weight: float | None = ..., reflection: str | None = ..., beta2: float | None = ..., delta: float | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.unlearning.editing.Unlearning: ...
+def unlearn(*, forget: str | os.PathLike[str], rlvr: str | os.PathLike[str] | Any, objective: str, steps: int, lr: float, ranking: str | os.PathLike[str] | None = ..., where: str | None = ..., all_parameters: bool = ..., names: collections.abc.Sequence[str] | None = ..., dtype: str = ..., batch_size: int = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., retain: str | os.PathLike[str] | None = ..., preset: str | None = ..., coefficients: collections.abc.Mapping[str, float] | None = ..., refusals: str | os.PathLike[str] | None = ..., allow_overlap: bool = ..., schedule: str = ..., warmup: int = ..., optimizer: str = ..., orthogonal_to_retain: int = ..., micro_batch: int | str = ..., checkpoint_activations: str = ..., track: str | None = ..., cache_mb: float = ..., traces: str | os.PathLike[str] | None = ..., cot: str | os.PathLike[str] | None = ..., sft: str | os.PathLike[str] | Any | None = ..., start: str = ..., noise: float = ..., own_responses: mastlens.unlearning.settings.OwnResponses | None = ..., responses: str | os.PathLike[str] | None = ..., robust: mastlens.unlearning.robustness.Robustness | None = ..., token_weights: mastlens.unlearning.token_weights.TokenWeights | bool | None = ..., probes: mastlens.unlearning.settings.ProbeSettings | None = ..., gamma: float | None = ..., retain_weight: float | None = ..., retain_loss: str | None = ..., beta: float | None = ..., layer: int | None = ..., steering: float | None = ..., control_norm: float | None = ..., unthink_weight: float | None = ..., text_tokens: int | None = ..., trace_tokens: int | None = ..., in_context: bool | None = ..., cot_weight: float | None = ..., cot_tokens: int | None = ..., imitation: str | None = ..., reflection_weight: float | None = ..., reflection: str | None = ..., beta2: float | None = ..., delta: float | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.unlearning.editing.Unlearning: ...
