@@ -102,6 +102,7 @@ if TYPE_CHECKING:
         smallest_drop,
     )
     from mastlens.studies.reasoning import ReasoningStudy, ReasoningTable, reasoning_table
+    from mastlens.studies.requests import Requests, unlearn_requests
     from mastlens.studies.runner import Study, run, run_study
     from mastlens.studies.settings import read_study
     from mastlens.unlearning import (
@@ -165,6 +166,7 @@ _PUBLIC = {
     "Ranking": "selection",
     "ReasoningStudy": "studies.reasoning",
     "ReasoningTable": "studies.reasoning",
+    "Requests": "studies.requests",
     "RuleJudge": "evaluation.traces",
     "SafetyEvaluation": "evaluation.safety",
     "SampledAccuracy": "statistics",
@@ -268,6 +270,7 @@ _PUBLIC = {
     "trajectory": "analysis.trajectories.trajectory",
     "unlearn": "unlearning",
     "view_tokens": "explorer.token_view",
+    "unlearn_requests": "studies.requests",
 }
 
 __all__ = [
@@ -319,6 +322,7 @@ __all__ = [
     "Ranking",
     "ReasoningStudy",
     "ReasoningTable",
+    "Requests",
     "RuleJudge",
     "SafetyEvaluation",
     "SampledAccuracy",
@@ -421,6 +425,7 @@ __all__ = [
     "traces",
     "trajectory",
     "unlearn",
+    "unlearn_requests",
     "view_tokens",
 ]
 
