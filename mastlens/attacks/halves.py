@@ -30,7 +30,7 @@ def steps_to_half(table: pd.DataFrame) -> pd.DataFrame:
         plain = part[part["baseline"].astype(bool)].drop_duplicates("model").set_index("model")
         if not part["step"].max() > 0 or not {EDITED, SOURCE} <= set(plain.index):
             continue
-        if not plain.loc[EDITED, "ci_high"] < plain.loc[SOURCE, "ci_low"]:
+        if not float(plain["ci_high"].loc[EDITED]) < float(plain["ci_low"].loc[SOURCE]):
             continue
         half = float(plain.loc[[EDITED, SOURCE], "accuracy"].mean())
         for role in (role for role in ROLES if role in set(part["model"]) and role != SOURCE):

@@ -175,7 +175,7 @@ def probe_sentences(table: pd.DataFrame) -> list[str]:
         counts = zip(true["correct"].tolist(), true["n"].tolist(), strict=True)
         lows = np.array([wilson(right, n, level=level).low for right, n in counts])
         beyond = int((lows > np.maximum(0.5, null["accuracy"].to_numpy(dtype=float))).sum())
-        best = true.loc[true["accuracy"].idxmax()]
+        best = true.iloc[int(true["accuracy"].argmax())]
         found.append(
             f"{split}, {role}: the probe tells a problem's own working from another's beyond chance on {beyond} of "
             f"{len(true)} layers, at best {best['accuracy']:.0%} ({best['variant']}; with shuffled labels at most "

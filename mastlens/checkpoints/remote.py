@@ -143,7 +143,7 @@ class RemoteTensor(StoredTensor):
         value = torch.empty(shape, dtype=self.dtype)
         if not value.numel():
             return value
-        into = memoryview(value.reshape(-1).view(torch.uint8).numpy())
+        into = value.reshape(-1).view(torch.uint8).numpy().data
         system, path = _system(self.address)
         with _telling(self.address):
             for first in range(0, len(into), _CHUNK):

@@ -37,11 +37,11 @@ def show(table: Any, columns: Sequence[str] | None = None, rows: int = 40, *, wi
     head = head.loc[:, says]
     width = terminal_width() if width is None else width
     notes = [f"... {len(shown) - rows} more rows"] if len(shown) > rows else []
-    for digits, text in ((_DIGITS[0], None), *((digits, None) for digits in _DIGITS[1:]), (_DIGITS[-1], _TEXT)):
-        written = _written(head, digits, text)
-        if width is None or _wide(written) <= width:
-            break
-    else:
+    narrower = [*((digits, None) for digits in _DIGITS[1:]), (_DIGITS[-1], _TEXT)]
+    written = _written(head, _DIGITS[0], None)
+    while narrower and width is not None and _wide(written) > width:
+        written = _written(head, *narrower.pop(0))
+    if width is not None and _wide(written) > width:
         kept = len(written.columns)
         while kept > 1 and _wide(written.iloc[:, :kept]) > width:
             kept -= 1

@@ -91,8 +91,8 @@ def _cells(folder: Path, sides: Mapping[str, Sequence[str]]) -> Cells:
             item=table["split"].astype(str) + " " + table["item"].astype(str),
         )
         keys = ["attack", "model", "variant", "step", "baseline", "side"]
-        for key, rows in table.groupby(keys, sort=False):
-            attack, model, variant, step, baseline, side = key
+        for _, rows in table.groupby(keys, sort=False):
+            attack, model, variant, step, baseline, side = rows[keys].iloc[0].tolist()
             place = (str(attack), str(model), str(variant), int(step), bool(baseline), str(side))
             cells[place] = rows.groupby("item")["right"].mean()
     return cells

@@ -69,7 +69,7 @@ def load_sharded(
     places = locate_tensors(trained, {name: tuple(value.shape) for name, value in state.items()})
     for place in places.values():
         state[place.parameter].requires_grad_(True)
-    _shard(model, layers, ranks)
+    _shard(model, list(layers), ranks)
     model.to_empty(device=ranks.device)
     for module in model.modules():
         if module._non_persistent_buffers_set:

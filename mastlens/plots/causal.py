@@ -168,7 +168,8 @@ def plot_first_order(
         constant = np.ptp(x) == 0 or np.ptp(y) == 0
         correlation = rank_correlation(x, y)
         known = np.isfinite(x) & np.isfinite(y)
-        p = float(stats.spearmanr(x[known], y[known]).pvalue) if known.sum() > 2 and not constant else np.nan
+        # A pair of numbers, whatever else it is.
+        p = float(tuple(stats.spearmanr(x[known], y[known]))[1]) if known.sum() > 2 and not constant else np.nan  # pyright: ignore[reportArgumentType]
         agreement.append(f"{side} {'–' if constant else short(float(correlation))}" + f" (p = {p:.2g})" * (p == p))
     fig.update_yaxes(title_text=f"measured ({_UNIT})", row=1, col=1)
     return finish(

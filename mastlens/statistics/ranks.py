@@ -62,8 +62,7 @@ class KolmogorovSmirnov(NamedTuple):
 def kolmogorov_smirnov(a: ArrayLike, b: ArrayLike) -> KolmogorovSmirnov:
     """Return the test of two samples."""
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    found = stats.ks_2samp(x, y)
-    statistic, p = float(found.statistic), float(found.pvalue)
+    statistic, p = map(float, stats.ks_2samp(x, y))  # pyright: ignore[reportArgumentType] - it is a pair of numbers
     scale = sqrt(x.size * y.size / (x.size + y.size))
     # Kolmogorov's series has one term left where p-values are that small.
     logarithm = log10(p) if p > 0 else log10(2) - 2 * (scale * statistic) ** 2 / log(10)
