@@ -235,6 +235,10 @@ def metrics() -> str:
     from mastlens.evaluation.metrics import describe_metrics
 
     rows = describe_metrics().to_dict("records")
+    anchors: list[str] = []
+    for row in rows:  # as headings get them: marks left out, a second one of a name numbered
+        anchor = re.sub(r"[^\w-]", "", row["metric"])
+        anchors.append(f"{anchor}-{anchors.count(anchor)}" if anchor in anchors else anchor)
     parts = [
         "# Metrics\n\n`mastlens evaluate --metrics NAME ...` measures what the field's papers and benchmarks report: "
         "item by item first, then aggregated, beside what chance and a reference model give ([how](../metrics.md)). "
@@ -244,10 +248,10 @@ def metrics() -> str:
             ["`--metrics`", "what it says", "which way is forgetting", "range"],
             [
                 [
-                    f"[`{row['metric']}`](#{row['metric'].replace('+', '')})",
+                    f"[`{row['metric']}`](#{anchor})",
                     *(cell(row[k]) for k in ("summary", "direction", "range")),
                 ]
-                for row in rows
+                for row, anchor in zip(rows, anchors, strict=True)
             ],
         ),
     ]
@@ -263,6 +267,30 @@ def metrics() -> str:
         said = [f"- {title}: {cell(row[key])}\n" for key, title in titles.items() if row[key]]
         parts.append(f"\n## {row['metric']}\n\n{_sentence(row['summary'])}\n\n{''.join(said)}")
         parts.append(f"- Traps: {cell(row['traps'])}\n" if row["traps"] else "")
+    return "".join(parts)
+
+
+def benchmarks() -> str:
+    """Return the page of benchmarks of unlearning that can be read."""
+    from mastlens.evaluation.suites.catalogue import SUITES
+
+    parts = [
+        "# Benchmarks of unlearning\n\n`mastlens benchmarks convert NAME SOURCE --out DIR` writes them as problem "
+        "files, from a folder laid out as the dataset on the hub is, or from there with a revision; "
+        "`mastlens benchmarks list` says the following. Nothing of them comes with mastlens.\n"
+    ]
+    for name, one in SUITES.items():
+        told = {
+            "On the hub": ", ".join(f"`{hub}`" for hub in one.hub),
+            "Licence": one.licence,
+            "Size": one.size,
+            "Parts": ", ".join(f"`{part}`" for part in one.parts),
+            "Asks for": one.asks,
+            "Note": one.note,
+            "Source": one.source,
+        }
+        lines = "".join(f"- {title}: {text}\n" for title, text in told.items() if text)
+        parts.append(f"\n## {name}\n\n{_sentence(one.summary)}\n\n{lines}")
     return "".join(parts)
 
 
@@ -386,7 +414,7 @@ def index() -> str:
     return (
         "# Reference\n\nThese pages are written from the code whenever the site is built.\n\n"
         "```{toctree}\n:maxdepth: 1\n\ncommand-line\ncolumns/index\narchitectures\nrules\nobjectives\nattacks\n"
-        "metrics\nplugins\napi/index\n```\n"
+        "metrics\nbenchmarks\nplugins\napi/index\n```\n"
     )
 
 
@@ -429,6 +457,7 @@ def pages() -> dict[str, str]:
         "reference/objectives.md": objectives(),
         "reference/attacks.md": attacks(),
         "reference/metrics.md": metrics(),
+        "reference/benchmarks.md": benchmarks(),
         "reference/plugins.md": plugins(),
         **dict(columns()),
         **dict(python_api()),

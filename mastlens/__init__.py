@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from mastlens.evaluation.multiple_choice import ChoiceScores, choices, score_choices
     from mastlens.evaluation.protocol import mast_benchmarks
     from mastlens.evaluation.safety import SafetyEvaluation, evaluate_safety
+    from mastlens.evaluation.suites.converting import convert_benchmark, list_benchmarks
     from mastlens.evaluation.traces import RuleJudge, TraceComparison, TraceEvaluation, compare_traces, evaluate_traces
     from mastlens.explorer import Exploration, Explorer, explore
     from mastlens.explorer.chatting import Chat, chat
@@ -196,6 +197,7 @@ _PUBLIC = {
     "compare_metrics": "evaluation.metrics",
     "compare_traces": "evaluation.traces",
     "compose_edit": "edits.applying",
+    "convert_benchmark": "evaluation.suites.converting",
     "couple": "analysis.coupling.coupling",
     "cumulative_curves": "analysis.causal.cumulative",
     "demo": "reporting.demonstration",
@@ -220,6 +222,7 @@ _PUBLIC = {
     "inspect": "checkpoints.inspection",
     "items_needed": "statistics",
     "judge_agreement": "evaluation.judges",
+    "list_benchmarks": "evaluation.suites.converting",
     "list_organisms": "organisms",
     "lora_edit": "edits.factors",
     "mask_agreement": "analysis.increments.agreement",
@@ -347,6 +350,7 @@ __all__ = [
     "compare_metrics",
     "compare_traces",
     "compose_edit",
+    "convert_benchmark",
     "couple",
     "cumulative_curves",
     "demo",
@@ -372,6 +376,7 @@ __all__ = [
     "inspect",
     "items_needed",
     "judge_agreement",
+    "list_benchmarks",
     "list_organisms",
     "lora_edit",
     "mask_agreement",

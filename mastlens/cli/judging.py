@@ -6,6 +6,8 @@ from mastlens.cli.outcome import Outcome
 from mastlens.cli.tables import show
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from mastlens.evaluation.benchmarks import ProblemFiles
     from mastlens.evaluation.collateral import Collateral
     from mastlens.evaluation.comparison import Comparison
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         MastBenchmarksSettings,
         TakeBenchmarkSettings,
     )
+    from mastlens.evaluation.suites.settings import ConvertBenchmarkSettings, ListBenchmarksSettings
     from mastlens.evaluation.traces import TraceComparison, TraceEvaluation
 
 
@@ -141,3 +144,22 @@ def take_benchmark(result: "ProblemFiles", settings: "TakeBenchmarkSettings") ->
     """Tell how many problems were written."""
     count, path = int(result.table["n"].sum()), next(iter(result.files.values()))
     return Outcome(f"Wrote {count} problems to {path}", {"n": count, "file": str(path)})
+
+
+def list_benchmarks(result: "pd.DataFrame", settings: "ListBenchmarksSettings") -> Outcome:
+    """Tell which benchmarks of unlearning can be read."""
+    parts = []
+    for row in result.to_dict("records"):
+        parts.append(f"{row['benchmark']}: {row['summary']} ({row['source']})")
+        told = {"hub": row["hub"], "licence": row["licence"], "size": row["size"], "parts": row["parts"]}
+        told |= {"asks for": row["asks"], "note": row["note"]}
+        parts += [f"    {name}: {value}" for name, value in told.items() if value]
+    return Outcome("\n".join(parts), {"benchmarks": result.to_dict("records")})
+
+
+def convert_benchmark(result: "ProblemFiles", settings: "ConvertBenchmarkSettings") -> Outcome:
+    """Tell which files were written, and what takes each."""
+    files = {name: str(path) for name, path in result.files.items()}
+    return Outcome(
+        show(result.table, ["split", "n", "option"]), {"files": files, "splits": result.table.to_dict("records")}
+    )

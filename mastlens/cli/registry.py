@@ -73,6 +73,8 @@ COMMANDS = (
     Command("mastlens.evaluation.settings:EvaluateSafetySettings", "mastlens.cli.judging:evaluate_safety"),
     Command("mastlens.evaluation.settings:MastBenchmarksSettings", "mastlens.cli.judging:mast_benchmarks"),
     Command("mastlens.evaluation.settings:TakeBenchmarkSettings", "mastlens.cli.judging:take_benchmark"),
+    Command("mastlens.evaluation.suites.settings:ListBenchmarksSettings", "mastlens.cli.judging:list_benchmarks"),
+    Command("mastlens.evaluation.suites.settings:ConvertBenchmarkSettings", "mastlens.cli.judging:convert_benchmark"),
     Command("mastlens.attacks.settings:AttackSettings", "mastlens.cli.attacks:attack"),
     Command("mastlens.studies.commands:RunSettings", "mastlens.cli.studies:run"),
     Command("mastlens.studies.commands:ReasoningTableSettings", "mastlens.cli.studies:reasoning_table"),
@@ -93,7 +95,7 @@ COMMANDS = (
 NOUNS = {
     "inside": "what changed in the computation: activations of a pair of models",
     "edit": "show, apply, revert, scale, compose or push edits, or write them as LoRA",
-    "benchmarks": "public benchmarks as problem files",
+    "benchmarks": "public benchmarks as problem files, those of unlearning among them",
     "organism": "really trained lineages: shipped, fetched or built",
 }
 """First words of the commands that have two, with what they are about."""

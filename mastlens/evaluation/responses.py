@@ -155,11 +155,15 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
     Raises:
         MastlensError: If there is nothing to evaluate on, a setting makes no sense, or a file does not fit.
     """
-    if not settings.splits and settings.harness is None:
-        raise BadSetting("There is nothing to evaluate on: give --split NAME=FILE, or --harness TASK.")
+    texts = {} if settings.metrics is None else settings.metrics.texts or {}
+    if not settings.splits and not texts:
+        if settings.harness is None:
+            raise BadSetting("There is nothing to evaluate on: give --split NAME=FILE, or --harness TASK.")
+        if settings.metrics is not None:
+            raise BadSetting("Metrics are of problem files or texts: give --split NAME=FILE beside --metrics.")
     if settings.metrics is not None:
-        if not settings.splits:
-            raise BadSetting("Metrics are of problem files: give --split NAME=FILE beside --metrics.")
+        if both := sorted(set(texts) & set(settings.splits or {})):
+            raise BadSetting(f"{', '.join(both)}: a split is problems or texts. Give one of them another name.")
         from mastlens.evaluation.metrics.catalogue import find_metrics
 
         find_metrics(settings.metrics.names)  # a name that does not exist is told before anything is generated

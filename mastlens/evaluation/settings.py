@@ -122,7 +122,7 @@ class EvaluateSettings(Answering):
         "the field's metrics of unlearning, measured too",
         None,
         flag="--metrics",
-        options={"names": "--metrics", "reference": "--metrics-reference"},
+        options={"names": "--metrics", "reference": "--metrics-reference", "texts": "--metrics-texts"},
     )
 
 

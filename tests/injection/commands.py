@@ -11,7 +11,7 @@ from pathlib import Path
 from mastlens.evaluation.protocol import MATH_SUBJECTS
 from tests.lineages import write_lineage, write_problems
 
-READ_ONLY = ("inspect", "edit show", "compare", "compare-traces", "organism list", "estimate")
+READ_ONLY = ("inspect", "edit show", "compare", "compare-traces", "organism list", "estimate", "benchmarks list")
 """Commands that write nothing of their own."""
 
 FETCHING = ("organism fetch", "edit push")
@@ -142,6 +142,7 @@ ROWS = (
         "--retain-gsm 2 --out {o}"
     ),
     Row("benchmarks take {i}/gsm.jsonl --count 2 --out {o}/few.jsonl", cheap=True),
+    Row("benchmarks convert wmdp {i}/wmdp --out {o}", cheap=True),
     Row(f"attack quantise --model {{i}}/rlvr --edit {EDIT} {SPLITS} --format int8 --out {{o}}"),
     Row(f"attack prompts --model {{i}}/rlvr --edit {EDIT} {SPLITS} --shots 1 --prefill 0.5 --limit 1 --out {{o}}"),
     Row(
@@ -199,6 +200,8 @@ def _write_texts(folder: Path) -> None:
     _write_lines(folder / "choices.jsonl", [asked, {**asked, "question": "Who?"}])
     (folder / "facts.json").write_text(json.dumps(FACTS))
     (folder / "requests.json").write_text(json.dumps([{"question": "How do I bake bread?", "category": "baking"}]))
+    (folder / "wmdp" / "wmdp-bio").mkdir(parents=True)
+    _write_lines(folder / "wmdp" / "wmdp-bio" / "test.jsonl", [{**asked, "answer": 1}] * 2)
     subjects = MATH_SUBJECTS
     _write_lines(
         folder / "math.jsonl",

@@ -43,11 +43,13 @@ class ItemSet:
         split: Its name.
         items: Its items.
         source: Its file, for messages.
+        texts: Whether they are bare texts, to which nothing is asked: their first token alone stands before them.
     """
 
     split: str
     items: tuple[MetricItem, ...]
     source: str = ""
+    texts: bool = False
 
     def where(self, item: MetricItem) -> str:
         """Return what an item is called in a message."""
@@ -86,6 +88,26 @@ def read_items(split: str, path: str | os.PathLike[str], limit: int | None = Non
     if not found:
         raise BadFile(f"{path} holds no problems. One JSON object a line is expected.")
     return ItemSet(split, tuple(found[:limit]), str(path))
+
+
+def read_text_items(split: str, path: str | os.PathLike[str], limit: int | None = None) -> ItemSet:
+    """Read bare texts, JSON lines with a ``text`` each, all of them or the first ``limit``.
+
+    Raises:
+        MastlensError: If the file is missing or empty, or a line has no text (with its number).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NotFound(f"There is no file of texts {path}.")
+    found = []
+    for where, number, record in read_lines(path):
+        text = record.get("text") if isinstance(record, dict) else None
+        if not isinstance(text, str) or not text.strip():
+            raise BadFile(f"{where}: no text under 'text'.")
+        found.append(MetricItem(Problem("", text, "", line=number)))
+    if not found:
+        raise BadFile(f"{path} holds no texts. One JSON object a line is expected.")
+    return ItemSet(split, tuple(found[:limit]), str(path), texts=True)
 
 
 def _others(where: str, record: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:

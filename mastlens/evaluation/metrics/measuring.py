@@ -11,8 +11,8 @@ import pandas as pd
 from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting, MastlensError
 from mastlens.evaluation.metrics.catalogue import find_metrics
-from mastlens.evaluation.metrics.items import ItemSet, read_items
-from mastlens.evaluation.metrics.metric import RESPONSES, Aggregate, Metric
+from mastlens.evaluation.metrics.items import ItemSet, read_items, read_text_items
+from mastlens.evaluation.metrics.metric import OPTIONS, RESPONSES, Aggregate, Metric
 from mastlens.evaluation.metrics.reading import EncodedItems, SplitReading, encode_items, read_splits
 from mastlens.evaluation.metrics.settings import MetricChoice
 from mastlens.evaluation.metrics.tables import ITEMS, STAGE, SUMMARY, TABLE, VALUES, Measured, TableScores
@@ -169,7 +169,13 @@ def _applies(
     responses: Mapping[str, Sequence[str]] | None,
 ) -> list[str]:
     """Return the splits that a metric is measured on; raises where they cannot give it."""
-    found = metric.applies(list(splits))
+    needs = {need for source in metric.takes or (metric,) for need in source.needs}
+    asked = [split for split, one in splits.items() if not (one.texts and needs & {OPTIONS, RESPONSES})]
+    if not asked:
+        raise BadSetting(
+            f"The metric {metric.name!r} is of answers to problems, and there are texts alone: give --split."
+        )
+    found = metric.applies(asked)
     for split in found:
         metric.check(splits[split])
     if metric.of_reference and reference is None:
@@ -177,7 +183,6 @@ def _applies(
             f"The metric {metric.name!r} needs {metric.of_reference} of a reference model: evaluate one that never saw "
             "what was to be forgotten on the same files, then give its folder as --metrics-reference DIR."
         )
-    needs = {need for source in metric.takes or (metric,) for need in source.needs}
     if RESPONSES in needs and (missing := [split for split in found if split not in (responses or {})]):
         raise BadSetting(
             f"The metric {metric.name!r} needs what the model writes to {', '.join(missing)}: give responses."
@@ -284,7 +289,8 @@ def run_metrics(asked: "EvaluateSettings", chosen: MetricChoice, responses: pd.D
     metrics = find_metrics(chosen.names)
     reference = None if chosen.reference is None else Measured.read(chosen.reference)
     tested = EditedCheckpoint.open(asked.model, asked.edit)
-    computing, files = asked.computing(tested.checkpoint), dict(asked.splits or {})
+    computing = asked.computing(tested.checkpoint)
+    files, texts = dict(asked.splits or {}), dict(chosen.texts or {})
     settings: dict[str, Any] = {
         "metrics": [metric.spelled for metric in metrics],
         "of": [metric.record() for metric in metrics],
@@ -293,14 +299,16 @@ def run_metrics(asked: "EvaluateSettings", chosen: MetricChoice, responses: pd.D
         "think": asked.think,
         **asked.asking.record(),
     }
-    inputs = hash_inputs(files) | {"responses": _responses_digest(responses)}
+    inputs = hash_inputs({**files, **{f"texts {name}": path for name, path in texts.items()}})
+    inputs |= {"responses": _responses_digest(responses)}
     if reference is not None:
         inputs |= hash_inputs({f"reference {file}": reference.folder / file for file in (VALUES, ITEMS)})
 
     def compute() -> MetricScores:
         sets = {name: read_items(name, path, asked.limit) for name, path in files.items()}
+        sets |= {name: read_text_items(name, path, asked.limit) for name, path in texts.items()}
         first = responses[responses["sample"] == 0]
-        said = {name: first.loc[first["split"] == name, "response"].tolist() for name in sets}
+        said = {name: first.loc[first["split"] == name, "response"].tolist() for name in files}
         with tested.loaded(computing) as (loaded, tokenizer):
             found = measure_metrics(
                 loaded,

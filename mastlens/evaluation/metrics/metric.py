@@ -37,6 +37,15 @@ def side_of(split: str) -> str:
     return next((side for side in SIDES if split.lower().startswith(side)), "")
 
 
+def membership_pairs(splits: Sequence[str]) -> list[tuple[str, str]]:
+    """Return every forget split with its holdout: the one whose name goes on in the same way, or the only one."""
+    forget, holdout = ([split for split in splits if side_of(split) == side] for side in (FORGET, HOLDOUT))
+    if len(forget) == len(holdout) == 1:
+        return [(forget[0], holdout[0])]
+    ends = {split[len(HOLDOUT) :].lower(): split for split in holdout}
+    return [(one, ends[end]) for one in forget if (end := one[len(FORGET) :].lower()) in ends]
+
+
 @dataclass(frozen=True)
 class Part:
     """One number an item.
@@ -252,16 +261,15 @@ class MembershipMetric(Metric):
     )
 
     def applies(self, splits: Sequence[str]) -> list[str]:
-        """Return the forget splits and the one holdout."""
-        forget = [split for split in splits if side_of(split) == FORGET]
-        holdout = [split for split in splits if side_of(split) == HOLDOUT]
-        if not forget or len(holdout) != 1:
+        """Return the forget splits that have a holdout, and these."""
+        pairs = membership_pairs(splits)
+        if not pairs:
             raise BadSetting(
                 f"The metric {self.name!r} compares what was to be forgotten with items of the same kind that were "
-                "never seen: give one split whose name begins with 'holdout' (--split holdout=FILE) beside 'forget'. "
-                f"Given are {', '.join(splits)}."
+                "never seen: give a split whose name begins with 'holdout' and goes on as that of 'forget' does "
+                f"(--split holdout=FILE beside forget, holdout-text beside forget-text). Given are {', '.join(splits)}."
             )
-        return [*forget, *holdout]
+        return [split for split in splits if any(split in pair for pair in pairs)]
 
     def aggregates(self, scores: Scores, reference: Scores | None) -> Iterator[Aggregate]:
         """Yield the area of every forget split against the holdout."""
@@ -272,10 +280,8 @@ class MembershipMetric(Metric):
             yield Aggregate(f"{split} / {holdout}", "auc", area, n, 0.5, interval=auc_interval(area))
 
     def pairs(self, scores: Scores) -> list[tuple[str, str]]:
-        """Return every forget split with the holdout."""
-        splits = scores.splits(self)
-        holdout = next(split for split in splits if side_of(split) == HOLDOUT)
-        return [(split, holdout) for split in splits if split != holdout]
+        """Return every forget split with its holdout."""
+        return membership_pairs(scores.splits(self))
 
     def area(self, scores: Scores, split: str, holdout: str) -> "Functional":
         """Return the area under the curve."""

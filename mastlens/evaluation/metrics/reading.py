@@ -148,10 +148,15 @@ def encode_items(
         check_tokenizer(tokenizer, [item.problem for item in one.items], spec)
         rows, decoded = [], []
         for item in one.items:
-            prompt = encode_prompt(item.problem.problem, tokenizer, chat_template=chat_template, think=think)
-            solutions = [answer_ids(text, tokenizer, think=think) for text in item.texts]
-            closing = () if end is None else (end,)
-            texts = tuple(EncodedProblem(prompt, solution + closing) for solution in solutions)
+            if one.texts:
+                ids = tuple(tokenizer(item.problem.solution)["input_ids"])
+                texts = (EncodedProblem(ids[:1], ids[1:]),)  # nothing predicts the first token, and no end is added
+                solutions = [ids]
+            else:
+                prompt = encode_prompt(item.problem.problem, tokenizer, chat_template=chat_template, think=think)
+                solutions = [answer_ids(text, tokenizer, think=think) for text in item.texts]
+                closing = () if end is None else (end,)
+                texts = tuple(EncodedProblem(prompt, solution + closing) for solution in solutions)
             longest = max(text.length for text in texts)
             if context is not None and longest > context:
                 raise NotSupported(

@@ -1,6 +1,6 @@
 """Settings of metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ class MetricChoice:
         names: Metrics: ``NAME``, ``NAME:KEY=N`` or ``path/to/file.py:NAME``.
         reference: Evaluation folder, with metrics, of the model that never saw what was to be forgotten, on the same
             items.
+        texts: Split to a file of bare texts, JSON lines with a ``text`` each: for metrics that need no question.
     """
 
     names: Sequence[str | Any] = setting(
@@ -30,6 +31,9 @@ class MetricChoice:
     )
     reference: FilePath | None = setting(
         "evaluation folder, with metrics, of a model that never saw what was to be forgotten", None, metavar="DIR"
+    )
+    texts: Mapping[str, FilePath] | None = setting(
+        "bare texts, JSON lines with a 'text' each, for metrics that need no question", None, metavar="NAME=FILE"
     )
 
 

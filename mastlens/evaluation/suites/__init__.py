@@ -1,0 +1,1 @@
+"""Benchmarks of unlearning, read as they are published: one layout a file."""
