@@ -40,6 +40,7 @@ import mastlens.evaluation.multiple_choice
 import mastlens.evaluation.responses
 import mastlens.evaluation.safety.evaluating
 import mastlens.evaluation.settings
+import mastlens.evaluation.suites.settings
 import mastlens.evaluation.traces.comparing
 import mastlens.evaluation.traces.results
 import mastlens.organisms.settings
@@ -50,6 +51,7 @@ import mastlens.reporting.settings
 import mastlens.selection.ranking
 import mastlens.selection.settings
 import mastlens.studies.commands
+import mastlens.studies.protocol
 import mastlens.studies.reasoning
 import mastlens.studies.runner
 import mastlens.unlearning.editing
@@ -249,6 +251,7 @@ __all__ = [
     "compare_metrics",
     "compare_traces",
     "compose_edit",
+    "convert_benchmark",
     "couple",
     "cumulative_curves",
     "demo",
@@ -274,6 +277,7 @@ __all__ = [
     "inspect",
     "items_needed",
     "judge_agreement",
+    "list_benchmarks",
     "list_organisms",
     "lora_edit",
     "mask_agreement",
@@ -372,6 +376,11 @@ def compose_edit(settings: mastlens.edits.settings.ComposeEditSettings, /, **fie
 def compose_edit(edit: str | os.PathLike[str] | Any, following: str | os.PathLike[str] | Any, *, out: str | os.PathLike[str], seed: int = ..., device: str = ..., progress: bool = ..., overwrite: bool = ...) -> mastlens.edits.edit.Edit: ...
 
 @overload
+def convert_benchmark(settings: mastlens.evaluation.suites.settings.ConvertBenchmarkSettings, /, **fields: Any) -> mastlens.evaluation.benchmarks.ProblemFiles: ...
+@overload
+def convert_benchmark(name: str, source: str | os.PathLike[str], *, part: str | None = ..., limit: int | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.benchmarks.ProblemFiles: ...
+
+@overload
 def couple(settings: mastlens.analysis.coupling.settings.CoupleSettings, /, **fields: Any) -> mastlens.analysis.coupling.coupling.Coupling: ...
 @overload
 def couple(*, forget: str | os.PathLike[str], sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., retain: str | os.PathLike[str] | None = ..., fisher: bool = ..., spectrum: bool = ..., directions: int = ..., where: str | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.coupling.coupling.Coupling: ...
@@ -442,6 +451,11 @@ def inspect(settings: mastlens.checkpoints.settings.InspectSettings, /, **fields
 def inspect(path: str | os.PathLike[str] | Any, *, verify: bool = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> mastlens.checkpoints.inspection.Inspection: ...
 
 @overload
+def list_benchmarks(settings: mastlens.evaluation.suites.settings.ListBenchmarksSettings, /, **fields: Any) -> pandas.DataFrame: ...
+@overload
+def list_benchmarks(*, seed: int = ..., device: str = ..., progress: bool = ...) -> pandas.DataFrame: ...
+
+@overload
 def list_organisms(settings: mastlens.organisms.settings.ListOrganismsSettings, /, **fields: Any) -> pandas.DataFrame: ...
 @overload
 def list_organisms(*, seed: int = ..., device: str = ..., progress: bool = ...) -> pandas.DataFrame: ...
@@ -507,14 +521,14 @@ def revert_edit(settings: mastlens.edits.settings.RevertEditSettings, /, **field
 def revert_edit(edit: str | os.PathLike[str] | Any, *, source: str | os.PathLike[str] | Any, out: str | os.PathLike[str], seed: int = ..., device: str = ..., progress: bool = ..., overwrite: bool = ...) -> pathlib.Path: ...
 
 @overload
-def run(settings: mastlens.studies.commands.RunSettings, /, **fields: Any) -> mastlens.studies.runner.Study: ...
+def run(settings: mastlens.studies.commands.RunSettings, /, **fields: Any) -> mastlens.studies.runner.Study | mastlens.studies.protocol.ProtocolRun: ...
 @overload
-def run(study: str | os.PathLike[str] | Any, out: str | os.PathLike[str] | None = ..., *, workers: int | None = ..., executor: str = ..., seed: int = ..., device: str = ..., progress: bool = ..., overwrite: bool = ...) -> mastlens.studies.runner.Study: ...
+def run(study: str | os.PathLike[str] | Any, out: str | os.PathLike[str] | None = ..., *, workers: int | None = ..., executor: str = ..., model: str | os.PathLike[str] | Any | None = ..., source: str | os.PathLike[str] | None = ..., reference: str | os.PathLike[str] | Any | None = ..., limit: int | None = ..., steps: int | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., overwrite: bool = ...) -> mastlens.studies.runner.Study | mastlens.studies.protocol.ProtocolRun: ...
 
 @overload
-def run_study(settings: mastlens.studies.commands.RunSettings, /, **fields: Any) -> mastlens.studies.runner.Study: ...
+def run_study(settings: mastlens.studies.commands.RunSettings, /, **fields: Any) -> mastlens.studies.runner.Study | mastlens.studies.protocol.ProtocolRun: ...
 @overload
-def run_study(study: str | os.PathLike[str] | Any, out: str | os.PathLike[str] | None = ..., *, workers: int | None = ..., executor: str = ..., seed: int = ..., device: str = ..., progress: bool = ..., overwrite: bool = ...) -> mastlens.studies.runner.Study: ...
+def run_study(study: str | os.PathLike[str] | Any, out: str | os.PathLike[str] | None = ..., *, workers: int | None = ..., executor: str = ..., model: str | os.PathLike[str] | Any | None = ..., source: str | os.PathLike[str] | None = ..., reference: str | os.PathLike[str] | Any | None = ..., limit: int | None = ..., steps: int | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., overwrite: bool = ...) -> mastlens.studies.runner.Study | mastlens.studies.protocol.ProtocolRun: ...
 
 @overload
 def scale_edit(settings: mastlens.edits.settings.ScaleEditSettings, /, **fields: Any) -> mastlens.edits.edit.Edit: ...

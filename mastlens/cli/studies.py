@@ -7,6 +7,7 @@ from mastlens.cli.tables import show
 
 if TYPE_CHECKING:
     from mastlens.studies.commands import ReasoningTableSettings, RunSettings
+    from mastlens.studies.protocol import ProtocolRun
     from mastlens.studies.reasoning import ReasoningTable
     from mastlens.studies.runner import Study
 
@@ -20,8 +21,12 @@ def reasoning_table(result: "ReasoningTable", settings: "ReasoningTableSettings"
     )
 
 
-def run(result: "Study", settings: "RunSettings") -> Outcome:
-    """Tell what a study found."""
+def run(result: "Study | ProtocolRun", settings: "RunSettings") -> Outcome:
+    """Tell what a study or a protocol found."""
+    from mastlens.studies.protocol import ProtocolRun
+
+    if isinstance(result, ProtocolRun):
+        return _protocol(result)
     retain = result.summary[result.summary["measure"] == "retain_accuracy"]
     columns = [
         "objective",
@@ -46,6 +51,23 @@ def run(result: "Study", settings: "RunSettings") -> Outcome:
             "reached": int(result.table["reached"].sum()),
             "summary": result.summary.to_dict("records"),
             "contrasts": result.contrasts.to_dict("records"),
+            "out": str(result.out),
+        },
+    )
+
+
+def _protocol(result: "ProtocolRun") -> Outcome:
+    columns = ["arm", "metric", "split", "aggregate", "n", "value", "ci_low", "ci_high", "difference", "p"]
+    text = f"{result.settings['title']}, on {result.settings['model']}\n{show(result.table, columns, rows=120)}"
+    if len(result.published):
+        text += f"\n\npublished, on other models\n{show(result.published, rows=60)}"
+    notes = f"\n\n{result.settings['note']}" if result.settings["note"] else ""
+    return Outcome(
+        f"{text}{notes}\n\nThe tables are in {result.out}",
+        {
+            "protocol": result.settings["protocol"],
+            "table": result.table.to_dict("records"),
+            "published": result.published.to_dict("records"),
             "out": str(result.out),
         },
     )

@@ -83,4 +83,36 @@ CHANGES = Table(
     ),
 )
 
-TABLES = (VALUES, SUMMARY, ITEMS, CHANGES)
+PROTOCOL = Table(
+    "protocol.parquet",
+    "mastlens run protocol:NAME",
+    "an aggregate of an arm",
+    (
+        Column("arm", "`before`, `reference` or an objective's label", kind="text"),
+        *_PLACE,
+        *with_interval(
+            Column("value", "the aggregate", "as the metric says", "`null`"), "over items", "ci_low", "ci_high"
+        ),
+        Column("null", "what chance gives; NaN where nothing is known"),
+        *with_interval(
+            Column("difference", "to before; NaN of before and the reference", null="0"), "paired, over items"
+        ),
+        Column("p", "its two-sided p, as in `metric_changes.parquet`"),
+        _NOTE,
+    ),
+)
+
+PUBLISHED = Table(
+    "protocol_published.parquet",
+    "mastlens run protocol:NAME",
+    "a number of others, on another model",
+    (
+        Column("model", "the model that it is of", kind="text"),
+        Column("method", "what was done to it", kind="text"),
+        Column("metric", "the metric, as it is called here", kind="text"),
+        Column("value", "the number"),
+        Column("source", "where it stands", kind="text"),
+    ),
+)
+
+TABLES = (VALUES, SUMMARY, ITEMS, CHANGES, PROTOCOL, PUBLISHED)

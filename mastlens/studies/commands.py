@@ -4,16 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mastlens.runs.settings import REPORT, FilePath, Writing, executing, path_to, setting
+from mastlens.runs.settings import REPORT, CheckpointPath, FilePath, Writing, executing, path_to, setting
 
 _ALIKE = "of all methods alike"
+PROTOCOL = "protocol:"
+_OF_PROTOCOL = "of a protocol alone"
 
 
 def study_lines() -> list[str]:
     """Return the studies that belong to lineages, for the help."""
     from mastlens.organisms import study_names
+    from mastlens.studies.protocol import protocol_names
 
-    return [f"organism:{name}" for name in study_names()]
+    return [f"organism:{name}" for name in study_names()] + [f"{PROTOCOL}{name}" for name in protocol_names()]
 
 
 def method_lines() -> list[str]:
@@ -34,7 +37,7 @@ class RunSettings(Writing):
     then = "report {out}"
 
     study: FilePath | Any = setting(
-        "a TOML file, or organism:NAME for the study of a lineage",
+        "a TOML file, organism:NAME for the study of a lineage, or protocol:NAME for a published one on your model",
         positional=True,
         metavar="STUDY",
         listing=study_lines,
@@ -44,6 +47,20 @@ class RunSettings(Writing):
         "processes that make arms, with one thread each (default: 1; of a cluster, all that it has)", None, metavar="N"
     )
     executor: str = executing("arms are made")
+    model: CheckpointPath | None = setting(
+        path_to("the model that is unlearned"), None, metavar="PATH", group=_OF_PROTOCOL
+    )
+    source: FilePath | None = setting(
+        "the benchmark: a folder laid out as its dataset on the hub, or that dataset (OWNER/NAME[@REVISION])",
+        None,
+        metavar="SOURCE",
+        group=_OF_PROTOCOL,
+    )
+    reference: CheckpointPath | None = setting(
+        path_to("a model that never saw what is forgotten"), None, metavar="PATH", group=_OF_PROTOCOL
+    )
+    limit: int | None = setting("only the first rows of each table", None, group=_OF_PROTOCOL)
+    steps: int | None = setting("steps of unlearning (the protocol's)", None, group=_OF_PROTOCOL)
 
 
 @dataclass(frozen=True, kw_only=True)

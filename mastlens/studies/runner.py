@@ -20,8 +20,9 @@ from mastlens.runs.files import sha256_file, write_json, write_table
 from mastlens.runs.reading import read_table
 from mastlens.runs.stages import stage
 from mastlens.studies.arms import ARMS, Arm
-from mastlens.studies.commands import RunSettings
+from mastlens.studies.commands import PROTOCOL, RunSettings
 from mastlens.studies.planning import check_objectives, plan_arms
+from mastlens.studies.protocol import ProtocolRun, run_protocol
 from mastlens.studies.selecting import check_selections, measure_tables
 from mastlens.studies.settings import StudySettings, parse_study, read_study, study_file
 from mastlens.studies.tables import contrast_draws, gather_arms, summarise_study
@@ -74,7 +75,7 @@ class Study(Carded):
 
 
 @takes(RunSettings)
-def run_study(asked: RunSettings) -> Study:
+def run_study(asked: RunSettings) -> Study | ProtocolRun:
     """Run a study, or what is still missing of it, and write its tables.
 
     Each arm has a folder of its own under ``arms`` with its own ``run.json``. However a run ends, the next goes on
@@ -85,11 +86,22 @@ def run_study(asked: RunSettings) -> Study:
     ``target.json``. In Python a study may also be its contents, as a dictionary or settings. ``seed`` is that of the
     random draws of tensors; seeds of batches stand in the study. Results do not depend on ``workers`` or ``executor``.
 
+    ``protocol:NAME`` is a published protocol: ``model`` and a benchmark (``source``) are measured, unlearned by each of
+    its objectives and measured again; ``protocol.parquet`` has what came out, ``protocol_published.parquet`` the
+    numbers of others, on other models.
+
     Raises:
         MastlensError: If the study makes no sense, or ``out`` holds another one.
     """
     study, out, workers = asked.study, asked.out, asked.workers
     seed, device, overwrite, progress = asked.seed, asked.device, asked.overwrite, asked.progress
+    if isinstance(study, str) and study.startswith(PROTOCOL):
+        return run_protocol(asked, study.removeprefix(PROTOCOL))
+    of_protocol = ("model", "source", "reference", "limit", "steps")
+    if alone := [f"--{name}" for name in of_protocol if getattr(asked, name) is not None]:
+        raise BadSetting(
+            f"{', '.join(alone)}: of a protocol alone ({PROTOCOL}NAME); a study's file says it all itself."
+        )
     settings = _read(study)
     if out is None:
         if not isinstance(study, str | os.PathLike):

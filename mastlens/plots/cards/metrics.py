@@ -38,3 +38,17 @@ def metric_changes_card(table: pd.DataFrame) -> Card:
     columns = ["metric", "split", "aggregate", "n", "before", "after", "difference", "ci_low", "ci_high", "holm_p"]
     columns += ["reference", "to_reference", "to_reference_low", "to_reference_high"]
     return Card("Metrics compared", verdict, table[columns], next=("result.plot()",))
+
+
+def protocol_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
+    """Return the card of a published protocol on one's own model: what its objectives changed, beyond chance."""
+    arms = [arm for arm in table["arm"].unique() if arm not in ("before", "reference")]
+    tested = table[table["p"].notna()]
+    level = 0.05 / max(1, len(tested))
+    counts = ", ".join(f"{arm} {int((tested.loc[tested['arm'] == arm, 'p'] < level).sum())}" for arm in arms)
+    verdict = (
+        f"{settings['title']} on {settings['model']}: of {len(tested)} differences to before, those told from none at "
+        f"the 5 % level over all of them (Bonferroni): {counts or 'none'}."
+    )
+    columns = ["arm", "metric", "split", "aggregate", "n", "value", "difference", "p"]
+    return Card("Protocol", verdict, table[columns], next=("result.published", "result.plot(arm)"))
