@@ -155,18 +155,13 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
     Raises:
         MastlensError: If there is nothing to evaluate on, a setting makes no sense, or a file does not fit.
     """
-    texts = {} if settings.metrics is None else settings.metrics.texts or {}
-    if not settings.splits and not texts:
-        if settings.harness is None:
-            raise BadSetting("There is nothing to evaluate on: give --split NAME=FILE, or --harness TASK.")
-        if settings.metrics is not None:
-            raise BadSetting("Metrics are of problem files or texts: give --split NAME=FILE beside --metrics.")
+    texts = None if settings.metrics is None else settings.metrics.texts
+    if not settings.splits and not texts and settings.harness is None:
+        raise BadSetting("There is nothing to evaluate on: give --split NAME=FILE, or --harness TASK.")
     if settings.metrics is not None:
-        if both := sorted(set(texts) & set(settings.splits or {})):
-            raise BadSetting(f"{', '.join(both)}: a split is problems or texts. Give one of them another name.")
-        from mastlens.evaluation.metrics.catalogue import find_metrics
+        from mastlens.evaluation.metrics.measuring import check_metrics
 
-        find_metrics(settings.metrics.names)  # a name that does not exist is told before anything is generated
+        check_metrics(settings.metrics, settings.splits or {})  # before anything is generated
     check_tracker(settings.track)
     found = _evaluate(settings, settings.splits) if settings.splits else Evaluation(pd.DataFrame(columns=COLUMNS))
     if settings.track is not None and len(found.table):

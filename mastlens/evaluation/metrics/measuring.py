@@ -19,6 +19,7 @@ from mastlens.evaluation.metrics.tables import ITEMS, STAGE, SUMMARY, TABLE, VAL
 from mastlens.plots.cards.carded import Carded
 from mastlens.problems.asking import Asked
 from mastlens.problems.encoding import context_length
+from mastlens.runs.settings import FilePath
 from mastlens.runs.stages import hash_inputs
 from mastlens.runs.tables import Kept, json_rows
 from mastlens.statistics import NONE, Interval, mean_interval
@@ -276,6 +277,16 @@ def _interval(metric: Metric, one: Aggregate) -> tuple[Interval, bool]:
         apart = mean_interval(known - one.nulls[~np.isnan(one.items)])
         beyond = bool(apart.low > 0 or apart.high < 0)
     return Interval(max(least, interval.low), min(most, interval.high)), beyond
+
+
+def check_metrics(chosen: MetricChoice, splits: Mapping[str, FilePath]) -> None:
+    """Raise ``MastlensError`` where metrics are of nothing, a split has two meanings, or there is no such metric."""
+    texts = chosen.texts or {}
+    if not splits and not texts:
+        raise BadSetting("Metrics are of problem files or texts: give --split NAME=FILE beside --metrics.")
+    if both := sorted(set(texts) & set(splits)):
+        raise BadSetting(f"{', '.join(both)}: a split is problems or texts. Give one of them another name.")
+    find_metrics(chosen.names)
 
 
 def run_metrics(asked: "EvaluateSettings", chosen: MetricChoice, responses: pd.DataFrame) -> MetricScores:

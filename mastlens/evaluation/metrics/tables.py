@@ -34,7 +34,8 @@ class TableScores(Scores):
     @cached_property
     def _groups(self) -> dict[tuple[str, str, str], pd.DataFrame]:
         keys = ["metric", "part", "split"]
-        return {tuple(map(str, key)): rows for key, rows in self.table.groupby(keys, sort=False)}  # type: ignore[union-attr]
+        groups = self.table.groupby(keys, sort=False)
+        return {tuple(map(str, key)): rows.sort_values("item", kind="stable") for key, rows in groups}  # type: ignore[union-attr]
 
     def splits(self, metric: Metric) -> list[str]:
         """Return the splits that there are numbers of this metric for, in the order in which they were measured."""

@@ -61,6 +61,7 @@ class Rouge(MeanMetric):
         "An empty response has 0 and looks forgotten; one that goes round in circles, or recites, can have a high "
         "recall. Both are counted in the note.",
         "Common words are shared by any two answers: the null says how many.",
+        "A thinking model's trace is part of its response: what it reveals there counts, and so does its length.",
     )
     differs: ClassVar[str] = (
         "the same function; of responses that are cut at its stop words, and tokenised and decoded otherwise, it sees "
