@@ -101,6 +101,7 @@ if TYPE_CHECKING:
         smallest_drop,
     )
     from mastlens.studies.reasoning import ReasoningStudy, ReasoningTable, reasoning_table
+    from mastlens.studies.requests import Requests, unlearn_requests
     from mastlens.studies.runner import Study, run, run_study
     from mastlens.studies.settings import read_study
     from mastlens.unlearning import (
@@ -164,6 +165,7 @@ _PUBLIC = {
     "Ranking": "selection",
     "ReasoningStudy": "studies.reasoning",
     "ReasoningTable": "studies.reasoning",
+    "Requests": "studies.requests",
     "RuleJudge": "evaluation.traces",
     "SafetyEvaluation": "evaluation.safety",
     "SampledAccuracy": "statistics",
@@ -264,6 +266,7 @@ _PUBLIC = {
     "traces": "unlearning.traces",
     "trajectory": "analysis.trajectories.trajectory",
     "unlearn": "unlearning",
+    "unlearn_requests": "studies.requests",
     "view_tokens": "explorer.token_view",
 }
 
@@ -316,6 +319,7 @@ __all__ = [
     "Ranking",
     "ReasoningStudy",
     "ReasoningTable",
+    "Requests",
     "RuleJudge",
     "SafetyEvaluation",
     "SampledAccuracy",
@@ -416,6 +420,7 @@ __all__ = [
     "traces",
     "trajectory",
     "unlearn",
+    "unlearn_requests",
     "view_tokens",
 ]
 

@@ -242,6 +242,25 @@ SOLVED = Table(
     ),
 )
 
+REQUESTS = Table(
+    "requests.parquet",
+    "mastlens.unlearn_requests",
+    "an order, stage and split",
+    (
+        Column("order", "the requests in their order, or `at once`"),
+        Column("stage", "how many were made; 0 is the source", kind="whole"),
+        Column("request", "the latest; empty for the source and for all at once"),
+        Column("split", "the split's name", kind="text"),
+        Column("side", "`forgotten` (requested by now), `waiting` (requested later) or `retain`"),
+        Column("n", "items"),
+        *with_interval(Column("accuracy", "share of right responses"), "Wilson", low="ci_low", high="ci_high"),
+        *with_interval(
+            Column("change", "accuracy − that since it was forgotten, of others since the source", null="0"),
+            "paired, over items",
+        ),
+    ),
+)
+
 TABLES = (
     DEMO_SUMMARY,
     DEMO_ARMS,
@@ -255,4 +274,5 @@ TABLES = (
     R2MU_ARMS,
     R2MU_CATEGORIES,
     SOLVED,
+    REQUESTS,
 )

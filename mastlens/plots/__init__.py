@@ -32,6 +32,7 @@ from mastlens.plots.projection import plot_projection_angles, plot_projection_sp
 from mastlens.plots.projection_effect import plot_projection_effect, plot_projection_map, plot_put_back
 from mastlens.plots.projection_heads import plot_projection_coupling, plot_projection_heads
 from mastlens.plots.ranking import plot_score_decomposition, plot_selection
+from mastlens.plots.requests import plot_requests
 from mastlens.plots.responses import item_responses_html
 from mastlens.plots.scores import plot_scores
 from mastlens.plots.search import plot_search
@@ -86,6 +87,7 @@ __all__ = [
     "plot_put_back",
     "plot_reasoning",
     "plot_relearning",
+    "plot_requests",
     "plot_score_decomposition",
     "plot_score_map",
     "plot_scores",

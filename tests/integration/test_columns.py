@@ -118,10 +118,11 @@ def test_every_column_that_is_declared_is_written(written):
 
 @pytest.mark.slow
 def test_every_table_is_looked_at(written):
-    """The rest is compared where it is made: in the tests of the demo, studies, R2MU's table, safety, the harness."""
+    """The rest is compared where it is made: in the tests of the demo, studies, R2MU's table, safety, the harness, requests."""
     elsewhere = {"summary.parquet", "arms.parquet", "search.parquet", "study.parquet", "contrasts.parquet"}
     elsewhere |= {"measures.parquet", "safety.parquet", "harness.parquet", "harness_items.parquet"}
     elsewhere |= {"r2mu.parquet", "r2mu_arms.parquet", "r2mu_categories.parquet", "solved.parquet"}
+    elsewhere |= {"requests.parquet"}
     assert {table.file for table in TABLES if table.file} - set(written) == elsewhere
 
 
