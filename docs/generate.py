@@ -74,6 +74,7 @@ PARTS = {
     "mechanism": "Mechanism: coupling, causal maps, tokens",
     "unlearning": "Rankings and unlearning",
     "evaluation": "Evaluation",
+    "depth": "Unlearning depth",
     "metrics": "Metrics of unlearning",
     "attacks": "Attacks",
     "studies": "Demo and studies",
@@ -140,6 +141,8 @@ def _column_row(column: Column, one: Table) -> list[str]:
 
 def _command_link(command: str) -> str:
     """Return a command with a link to its options; what stands behind its name is not part of its heading."""
+    if command.startswith("mastlens."):  # a function that no command stands for
+        return f"{{py:func}}`{command}`"
     name = " ".join(command.split(" --")[0].split()[:2])
     return f"[`{command}`](../command-line.md#{name.replace(' ', '-')})"
 

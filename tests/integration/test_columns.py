@@ -118,7 +118,7 @@ def test_every_column_that_is_declared_is_written(written):
 
 @pytest.mark.slow
 def test_every_table_is_looked_at(written):
-    """The rest is compared where it is made: in the tests of the demo, studies, R2MU's table, safety, the harness, requests."""
+    """The rest is compared where it is made: in the tests of the demo, studies, R2MU's table, safety, harness, more."""
     elsewhere = {"summary.parquet", "arms.parquet", "search.parquet", "study.parquet", "contrasts.parquet"}
     elsewhere |= {"measures.parquet", "safety.parquet", "harness.parquet", "harness_items.parquet"}
     elsewhere |= {"r2mu.parquet", "r2mu_arms.parquet", "r2mu_categories.parquet", "solved.parquet"}
