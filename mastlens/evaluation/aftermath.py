@@ -12,7 +12,9 @@ from mastlens.statistics import paired_interval
 
 _ITEMS = "attack_items.parquet"
 _CONDITION = ["attack", "variant", "step"]
-_EDITED, _CONTROL = "edited", "control"
+GIVEN_SOURCE = ("interpolate",)
+"""Attacks that are handed the source's weights: whoever has these needs no attack, so nothing of them is a recovery."""
+_EDITED, _CONTROL, _REFERENCE = "edited", "control", "reference"
 
 
 def attack_files(folder: Path) -> list[Path]:
@@ -24,9 +26,9 @@ def strongest_attack(folder: Path, source: pd.DataFrame, forget: Sequence[str]) 
     """Return what the strongest attack in a folder brought back on the forget side; nothing where none was run.
 
     The strongest is the one (attack, variant and step) with the largest gain in accuracy over the edit before it,
-    less the control's gain under the same attack where a control was attacked too: what an attack can teach to a
-    model that never had the skill was not brought back. It is the largest of several, so its value is a bound
-    rather than an estimate.
+    less the gain of the control, or else of the reference, under the same attack where one was attacked too: what an
+    attack can teach to a model that never had the skill was not brought back. It is the largest of several, so its
+    value is a bound rather than an estimate. Attacks that are handed the source's weights do not count.
 
     Args:
         folder: The edit's evaluation folder.
@@ -36,6 +38,7 @@ def strongest_attack(folder: Path, source: pd.DataFrame, forget: Sequence[str]) 
     tables = [read_table(path) for path in attack_files(folder)]
     rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"split": []})
     rows = rows[rows["split"].isin(forget)]
+    rows = rows[~rows["attack"].isin(GIVEN_SOURCE)] if len(rows) else rows
     if rows.empty:
         return {}
     rows = rows.assign(item=rows["split"].astype(str) + " " + rows["item"].astype(str))
@@ -49,7 +52,10 @@ def strongest_attack(folder: Path, source: pd.DataFrame, forget: Sequence[str]) 
         return {}
     names = attacked.index.get_level_values("attack")
     gains = {model: attacked[model] - plain[model].reindex(names).to_numpy() for model in attacked.columns[1:]}
-    beyond = gains[_EDITED] - (gains[_CONTROL].fillna(0.0) if _CONTROL in gains else 0.0)
+    taught = pd.Series(nan, index=attacked.index)
+    for null in (_CONTROL, _REFERENCE):
+        taught = taught.fillna(gains[null]) if null in gains else taught
+    beyond = gains[_EDITED] - taught.fillna(0.0)
     where = int(beyond.fillna(-1.0).to_numpy().argmax())
     attack, variant, step = attacked.index[where]
     chosen = (rows["model"] == _EDITED) & ~rows["baseline"]

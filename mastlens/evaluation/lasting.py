@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mastlens.evaluation.aftermath import attack_files
+from mastlens.evaluation.aftermath import GIVEN_SOURCE, attack_files
 from mastlens.runs.reading import read_table
 from mastlens.statistics import Interval, paired_interval, ratio_interval, recovered_share
 
@@ -61,8 +61,12 @@ def lasting(
     for attack, model, variant, step, baseline, side in cells:
         if model == EDITED and side == "forget" and not baseline:
             attacks[attack].append((variant, step))
-    readings = sum(map(len, attacks.values()))
-    found = [_attacked(attack, places, cells, was, readings) for attack, places in attacks.items() if places]
+    readings = sum(len(places) for attack, places in attacks.items() if attack not in GIVEN_SOURCE)
+    found = [
+        _attacked(attack, places, cells, was, max(readings, len(places)))
+        for attack, places in attacks.items()
+        if places
+    ]
     rows += [{"arm": arm, **row} for row in found if row is not None]
     return Lasting(rows, _verdict(rows, cells, readings))
 
@@ -171,8 +175,8 @@ def _attacked(
 
 
 def _verdict(rows: Sequence[Mapping[str, Any]], cells: Cells, readings: int) -> str:
-    """Return one sentence: not forgotten, hidden, gone, or as the retrained model."""
-    plain, *attacked = rows
+    """Return one sentence: not forgotten, hidden, gone, or as the retrained model; of attacks without the source."""
+    plain, *attacked = [row for row in rows if row["attack"] not in GIVEN_SOURCE]
     if not plain["forgotten_low"] > 0:
         return "not forgotten: nothing is gone that could come back"
     if not attacked:

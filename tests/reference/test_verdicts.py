@@ -84,6 +84,8 @@ def test_each_verdict_on_its_own_evidence(arms):
     source, folders = arms
     attacked(folders["hidden"], "relearn-forget", curve([5, 6, 30, 50], [6, 6, 8, 12]), retain=40)
     attacked(folders["deep"], "relearn-forget", curve([5, 6, 8, 12], control=[5, 5, 8, 13]))
+    # Whoever has the source's weights needs no attack: on the way to them everything comes back.
+    attacked(folders["deep"], "interpolate", {("edited", 0): 5, ("edited", 1): 55})
     attacked(folders["retrained"], "relearn-forget", curve([6, 6, 8, 12], [5, 6, 9, 14]))
     attacked(folders["other"], "relearn-forget", curve([20, 21, 22, 22], [5, 6, 9, 14]))
     attacked(folders["untouched"], "relearn-forget", curve([55, 55, 55, 55], [5, 6, 9, 14]))
