@@ -62,11 +62,8 @@ def lasting(
         if model == EDITED and side == "forget" and not baseline:
             attacks[attack].append((variant, step))
     readings = sum(len(places) for attack, places in attacks.items() if attack not in GIVEN_SOURCE)
-    found = [
-        _attacked(attack, places, cells, was, max(readings, len(places)))
-        for attack, places in attacks.items()
-        if places
-    ]
+    tried = {attack: places for attack, places in attacks.items() if places}
+    found = [_attacked(attack, places, cells, was, max(readings, len(places))) for attack, places in tried.items()]
     rows += [{"arm": arm, **row} for row in found if row is not None]
     return Lasting(rows, _verdict(rows, cells, readings))
 
