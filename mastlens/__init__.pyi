@@ -111,6 +111,7 @@ from mastlens.edits.sharing import PushedEdit as PushedEdit
 from mastlens.selection import Ranking as Ranking
 from mastlens.studies.reasoning import ReasoningStudy as ReasoningStudy
 from mastlens.studies.reasoning import ReasoningTable as ReasoningTable
+from mastlens.studies.requests import Requests as Requests
 from mastlens.evaluation.traces import RuleJudge as RuleJudge
 from mastlens.evaluation.safety import SafetyEvaluation as SafetyEvaluation
 from mastlens.statistics import SampledAccuracy as SampledAccuracy
@@ -164,6 +165,7 @@ from mastlens.statistics import seed_spread as seed_spread
 from mastlens.selection import select as select
 from mastlens.selection import selection_overlap as selection_overlap
 from mastlens.statistics import smallest_drop as smallest_drop
+from mastlens.studies.requests import unlearn_requests as unlearn_requests
 from mastlens.explorer.token_view import view_tokens as view_tokens
 
 __version__: str
@@ -218,6 +220,7 @@ __all__ = [
     "Ranking",
     "ReasoningStudy",
     "ReasoningTable",
+    "Requests",
     "RuleJudge",
     "SafetyEvaluation",
     "SampledAccuracy",
@@ -318,6 +321,7 @@ __all__ = [
     "traces",
     "trajectory",
     "unlearn",
+    "unlearn_requests",
     "view_tokens",
 ]
 
