@@ -224,7 +224,7 @@ def summarise_depth(items: pd.DataFrame) -> pd.DataFrame:
         ``edited_drop`` (means over items, nats a token) with their intervals over items, and ``erased`` with
         ``erased_low`` and ``erased_high``: of a layer, the share of the reference's drop that the edited model has too,
         over the items that it encodes; over all layers, the depth score, the mean of the items'. NaN where no item is
-        encoded; intervals are NaN of fewer than three.
+        encoded; intervals lie within 0 and 1, NaN of fewer than three.
     """
     rows = []
     for (split, layer), part in items.groupby(["split", "layer"], sort=False):
