@@ -74,6 +74,7 @@ PARTS = {
     "mechanism": "Mechanism: coupling, causal maps, tokens",
     "unlearning": "Rankings and unlearning",
     "evaluation": "Evaluation",
+    "depth": "Unlearning depth",
     "metrics": "Metrics of unlearning",
     "depth": "Unlearning depth",
     "attacks": "Attacks",

@@ -272,6 +272,7 @@ _PUBLIC = {
     "traces": "unlearning.traces",
     "trajectory": "analysis.trajectories.trajectory",
     "unlearn": "unlearning",
+    "unlearn_requests": "studies.requests",
     "view_tokens": "explorer.token_view",
     "unlearn_requests": "studies.requests",
 }

@@ -69,15 +69,15 @@ def _panel(row: dict[str, Any]) -> str:
 
 
 def _score(row: dict[str, Any]) -> str:
-    if not row["encoding"]:
-        return "nothing that the reference lacks"
+    if row["encoding"] < 3:
+        return f"{row['encoding']} of {row['items']} items encoded"
     ends = f" [{row['erased_low']:.2f}, {row['erased_high']:.2f}]" if row["erased_low"] == row["erased_low"] else ""
     return f"depth {row['erased']:.2f}{ends}"
 
 
 def _title(row: dict[str, Any]) -> str:
-    if not row["encoding"]:
-        return f"On {plain(row['split'])}, no layer holds anything that the reference lacks"
+    if row["encoding"] < 3:
+        return f"On {plain(row['split'])}, hardly a layer holds anything that the reference lacks"
     return f"Of what the retrained model lacks on {plain(row['split'])}, the edited model lacks {row['erased']:.0%}"
 
 

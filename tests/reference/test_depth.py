@@ -12,6 +12,7 @@ from mastlens.errors import MastlensError
 from mastlens.evaluation.depth.patching import PatchedLogprobs
 from mastlens.evaluation.depth.scoring import depth_items, depth_score, summarise_depth
 from mastlens.models.weights import same_bits
+from mastlens.plots.cards.depth import depth_card
 from mastlens.plots.tables import figure_table
 
 from ..conftest import write_lineage
@@ -116,6 +117,12 @@ def test_the_formula_by_hand():
     assert table.loc[-1, "erased"] == pytest.approx((0.125 + 1) / 2)
     assert table.loc[0, "erased"] == pytest.approx((1 * 0.5 + 1 * 1) / 2)
     assert table["encoding"].to_dict() == {0: 2, 1: 1, -1: 2}
+    few = depth_card(table.reset_index(), {}).verdict
+    assert few == "forget: only 2 of 3 items are encoded in any layer, too few to say how deep it goes."
+    more = pd.concat([items.reset_index().assign(item=lambda t, n=n: t["item"] + 3 * n) for n in range(2)])
+    wide = summarise_depth(more.assign(split="forget"))
+    assert wide["erased_low"].min() >= 0 and wide["erased_high"].max() <= 1
+    assert "depth 0.56 [" in depth_card(wide, {}).verdict
 
 
 def test_nothing_depends_on_batches_and_nothing_is_left_behind(tiny, edit, tmp_path):

@@ -75,7 +75,9 @@ def depth_score(settings: DepthScoreSettings) -> Depth:
     because the answer alone is copied from its last step; ``tokens="answer"`` takes the boxed answer straight after the
     prompt, as ``evaluate`` does for ``logprob_answer``. Two things it does not see: a model that lost everything looks
     deep as well (give a retain split beside it, on which the reference lacks nothing), and what an edit changed behind
-    the last layer, norm and output embedding, is the source's own here.
+    the last layer, norm and output embedding, is the source's own here. And it needs a reference that says of the gold
+    solution's tokens something else than the source: where RLVR only made likelier what was there, few items are
+    encoded anywhere (``encoding``), and of fewer than three there is no score to be told.
 
     Three models are in memory with ``source``, two with ``edit``. With ``out`` the folder holds ``depth.parquet`` and
     ``depth_items.parquet``.
@@ -222,7 +224,7 @@ def summarise_depth(items: pd.DataFrame) -> pd.DataFrame:
         ``edited_drop`` (means over items, nats a token) with their intervals over items, and ``erased`` with
         ``erased_low`` and ``erased_high``: of a layer, the share of the reference's drop that the edited model has too,
         over the items that it encodes; over all layers, the depth score, the mean of the items'. NaN where no item is
-        encoded; intervals are NaN of fewer than three.
+        encoded; intervals lie within 0 and 1, NaN of fewer than three.
     """
     rows = []
     for (split, layer), part in items.groupby(["split", "layer"], sort=False):
@@ -244,5 +246,6 @@ def summarise_depth(items: pd.DataFrame) -> pd.DataFrame:
             lost = held["erased"] * held["reference_drop"]
             share = float(lost.sum() / held["reference_drop"].sum())
             ends = ratio_interval(lost, held["reference_drop"])
-        rows.append({**row, "erased": share, "erased_low": ends.low, "erased_high": ends.high})
+        low, high = np.clip([ends.low, ends.high], 0.0, 1.0)  # what a share can be; NaN stays
+        rows.append({**row, "erased": share, "erased_low": float(low), "erased_high": float(high)})
     return pd.DataFrame(rows)

@@ -17,6 +17,10 @@ def depth_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
                 f"{row['split']}: no layer encodes anything that the reference lacks, so nothing can be erased"
             )
             continue
+        if row["encoding"] < 3:
+            few = f"only {row['encoding']} of {row['items']} items are encoded in any layer"
+            parts.append(f"{row['split']}: {few}, too few to say how deep it goes")
+            continue
         ends = f" [{row['erased_low']:.2f}, {row['erased_high']:.2f}]" if row["erased_low"] == row["erased_low"] else ""
         parts.append(
             f"{row['split']}: depth {row['erased']:.2f}{ends} over {row['encoding']} of {row['items']} items (0: the "
