@@ -130,6 +130,12 @@ def commands(size: Size, stages: Mapping[str, str], files: Mapping[str, str], ou
         "causal-map": ["causal-map", *pair, "--forget", forget, "--where", size.select, *run],
         "score path": ["score", "path", *pair, "--forget", forget, "--where", size.select, *run],
         "token-differences": ["token-differences", *pair, *splits, "--out", f"{out}/tokens"],
+        "inside depart": ["inside", "depart", *pair, *splits, "--lens", "--draws", "2", "--out", f"{out}/inside"],
+        "inside write": ["inside", "write", *pair, *splits, "--draws", "2", "--out", f"{out}/inside"],
+        "inside patch": [
+            *("inside", "patch", *pair, "--split", f"forget={forget}", "--sites", "z", "--first-order"),
+            *("--draws", "2", "--out", f"{out}/inside"),
+        ],
         "estimate": ["estimate", "unlearn", "--rlvr", stages["rlvr"], "--where", size.select, *both, *unlearn, *run],
         "unlearn": ["unlearn", "--rlvr", stages["rlvr"], "--where", size.select, *both, *unlearn, *run],
         "evaluate": ["evaluate", *model, *splits, *tokens, "--out", f"{out}/before"],

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mastlens.analysis.increments.geometry import Geometry, geometry
     from mastlens.analysis.increments.shards import merge
     from mastlens.analysis.inside.departing import Departure, inside_depart
+    from mastlens.analysis.inside.patching import ActivationPatches, inside_patch
     from mastlens.analysis.inside.writing import Writers, inside_write
     from mastlens.analysis.scores.scored import Scores, score
     from mastlens.analysis.tokens import TokenDifferences, token_differences
@@ -116,6 +117,7 @@ if TYPE_CHECKING:
     from mastlens.unlearning.traces import Traces, traces
 
 _PUBLIC = {
+    "ActivationPatches": "analysis.inside.patching",
     "Agreement": "analysis.increments.agreement",
     "Attack": "attacks",
     "AttackMethod": "attacks",
@@ -216,6 +218,7 @@ _PUBLIC = {
     "grade_disagreements": "evaluation",
     "harness_scores": "evaluation.harness",
     "inside_depart": "analysis.inside.departing",
+    "inside_patch": "analysis.inside.patching",
     "inside_write": "analysis.inside.writing",
     "inspect": "checkpoints.inspection",
     "items_needed": "statistics",
@@ -268,6 +271,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "ActivationPatches",
     "Agreement",
     "Attack",
     "AttackMethod",
@@ -368,6 +372,7 @@ __all__ = [
     "grade_disagreements",
     "harness_scores",
     "inside_depart",
+    "inside_patch",
     "inside_write",
     "inspect",
     "items_needed",

@@ -9,6 +9,7 @@ import mastlens.analysis.increments.agreement
 import mastlens.analysis.increments.geometry
 import mastlens.analysis.increments.settings
 import mastlens.analysis.inside.departing
+import mastlens.analysis.inside.patching
 import mastlens.analysis.inside.settings
 import mastlens.analysis.inside.writing
 import mastlens.analysis.scores.scored
@@ -63,6 +64,7 @@ import pandas
 import pathlib
 from typing import Any, overload
 
+from mastlens.analysis.inside.patching import ActivationPatches as ActivationPatches
 from mastlens.analysis.increments.agreement import Agreement as Agreement
 from mastlens.attacks import Attack as Attack
 from mastlens.attacks import AttackMethod as AttackMethod
@@ -170,6 +172,7 @@ __version__: str
 _PUBLIC: dict[str, str]
 _FORMER: dict[str, str]
 __all__ = [
+    "ActivationPatches",
     "Agreement",
     "Attack",
     "AttackMethod",
@@ -270,6 +273,7 @@ __all__ = [
     "grade_disagreements",
     "harness_scores",
     "inside_depart",
+    "inside_patch",
     "inside_write",
     "inspect",
     "items_needed",
@@ -430,6 +434,11 @@ def geometry(*, base: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str]
 def inside_depart(settings: mastlens.analysis.inside.settings.InsideDepartSettings, /, **fields: Any) -> mastlens.analysis.inside.departing.Departure: ...
 @overload
 def inside_depart(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., lens: bool = ..., positions: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.departing.Departure: ...
+
+@overload
+def inside_patch(settings: mastlens.analysis.inside.settings.InsidePatchSettings, /, **fields: Any) -> mastlens.analysis.inside.patching.ActivationPatches: ...
+@overload
+def inside_patch(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., sites: collections.abc.Sequence[str] = ..., layers: collections.abc.Sequence[int] | None = ..., exact: bool = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.patching.ActivationPatches: ...
 
 @overload
 def inside_write(settings: mastlens.analysis.inside.settings.InsideWriteSettings, /, **fields: Any) -> mastlens.analysis.inside.writing.Writers: ...

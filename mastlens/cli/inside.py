@@ -7,7 +7,8 @@ from mastlens.cli.outcome import Outcome, show
 
 if TYPE_CHECKING:
     from mastlens.analysis.inside.departing import Departure
-    from mastlens.analysis.inside.settings import InsideDepartSettings, InsideWriteSettings
+    from mastlens.analysis.inside.patching import ActivationPatches
+    from mastlens.analysis.inside.settings import InsideDepartSettings, InsidePatchSettings, InsideWriteSettings
     from mastlens.analysis.inside.writing import Writers
 
 
@@ -46,6 +47,29 @@ def inside_write(result: "Writers", settings: "InsideWriteSettings") -> Outcome:
             "rows": len(table),
             "claims": {"change": asdict(claim(table[~whole], "change"))},
             "totals": table[whole].to_dict("records"),
+            "out": str(settings.out),
+        },
+    )
+
+
+def inside_patch(result: "ActivationPatches", settings: "InsidePatchSettings") -> Outcome:
+    """Tell what exchanged activations do."""
+    from mastlens.statistics import claim
+
+    table, agreement = result.table, result.agreement
+    value = "effect" if "effect" in table else "first_order"
+    columns = ["split", "direction", "layer", "site", "head", "effect", "effect_low", "effect_high", "first_order"]
+    columns += [f"{value}_null", f"{value}_distinguishable", "total"]
+    order = table.reindex(table[value].abs().sort_values(ascending=False, kind="stable").index)
+    text = show(order, columns, rows=40)
+    if len(agreement):
+        text += "\n\nrank correlation of exact and first-order effect\n" + show(agreement)
+    return Outcome(
+        text,
+        {
+            "rows": len(table),
+            "claims": {value: asdict(claim(table, value))},
+            "agreement": agreement.to_dict("records"),
             "out": str(settings.out),
         },
     )

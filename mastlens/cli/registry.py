@@ -51,6 +51,7 @@ COMMANDS = (
     Command("mastlens.analysis.causal.settings:CumulativeCurvesSettings", "mastlens.cli.mechanism:cumulative_curves"),
     Command("mastlens.analysis.inside.settings:InsideDepartSettings", "mastlens.cli.inside:inside_depart"),
     Command("mastlens.analysis.inside.settings:InsideWriteSettings", "mastlens.cli.inside:inside_write"),
+    Command("mastlens.analysis.inside.settings:InsidePatchSettings", "mastlens.cli.inside:inside_patch"),
     Command("mastlens.unlearning.settings:TracesSettings", "mastlens.cli.unlearning:traces"),
     Command("mastlens.unlearning.settings:UnlearnSettings", "mastlens.cli.unlearning:unlearn"),
     Command("mastlens.edits.settings:NegateSettings", "mastlens.cli.edits:negate"),

@@ -78,4 +78,33 @@ WRITE = Table(
     ),
 )  # fmt: skip
 
-TABLES = (DEPART, FORKS, WRITE)
+_NATS = "nat per token"
+_FIRST = "what gradients say where RLVR is a random change of its size: its increments with their signs redrawn"
+PATCH = Table(
+    "inside_patch.parquet",
+    "mastlens inside patch",
+    "a split, a direction and an activation",
+    (
+        Column("direction", "`restore`: SFT's activation put into RLVR; `insert`: RLVR's into SFT", kind="text"),
+        *(Column("site", "the activation's name in `HookedModel`", kind="text") if one.name == "site" else one
+          for one in _PLACE),
+        *measured(
+            Column("effect", "log-probability of the solutions with the exchange minus without, exactly", _NATS,
+                   when="without --first-order", kind="number"),
+            _FIRST,
+        ),
+        Column("effect_low", "lower end of the 95 % interval of `effect`, paired, over problems", _NATS,
+               when="without --first-order"),
+        Column("effect_high", "upper end of the 95 % interval of `effect`, paired, over problems", _NATS,
+               when="without --first-order"),
+        *measured(
+            Column("first_order", "the same as gradients say of all activations at once (attribution patching)", _NATS,
+                   source="Syed et al., arXiv:2310.10348", kind="number"),
+            _FIRST,
+        ),
+        Column("unpatched", "log-probability of the solutions without an exchange", _NATS, kind="number"),
+        Column("total", "effect of the whole other model", _NATS, kind="number"),
+    ),
+)  # fmt: skip
+
+TABLES = (DEPART, FORKS, WRITE, PATCH)

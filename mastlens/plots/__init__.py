@@ -18,7 +18,7 @@ from mastlens.plots.figure import Figure, TextFigure
 from mastlens.plots.files import SavedFigure, save_figure, save_figures, save_text_figure
 from mastlens.plots.forgetting import plot_collateral, plot_edits
 from mastlens.plots.heads import plot_head_map
-from mastlens.plots.inside_maps import plot_writers
+from mastlens.plots.inside_maps import plot_patches, plot_writers
 from mastlens.plots.items import plot_items
 from mastlens.plots.lasting import plot_lasting
 from mastlens.plots.magnitude import plot_increment_magnitude
@@ -76,6 +76,7 @@ __all__ = [
     "plot_measures",
     "plot_misdirection",
     "plot_off_principal",
+    "plot_patches",
     "plot_principal_angles",
     "plot_projection_angles",
     "plot_projection_coupling",

@@ -28,6 +28,30 @@ def plot_writers(table: pd.DataFrame, split: str | None = None, *, subtitle: str
     return _map(parts, "change", split, label="change of what the part writes (logits)", subtitle=subtitle)
 
 
+def plot_patches(
+    table: pd.DataFrame, direction: str = "restore", split: str | None = None, *, subtitle: str = ""
+) -> Figure:
+    """Draw what exchanging each activation does to the solutions' log-probability, by layer and activation.
+
+    Args:
+        table: ``inside_patch.parquet``.
+        direction: ``restore`` or ``insert``.
+        split: Which split; the first by default.
+        subtitle: Model, revision, dtype, seed.
+
+    Raises:
+        MastlensError: If the table has no such direction or split, or lacks a column.
+    """
+    value = "effect" if "effect" in table else "first_order"
+    columns = [*_PLACE, "direction", value, f"{value}_null", f"{value}_distinguishable"]
+    need(table, columns, figure="plot_patches", writer="mastlens inside patch")
+    if direction not in distinct(table, "direction"):
+        raise unknown("direction", direction, distinct(table, "direction"))
+    label = "effect of the exchange" if value == "effect" else "effect of the exchange, to first order"
+    chosen = rows_with(table, "direction", direction)
+    return _map(chosen, value, split, label=f"{label} (nats per token)", subtitle=subtitle)
+
+
 def _map(table: pd.DataFrame, value: str, split: str | None, *, label: str, subtitle: str) -> Figure:
     splits = distinct(table, "split")
     if split is not None and split not in splits:
@@ -35,7 +59,7 @@ def _map(table: pd.DataFrame, value: str, split: str | None, *, label: str, subt
     chosen = rows_with(table, "split", splits[0] if split is None else split).reset_index(drop=True)
     heads = [int(head) for head in numbers(chosen, "head")]
     names = [
-        f"head {head}" if head >= 0 else _SHORT.get(site, site)
+        f"{site}{head}" if head >= 0 else _SHORT.get(site, site)
         for site, head in zip(words(chosen, "site"), heads, strict=True)
     ]
     chosen["projection"] = names

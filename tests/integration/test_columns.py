@@ -51,6 +51,7 @@ def commands(folder: Path) -> list[str]:
         f"token-differences --base {BASE} {lineage} --split forget={f} --out {folder}/tokens",
         f"inside depart {lineage} --split forget={f} --lens --positions 1 --draws 2 --out {folder}/inside",
         f"inside write {lineage} --split forget={f} --draws 2 --out {folder}/inside",
+        f"inside patch {lineage} --split forget={f} --limit 2 --layers 1 --draws 2 --out {folder}/inside",
         f"rank {folder}/run --top 2",
         f"cumulative-curves {lineage} {pair} --draws 1 --points 1 --ranking {folder}/all/ranking.parquet "
         f"--out {folder}/curves",

@@ -59,6 +59,7 @@ RUNS = {
     },
     "generate_traces": lambda t, model: {"model": model, "forget": t.forget, "max_new_tokens": 2},
     "token_differences": lambda t, model: {"sft": t.sft, "rlvr": model, "splits": {"forget": t.forget}},
+    "inside_depart": lambda t, model: {"sft": t.sft, "rlvr": model, "splits": {"f": t.forget}, "limit": 2, "draws": 0},
     "attack": lambda t, model: {
         "name": "quantise", "model": model, "control": t.sft, "splits": {"forget": t.forget}, "limit": 2,
         "max_new_tokens": 1, "formats": ["int8"],

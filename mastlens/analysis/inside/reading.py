@@ -67,12 +67,12 @@ class PairReading:
         self.models = HookedModel(pair.source), HookedModel(pair.changed)
         self.points: list[Point] = [EMBED, *(("resid_post", layer) for layer in self.models[0].layers), LOGITS]
         self._known = [False, False]
-        if lens and self.models[0].final_norm is None:
+        self._norms = [model.final_norm for model in self.models if model.final_norm is not None]
+        if lens and len(self._norms) < len(self.models):
             raise NotSupported(
                 f"{pair.rlvr.spec} has no final norm that its output embedding reads, so no layer can be read through "
                 "it. Leave --lens out."
             )
-        self._norms = [model.final_norm for model in self.models] if lens else []
 
     @property
     def measures(self) -> tuple[str, ...]:

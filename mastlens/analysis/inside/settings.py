@@ -1,6 +1,6 @@
 """Settings of the commands that look at the activations of a pair of models."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mastlens.errors import BadSetting
@@ -69,3 +69,34 @@ class InsideWriteSettings(_Inside):
         super().__post_init__()
         if self.first < 0:
             raise BadSetting(f"The first {self.first} tokens (--first) make no sense; 0 is all of them.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsidePatchSettings(_Inside):
+    """Settings of ``inside patch``."""
+
+    command, group = "inside patch", LOOK
+    summary = "exchange activations between SFT and RLVR, and see what changes"
+    example = f"inside patch {_PAIR} --split forget=forget.jsonl --limit 8 --sites z mlp_out --out run"
+    function = "mastlens.analysis.inside.patching:inside_patch"
+    then = "causal-map --sft {sft} --rlvr {rlvr} --forget forget.jsonl --out {out}"
+
+    sites: Sequence[str] = setting(
+        "activations by their names in HookedModel; those that lie by heads are exchanged head by head",
+        ("resid_post", "z", "mlp_out"),
+        metavar="NAME",
+        shown_default="resid_post z mlp_out",
+    )
+    layers: Sequence[int] | None = setting(
+        "only in these layers; -1 is outside of them", None, metavar="N,N,...", separator=","
+    )
+    exact: bool = setting(
+        "only what gradients say of all activations at once (attribution patching), no exact patching",
+        True,
+        flag="--first-order",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sites:
+            raise BadSetting("There is nothing to exchange: name at least one activation (--sites), e.g. z.")

@@ -63,3 +63,38 @@ def writers_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
         None,
         ("result.plot()", "result.table"),
     )
+
+
+def patches_card(table: pd.DataFrame, agreement: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
+    """Return the card of what exchanged activations do, counted beyond what random changes of that size do."""
+    value = "effect" if "effect" in table else "first_order"
+    said = claim(table, value).sentence("exchange")
+    form = "exact" if value == "effect" else "to first order"
+    verdict = f"What exchanged activations do to the solutions' log-probability ({form}): {said}."
+    if len(agreement):
+        verdict += f" First order and exact agree in rank by {agreement['spearman'].median():.2f} (median over sites)."
+    if not settings.get("draws", 1):
+        verdict = f"No random changes were made (draws=0), so nothing here has a verdict. {verdict}"
+    beyond = is_beyond(table, value)
+    order = table.assign(beyond=beyond, size=table[value].abs())
+    order = order.sort_values(["beyond", "size"], ascending=False, kind="stable")
+    columns = [
+        "split",
+        "direction",
+        "layer",
+        "site",
+        "head",
+        "effect",
+        "first_order",
+        f"{value}_null",
+        "total",
+        "beyond",
+    ]
+    return Card(
+        "Inside: what exchanged activations do",
+        verdict,
+        order[[column for column in (*columns, "beyond") if column in order]],
+        len(table),
+        None,
+        ("result.plot()", "result.agreement"),
+    )

@@ -1,0 +1,163 @@
+"""What the maps of activations cost, beside the passes that they stand on, and how exactly parts add up.
+
+On a lineage (the shipped one by default, ``--lineage organism:smollm2-short`` for a real model) and the first texts of
+a file, everything without a null, models loaded:
+
+- residual and KL map of all layers against two plain forwards of transformers over the same batches;
+- attribution patching over all heads, both directions, against one forward and backward of one model;
+- exact patching over layers x heads against the same with whole passes;
+- the sum of all parts against the logit difference.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.inside --out benchmarks/results
+"""
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import interleaved, ratio, shown, surroundings, table, version_line, write_results
+from mastlens.analysis.inside.exchanging import Exchange
+from mastlens.analysis.inside.pair import Pair
+from mastlens.analysis.inside.reading import PairReading, counted_tokens
+from mastlens.analysis.inside.tally import Tally
+from mastlens.analysis.inside.writing import inside_write
+from mastlens.checkpoints.computing import Computing
+from mastlens.checkpoints.lineage import Lineage
+from mastlens.models.batching import by_length
+from mastlens.models.likelihood import token_logprobs
+from mastlens.models.suffix import PartialForward
+from mastlens.organisms import lineage_folder
+from mastlens.problems.encoding import EncodedProblem
+
+GOALS = {"map": 1.15, "attribution patching": 3.0, "exact patching": 0.6, "completeness": 1e-4}
+BATCH = 8
+
+
+class WholePasses(Exchange):
+    """Exact patching that runs every layer for every exchange."""
+
+    def _suffix(self, hooked: Any, encoded: Any) -> PartialForward:
+        return PartialForward([])
+
+
+@torch.no_grad()
+def plain_forwards(pair: Pair, encoded: list[EncodedProblem]) -> None:
+    """Run both models over all texts."""
+    for model in (pair.source, pair.changed):
+        for _, batch in by_length(model, encoded, BATCH, None):
+            model(input_ids=batch.input_ids, attention_mask=batch.attention_mask.long(), use_cache=False)
+
+
+def forward_backward(pair: Pair, encoded: list[EncodedProblem]) -> None:
+    """Run one model forth and back over all texts, to the gradient of what its embedding gives."""
+    for _, batch in by_length(pair.source, encoded, BATCH, None, backward=True):
+        started: list[torch.Tensor] = []
+
+        def start(module: Any, args: Any, output: torch.Tensor, started: list[torch.Tensor] = started) -> torch.Tensor:
+            started.append(output.detach().requires_grad_())
+            return started[0]
+
+        handle = pair.source.get_input_embeddings().register_forward_hook(start)
+        try:
+            torch.autograd.grad(token_logprobs(pair.source, batch).values.sum(), started)
+        finally:
+            handle.remove()
+
+
+def measure(lineage: str, problems: Path, limit: int, rounds: int, layers: list[int] | None) -> dict[str, Any]:
+    """Return seconds of every arm, and the completeness error."""
+    sft, rlvr = f"{lineage}/sft", f"{lineage}/rlvr"
+    opened = Lineage.open(rlvr, sft=sft)
+    pair = Pair.of(opened, Computing("cpu", "float32"), draws=0, seed=0)
+    encoded = pair.texts({"texts": problems}, limit=limit, asking=True)["texts"]
+    reading = PairReading(pair, lens=False)
+    heads = Exchange(pair, ("z",), layers, exact=False)
+    exact, whole = (kind(pair, ("z",), layers, exact=True) for kind in (Exchange, WholePasses))
+    few = encoded[:2]
+
+    def read() -> None:
+        tally = Tally(1, 0, sum(map(counted_tokens, encoded)))
+        reading.read(encoded, tally, batch_size=BATCH, progress=None)
+
+    def exchange(by: Exchange, texts: list[EncodedProblem]) -> Callable[[], object]:
+        return lambda: by.run(texts, batch_size=BATCH, progress=None)
+
+    cheap = {"plain forwards": lambda: plain_forwards(pair, encoded), "map": read}
+    passes = {
+        "forward and backward": lambda: forward_backward(pair, encoded),
+        "attribution patching": exchange(heads, encoded),
+    }
+    patching = {"whole passes": exchange(whole, few), "exact patching": exchange(exact, few)}
+    seconds = {}
+    for arms, times in ((cheap, rounds), (passes, rounds), (patching, max(1, rounds // 3))):
+        seconds |= interleaved(arms, times)
+    found = inside_write(
+        sft=sft, rlvr=rlvr, splits={"texts": problems}, limit=limit, draws=0, dtype="float32", progress=False
+    ).table
+    return {
+        "lineage": lineage,
+        "texts": len(encoded),
+        "tokens": sum(map(counted_tokens, encoded)),
+        "parameters": sum(p.numel() for p in pair.source.parameters()),
+        "seconds": seconds,
+        "ratios": {
+            arm: ratio(seconds[arm], seconds[reference])
+            for arm, reference in (
+                ("map", "plain forwards"),
+                ("attribution patching", "forward and backward"),
+                ("exact patching", "whole passes"),
+            )
+        },
+        "completeness": float(found["completeness_error"].max()),
+    }
+
+
+def as_page(result: dict[str, Any]) -> list[str]:
+    """Return the result as the lines of a page."""
+    told = {
+        "map": "residual and KL map of all layers over two plain forwards",
+        "attribution patching": "attribution patching over all heads, both directions, over one forward and backward",
+        "exact patching": "exact patching over layers x heads over the same with whole passes (2 texts)",
+    }
+    rows = [(said, shown(result["ratios"][arm]), GOALS[arm]) for arm, said in told.items()]
+    rows.append(
+        ("sum of parts: error over the logit difference", f"{result['completeness']:.1e}", GOALS["completeness"])
+    )
+    return [
+        "# Inside: what the maps of activations cost",
+        "",
+        f"{result['lineage']}, {result['parameters'] / 1e6:.1f} M parameters, {result['texts']} texts, "
+        f"{result['tokens']} tokens, float32, {result['threads']} threads, {result['rounds']} interleaved rounds. "
+        "Ratios of medians with 95 % bootstrap intervals over rounds.",
+        "",
+        f"Command: `{result['command']}`",
+        *table(("what", "measured", "goal, at most"), rows),
+        "",
+        version_line(result),
+    ]
+
+
+def main() -> None:
+    """Measure, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lineage", default="organism:qwen2")
+    parser.add_argument("--problems", type=Path, default=lineage_folder("qwen2") / "forget-train.jsonl")
+    parser.add_argument("--limit", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--layers", type=lambda text: [int(n) for n in text.split(",")], default=None)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    result = measure(given.lineage, given.problems, given.limit, given.rounds, given.layers)
+    command = f"OMP_NUM_THREADS={torch.get_num_threads()} python -m benchmarks.inside --lineage {given.lineage}"
+    command += f" --limit {given.limit} --rounds {given.rounds}"
+    result |= {"rounds": given.rounds, "command": f"{command} --out benchmarks/results", **surroundings()}
+    assert not math.isnan(result["completeness"])
+    write_results(given.out, "inside", result, as_page(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""What activations do when they are exchanged between SFT and RLVR, beside what putting weights back does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mastlens.analysis.causal.settings import DIRECTIONS
+from mastlens.analysis.inside.exchanging import Exchange, Exchanged, Place
+from mastlens.analysis.inside.nulls import beside_null
+from mastlens.analysis.inside.pair import Pair
+from mastlens.analysis.inside.settings import InsidePatchSettings
+from mastlens.analysis.inside.tally import ALL
+from mastlens.checkpoints.lineage import Lineage
+from mastlens.plots.cards.carded import Carded
+from mastlens.runs.calls import takes
+from mastlens.runs.files import write_table
+from mastlens.runs.reading import read_table
+from mastlens.runs.stages import hash_inputs, remembered
+from mastlens.statistics import ratio_intervals, spearman
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from mastlens.plots.cards.card import Card
+
+FILE = "inside_patch.parquet"
+
+
+@dataclass(frozen=True, repr=False)
+class ActivationPatches(Carded):
+    """What exchanged activations do.
+
+    Attributes:
+        table: One row a split, direction and activation; the columns are described at ``inside_patch``.
+        settings: What made it.
+    """
+
+    table: pd.DataFrame
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def agreement(self) -> pd.DataFrame:
+        """How well the first order tells what exact patching finds, a row a split, direction and site.
+
+        Columns: ``split``, ``direction``, ``site``, ``n``, ``spearman``, ``p_value`` (permutation), ``sign_agreement``;
+        no row without exact patching.
+        """
+        rows = []
+        if "effect" in self.table:
+            for place, part in self.table.groupby(["split", "direction", "site"], sort=False):
+                if len(part) > 1:
+                    exact, cheap = part["effect"].to_numpy(), part["first_order"].to_numpy()
+                    same = float(np.mean(np.sign(exact) == np.sign(cheap)))
+                    named = dict(zip(("split", "direction", "site"), place, strict=True))
+                    rows.append({**named, **spearman(exact, cheap), "sign_agreement": same})
+        columns = ["split", "direction", "site", "n", "spearman", "p_value", "sign_agreement"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.inside import patches_card
+
+        return patches_card(self.table, self.agreement, self.settings)
+
+    def plot(self, direction: str = "restore", split: str | None = None) -> "go.Figure":
+        """Draw what exchanging does by layer and activation, beside its null; the first split by default."""
+        from mastlens.plots.inside_maps import plot_patches
+
+        return plot_patches(self.table, direction, split)
+
+
+@takes(InsidePatchSettings)
+def inside_patch(settings: InsidePatchSettings) -> ActivationPatches:
+    """Put activations of SFT into RLVR and the other way round, one at a time, and measure what changes.
+
+    The same directions and the same measure as ``causal_map``, where weights are exchanged: log-probability of the
+    solutions, in nats a token, with the exchange minus without it. An activation is exchanged at all tokens of a text.
+    Columns: ``split``, ``direction`` (``restore``: SFT's into RLVR; ``insert``: RLVR's into SFT), ``layer``, ``site``,
+    ``head`` (-1: the whole activation), ``position`` (-1), ``tokens``; ``effect`` (exact: layers below are not run
+    again) with ``effect_low`` and ``effect_high``, its paired 95 % interval over problems; ``first_order`` (attribution
+    patching: what gradients say of all activations at once); both with their null, ``effect_null`` ...: the first-order
+    effect where RLVR is a random change of its size (``inside.pair``), by whose spread both are judged;
+    ``unpatched``, and ``total``, the effect of the whole other model.
+
+    Raises:
+        MastlensError: If the checkpoints are not one lineage, cannot read the same texts, or lack a site or a layer.
+    """
+    lineage = Lineage.open(settings.rlvr, sft=settings.sft)
+    computing = settings.computing(*lineage.stages.values())
+    asking = settings.asking
+    recorded = {
+        "dtype": computing.dtype,
+        "limit": settings.limit,
+        "draws": settings.draws,
+        "sites": list(settings.sites),
+        "layers": None if settings.layers is None else list(settings.layers),
+        "exact": settings.exact,
+        "seed": settings.seed,
+        **asking.record(),
+    }
+
+    def compute() -> ActivationPatches:
+        pair = Pair.of(lineage, computing, draws=settings.draws, seed=settings.seed)
+        texts = pair.texts(settings.splits, limit=settings.limit, asking=asking)
+        exchange = Exchange(pair, settings.sites, settings.layers, exact=settings.exact)
+        tables = []
+        for split, encoded in texts.items():
+            label = f"inside patch: {split}" if settings.progress else None
+            found = exchange.run(encoded, batch_size=settings.batch_size, progress=label)
+            tables.append(_table(split, found))
+        return ActivationPatches(pd.concat(tables, ignore_index=True), recorded)
+
+    return remembered(
+        settings.out,
+        "inside-patch",
+        outputs=[FILE],
+        lineage=lineage.fingerprints,
+        behaviour=lineage.behaviour(),
+        inputs=hash_inputs(settings.splits),
+        settings=recorded,
+        command=settings,
+        device=computing.device,
+        overwrite=settings.overwrite,
+        compute=compute,
+        write=lambda result, folder: write_table(Path(folder) / FILE, result.table),
+        read=lambda folder: ActivationPatches(read_table(folder / FILE), recorded),
+    )
+
+
+def _table(split: str, found: Exchanged) -> pd.DataFrame:
+    tokens = found.counts.sum()
+    means = {way: sums.sum() / tokens for way, sums in found.unpatched.items()}
+    other = dict(zip(DIRECTIONS, reversed(DIRECTIONS), strict=True))
+    rows = []
+    for way in DIRECTIONS:
+        places = [place for at, place in found.first_order if at == way]
+        ends = _ends(way, places, found)
+        for number, place in enumerate(places):
+            name, layer, head = place
+            row: dict[str, Any] = {"split": split, "direction": way, "layer": layer, "site": name, "head": head}
+            row |= {"position": ALL, "tokens": int(tokens)}
+            drawn = (found.drawn.get((way, place), np.zeros(0)) / tokens).tolist()
+            if ends is not None:
+                low, high = ends
+                row |= beside_null("effect", found.effects[way, place].sum() / tokens, drawn)
+                row |= {"effect_low": low[number], "effect_high": high[number]}
+            row |= beside_null("first_order", found.first_order[way, place].sum() / tokens, drawn)
+            rows.append(row | {"unpatched": means[way], "total": means[other[way]] - means[way]})
+    return pd.DataFrame(rows)
+
+
+def _ends(way: str, places: Sequence[Place], found: Exchanged) -> tuple[np.ndarray, np.ndarray] | None:
+    if not found.effects:
+        return None
+    return ratio_intervals(np.stack([found.effects[way, place] for place in places]), found.counts)
