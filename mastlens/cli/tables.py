@@ -37,18 +37,18 @@ def show(table: Any, columns: Sequence[str] | None = None, rows: int = 40, *, wi
     head = head.loc[:, says]
     width = terminal_width() if width is None else width
     notes = [f"... {len(shown) - rows} more rows"] if len(shown) > rows else []
-    for digits, text in ((_DIGITS[0], None), *((digits, None) for digits in _DIGITS[1:]), (_DIGITS[-1], _TEXT)):
-        written = _written(head, digits, text)
-        if width is None or _wide(written) <= width:
+    written = _written(head, _DIGITS[0], None)
+    if width is None:
+        return "\n".join([written.to_string(index=False), *notes])
+    for digits, text in (*((digits, None) for digits in _DIGITS[1:]), (_DIGITS[-1], _TEXT)):
+        if _wide(written) <= width:
             break
-    else:
-        kept = len(written.columns)
-        while kept > 1 and _wide(written.iloc[:, :kept]) > width:
-            kept -= 1
-        left = [str(name) for name in written.columns[kept:]]
-        notes += (
-            _wrapped(f"... {len(left)} more column{'s' * (len(left) != 1)}: {', '.join(left)}", width) if left else []
-        )
+        written = _written(head, digits, text)
+    kept = len(written.columns)
+    while kept > 1 and _wide(written.iloc[:, :kept]) > width:
+        kept -= 1
+    if left := [str(name) for name in written.columns[kept:]]:
+        notes += _wrapped(f"... {len(left)} more column{'s' * (len(left) != 1)}: {', '.join(left)}", width)
         written = written.iloc[:, :kept]
     return "\n".join([written.to_string(index=False), *notes])
 

@@ -76,7 +76,7 @@ def _map_title(study: Exploration, score: Score, table: pd.DataFrame) -> str | N
     title = f"{score.label[:1].upper()}{score.label[1:]}: {found.sentence('projection')}"
     beyond = table[table["beyond_chance"].fillna(False).astype(bool)]
     if found.holds and len(beyond):
-        top = beyond.loc[beyond["value"].abs().idxmax()]
+        top = beyond.iloc[int(np.argmax(np.abs(beyond["value"].to_numpy(float))))]
         title += f", largest in layer {top['layer']}, {top['projection']}"
     return title
 

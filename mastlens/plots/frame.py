@@ -78,7 +78,7 @@ def _label_directly(fig: go.Figure) -> None:
         if not known:
             continue
         last = known[-1]
-        texts = ["" if i != last else trace.name for i in range(len(trace.y))]
+        texts = ["" if i != last else trace.name for i in range(len(values))]
         mode = "+".join(dict.fromkeys([*(trace.mode or "lines+markers").split("+"), "text"]))
         look = {"textposition": "middle right", "textfont": {"size": 10}, "cliponaxis": False}
         trace.update(showlegend=False, mode=mode, text=texts, **look)

@@ -106,7 +106,8 @@ def plot_projection_map(
     judged = bool(drawn["beyond_chance"].notna().any())
     add_ring_key(fig, "cannot be told from chance")
     add_hatch_key(fig)
-    for key, needed in zip(fig.data[-2:], (judged, below.any()), strict=True):
+    keys: Any = fig.data[-2:]
+    for key, needed in zip(keys, (judged, below.any()), strict=True):
         key.showlegend = bool(needed)
     scale = color_scale(values if over is None else over, signed=signed, least=_LEAST_DOUBLINGS if doublings else 0.0)
     fig.update_layout(coloraxis=scale)
