@@ -37,20 +37,6 @@ def show(table: Any, columns: Sequence[str] | None = None, rows: int = 40, *, wi
     head = head.loc[:, says]
     width = terminal_width() if width is None else width
     notes = [f"... {len(shown) - rows} more rows"] if len(shown) > rows else []
-<<<<<<< HEAD
-    narrower = [*((digits, None) for digits in _DIGITS[1:]), (_DIGITS[-1], _TEXT)]
-    written = _written(head, _DIGITS[0], None)
-    while narrower and width is not None and _wide(written) > width:
-        written = _written(head, *narrower.pop(0))
-    if width is not None and _wide(written) > width:
-        kept = len(written.columns)
-        while kept > 1 and _wide(written.iloc[:, :kept]) > width:
-            kept -= 1
-        left = [str(name) for name in written.columns[kept:]]
-        notes += (
-            _wrapped(f"... {len(left)} more column{'s' * (len(left) != 1)}: {', '.join(left)}", width) if left else []
-        )
-=======
     written = _written(head, _DIGITS[0], None)
     if width is None:
         return "\n".join([written.to_string(index=False), *notes])
@@ -63,7 +49,6 @@ def show(table: Any, columns: Sequence[str] | None = None, rows: int = 40, *, wi
         kept -= 1
     if left := [str(name) for name in written.columns[kept:]]:
         notes += _wrapped(f"... {len(left)} more column{'s' * (len(left) != 1)}: {', '.join(left)}", width)
->>>>>>> d248e055a475d19c97e72a0ff49bdac17c181729
         written = written.iloc[:, :kept]
     return "\n".join([written.to_string(index=False), *notes])
 

@@ -76,11 +76,7 @@ def _map_title(study: Exploration, score: Score, table: pd.DataFrame) -> str | N
     title = f"{score.label[:1].upper()}{score.label[1:]}: {found.sentence('projection')}"
     beyond = table[table["beyond_chance"].fillna(False).astype(bool)]
     if found.holds and len(beyond):
-<<<<<<< HEAD
-        top = beyond.iloc[int(beyond["value"].abs().argmax())]
-=======
         top = beyond.iloc[int(np.argmax(np.abs(beyond["value"].to_numpy(float))))]
->>>>>>> d248e055a475d19c97e72a0ff49bdac17c181729
         title += f", largest in layer {top['layer']}, {top['projection']}"
     return title
 

@@ -106,14 +106,9 @@ def plot_projection_map(
     judged = bool(drawn["beyond_chance"].notna().any())
     add_ring_key(fig, "cannot be told from chance")
     add_hatch_key(fig)
-<<<<<<< HEAD
-    for place, needed in ((-2, judged), (-1, below.any())):
-        fig.data[place].update(showlegend=bool(needed))  # pyright: ignore[reportAttributeAccessIssue] - a trace
-=======
     keys: Any = fig.data[-2:]
     for key, needed in zip(keys, (judged, below.any()), strict=True):
         key.showlegend = bool(needed)
->>>>>>> d248e055a475d19c97e72a0ff49bdac17c181729
     scale = color_scale(values if over is None else over, signed=signed, least=_LEAST_DOUBLINGS if doublings else 0.0)
     fig.update_layout(coloraxis=scale)
     color_bar(fig, "coloraxis", grid=grid, title=plain(label))

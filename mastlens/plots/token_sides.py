@@ -82,17 +82,8 @@ def plot_token_sides(tokens: pd.DataFrame, *, title: str | None = None, subtitle
     need(tokens, _COLUMNS, figure="plot_token_sides", writer=_WRITER)
     sides = distinct(tokens, "side")
     called = [_CALLED.get(side, plain(side)) for side in sides]
-<<<<<<< HEAD
-    fig = make_subplots(
-        *(len(sides), 1),
-        subplot_titles=called,
-        shared_yaxes="all",  # pyright: ignore[reportArgumentType] - typed as bool, documented to take this
-        vertical_spacing=0.3,
-    )
-=======
     ranges: Any = "all"  # one for both sides; plotly's type knows nothing of it
     fig = make_subplots(len(sides), 1, subplot_titles=called, shared_yaxes=ranges, vertical_spacing=0.3)
->>>>>>> d248e055a475d19c97e72a0ff49bdac17c181729
     for row, side in enumerate(sides, start=1):
         part = ordered(rows_with(tokens, "side", side), "position").head(_MOST)
         differences = numbers(part, "difference")
