@@ -76,7 +76,6 @@ PARTS = {
     "evaluation": "Evaluation",
     "depth": "Unlearning depth",
     "metrics": "Metrics of unlearning",
-    "depth": "Unlearning depth",
     "attacks": "Attacks",
     "studies": "Demo and studies",
 }

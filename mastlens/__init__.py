@@ -274,7 +274,6 @@ _PUBLIC = {
     "unlearn": "unlearning",
     "unlearn_requests": "studies.requests",
     "view_tokens": "explorer.token_view",
-    "unlearn_requests": "studies.requests",
 }
 
 __all__ = [
