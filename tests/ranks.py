@@ -113,7 +113,10 @@ def _rank(rank, size, port, commands, folder, before, environment) -> None:
         if before is not None:
             before(rank)
         for words in commands:
-            code = main(words)
+            try:
+                code = main(words)
+            except SystemExit as ended:  # words that are no command
+                code = int(ended.code or 0)
             with codes.open("a") as stream:
                 stream.write(f"{code}\n")
             if code:

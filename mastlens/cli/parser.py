@@ -12,6 +12,7 @@ from mastlens import __version__
 from mastlens.cli.reading import add_options
 from mastlens.cli.registry import COMMANDS, NOUNS, Command, handler
 from mastlens.errors import unknown
+from mastlens.runs.ranks import may_tell
 from mastlens.runs.settings import GROUPS
 
 QUESTION = "Where in the weights did RLVR put a behaviour, and can exactly that be taken out again?"
@@ -47,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         if wrong := re.match(r"argument .*: invalid choice: '(.*?)' \(choose from (.*)\)", message):
             names = [name.strip("' ") for name in wrong[2].split(",")]
             message = str(unknown("command", wrong[1], names))
-        self.exit(2, f"{self.prog}: {message}\nSee {self.prog} --help.\n")
+        self.exit(2, f"{self.prog}: {message}\nSee {self.prog} --help.\n" if may_tell() else None)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse the whole command line; an option that does not exist is told with the nearest ones."""

@@ -261,12 +261,13 @@ def in_step(
     batches.together = ranks is not None
 
     def stepping() -> Iterator[tuple[list[int], Batch]]:
-        own, spare = iter(batches), min(encoded, key=lambda problem: problem.length)
+        own = iter(batches)
         while True:
             given = next(own, None)
             if given is None if ranks is None else not ranks.any(given is not None):
                 return
             if given is None:
+                spare = min(encoded, key=lambda problem: problem.length)
                 yield [], collate([spare], device=str(batches.device))
             else:
                 yield [chosen[item] for item in given[0]], given[1]

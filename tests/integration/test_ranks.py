@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -292,7 +293,8 @@ def test_ranks_that_see_other_files_end_with_one_message(tiny, tmp_path):
 
 def test_what_does_not_run_over_ranks_is_refused_once(tiny, tmp_path):
     for words, said in (
-        (["inspect", tiny.rlvr], "Over ranks run: couple"),
+        (["inspect", tiny.rlvr], "Over ranks run: token-differences, couple, causal-map, unlearn"),
+        (["couple", "--sft", tiny.sft], "required"),
         (
             unlearning(tiny, "--objective", "rmu", "--layer", 1, "--where", Q, "--out", tmp_path / "a"),
             "steers activations",
@@ -302,6 +304,6 @@ def test_what_does_not_run_over_ranks_is_refused_once(tiny, tmp_path):
         ended = run_ranks([words])
         assert [one.codes for one in ended] == [[2], [2]], ended
         told = "".join(one.err for one in ended)
-        assert told.count("mastlens:") == 1 and said in told, told
+        assert len(re.findall(r"^mastlens[ a-z]*:", told, re.MULTILINE)) == 1 and said in told, told
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
     assert Checkpoint(tiny.rlvr).fingerprint
