@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import mastlens
+from mastlens import plots
 from mastlens.plots.page import Pair, Section, write_page
 from mastlens.plots.response_browser import Responses
 from tests.integration.test_pages_browser import WIDTHS, browser, violations
@@ -88,6 +89,17 @@ def listened(browser, file, **look):
 def shared():
     """Return how many others a processor serves at this moment: what waits for them is not the page's own time."""
     return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def first_picture(browser, file):
+    """Return after how many milliseconds a page shows a figure."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.add_init_script(SEEN)
+    page.goto(file.as_uri())
+    page.wait_for_selector(".main-svg .subplot", state="attached")
+    seen = page.evaluate("window.firstPicture")
+    page.close()
+    return seen
 
 
 def pane(page, which):
@@ -189,15 +201,13 @@ def test_a_report_is_small_its_first_picture_soon_there_and_no_page_of_paper_hal
     file = mastlens.report(tmp_path, pdf=True)
     assert file.stat().st_size < 6e6
     assert file.read_text(encoding="utf-8").count("plotly.js v") == 1
-    soonest = []
-    for _ in range(3):
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.add_init_script(SEEN)
-        page.goto(file.as_uri())
-        page.wait_for_selector(".main-svg .subplot", state="attached")
-        soonest.append(page.evaluate("window.firstPicture"))
-        page.close()
-    assert min(soonest) < 1000 * shared()  # milliseconds from asking for the page
+    tiny_figure = Section("One", figures=(plots.plot_items(items(8)[["split", "item", "before", "after"]]),))
+    alone = write_page(
+        tmp_path / "alone.html", title="T", question="", verdict="", sections=[tiny_figure], reproduce={}
+    )
+    report, least = zip(*((first_picture(browser, file), first_picture(browser, alone)) for _ in range(3)), strict=True)
+    # Milliseconds from asking for the page; on a busy machine held against a page with plotly's script and little else.
+    assert min(report) < max(1000, 2 * min(least))
 
     page, complaints = listened(browser, file, viewport={"width": 687, "height": 949})
     page.wait_for_selector("[data-figure]:not([data-drawn])", state="detached")
