@@ -70,7 +70,7 @@ def solution_statistics(
 ) -> list[TokenStatistics]:
     """Return what a model says of the solution tokens of every problem; arguments as in ``solution_tokens``."""
     found = _over_solutions(model, encoded, _statistics, batch_size, progress)
-    return [TokenStatistics(*one[:3], one[3] > 0) for one in found]
+    return [TokenStatistics(one[0], one[1], one[2], one[3] > 0) for one in found]
 
 
 @torch.no_grad()

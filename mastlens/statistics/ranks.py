@@ -1,7 +1,7 @@
 """Rank correlation and the two-sample Kolmogorov-Smirnov test: what order alone says, beside what chance gives."""
 
 from math import log, log10, sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -62,7 +62,7 @@ class KolmogorovSmirnov(NamedTuple):
 def kolmogorov_smirnov(a: ArrayLike, b: ArrayLike) -> KolmogorovSmirnov:
     """Return the test of two samples."""
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    found = stats.ks_2samp(x, y)
+    found: Any = stats.ks_2samp(x, y)
     statistic, p = float(found.statistic), float(found.pvalue)
     scale = sqrt(x.size * y.size / (x.size + y.size))
     # Kolmogorov's series has one term left where p-values are that small.

@@ -202,7 +202,8 @@ def read_splits(
     by_item: dict[tuple[int, int], list[TokenStatistics]] = {}
     for place, one in zip(places, said, strict=True):
         by_item.setdefault(place, []).append(one)
-    vocabulary = len(next(model.get_output_embeddings().parameters()))
+    head = model.get_output_embeddings() or model.get_input_embeddings()  # a model may give only its logits away
+    vocabulary = len(next(head.parameters()))
     found = []
     for row, one in enumerate(encoded):
         split = one.items.split
