@@ -36,6 +36,12 @@ hypothesis_settings.register_profile("mastlens", deadline=None)
 hypothesis_settings.load_profile("mastlens")
 
 
+@pytest.fixture(autouse=True)
+def _no_width(monkeypatch):
+    """Output of a test goes to no terminal, whatever width somebody left in the environment."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> TinyLineage:
     """A float32 Qwen2 lineage. Read-only: tests that damage a checkpoint copy it first."""

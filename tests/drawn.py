@@ -343,6 +343,21 @@ def _writers(size: Size) -> pd.DataFrame:
     return table.assign(change_null=0.0, change_distinguishable=told, change_p=np.where(told, 1e-6, 0.3))
 
 
+def _patches(size: Size) -> pd.DataFrame:
+    table = _writers(size).rename(columns=lambda name: name.replace("change", "effect"))
+    return table.assign(direction="restore", position=-1)
+
+
+def _requests(size: Size) -> pd.DataFrame:
+    table = table_of(
+        {"order": ["a, b", "b, a"], "stage": range(3), "split": ["a", "b", "kept"]}, ["accuracy", "change"]
+    )
+    asked = [["", "a", "b"][stage] for stage in table["stage"]]
+    sides = ["retain" if split == "kept" else "forget" for split in table["split"]]
+    ends = {"ci_low": 0.1, "ci_high": 0.9, "change_low": -0.1, "change_high": 0.1}
+    return table.assign(request=asked, side=sides, n=size.items, accuracy=0.5, **ends)
+
+
 def _lasting(size: Size) -> pd.DataFrame:
     table = table_of({"arm": _arms(size), "attack": ["", "relearn", "quantise"]}, ["forgotten", "retain_kept"])
     table = table.assign(forgotten=0.5, retain_kept=0.9 - 0.1 * np.arange(len(table)) / len(table))
@@ -491,6 +506,8 @@ DRAWN: tuple[Drawn, ...] = (
     Drawn("plot_lasting", "mastlens.compare_edits(...).plot_lasting()", _one(_lasting), {}),
     Drawn("plot_departure", "mastlens.inside_depart(...).plot()", _one(_departure), {}),
     Drawn("plot_writers", "mastlens.inside_write(...).plot()", _one(_writers), {}),
+    Drawn("plot_patches", "mastlens.inside_patch(...).plot()", _one(_patches), {}),
+    Drawn("plot_requests", "mastlens.unlearn_requests(...).plot()", _one(_requests), {}),
     Drawn("plot_study", "mastlens.run(STUDY.toml).plot()", _one(_study), {}),
     Drawn(
         "plot_study_selections",

@@ -11,7 +11,8 @@ from mastlens.cli.registry import COMMANDS
 from mastlens.problems.settings import Reading
 
 ROOT = Path(__file__).parents[2]
-ELSEWHERE = {"cumulative-curves", "evaluate-safety"}  # the same passes as causal-map; the same responses as evaluate
+# The same passes as causal-map; the same responses as evaluate; passes of two models as inside patch.
+ELSEWHERE = {"cumulative-curves", "evaluate-safety", "depth-score"}
 
 
 def test_the_script_runs_every_command_at_toy_size():

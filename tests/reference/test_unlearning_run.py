@@ -63,7 +63,8 @@ def steps_of(parts, objective, names, *, retain=True, **settings):
     return records, {name: p.detach().clone() for name, p in model.named_parameters()}, run
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+# Gates need the SFT model's tensors as well: test_gates.py.
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "gates"])
 def test_passes_that_begin_above_give_what_whole_ones_give(parts, objective):
     source = {name: p.detach().clone() for name, p in parts[0].load_model().named_parameters()}
     short, cut, run = steps_of(parts, objective, UPPER)

@@ -357,7 +357,7 @@ def test_coloured_text_keeps_its_table_and_saves(tmp_path):
 
 def test_legend_lines_follow_from_its_entries():
     few = finish(go.Figure([go.Scatter(y=[1], name="a")]), pd.DataFrame({"x": [1]}), title="T", legend_rows=1)
-    many = go.Figure([go.Scatter(y=[1], name=f"a rather long name {i}") for i in range(12)])
+    many = go.Figure([go.Scatter(y=[1], name=f"a rather long name {i}") for i in range(8)])
     more = finish(many, pd.DataFrame({"x": [1]}), title="T", legend_rows=1)
     assert few.layout.meta["legend_height"] < 30
     assert more.layout.meta["legend_height"] > 80
