@@ -30,6 +30,7 @@ def plot_writers(table: pd.DataFrame, split: str | None = None, *, subtitle: str
     return _map(parts, "change", split, label="change of what the part writes (logits)", subtitle=subtitle)
 
 
+@honest
 def plot_patches(
     table: pd.DataFrame, direction: str = "restore", split: str | None = None, *, subtitle: str = ""
 ) -> Figure:

@@ -6,6 +6,7 @@ from plotly.subplots import make_subplots
 
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import colour_with, finish, plain
+from mastlens.plots.honest import honest
 from mastlens.plots.tables import distinct, need, need_unique, numbers, records, rows_with, take
 from mastlens.plots.tradeoff import arm_colour
 
@@ -13,6 +14,7 @@ _COLUMNS = ("order", "stage", "request", "split", "side", "n", "accuracy", "ci_l
 _COLUMNS = (*_COLUMNS, "change_low", "change_high")
 
 
+@honest
 def plot_requests(table: pd.DataFrame, *, title: str | None = None, subtitle: str = "") -> Figure:
     """Draw the accuracy of every split after every request.
 
