@@ -223,7 +223,7 @@ space.round(3)
 
 # %%
 MINE = ["organism:qwen2/base", "organism:qwen2/sft", "organism:qwen2/rlvr"]
-mastlens.trajectory(*MINE, steps=[0, 1, 2], progress=False)
+mastlens.trajectory(*MINE, steps=[1, 2], progress=False)
 
 # %% [markdown]
 # ## What this does not show
