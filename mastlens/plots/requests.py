@@ -4,7 +4,6 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mastlens.plots.honest import honest
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import colour_with, finish, plain
 from mastlens.plots.honest import honest
