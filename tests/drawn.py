@@ -392,7 +392,7 @@ DRAWN: tuple[Drawn, ...] = (
         LINES,
     ),
     Drawn("plot_coupling", "mastlens.couple(...).plot()", _one(_coupling), {}),
-    Drawn("plot_coupling_heads", "plots.plot_coupling_heads(coupling.heads)", _one(_heads), {}),
+    Drawn("plot_coupling_heads", "plots.plot_coupling_heads(coupling.heads)", _one(_heads), {}, LINES),
     Drawn(
         "plot_coupling_spectrum",
         "plots.plot_coupling_spectrum(coupling.spectrum)",

@@ -84,8 +84,10 @@ dd { margin: .25rem 0 0; }
   .side { break-after: avoid; }
   thead { display: table-header-group; }
   .scroll, .fragment .scroll { overflow: visible; max-height: none; }
-  .table table { font-size: 8.5pt; }
-  .table th, .table td { white-space: normal; }
+  /* A table that is wider than paper would shrink every page. */
+  .table table { font-size: 7.5pt; table-layout: auto; width: 100%; }
+  .table th, .table td { white-space: normal; overflow-wrap: anywhere; hyphens: auto; padding: .2rem .35rem .2rem 0; }
+  td.l { min-width: 0; }
   /* The script lays figures out wider than paper is before printing. */
   .figure > .scroll { zoom: var(--paper, .72); }
   pre { max-height: none; }

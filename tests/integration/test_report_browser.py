@@ -206,8 +206,9 @@ def test_a_report_is_small_its_first_picture_soon_there_and_no_page_of_paper_hal
         tmp_path / "alone.html", title="T", question="", verdict="", sections=[tiny_figure], reproduce={}
     )
     report, least = zip(*((first_picture(browser, file), first_picture(browser, alone)) for _ in range(3)), strict=True)
-    # Milliseconds from asking for the page; on a busy machine held against a page with plotly's script and little else.
-    assert min(report) < max(1000, 2 * min(least))
+    # Milliseconds from asking for the page. Most of them go into plotly's script, which some machines run in 0.3 s and
+    # others in 2 s: what the report adds to it is what is held.
+    assert min(report) < max(1000, min(least) + 700, 1.4 * min(least))
 
     page, complaints = listened(browser, file, viewport={"width": 687, "height": 949})
     page.wait_for_selector("[data-figure]:not([data-drawn])", state="detached")

@@ -357,9 +357,14 @@ def test_coloured_text_keeps_its_table_and_saves(tmp_path):
 
 def test_legend_lines_follow_from_its_entries():
     few = finish(go.Figure([go.Scatter(y=[1], name="a")]), pd.DataFrame({"x": [1]}), title="T", legend_rows=1)
-    many = go.Figure([go.Scatter(y=[1], name=f"a rather long name {i}") for i in range(8)])
+    many = go.Figure([go.Scatter(y=[1], name=f"a rather long name, longer than most {i}") for i in range(8)])
     more = finish(many, pd.DataFrame({"x": [1]}), title="T", legend_rows=1)
     assert few.layout.meta["legend_height"] < 30
     assert more.layout.meta["legend_height"] > 80
     taller = more.layout.meta["legend_height"] - few.layout.meta["legend_height"]
     assert more.layout.height - few.layout.height == taller
+    key = go.Scatter(x=[None], y=[None], name="what a mark means")
+    most = go.Figure([*(go.Scatter(y=[1, 2, None], name=f"line {i}") for i in range(12)), key])
+    named = finish(most, pd.DataFrame({"x": [1]}), title="T", legend_rows=1)
+    assert [trace.name for trace in named.data if trace.showlegend is not False] == ["what a mark means"]
+    assert [list(trace.text) for trace in named.data[:12]] == [["", f"line {i}", ""] for i in range(12)]
