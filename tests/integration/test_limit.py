@@ -50,7 +50,7 @@ def cases(tiny, files, edit, part):
     splits = {"model": tiny.rlvr, "splits": {"a": file("forget"), "b": file("retain")}}
     towns = {"model": tiny.rlvr, "questions": {"towns": file("towns")}}
     order = [f"model.layers.{n}.self_attn.{p}_proj.weight" for n in (0, 1) for p in "qkvo"]
-    two = {"sft": tiny.sft, "rlvr": tiny.rlvr, "splits": splits["splits"], "draws": 1}
+    two = {"sft": tiny.sft, "rlvr": tiny.rlvr, "splits": splits["splits"], "draws": 2}
     made = {"rlvr": tiny.rlvr, "forget": file("forget"), "retain": file("retain"), "objective": "npo", "steps": 2}
     return {
         "token-differences": lambda **o: m.token_differences(
@@ -59,7 +59,7 @@ def cases(tiny, files, edit, part):
         "inside depart": lambda **o: m.inside_depart(**two, **o),
         "inside write": lambda **o: m.inside_write(**two, **o),
         "inside patch": lambda **o: m.inside_patch(**two, sites=("z",), exact=False, **o),
-        "depth-score": lambda **o: m.depth_score(**splits, reference=tiny.sft, source=tiny.rlvr, edit=edit, **o),
+        "depth-score": lambda **o: m.depth_score(**splits, reference=tiny.sft, edit=edit, **o),
         "score": lambda **o: m.score("path", **pair, where=LAST, **o),
         "couple": lambda **o: m.couple(**pair, spectrum=False, **o),
         "causal-map": lambda **o: m.causal_map(**pair, where=LAST, both_directions=False, **o),
