@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mastlens.analysis.scores.scorers.gates import open_share, stretched
+from mastlens.analysis.scores.hard_concrete import open_share, stretched
 from mastlens.errors import BadSetting
 from mastlens.unlearning.masters import Masters
 from mastlens.unlearning.objectives.gates import UNITS
@@ -81,9 +81,10 @@ class _Part:
         self.write()
 
     def slopes(self) -> Tensor:
-        """Return the loss' derivative by each gate at the master's gradient."""
+        """Return the loss' derivative by each gate at the master's gradient; 0 where nothing reached the matrix."""
         gradient = self._master.grad
-        assert gradient is not None
+        if gradient is None:  # e.g. an expert that no token went to
+            return torch.zeros_like(self.location)
         if self._basis is None:
             return -(gradient.double() * (self._source - self._earlier).double()).sum()[None].float()
         left, values, right = self._basis

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mastlens as m
-from mastlens.analysis.scores.scorers.gates import SHUT, open_share, stretched
+from mastlens.analysis.scores.hard_concrete import SHUT, open_share, stretched
 from mastlens.errors import MastlensError
 from mastlens.unlearning import Unlearner
 from mastlens.unlearning.gating import GateOptimiser, taken_back
@@ -104,6 +104,20 @@ def test_one_step_by_hand(pair):
     assert all(
         float(open_share(part.location.detach())) < before for part, before in zip(dear._parts, was, strict=True)
     )
+
+
+@pytest.mark.parametrize("unit", ["tensor", "direction"])
+def test_a_matrix_that_nothing_reached_is_moved_by_its_price_alone(pair, unit):
+    """As an expert that no token went to: it has no gradient at all."""
+    model, before = pair
+    masters, optimiser = moved(model, before, unit, [0.0, 0.0], price=0.7)
+    masters.parameters[0].grad = torch.zeros_like(masters.parameters[0])
+    was = [part.location.detach().clone() for part in optimiser._parts]
+    optimiser.step()
+    assert all((part.location < old).all() for part, old in zip(optimiser._parts, was, strict=True))
+    _, free = moved(model, before, unit, [0.0, 0.0], price=0.0)
+    free.step()
+    assert all((part.location == 0).all() for part in free._parts)
 
 
 def test_it_learns_to_give_back_and_nothing_else_changes(pair):

@@ -2,26 +2,22 @@
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from mastlens.analysis.inside.distances import cka_distance
+from mastlens.analysis.inside.looking import Texts, looked_inside
 from mastlens.analysis.inside.nulls import beside_null
 from mastlens.analysis.inside.pair import RLVR, Pair
 from mastlens.analysis.inside.reading import LOGITS, Fork, PairReading, counted_tokens
 from mastlens.analysis.inside.settings import InsideDepartSettings
 from mastlens.analysis.inside.tally import ALL, BEFORE, Tally
 from mastlens.analysis.tokens import token_texts
-from mastlens.checkpoints.lineage import Lineage
 from mastlens.models.backends.recording import Point
 from mastlens.plots.cards.carded import Carded
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.runs.calls import takes
-from mastlens.runs.files import write_table
-from mastlens.runs.reading import read_table
-from mastlens.runs.stages import hash_inputs, remembered
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -88,24 +84,10 @@ def inside_depart(settings: InsideDepartSettings) -> Departure:
     Raises:
         MastlensError: If the checkpoints are not one lineage, or cannot read the same texts.
     """
-    lineage = Lineage.open(settings.rlvr, sft=settings.sft)
-    computing = settings.computing(*lineage.stages.values())
-    asking = settings.asking
-    recorded = {
-        "dtype": computing.dtype,
-        "limit": settings.limit,
-        "draws": settings.draws,
-        "lens": settings.lens,
-        "positions": settings.positions,
-        "seed": settings.seed,
-        **asking.record(),
-    }
 
-    def compute() -> Departure:
-        pair = Pair.of(lineage, computing, draws=settings.draws, seed=settings.seed)
-        texts = pair.texts(settings.splits, limit=settings.limit, asking=asking)
+    def look(pair: Pair, texts: Texts) -> tuple[pd.DataFrame, pd.DataFrame]:
         reading = PairReading(pair, lens=settings.lens)
-        tokenizer = lineage.rlvr.load_tokenizer()
+        tokenizer = pair.rlvr.load_tokenizer()
         tables, forks = [], []
         for split, encoded in texts.items():
             tally = Tally(1 + pair.draws, settings.positions, sum(counted_tokens(ids) for ids in encoded))
@@ -113,28 +95,10 @@ def inside_depart(settings: InsideDepartSettings) -> Departure:
             found = reading.read(encoded, tally, batch_size=settings.batch_size, progress=label)
             tables.append(pd.DataFrame(_rows(split, reading, tally)))
             forks += [_fork_row(split, encoded[item], found[item], tokenizer) for item in sorted(found)]
-        table = pd.concat(tables, ignore_index=True)
-        return Departure(table, pd.DataFrame(forks) if forks else _no_forks(), recorded)
+        return pd.concat(tables, ignore_index=True), pd.DataFrame(forks) if forks else _no_forks()
 
-    def write(result: Departure, folder: Path) -> None:
-        write_table(folder / FILE, result.table)
-        write_table(folder / FORKS, result.forks)
-
-    return remembered(
-        settings.out,
-        "inside-depart",
-        outputs=[FILE, FORKS],
-        lineage=lineage.fingerprints,
-        behaviour=lineage.behaviour(),
-        inputs=hash_inputs(settings.splits),
-        settings=recorded,
-        command=settings,
-        device=computing.device,
-        overwrite=settings.overwrite,
-        compute=compute,
-        write=write,
-        read=lambda folder: Departure(read_table(folder / FILE), read_table(folder / FORKS), recorded),
-    )
+    files = {"table": FILE, "forks": FORKS}
+    return looked_inside(settings, Departure, files, look, lens=settings.lens, positions=settings.positions)
 
 
 def _rows(split: str, reading: PairReading, tally: Tally) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,16 +9,13 @@ import pandas as pd
 
 from mastlens.analysis.causal.settings import DIRECTIONS
 from mastlens.analysis.inside.exchanging import Exchange, Exchanged, Place
+from mastlens.analysis.inside.looking import Texts, looked_inside
 from mastlens.analysis.inside.nulls import beside_null
 from mastlens.analysis.inside.pair import Pair
 from mastlens.analysis.inside.settings import InsidePatchSettings
 from mastlens.analysis.inside.tally import ALL
-from mastlens.checkpoints.lineage import Lineage
 from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
-from mastlens.runs.files import write_table
-from mastlens.runs.reading import read_table
-from mastlens.runs.stages import hash_inputs, remembered
 from mastlens.statistics import ratio_intervals, spearman
 
 if TYPE_CHECKING:
@@ -89,46 +85,19 @@ def inside_patch(settings: InsidePatchSettings) -> ActivationPatches:
     Raises:
         MastlensError: If the checkpoints are not one lineage, cannot read the same texts, or lack a site or a layer.
     """
-    lineage = Lineage.open(settings.rlvr, sft=settings.sft)
-    computing = settings.computing(*lineage.stages.values())
-    asking = settings.asking
-    recorded = {
-        "dtype": computing.dtype,
-        "limit": settings.limit,
-        "draws": settings.draws,
-        "sites": list(settings.sites),
-        "layers": None if settings.layers is None else list(settings.layers),
-        "exact": settings.exact,
-        "seed": settings.seed,
-        **asking.record(),
-    }
 
-    def compute() -> ActivationPatches:
-        pair = Pair.of(lineage, computing, draws=settings.draws, seed=settings.seed)
-        texts = pair.texts(settings.splits, limit=settings.limit, asking=asking)
+    def look(pair: Pair, texts: Texts) -> tuple[pd.DataFrame]:
         exchange = Exchange(pair, settings.sites, settings.layers, exact=settings.exact)
         tables = []
         for split, encoded in texts.items():
             label = f"inside patch: {split}" if settings.progress else None
             found = exchange.run(encoded, batch_size=settings.batch_size, progress=label)
             tables.append(_table(split, found))
-        return ActivationPatches(pd.concat(tables, ignore_index=True), recorded)
+        return (pd.concat(tables, ignore_index=True),)
 
-    return remembered(
-        settings.out,
-        "inside-patch",
-        outputs=[FILE],
-        lineage=lineage.fingerprints,
-        behaviour=lineage.behaviour(),
-        inputs=hash_inputs(settings.splits),
-        settings=recorded,
-        command=settings,
-        device=computing.device,
-        overwrite=settings.overwrite,
-        compute=compute,
-        write=lambda result, folder: write_table(Path(folder) / FILE, result.table),
-        read=lambda folder: ActivationPatches(read_table(folder / FILE), recorded),
-    )
+    sites, layers = list(settings.sites), None if settings.layers is None else list(settings.layers)
+    deciding = {"sites": sites, "layers": layers, "exact": settings.exact}
+    return looked_inside(settings, ActivationPatches, {"table": FILE}, look, **deciding)
 
 
 def _table(split: str, found: Exchanged) -> pd.DataFrame:

@@ -13,7 +13,9 @@ LEAST_DRAWS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Inside(Reading):
+class PairSettings(Reading):
+    """What all of them have."""
+
     sft: CheckpointPath = setting(path_to("what RLVR started from"), metavar="PATH")
     rlvr: CheckpointPath = setting(path_to("after RLVR"), metavar="PATH")
     splits: Mapping[str, FilePath] = setting("problems, JSON lines, whose solutions are the texts", flag="--split")
@@ -30,7 +32,7 @@ class _Inside(Reading):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InsideDepartSettings(_Inside):
+class InsideDepartSettings(PairSettings):
     """Settings of ``inside depart``."""
 
     command, group = "inside depart", LOOK
@@ -49,7 +51,7 @@ class InsideDepartSettings(_Inside):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InsideWriteSettings(_Inside):
+class InsideWriteSettings(PairSettings):
     """Settings of ``inside write``."""
 
     command, group = "inside write", LOOK
@@ -72,7 +74,7 @@ class InsideWriteSettings(_Inside):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InsidePatchSettings(_Inside):
+class InsidePatchSettings(PairSettings):
     """Settings of ``inside patch``."""
 
     command, group = "inside patch", LOOK

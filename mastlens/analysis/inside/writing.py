@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,11 +18,11 @@ from mastlens.analysis.inside.attribution import (
     strongest_other,
     summed,
 )
+from mastlens.analysis.inside.looking import Texts, looked_inside
 from mastlens.analysis.inside.nulls import beside_null
 from mastlens.analysis.inside.pair import RLVR, Pair
 from mastlens.analysis.inside.settings import InsideWriteSettings
 from mastlens.analysis.inside.tally import ALL
-from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import BadSetting
 from mastlens.models.backends.stream import OUTSIDE
 from mastlens.models.batching import by_length
@@ -31,9 +30,6 @@ from mastlens.models.hooked import HookedModel
 from mastlens.plots.cards.carded import Carded
 from mastlens.problems.encoding import Batch, EncodedProblem
 from mastlens.runs.calls import takes
-from mastlens.runs.files import write_table
-from mastlens.runs.reading import read_table
-from mastlens.runs.stages import hash_inputs, remembered
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -92,46 +88,18 @@ def inside_write(settings: InsideWriteSettings) -> Writers:
     Raises:
         MastlensError: If the checkpoints are not one lineage, cannot read the same texts, or lack a site.
     """
-    lineage = Lineage.open(settings.rlvr, sft=settings.sft)
-    computing = settings.computing(*lineage.stages.values())
-    asking = settings.asking
-    recorded = {
-        "dtype": computing.dtype,
-        "limit": settings.limit,
-        "draws": settings.draws,
-        "against": settings.against,
-        "first": settings.first,
-        "seed": settings.seed,
-        **asking.record(),
-    }
 
-    def compute() -> Writers:
-        pair = Pair.of(lineage, computing, draws=settings.draws, seed=settings.seed)
-        texts = pair.texts(settings.splits, limit=settings.limit, asking=asking)
-        other = _token(settings.against, lineage.rlvr.load_tokenizer())
-        attributing = _Attributing(pair, other, settings.first)
+    def look(pair: Pair, texts: Texts) -> tuple[pd.DataFrame]:
+        attributing = _Attributing(pair, _token(settings.against, pair.rlvr.load_tokenizer()), settings.first)
         tables = []
         for split, encoded in texts.items():
             label = f"inside write: {split}" if settings.progress else None
             sums = attributing.read(encoded, batch_size=settings.batch_size, progress=label)
             tables.append(pd.DataFrame(_rows(split, sums)))
-        return Writers(pd.concat(tables, ignore_index=True), recorded)
+        return (pd.concat(tables, ignore_index=True),)
 
-    return remembered(
-        settings.out,
-        "inside-write",
-        outputs=[FILE],
-        lineage=lineage.fingerprints,
-        behaviour=lineage.behaviour(),
-        inputs=hash_inputs(settings.splits),
-        settings=recorded,
-        command=settings,
-        device=computing.device,
-        overwrite=settings.overwrite,
-        compute=compute,
-        write=lambda result, folder: write_table(Path(folder) / FILE, result.table),
-        read=lambda folder: Writers(read_table(folder / FILE), recorded),
-    )
+    files = {"table": FILE}
+    return looked_inside(settings, Writers, files, look, against=settings.against, first=settings.first)
 
 
 def _token(text: str | None, tokenizer: "PreTrainedTokenizerBase") -> int | None:

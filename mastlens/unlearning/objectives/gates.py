@@ -15,8 +15,9 @@ UNITS = ("tensor", "direction")
 class Gates(GradientAscent):
     """Gradient ascent and descent as GradDiff, in the gates: W = RLVR - gate * (RLVR - SFT), every gate in [0, 1].
 
-    A gate at 0 is the source's own tensor and one at 1 the SFT model's, so that no step can do more harm than taking
-    back what RLVR gave. Gates begin half open: where the source is sure of itself, its gradient says nothing.
+    A gate at 0 is the source's own tensor and one at 1 the SFT model's: the edit lies in the box between both models.
+    That bounds the weights, and not what a mixture of them does. Gates begin half open: where the source is sure of
+    itself, its gradient says nothing.
     ``price`` holds gates shut that do not matter. Gates are hard-concrete without their noise (Louizos et al.,
     arXiv:1712.01312, equations 10 to 12), the gradient straight through their ends (Bengio et al., arXiv:1308.3432):
     what the model holds at a step is the edit of that step. The learning rate is that of the gates: 0.1 where a weight

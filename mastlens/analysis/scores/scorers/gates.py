@@ -16,34 +16,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from mastlens.analysis.scores.hard_concrete import hard_concrete, open_share, stretched
 from mastlens.analysis.scores.scorer import Scorer, Scoring, increments, inner
 from mastlens.models.gradients import mean_gradients
 from mastlens.models.weights import write_weights
 from mastlens.problems.encoding import EncodedProblem
-
-_LOW, _HIGH, _SHARPNESS = -0.1, 1.1, 2 / 3  # gamma, zeta and beta of the paper
-SHUT = _SHARPNESS * float(np.log(-_LOW / _HIGH))
-"""The location at which a gate without noise is just shut."""
-
-
-def stretched(location: Tensor) -> Tensor:
-    """Return gates without noise, before they are cut to [0, 1] (equations 10 and 11)."""
-    return torch.sigmoid(location / _SHARPNESS) * (_HIGH - _LOW) + _LOW
-
-
-def hard_concrete(location: Tensor, noise: Tensor) -> Tensor:
-    """Return gates in [0, 1] with mass on both ends (arXiv:1712.01312, equations 10 and 11).
-
-    Args:
-        location: log alpha of each gate.
-        noise: Uniform in (0, 1), one a gate.
-    """
-    return stretched(noise.log() - (-noise).log1p() + location).clamp(0, 1)
-
-
-def open_share(location: Tensor) -> Tensor:
-    """Return the chance that each gate, with its noise, is not zero (equation 12)."""
-    return torch.sigmoid(location - SHUT)
 
 
 def learnt_gates(scoring: Scoring) -> pd.DataFrame:
