@@ -36,6 +36,7 @@ from mastlens.unlearning.gating import taken_back
 from mastlens.unlearning.hardening import check_robust
 from mastlens.unlearning.learnt import learnt_weights
 from mastlens.unlearning.loop import Step, Unlearner
+from mastlens.unlearning.masters import Originals
 from mastlens.unlearning.objectives import (
     OBJECTIVES,
     Objective,
@@ -60,7 +61,7 @@ from mastlens.unlearning.rewinding import (
 )
 from mastlens.unlearning.schedules import check_schedule
 from mastlens.unlearning.settings import UnlearnSettings
-from mastlens.unlearning.sharded import Originals, check_over_ranks
+from mastlens.unlearning.sharded import check_over_ranks
 from mastlens.unlearning.sides import check_arguments, check_orthogonal
 from mastlens.unlearning.splitting import check_splitting
 from mastlens.unlearning.traces import read_traces

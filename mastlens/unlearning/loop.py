@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +14,14 @@ from torch import Tensor
 from mastlens.architectures.projections import Projection
 from mastlens.edits.making import make_edit
 from mastlens.errors import BadSetting, MastlensWarning
-from mastlens.models.divergence import forward_kl
-from mastlens.models.likelihood import Reading
 from mastlens.models.sharding import ranks_of, settle, weight_storages
 from mastlens.models.weights import owners
 from mastlens.problems.encoding import EncodedProblem
-from mastlens.unlearning import losses
 from mastlens.unlearning.gating import GateOptimiser
 from mastlens.unlearning.hardening import Hardening, check_robust
 from mastlens.unlearning.masters import Masters
 from mastlens.unlearning.misdirection import Misdirection, check_reach
-from mastlens.unlearning.objectives import ForgetBatch, Objective, OutputObjective, SteeringObjective
+from mastlens.unlearning.objectives import Objective, OutputObjective, SteeringObjective
 from mastlens.unlearning.objectives.gates import Gates
 from mastlens.unlearning.optimisers import load_moments, make_optimiser, moments, take_step
 from mastlens.unlearning.orthogonal import RetainSubspace, gradients_of
@@ -38,14 +35,12 @@ from mastlens.unlearning.sharded import ShardedMasters, summed
 from mastlens.unlearning.sides import check_arguments, check_orthogonal, check_sides, numbered, whole
 from mastlens.unlearning.splitting import (
     AUTO,
-    SEQUENCES,
-    TOKENS,
     Splitting,
     check_splitting,
     choose_splitting,
     kept_bytes,
-    shares,
 )
+from mastlens.unlearning.terms import OutputTerms, make_scorer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,7 +48,6 @@ if TYPE_CHECKING:
 __all__ = ["CACHE_MB", "CLIP", "Step", "Unlearner", "batch_schedule", "make_edit", "unlearning_steps"]
 
 CLIP = 1.0
-_READ = 32  # problems a pass where nothing is learnt
 
 
 @dataclass(frozen=True)
@@ -212,7 +206,11 @@ class Unlearner:
         self.passes = Passes(model, names, sides, uses, cache_mb=cache_mb)
         if isinstance(objective, SteeringObjective):
             check_reach(self.passes, objective, owners(model, names))
-        self._look_back()
+        self.outputs: OutputTerms | None = None
+        """The terms of an objective on the model's output; None for others."""
+        if isinstance(objective, OutputObjective):
+            read = sorted({row for rows in self.schedules["forget"] for row in rows})
+            self.outputs = OutputTerms(self.passes, objective, read, steps=steps, ranks=self.ranks, imitated=imitated)
         self.misdirection: Misdirection | None = None
         """The terms of an objective that steers activations; None for others."""
         if isinstance(objective, SteeringObjective):
@@ -226,7 +224,6 @@ class Unlearner:
                 batch_size=batch_size,
                 budget=cache_mb * 1e6 - self.passes.held,
             )
-        self.imitated = imitated
         self.masters = (
             Masters(model, matrices, originals)
             if self.ranks is None
@@ -249,10 +246,10 @@ class Unlearner:
         self.subspace = RetainSubspace(orthogonal_to_retain) if orthogonal_to_retain else None
         self.hardening = None if robust is None else Hardening(robust, self.masters, self.passes, seed)
         self._rate = rate_by_step(schedule, warmup=warmup, steps=steps)
-        self.scorer: Scorer | None = None
+        self._steered: Scorer | None = None  # the scorer of the tokens whose activations are steered
         if self.misdirection is not None and objective.token_weights is not None:
             control = self.misdirection.control
-            self.scorer = Scorer(len(control), objective.token_weights, control.device)
+            self._steered = Scorer(len(control), objective.token_weights, control.device)
         self.passes.own = objective.token_weights is not None and objective.token_weights.as_authors
         self._good = [parameter.detach().clone() for parameter in self.masters.parameters]
 
@@ -260,6 +257,18 @@ class Unlearner:
     def control(self) -> Tensor | None:
         """The control vector of an objective that steers activations, on the CPU; None for others."""
         return None if self.misdirection is None else self.misdirection.control.detach().cpu().float()
+
+    @property
+    def scorer(self) -> Scorer | None:
+        """What weighs the forget tokens; None without token weights, and before the first of them were read."""
+        return self._steered if self.outputs is None else self.outputs.scorer
+
+    @scorer.setter
+    def scorer(self, scorer: Scorer) -> None:
+        if self.outputs is None:
+            self._steered = scorer
+        else:
+            self.outputs.scorer = scorer
 
     def _moves(self, optimizer: str, before: Mapping[str, Tensor] | None) -> torch.optim.Optimizer:
         """Return what moves the masters: AdamW, or gates on what they give back."""
@@ -272,46 +281,9 @@ class Unlearner:
         self.masters.write_back()
         return gates
 
-    def _look_back(self) -> None:
-        """Read what the objective wants to know of the weights before the first step: no second model is needed."""
-        objective = self.objective
-        if isinstance(objective, OutputObjective) and (objective.needs.before or objective.retain_loss == "kl"):
-            self.passes.remember_originals()
-        read = sorted({row for rows in self.schedules["forget"] for row in rows})
-        self._reference = {
-            side: self._sums(side, read)
-            for side in ("forget", "refusal")
-            if objective.needs.reference and side in self.passes.problems
-        }
-
     def _share(self, rows: Sequence[int]) -> Sequence[int]:
         """Return this rank's share of a step's problems: all of them where there is one process."""
         return rows if self.ranks is None or not self.objective.over else rows[self.ranks.rank :: self.ranks.size]
-
-    def _parts(self, side: str, rows: Sequence[int], over: str) -> list[tuple[list[int], float]]:
-        """Return the problems of each micro-batch, and what it counts in a mean over the whole step."""
-        if self.ranks is not None and not self.objective.over:  # cannot be split: every rank reads all of it
-            return [(list(rows), 1 / self.ranks.size)]
-        parts = self.passes.parts(side, rows)
-        counted = shares(over, self.passes.solutions(side, rows), parts)
-        # A part of nobody's stands for another rank's: it is read, and counts nothing.
-        return [([rows[place] for place in part or [0]], share) for part, share in zip(parts, counted, strict=True)]
-
-    @torch.no_grad()
-    def _sums(self, side: str, items: Sequence[int]) -> Tensor:
-        """Return the summed log-probability of each solution of a side; NaN at problems that are never read."""
-        sums = torch.full((len(self.passes.problems[side]),), torch.nan, device=self.model.device)
-        ordered = sorted(items, key=lambda item: self.passes.length(side, item))
-        rank, size = (0, 1) if self.ranks is None else (self.ranks.rank, self.ranks.size)
-        for start in range(0, len(ordered[::size]), _READ):
-            rows = ordered[rank::size][start : start + _READ]
-            found = self.passes.read(side, rows or ordered[:1]).logprobs.sums
-            if rows:
-                sums[rows] = found
-        if self.ranks is not None:
-            mine = sums.new_zeros(len(sums)).index_put((torch.tensor(ordered[rank::size]),), sums[ordered[rank::size]])
-            sums[ordered] = sums.new_tensor(self.ranks.sums(mine.tolist()))[ordered]
-        return sums
 
     def step(self) -> Step | None:
         """Take one step and return its record; None after the last one.
@@ -350,14 +322,14 @@ class Unlearner:
             rate = settings.rate_at(self.done, self.steps) if settings and settings.learns_at(self.done) else None
             steer = partial(self.misdirection.step, rows, self._back, self.scorer, rate=rate)
             return steer() if self.hardening is None else self.hardening(self.done, steer)
-        assert isinstance(self.objective, OutputObjective)
-        forget = partial(self._forget, self.objective, rows["forget"])
+        assert self.outputs is not None
+        forget = partial(self.outputs.forget, rows["forget"], self.done, self._back)
         forget_loss, logprob = forget() if self.hardening is None else self.hardening(self.done, forget)
         terms = {"forget_loss": forget_loss, "forget_logprob": logprob}
         if "retain" not in rows:
             return terms
         alone = None if self.subspace is None else gradients_of(self.masters.parameters)
-        terms["retain_loss"] = self._retain(self.objective, rows["retain"])
+        terms["retain_loss"] = self.outputs.retain(rows["retain"], self._back)
         if self.subspace is not None and alone is not None:
             self.subspace.join(self.masters.parameters, alone)
         return terms
@@ -381,102 +353,10 @@ class Unlearner:
         finite = bool(torch.isfinite(value))
         return self.masters.finite and (finite if self.ranks is None else self.ranks.every(finite))
 
-    def _forget(self, objective: OutputObjective, rows: Sequence[int]) -> tuple[float, float]:
-        """Add the gradient of the forget term; return it, and the token-mean log-probability."""
-        # Each side, and each part of it, goes back on its own: one graph is in memory at a time.
-        parts = self.passes.parts("forget", rows)
-        if len(parts) > 1 and self._scorer_learns(objective):
-            with torch.no_grad():
-                self._learn(objective, self._batch(objective, rows, parts))
-        of_loss = self._parts("forget", rows, objective.over or SEQUENCES)
-        whole, logprob = 0.0, 0.0
-        for (part, share), (_, of_tokens) in zip(of_loss, self._parts("forget", rows, TOKENS), strict=True):
-            batch = self._batch(objective, part)
-            solutions = batch.solutions
-            if len(parts) == 1 and self._scorer_learns(objective):
-                self._learn(objective, batch)
-            weights = None if objective.token_weights is None else self._weights(objective, solutions)
-            loss = objective.forget_loss(batch, weights)
-            with torch.no_grad():  # constants: an objective on whole distributions has not made them yet
-                values = replace(solutions, hidden=solutions.hidden.detach()).logprobs.values
-            self._back(objective.gamma * loss * share)
-            whole += share * float(loss.detach())
-            logprob += of_tokens * float(values.mean())
-        return whole, logprob
-
-    def _batch(
-        self, objective: OutputObjective, rows: Sequence[int], parts: Sequence[Sequence[int]] | None = None
-    ) -> ForgetBatch:
-        """Return what the objective looks at; read part by part, in the order of the parts, where some are given."""
-        passes = self.passes
-        parts = [range(len(rows))] if parts is None else parts
-        before = passes.logits_before("forget", rows, parts) if objective.needs.before else None
-        solutions = passes.joined("forget", rows, parts)
-        refusals = passes.joined("refusal", rows, parts).logprobs.sums if objective.needs.alternatives else None
-        ordered = [rows[place] for part in parts for place in part]
-        references = {side: sums[ordered] for side, sums in self._reference.items()}
-        wanted = None if self.imitated is None else self.imitated.logits(ordered)
-        return ForgetBatch(solutions, references.get("forget"), before, refusals, references.get("refusal"), wanted)
-
     def _back(self, loss: Tensor) -> None:
         """Go back through one term; its gradient is added to the masters at once, in float32."""
         loss.backward()
         self.masters.take_gradients()
-
-    def _scorer_learns(self, objective: OutputObjective) -> bool:
-        """Return whether the scorer of token weights learns at this step: every so many, from the whole batch."""
-        settings = objective.token_weights
-        return settings is not None and settings.learns_at(self.done)
-
-    def _weights(self, objective: OutputObjective, solutions: Reading) -> Tensor:
-        """Return the weights of tokens, as the objective takes them."""
-        scorer = self.scorer = self.scorer or self._scorer(objective, solutions.hidden.shape[1])
-        return scorer.factor * scorer.weights(scorer.states(solutions))
-
-    def _scorer(self, objective: Objective, hidden_size: int) -> Scorer:
-        settings = objective.token_weights
-        assert settings is not None
-        return Scorer(hidden_size, settings, self.model.device, settings.factor(objective.name))
-
-    def _learn(self, objective: OutputObjective, batch: ForgetBatch) -> None:
-        """Let the scorer learn from a batch, the model a constant."""
-        solutions = batch.solutions
-        self._weights(objective, solutions)
-        assert self.scorer is not None
-        assert objective.token_weights is not None
-        fixed = replace(
-            batch,
-            solutions=replace(solutions, hidden=solutions.hidden.detach()),
-            refusals=None if batch.refusals is None else batch.refusals.detach(),
-        )
-        with torch.no_grad():
-            _ = fixed.solutions.logprobs  # kept as constants: the scorer's step does not reach the model
-        with torch.enable_grad():
-            self.scorer.learn(
-                self.scorer.states(fixed.solutions),
-                lambda weights: objective.gamma * objective.forget_loss(fixed, weights),
-                solutions.rows,
-                objective.token_weights.rate_at(self.done, self.steps),
-            )
-
-    def _retain(self, objective: OutputObjective, rows: Sequence[int]) -> float:
-        """Add the gradient of the retain term and return it."""
-        passes, whole = self.passes, 0.0
-        for chosen, share in self._parts("retain", rows, TOKENS):
-            if objective.retain_loss == "kl":
-                loss = self._divergence(chosen)
-            else:
-                kept = passes.read("retain", chosen).logprobs
-                loss = losses.retain_nll(kept.sums, kept.counts)
-            self._back(objective.retain_weight * loss * share)
-            whole += share * float(loss.detach())
-        return whole
-
-    def _divergence(self, rows: Sequence[int]) -> Tensor:
-        """Return KL(source || model), the mean over the solution tokens of some retain problems."""
-        before = self.passes.logits_before("retain", rows)
-        now = self.passes.read("retain", rows)
-        return now.over_tokens(lambda logits, part: forward_kl(logits, before(part))).mean()
 
     def _kept_a_token(self, checkpointed: bool) -> float:
         """Return the bytes a token that a pass keeps for the way back, measured on the shortest forget problem."""
@@ -520,9 +400,10 @@ class Unlearner:
             self.subspace.load_state(state, len(count), device)
         if "scorer" in state and self.objective.token_weights is not None:
             width = len(state["scorer"]) - self.objective.token_weights.as_authors
-            self.scorer = self._scorer(self.objective, width)
-            self.scorer.w.copy_(state["scorer"])
-            load_moments("scorer-moment", self.scorer.optimiser, state)
+            scorer = make_scorer(self.objective, width, self.model.device)
+            scorer.w.copy_(state["scorer"])
+            load_moments("scorer-moment", scorer.optimiser, state)
+            self.scorer = scorer
 
     def remaining(self) -> Generator[Step, None, None]:
         """Take the steps that are left, one for each item; the model is without gradients afterwards."""

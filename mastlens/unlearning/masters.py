@@ -1,16 +1,43 @@
 """What the optimiser moves: selected parameters, and float32 masters of slices and of coarser weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mastlens.architectures.projections import Projection
+from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.models.weights import placed_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+class Originals(Mapping[str, Tensor]):
+    """Stored tensors of a checkpoint, each read when it is asked for and kept by nobody.
+
+    Args:
+        checkpoint: The checkpoint.
+        names: Of the tensors.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, names: Sequence[str]):
+        self.checkpoint, self.names = checkpoint, names
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.names:
+            raise KeyError(name)
+        return self.checkpoint.tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 class Masters:

@@ -1,14 +1,13 @@
 """What the optimiser moves where a model lies over ranks: on each rank, its rows of what is selected."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mastlens.architectures.projections import Projection
-from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import NotSupported
 from mastlens.models.parts import LocalPart, local_part
 from mastlens.models.sharding import Rows, Spread, settle
@@ -144,32 +143,6 @@ class ShardedMasters(Masters):
             for gradient in gradients:
                 gradient.mul_(factor)
         return norm
-
-
-class Originals(Mapping[str, Tensor]):
-    """Stored tensors of a checkpoint, each read when it is asked for and kept by nobody.
-
-    Args:
-        checkpoint: The checkpoint.
-        names: Of the tensors.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, names: Sequence[str]):
-        self.checkpoint, self.names = checkpoint, names
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self.names:
-            raise KeyError(name)
-        return self.checkpoint.tensor(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
 
 
 def summed(ranks: Ranks, terms: Mapping[str, float]) -> dict[str, float]:
