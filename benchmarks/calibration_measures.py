@@ -1,6 +1,7 @@
 """What the calibration of nulls counts: which readings of one random draw are called beyond chance."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from benchmarks.calibration_draws import (
 from mastlens.analysis.coupling.alignment import above_chance, cosine, cosine_chances, judged
 from mastlens.analysis.coupling.spectral import coupling_by_direction
 from mastlens.analysis.increments.agreement import mask_jaccard
-from mastlens.analysis.increments.masks import update_mask
+from mastlens.analysis.increments.masks import update_mask, view_cells
 from mastlens.analysis.increments.measures import Blocks, Options, measure_matrices
 from mastlens.analysis.increments.placement import Rounding
 from mastlens.analysis.increments.precision import precision_floor, rounding_variance
@@ -110,7 +111,7 @@ def measure_agreement(cell: Cell, repeat: int, width: int) -> Told:
     if cell.increment == "shared":
         second = torch.where(torch.rand(width, width, generator=generator) < 1 / 3, first, second)
     masks = [update_mask(before, after) for after in (first, second)]
-    found = mask_jaccard(*masks, Rounding.of(before, before.dtype))
+    found = mask_jaccard(*masks, replace(Rounding.of(before, before.dtype), cells=view_cells(before)))
     assert found.matched_null is not None
     told = all(_told(before, after) for after in (first, second))
     beyond = all(null.distinguishable(found.overlap) for null in (found.null, found.matched_null))

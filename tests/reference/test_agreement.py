@@ -3,6 +3,7 @@
 import itertools
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from mastlens.analysis.increments.agreement import (
     stripe_index,
     update_ratios,
 )
-from mastlens.analysis.increments.masks import update_mask
+from mastlens.analysis.increments.masks import update_mask, view_cells
 from mastlens.analysis.increments.nulls import intersection_null
 from mastlens.analysis.increments.placement import Rounding
 from mastlens.errors import MastlensError
@@ -96,6 +97,42 @@ def test_runs_of_random_increments_of_few_directions_do_not_agree(storage):
         both = found.overlap * sizes[0]
         naive += intersection_null([sizes[0]], [sizes[1]], [96 * 96]).distinguishable(both)
     assert told <= 1 and naive > 20
+
+
+@pytest.mark.parametrize(("storage", "floors"), [("float32", 200), ("float16", 1.3), ("float16", 4), ("bfloat16", 4)])
+def test_that_an_entry_lies_on_the_edge_of_what_the_view_sees_is_no_agreement(storage, floors):
+    """Changes of one size everywhere: in a weight stored finer than the view those at an edge are seen in every run."""
+    dtype, found = getattr(torch, storage), {"cells": 0, "spacing": 0, "shared": 0}
+    for repeat in range(10):
+        generator = torch.Generator().manual_seed(repeat)
+        w = (0.02 * torch.randn(192, 192, generator=generator)).to(dtype)
+        step = floors * 0.02 * torch.finfo(dtype).eps / 12**0.5
+        runs = [(w.float() + step * torch.randn(w.shape, generator=generator)).to(dtype) for _ in range(2)]
+        runs.append(torch.where(torch.rand(w.shape, generator=generator) < 0.7, runs[0], runs[1]))
+        a, b, shared = (update_mask(w, after) for after in runs)
+        spacing = Rounding.of(w, dtype)
+        alike = replace(spacing, cells=view_cells(w))
+        for name, other, rounding in (("cells", b, alike), ("spacing", b, spacing), ("shared", shared, alike)):
+            one = mask_jaccard(a, other, rounding)
+            assert one.matched_null is not None
+            found[name] += one.matched_null.distinguishable(one.overlap)
+    assert found["cells"] == 0 and found["shared"] == 10
+    assert found["spacing"] > 1 or storage == "bfloat16"
+
+
+@pytest.mark.parametrize("view", ["bf16", "native"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_alike_are_entries_that_are_seen_to_change_by_the_same(dtype, view):
+    """Of one binade and one cell of a grid: whatever is added, away from zero or to it, all are seen or none."""
+    w = torch.arange(1.0, 2.0, 2.0**-10).to(dtype).reshape(32, 32)
+    cells = view_cells(w, view=view)
+    places = 8 if view == "bf16" and dtype != torch.bfloat16 else 1  # stored between two numbers of the view
+    assert len(cells.unique()) == places * (1 if view == "native" and dtype == torch.float32 else 2)  # and ties
+    for change in (2.0**-11, -(2.0**-11), 2.0**-10, 3 * 2.0**-10, -5 * 2.0**-10, 2.0**-8, 2.0**-7):
+        seen = update_mask(w, (w.double() + change).to(dtype), view=view)
+        for cell in cells.unique():
+            inner = (cells == cell) & (w > 1) & (w + change < 2) & (w + change > 1)
+            assert len(seen[inner].unique()) <= 1
 
 
 def test_consensus_against_counting_and_the_poisson_binomial_law():

@@ -1,13 +1,14 @@
 """Do several runs change the same entries? Agreement of update masks, beside what masks give that know nothing of it.
 
 Two nulls, and agreement is beyond chance where it is beyond both: one run's changed entries at other places of the
-matrix, and the same among entries of one spacing of the stored type, since rounding lets more through where entries
-are small. In both whole rows and columns may be hot together (see ``placement``): runs that happen to change some rows
-more than others do not agree by that.
+matrix, and the same among entries that rounding treats alike: of one spacing of the stored type, since more is let
+through where entries are small, and as far from where the mask's view rounds to another number, since an entry that
+lies on the edge is seen to change by almost anything, in every run (``view_cells``). In both whole rows and columns may
+be hot together (see ``placement``): runs that happen to change some rows more than others do not agree by that.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mastlens.analysis.increments.masks import count, update_mask
+from mastlens.analysis.increments.masks import count, update_mask, view_cells
 from mastlens.analysis.increments.nulls import LEVEL, Null
 from mastlens.analysis.increments.placement import Rounding, placed_null
 from mastlens.analysis.increments.precision import coarser, precision_floor, rounding_variance
@@ -172,8 +173,8 @@ def mask_agreement(settings: MaskAgreementSettings) -> Agreement:
     ``table``, one row a projection and pair of runs: ``layer``, ``projection``, ``name``, ``rows``, ``cols``,
     ``run_a``, ``run_b``, ``share_a``, ``share_b`` (of entries changed), ``jaccard`` (|A and B| / |A or B|; NaN where
     neither run changed anything), ``jaccard_null`` (independent masks, pq / (p + q - pq)), ``z``, ``p`` (two-sided, of
-    one mask's entries at random places); the same for masks that share only their dependence on the magnitude of the
-    weight: ``jaccard_matched_null``, ``z_matched``, ``p_matched``, ``distinguishable_matched`` (p_matched < 0.001);
+    one mask's entries at random places); the same for masks that share only what rounding does to the weight that all
+    runs started from: ``jaccard_matched_null``, ``z_matched``, ``p_matched``, ``distinguishable_matched`` (p < 0.001);
     ``judged_by``, the null of the larger p, and ``distinguishable``, beyond both; ``note``, where one of the two
     increments is zero or below the precision floor, and then nothing is distinguishable.
 
@@ -249,7 +250,8 @@ def _compare(
             notes[name] = floor.note(float((after.float() - before.float()).norm()))
             dtype = coarser(dtype, after.dtype)
         where = _describe(projection)
-        rounding = Rounding.of(before, dtype)
+        cells = view_cells(before, view=settings["view"], tolerance=settings["tolerance"])
+        rounding = replace(Rounding.of(before, dtype), cells=cells)
         for a, b in combinations(masks, 2):
             note = notes[a] or notes[b]
             pairs.append({**where, "run_a": a, "run_b": b, "note": note, **_pair(masks[a], masks[b], rounding, note)})

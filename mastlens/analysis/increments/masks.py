@@ -23,6 +23,8 @@ ALPHA = 0.5
 """Share of the entries in the principal and in the low-magnitude mask (arXiv:2511.08567, arXiv:2606.07082)."""
 STRATA = 512
 """Two of each of the 256 binades of float32, see ``rounding_strata``."""
+CELLS = 2048
+"""More than ``view_cells`` tells apart."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,35 @@ def rounding_strata(weight: Float[Tensor, "rows cols"]) -> Int16[Tensor, "rows c
     bits = weight.float().contiguous().view(torch.int32).numpy() & 0x7FFFFFFF
     edge = (bits & 0x7FFFFF) == 0
     return torch.from_numpy((2 * (bits >> 23) + edge).astype(np.int16))
+
+
+def view_cells(
+    weight: Float[Tensor, "rows cols"], *, view: str = "bf16", tolerance: float = TOLERANCE
+) -> Int16[Tensor, "rows cols"]:
+    """Return which entries of one binade an update mask treats alike, whatever is added to them. O(numel).
+
+    Stored finer than the view, an entry lies somewhere between the two places where the view rounds to another number.
+    One that lies close to such a place is seen to change by almost anything, in every run from this weight. Alike are
+    entries as far from it, to a quarter of an octave, on the same side; where they can lie on it exactly, those that a
+    tie takes up, or down; and under a tolerance that is more than one step of the view, those that need as many steps.
+
+    Args:
+        weight: What the runs started from, as stored.
+        view: Of the mask.
+        tolerance: Of the mask.
+    """
+    if view == "native":  # as it is stored: nothing but ties
+        halves = weight.dtype in (torch.bfloat16, torch.float16)
+        return weight.contiguous().view(torch.int16) & 1 if halves else torch.zeros(weight.shape, dtype=torch.int16)
+    bits = weight.float().contiguous().view(torch.int32).numpy()
+    low = bits & 0xFFFF
+    distance = np.abs(low - 0x8000)
+    octave = np.where(distance == 0, 0, 1 + np.floor(4 * np.log2(np.maximum(distance, 1))).astype(np.int32))
+    cell = 2 * octave + (low >= 0x8000)
+    cell = 2 * cell + np.where(low & 0x1FFF == 0, (bits >> 16) & 1, 0)
+    if tolerance >= 2.0**-9:
+        cell = 8 * cell + np.minimum(np.ceil(tolerance * (128 + ((bits >> 16) & 0x7F))), 7).astype(np.int32)
+    return torch.from_numpy(cell.astype(np.int16))
 
 
 def mask_overlap(

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int16, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mastlens.analysis.increments.masks import STRATA, rounding_strata
+from mastlens.analysis.increments.masks import CELLS, STRATA, rounding_strata
 from mastlens.analysis.increments.nulls import Null
 from mastlens.analysis.increments.precision import coarser
 
@@ -38,10 +38,12 @@ class Rounding:
     Attributes:
         strata: ``rounding_strata`` of the stored weight.
         spacing: Of each of them.
+        cells: ``view_cells``, which tell entries of a stratum further apart; None where nothing does.
     """
 
     strata: Int16[Tensor, "rows cols"]
     spacing: Float[NDArray[np.float64], "512"]
+    cells: Int16[Tensor, "rows cols"] | None = None
 
     @classmethod
     def of(cls, before: Float[Tensor, "rows cols"], after: torch.dtype) -> "Rounding":
@@ -80,7 +82,10 @@ def placed_head_nulls(
 ) -> list[Null]:
     """Return, for each head, the law of the share of ``values`` that lies in its block of rows or columns. O(numel)."""
     if side == "cols":
-        turned = None if rounding is None else replace(rounding, strata=rounding.strata.T)
+        turned = None
+        if rounding is not None:
+            cells = None if rounding.cells is None else rounding.cells.T
+            turned = replace(rounding, strata=rounding.strata.T, cells=cells)
         return placed_head_nulls(values.T, heads, "rows", turned)
     spread = _Spread(values, rounding)
     nulls = []
@@ -103,7 +108,7 @@ class _Spread:
         used = np.zeros(1, dtype=np.int64)
         self.codes = np.zeros(table.shape, dtype=np.int64)
         if rounding is not None:
-            self.codes, used = _gapless(rounding.strata)
+            self.codes, used = _gapless(rounding)
         self.count = int(self.codes.max()) + 1
         self.lines = self.by_line(0), self.by_line(1)
         self.sizes = self.lines[0].sum(0)
@@ -152,10 +157,12 @@ class _Spread:
         return Null(share, variance**0.5 / self.total, "beta", source, draws=_FREEDOM, step=step)
 
 
-def _gapless(strata: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the strata counted 0, 1, ... without those that no entry is in, and which they are."""
-    codes = strata.contiguous().numpy()
-    used = np.flatnonzero(np.bincount(codes.ravel(), minlength=STRATA))
-    lookup = np.zeros(STRATA, dtype=np.int64)
+def _gapless(rounding: Rounding) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return what rounding tells apart, counted 0, 1, ... without what no entry is in, and the stratum of each."""
+    codes, each = rounding.strata.contiguous().numpy(), 1
+    if rounding.cells is not None:
+        codes, each = codes.astype(np.int64) * CELLS + rounding.cells.contiguous().numpy(), CELLS
+    used = np.flatnonzero(np.bincount(codes.ravel(), minlength=STRATA * each))
+    lookup = np.zeros(STRATA * each, dtype=np.int64)
     lookup[used] = np.arange(len(used))
-    return lookup[codes], used
+    return lookup[codes], used // each
