@@ -45,7 +45,7 @@ tests: .venv/.dev
 	$(BIN)/python -m pytest $(APART)
 
 quick: .venv/.dev ## tests without the slow ones
-	$(BIN)/python -m pytest $(APART) -m "not slow" -q
+	$(BIN)/python -m pytest $(APART) -m "not slow and not long" -q
 
 lint: .venv/.dev ## lint and types only
 	$(BIN)/ruff check .
@@ -59,8 +59,9 @@ format: .venv/.dev ## format the code and mend what the linter can
 docs: .venv/.dev ## build the pages into build/site; a broken link or an unknown name fails
 	$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet -d build/doctrees docs build/site
 
-long: .venv/.dev ## what takes longer than the tests: the demo from a built wheel, its result in docs/results; fuzzing; failures of every write; kills
+long: .venv/.dev ## what takes longer than the tests: the demo from a built wheel, its result in docs/results; the longest tests; fuzzing; failures of every write; kills
 	$(BIN)/python benchmarks/wheel.py --out docs/results/wheel.md $(if $(wildcard demo),--before demo)
+	$(BIN)/python -m pytest $(APART) -m long
 	$(BIN)/python -m tests.fuzz --inputs 10000 --command-line 200
 	$(BIN)/python -m tests.injection
 	$(BIN)/python -m tests.kills --times 30

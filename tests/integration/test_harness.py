@@ -65,9 +65,14 @@ def scores(model, folder, **changes):
     return harness_scores(model=model, tasks=list(TASKS), task_folder=folder, **changes)
 
 
-def test_an_edit_in_memory_scores_as_the_edited_checkpoint(tiny, folder, edit, tmp_path):
+@pytest.fixture(scope="module")
+def plain(tiny, folder):
+    return scores(tiny.rlvr, folder)
+
+
+def test_an_edit_in_memory_scores_as_the_edited_checkpoint(tiny, folder, edit, plain, tmp_path):
     m.apply_edit(edit, to=tiny.rlvr, out=tmp_path / "edited")
-    plain, memory = scores(tiny.rlvr, folder), scores(tiny.rlvr, folder, edit=edit)
+    memory = scores(tiny.rlvr, folder, edit=edit)
     disk = scores(tmp_path / "edited", folder)
     assert memory.table.equals(disk.table)
     assert memory.items.equals(disk.items)
@@ -77,7 +82,7 @@ def test_an_edit_in_memory_scores_as_the_edited_checkpoint(tiny, folder, edit, t
     assert set(plain.table["n"]) == {12}
 
 
-def test_the_choices_are_those_of_plain_likelihoods(tiny, folder):
+def test_the_choices_are_those_of_plain_likelihoods(tiny, plain):
     model, tokenizer = load_model(tiny.rlvr), load_tokenizer(tiny.rlvr)
     records = [json.loads(line) for line in tiny.forget.read_text().splitlines()]
     expected = []
@@ -86,10 +91,9 @@ def test_the_choices_are_those_of_plain_likelihoods(tiny, folder):
             prompt = tokenizer(record["problem"])["input_ids"]
             options = [logprob(model, prompt, tokenizer(o)["input_ids"]).item() for o in ("yes", "no", "7")]
             expected.append(float(max(range(3), key=lambda i: options[i]) == 2))
-    found = scores(tiny.rlvr, folder)
-    items = found.items[(found.items["task"] == "local_choosing") & (found.items["metric"] == "acc")]
+    items = plain.items[(plain.items["task"] == "local_choosing") & (plain.items["metric"] == "acc")]
     assert list(items.sort_values("item")["value"]) == expected
-    mean = found.table.set_index(["task", "metric"]).loc[("local_choosing", "acc"), "value"]
+    mean = plain.table.set_index(["task", "metric"]).loc[("local_choosing", "acc"), "value"]
     assert mean == pytest.approx(sum(expected) / 12)
 
 

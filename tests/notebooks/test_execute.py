@@ -10,11 +10,12 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from notebooks.execute import execute
 from notebooks.sync import twins
 
-SOURCES = twins()
+LONG = {"07_reasoning_traces"}  # its stages are tested one by one
+SOURCES = [pytest.param(path, id=path.stem, marks=[pytest.mark.long] * (path.stem in LONG)) for path in twins()]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", SOURCES, ids=[path.stem for path in SOURCES])
+@pytest.mark.parametrize("source", SOURCES)
 def test_notebook(source, tmp_path, record_property):
     executed = execute(source, tmp_path)
     record_property("seconds", round(executed.seconds, 1))

@@ -70,6 +70,7 @@ def test_a_build_writes_every_stage_file_and_card(built):
     assert str(built.parent) not in (built / "card.json").read_text() + (built / "README.md").read_text()
 
 
+@pytest.mark.long
 def test_equal_builds_have_equal_bits(built, tmp_path):
     again = organisms.build_organism("qwen2", tmp_path / "second", seed=1, trajectory=True, recipe=MINIATURE)
     files = sorted(p.relative_to(built) for p in built.rglob("*") if p.is_file())

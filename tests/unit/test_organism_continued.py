@@ -50,6 +50,7 @@ def small(tmp_path, monkeypatch):
     return organism
 
 
+@pytest.mark.long
 def test_a_build_goes_on_from_its_start_and_after_an_interruption(data, small, monkeypatch):
     with monkeypatch.context() as patch:
 

@@ -123,6 +123,7 @@ def built(tmp_path_factory):
     return organisms.build_organism("think", tmp_path_factory.mktemp("think") / "built", seed=1, recipe=MINIATURE)
 
 
+@pytest.mark.long
 def test_a_build_writes_every_stage_file_and_card(built):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
