@@ -39,6 +39,29 @@ python -m benchmarks.calibration --out DIR --short            # what the tests r
 written by the last but one of these commands from the counts alone.
 """
 
+_OTHERS = """# Calibration of coupling, runs of steps, several runs
+
+How often chance is called a finding by what `couple`, `trajectory` and `mask-agreement` report, on the weights,
+increments and storages of [the calibration of geometry](calibration.md). A gradient that knows nothing of the increment
+is of few directions, and large in some columns, as a trained network's is: its cosine with the increment, and how it
+lies along the increment's own directions, p < 0.001. A table is 16 tensors, with a cosine and 9 pieces of the spectrum
+each; it counts where any row is `above_chance`. Two runs that know nothing of each other: the agreement of their update
+masks, p < 0.001; beside it runs that share a third of their changes, of which the masks' view, bfloat16, sees nothing
+where the weights are float32 and the increment a few times their floor. A path is 20 saved steps of AdamW on noise
+(independent entries, gradients of rank 1 and 4, a learning rate that rises and falls; 40, 100 and 400 steps).
+
+<!-- not run: an hour and a half -->
+
+```sh
+export MASTLENS_SMOLLM2=FOLDER                                # of `mastlens organism fetch smollm2 --out`
+python -m benchmarks.calibration --out DIR --family coupling  # table, agreement, path: the others
+python -m benchmarks.calibration --out DIR --page docs/results/calibration-others.md
+python -m benchmarks.calibration --out DIR --short            # what the tests run, 20 s of a core
+```
+
+This page is written by the last but one of these commands from the counts alone.
+"""
+
 _NOTES = """
 A cell is judged twice: the heads of an increment each on their own, and all of an increment as one draw, because eight
 heads of a rank-1 increment give one number; it rejects where both do. `principal_overlap` compares in bfloat16 and sees
@@ -60,7 +83,7 @@ def page(table: pd.DataFrame, pooled: pd.DataFrame, rejected: pd.DataFrame) -> s
         pooled: False positives by column, storage and ratio.
         rejected: The cells that reject the bound.
     """
-    text = _HEAD
+    text = _HEAD if "geometry" in set(table["family"]) else _OTHERS
     for family in ("geometry", *_HEADINGS):
         part = table[table["family"] == family]
         if len(part):
