@@ -135,13 +135,14 @@ def over_ranks(asked: Any, ranks: int) -> list[tuple[str, float, str, str]]:
     checkpoint = _checkpoint(asked)
     shape = Shape.of(AutoConfig.from_pretrained(checkpoint.folder))
     itemsize = getattr(torch, asked.computing(checkpoint).dtype).itemsize
-    selected = sum(prod(checkpoint.tensors[name].shape) for name in _selected(asked, checkpoint))
+    names = _selected(asked, checkpoint)
+    selected = sum(prod(checkpoint.tensors[name].shape) for name in names)
     sides = 1 + (getattr(asked, "retain", None) is not None)
-    found = sizing(asked.command, shape, ranks=ranks, itemsize=itemsize, selected=selected, sides=sides)
     lines = lines_of(asked)
     means = {name: mean for name in lines if (mean := _mean_tokens(asked, lines[name])) is not None}
     count = {name: asked.steps * asked.batch_size if hasattr(asked, "steps") else len(lines[name]) for name in means}
     tokens = sum(mean * count[name] for name, mean in means.items())
+    found = sizing(asked.command, shape, ranks=ranks, itemsize=itemsize, selected=selected, sides=sides, tokens=tokens)
     return [
         ("parameters", shape.parameters, "", f"{shape.active:,} of them for a token, {selected:,} selected"),
         ("tokens of the texts", round(tokens), "", f"divided among {ranks} ranks"),
@@ -149,8 +150,9 @@ def over_ranks(asked: Any, ranks: int) -> list[tuple[str, float, str, str]]:
         ("whole at a time", found.gathered / 1e6, "MB", "blocks while they are computed, and what is outside them"),
         ("gradients and states", found.states / 1e6, "MB", "a rank's rows of what is selected"),
         ("memory a rank", found.memory / 1e6, "MB", "without what texts take"),
-        ("read a rank", found.read / 1e6, "MB", "of the checkpoint that runs; hashing it reads all, once a machine"),
+        ("read a rank", found.read / 1e6, "MB", "of the checkpoints that run; hashing them reads all, once a machine"),
         ("received a pass", found.received / 1e6, "MB", "from the other ranks, each time a batch goes through"),
+        ("arithmetic a rank", found.arithmetic / 1e12, "TFLOP", "with weights; what texts attend to is not in it"),
     ]
 
 
