@@ -148,12 +148,25 @@ def arithmetic(widths: tuple[int, ...] = (128, 256, 384), layers: int = 4) -> No
 
 
 def count(run: Callable[[], object]) -> int:
-    """Return the operations of matrix products and attention that torch counts in a call."""
-    from torch.utils.flop_counter import FlopCounterMode
+    """Return the operations of matrix products that torch's formulas give for what a call does."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
 
-    with FlopCounterMode(display=False) as counter:
+    class Counting(TorchDispatchMode):
+        """Adds up (``FlopCounterMode`` also follows modules, and stops at frozen ones)."""
+
+        total = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            formula = flop_registry.get(func._overloadpacket)
+            if formula is not None:
+                self.total += formula(*args, **(kwargs or {}), out_val=out)
+            return out
+
+    with Counting() as counting:
         run()
-    return counter.get_total_flops()
+    return counting.total
 
 
 def geometry(widths: tuple[int, ...] = (512, 1024, 2048)) -> None:
@@ -220,7 +233,7 @@ def paper(
         def line(
             command: str, engine: str, read: float, held: float, work: float, sent: float, seconds: float, *, gpus: int
         ) -> None:
-            cells = [name, f"`{command}`", engine, f"{gpus}", f"{read:,.0f}", f"{held:,.1f}", f"{work / 1e15:,.3g}"]  # noqa: B023
+            cells = [name, command, engine, f"{gpus}", f"{read:,.0f}", f"{held:,.1f}", f"{work / 1e15:,.3g}"]  # noqa: B023
             lines.append(f"| {' | '.join([*cells, f'{sent:,.0f}' if sent else '', _spoken(seconds)])} |")
 
         # Geometry reads everything once for its digests, and attention once more.
@@ -228,7 +241,7 @@ def paper(
         work = GEOMETRY * shape.attention
         largest = shape.attention / shape.blocks / 2 * 4 * INCREMENT / 1e9  # less than half of a block's attention
         seconds = read / (reading * nodes) + work / (single * 1e12 * ranks)
-        line("geometry", "`--executor ray`", read, largest, work, 0, seconds, gpus=ranks)
+        line("`geometry`", "`--executor ray`", read, largest, work, 0, seconds, gpus=ranks)
         for command, selected, batches in (
             ("couple", shape.attention, -(-2 * TEXTS // ranks // BATCH)),
             ("causal-map", shape.attention, -(-2 * TEXTS // ranks // BATCH)),
@@ -242,15 +255,15 @@ def paper(
             read = 2 * found.read * ranks / 1e9  # for its digest, and for the rows
             busy = found.arithmetic / (rate * 1e12) + found.exchanged / (exchange * 1e9)
             line(
-                command, "torchrun", read, found.memory / 1e9, found.arithmetic * ranks, found.exchanged / 1e9,
+                f"`{command}`", "torchrun", read, found.memory / 1e9, found.arithmetic * ranks, found.exchanged / 1e9,
                 read / (reading * nodes) + busy, gpus=ranks,
             )  # fmt: skip
-        # A response token reads what is active, or all experts where many are written at once, from each GPU's memory.
+        # A token of a response reads all weights (many responses together go to all experts) and half a cache.
         cache = TOGETHER * (LENGTH + ANSWERS) * shape.cached * 2 / 1e9
         work = FORWARD * shape.active * 2 * TEXTS * (LENGTH + ANSWERS)
         writing = ANSWERS * (2 * TEXTS / TOGETHER) * (size + cache / 2) / (bandwidth * ranks)
         seconds = size * 2 / (reading * nodes) + writing + work / (rate * 1e12 * ranks)
-        line("evaluate", "vLLM", 2 * size, (size + cache) / ranks, work, 0, seconds, gpus=ranks)
+        line("responses", "vLLM by itself", 2 * size, (size + cache) / ranks, work, 0, seconds, gpus=ranks)
     return lines
 
 
