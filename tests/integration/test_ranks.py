@@ -308,6 +308,7 @@ def test_a_run_goes_on_after_a_rank_was_killed(asked, two, tmp_path):
     ]
 
 
+@pytest.mark.long
 def test_a_rank_killed_at_a_random_moment_leaves_what_can_be_taken_up(tiny, tmp_path):
     assert len(list(kill_ranks(tiny, tmp_path, 1, random.Random(4), steps=4))) == 1
 
