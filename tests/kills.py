@@ -1,6 +1,7 @@
 """Ranks, and processes of a Ray cluster, killed at random moments: the same command gives what an unhurt run gives.
 
-    python -m tests.kills --times 30      # a third of them against Ray, where it is installed
+    python -m tests.kills --times 30            # a third of them against Ray, where it is installed
+    python -m tests.kills --times 20 --ray 0    # ranks alone
 
 After each kill nothing may be left running, what ended on its own must have said so in one message and ended with 2,
 and the same command must end in the files of a run that nobody disturbed, byte for byte.
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,8 +39,8 @@ def unlearning(lineage: TinyLineage, out: Path, steps: int) -> list[object]:
     return ["unlearn", "--rlvr", lineage.rlvr, *words, "--steps", steps, "--lr", 1e-3, "--batch-size", 5, "--out", out]
 
 
-def kill_ranks(lineage: TinyLineage, folder: Path, times: int, rng: random.Random, *, steps: int = 12) -> list[str]:
-    """Kill a rank so many times; return what happened, a line each.
+def kill_ranks(lineage: TinyLineage, folder: Path, times: int, rng: random.Random, *, steps: int = 12) -> Iterator[str]:
+    """Kill a rank so many times; yield what happened, a line each.
 
     Raises:
         AssertionError: If a run ended in anything else.
@@ -47,7 +49,7 @@ def kill_ranks(lineage: TinyLineage, folder: Path, times: int, rng: random.Rando
     first = run_ranks([unlearning(lineage, folder / "whole", steps)], before=keep_often)
     length = time.monotonic() - begun
     assert [one.codes for one in first] == [[0], [0]], first
-    wanted, told = written(folder / "whole"), []
+    wanted = written(folder / "whole")
     for number in range(times):
         out, victim, moment = folder / f"ranks-{number}", rng.randrange(2), rng.uniform(0.0, length)
         ended = run_ranks([unlearning(lineage, out, steps)], before=keep_often, kill=(victim, moment))
@@ -57,22 +59,26 @@ def kill_ranks(lineage: TinyLineage, folder: Path, times: int, rng: random.Rando
         again = run_ranks([unlearning(lineage, out, steps)], before=keep_often)
         assert [one.codes for one in again] == [[0], [0]], again
         assert written(out) == wanted, "another result after a kill"
-        told.append(f"rank {victim} after {moment:.1f} s of {length:.1f} s: the other ended with {other.exitcode}")
-    return told
+        yield f"rank {victim} after {moment:.1f} s of {length:.1f} s: the other ended with {other.exitcode}"
 
 
-def kill_ray(lineage: TinyLineage, folder: Path, times: int, rng: random.Random) -> list[str]:
-    """Kill a process of a local Ray, or the command itself, so many times; return what happened, a line each."""
+def kill_ray(lineage: TinyLineage, folder: Path, times: int, rng: random.Random) -> Iterator[str]:
+    """Kill a process of a local Ray, or the command itself, so many times; yield what happened, a line each."""
     words = ["--base", lineage.base, "--sft", lineage.sft, "--rlvr", lineage.rlvr, "--rank", "4", "--full"]
 
     def command(out: Path, *more: str) -> list[str]:
         return [sys.executable, "-m", "mastlens", "geometry", *map(str, words), "--out", str(out), *more]
 
+    if not times:
+        return
     subprocess.run(command(folder / "one", "--workers", "1"), check=True, capture_output=True)
-    wanted, told = written(folder / "one"), []
+    wanted, more = written(folder / "one"), ("--executor", "ray", "--workers", "2")
+    begun = time.monotonic()
+    subprocess.run(command(folder / "unhurt", *more), check=True, capture_output=True)
+    length = time.monotonic() - begun
+    assert written(folder / "unhurt") == wanted
     for number in range(times):
-        out, moment = folder / f"ray-{number}", rng.uniform(3.0, 25.0)
-        more = ("--executor", "ray", "--workers", "2")
+        out, moment = folder / f"ray-{number}", rng.uniform(0.0, length)
         running = subprocess.Popen(
             command(out, *more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -82,18 +88,17 @@ def kill_ray(lineage: TinyLineage, folder: Path, times: int, rng: random.Random)
         name = "the command" if victim == running.pid else _name(victim)
         if running.poll() is None:
             os.kill(victim, signal.SIGKILL)
-        _, said = running.communicate(timeout=300)
+        _, said = running.communicate(timeout=600)
         ended = running.returncode
         assert ended in (0, 2, -signal.SIGKILL), said
         assert ended != 2 or said.count("mastlens:") == 1, said
         for left in those[1:]:  # a command that was killed leaves its cluster behind
             with suppress(ProcessLookupError):
                 os.kill(left, signal.SIGKILL)
-        done = subprocess.run(command(out, *more), capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command(out, *more), capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
         assert written(out) == wanted, "another result after a kill"
-        told.append(f"{name} after {moment:.1f} s: ended with {ended}")
-    return told
+        yield f"{name} after {moment:.1f} s of {length:.1f} s: the command ended with {ended}"
 
 
 def written(folder: Path) -> dict[str, bytes]:
@@ -125,10 +130,11 @@ def main() -> None:
     """Kill as often as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=30)
+    parser.add_argument("--ray", type=int, default=None, help="how many of them against Ray; a third by default")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     rng = random.Random(asked.seed)
-    of_ray = asked.times // 3 if find_spec("ray") else 0
+    of_ray = (asked.times // 3 if find_spec("ray") else 0) if asked.ray is None else asked.ray
     with tempfile.TemporaryDirectory() as folder:
         lineage = write_lineage(Path(folder) / "lineage")
         for line in kill_ranks(lineage, Path(folder), asked.times - of_ray, rng):

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from mastlens.errors import BadSetting, MastlensError, NotSupported
 from mastlens.estimating.plans import PLANS, Plan, lines_of
 from mastlens.estimating.settings import EstimateSettings
+from mastlens.estimating.sizing import Shape, sizing
 from mastlens.models.memory import free_bytes
 from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import make, takes
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mastlens.checkpoints.checkpoint import Checkpoint
     from mastlens.plots.cards.card import Card
 
+_COLUMNS = ["quantity", "value", "unit", "note"]
 _STATE = 16  # bytes a selected parameter that a run in progress keeps: master, its copy, and two moments in float32
 
 
@@ -62,8 +64,10 @@ class Estimate(Carded):
 def estimate(settings: EstimateSettings) -> Estimate:
     """Return how many tokens a command will read and write, and the time, memory and disk that it will take.
 
-    The command runs small, on a few of its own texts (steps, matrices), the longest among them, and writes nothing; the
-    whole is extrapolated from that. Where a model writes, the time is the most: as if every response ran to its end.
+    With ``ranks`` nothing is run: a model may be larger than what is here. What each rank takes follows from the
+    model's shapes (``sizing``), without what texts take, which depends on the batch. Otherwise the command runs small,
+    on a few of its own texts (steps, matrices), the longest among them, and writes nothing; the whole is extrapolated
+    from that. Where a model writes, the time is the most: as if every response ran to its end.
 
     Raises:
         MastlensError: If the command cannot be estimated, or fails as it would fail.
@@ -74,6 +78,11 @@ def estimate(settings: EstimateSettings) -> Estimate:
             f"What {asked.command} will need cannot be estimated. These can be: {', '.join(PLANS)}. "
             "Try it with --limit 2 where it has that."
         )
+    if settings.ranks < 1:
+        raise BadSetting(f"There is at least 1 rank (--ranks), not {settings.ranks}.")
+    if settings.ranks > 1:
+        rows = over_ranks(asked, settings.ranks)
+        return Estimate(pd.DataFrame(rows, columns=_COLUMNS), _line(asked), {"ranks": settings.ranks})
     with tempfile.TemporaryDirectory(prefix="mastlens-estimate-") as scratch:
         plan = PLANS[asked.command](asked, Path(scratch))
         took, peak, on_gpu = _tried(plan, _function(asked), asked, settings.progress)
@@ -85,13 +94,16 @@ def estimate(settings: EstimateSettings) -> Estimate:
     if on_gpu:
         rows.append(("GPU memory", on_gpu, "MB", "allocated at the most"))
     rows += _disk(asked)
-    table = pd.DataFrame(rows, columns=["quantity", "value", "unit", "note"])
-    try:
-        line = typed(asked)
-    except MastlensError:
-        line = ""
+    table = pd.DataFrame(rows, columns=_COLUMNS)
     probes = {"unit": plan.unit, "work": plan.work, "probed": [probe.work for probe in plan.probes], "seconds": took}
-    return Estimate(table, line, probes)
+    return Estimate(table, _line(asked), probes)
+
+
+def _line(asked: Settings) -> str:
+    try:
+        return typed(asked)
+    except MastlensError:
+        return ""
 
 
 def _asked(settings: EstimateSettings) -> Settings:
@@ -108,6 +120,63 @@ def _asked(settings: EstimateSettings) -> Settings:
             "given={'sft': ..., 'rlvr': ..., 'forget': ...}), or a settings object."
         )
     return make(kind, (), settings.given)
+
+
+def over_ranks(asked: Any, ranks: int) -> list[tuple[str, float, str, str]]:
+    """Return the rows about what each rank takes.
+
+    Raises:
+        MastlensError: If the command does not run over ranks.
+    """
+    from transformers import AutoConfig
+
+    if not asked.over_ranks:
+        raise NotSupported(f"{asked.command} does not run over ranks: leave --ranks out.")
+    checkpoint = _checkpoint(asked)
+    shape = Shape.of(AutoConfig.from_pretrained(checkpoint.folder))
+    itemsize = getattr(torch, asked.computing(checkpoint).dtype).itemsize
+    names = _selected(asked, checkpoint)
+    selected = sum(prod(checkpoint.tensors[name].shape) for name in names)
+    sides = 1 + (getattr(asked, "retain", None) is not None)
+    lines = lines_of(asked)
+    means = {name: mean for name in lines if (mean := _mean_tokens(asked, lines[name])) is not None}
+    count = {name: asked.steps * asked.batch_size if hasattr(asked, "steps") else len(lines[name]) for name in means}
+    tokens = sum(mean * count[name] for name, mean in means.items())
+    found = sizing(asked.command, shape, ranks=ranks, itemsize=itemsize, selected=selected, sides=sides, tokens=tokens)
+    return [
+        ("parameters", shape.parameters, "", f"{shape.active:,} of them for a token, {selected:,} selected"),
+        ("tokens of the texts", round(tokens), "", f"divided among {ranks} ranks"),
+        ("weights", found.weights / 1e6, "MB", "a rank's rows of all"),
+        ("whole at a time", found.gathered / 1e6, "MB", "blocks while they are computed, and what is outside them"),
+        ("gradients and states", found.states / 1e6, "MB", "a rank's rows of what is selected"),
+        ("memory a rank", found.memory / 1e6, "MB", "without what texts take"),
+        ("read a rank", found.read / 1e6, "MB", "of the checkpoints that run; hashing them reads all, once a machine"),
+        ("received a pass", found.received / 1e6, "MB", "from the other ranks, each time a batch goes through"),
+        ("arithmetic a rank", found.arithmetic / 1e12, "TFLOP", "with weights; what texts attend to is not in it"),
+    ]
+
+
+def _selected(asked: Any, checkpoint: "Checkpoint") -> list[str]:
+    """Return the stored tensors whose gradients a command wants."""
+    if asked.command == "token-differences":
+        return []
+    if asked.command != "unlearn":
+        chosen = checkpoint.projections if asked.where is None else checkpoint.matrices(asked.where)
+        return list(dict.fromkeys(matrix.stored for matrix in chosen))
+    return _edited(asked, checkpoint)
+
+
+def _edited(asked: Any, checkpoint: "Checkpoint") -> list[str]:
+    from mastlens.selection.tensors import select_tensors
+
+    names = select_tensors(
+        checkpoint,
+        ranking=asked.ranking,
+        where=asked.where,
+        all_parameters=asked.all_parameters,
+        names=asked.names,
+    )
+    return list(dict.fromkeys(name.partition("#")[0] for name in names))
 
 
 def _function(asked: Settings) -> Callable[..., Any]:
@@ -181,17 +250,8 @@ def _disk(asked: Any) -> list[tuple[str, int | float, str, str]]:
     """Return the rows about what is written; tables are small, and not counted."""
     if asked.command != "unlearn":
         return []
-    from mastlens.selection.tensors import select_tensors
-
     checkpoint = _checkpoint(asked)
-    names = select_tensors(
-        checkpoint,
-        ranking=asked.ranking,
-        where=asked.where,
-        all_parameters=asked.all_parameters,
-        names=asked.names,
-    )
-    stored = {name.partition("#")[0] for name in names}
+    stored = _edited(asked, checkpoint)
     entries = {name: prod(checkpoint.tensors[name].shape) for name in stored}
     edit = sum(2 * entries[name] * checkpoint.tensors[name].dtype.itemsize for name in stored)
     out = Path(asked.out) if asked.out is not None else Path()

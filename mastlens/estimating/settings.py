@@ -19,6 +19,9 @@ class EstimateSettings(Settings):
     )
     function = "mastlens.estimating.needs:estimate"
 
+    ranks: int = setting(
+        "as torchrun would start it over so many ranks: from shapes alone, nothing is run; before the command", 1
+    )
     what: Sequence[str] | Any = setting(
         "the command line to estimate, without mastlens; in Python a command's function, or its settings",
         positional=True,

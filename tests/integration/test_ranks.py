@@ -3,6 +3,7 @@
 Ranks are processes on the loopback address (``tests.ranks``); what they are held against is one process.
 """
 
+import errno
 import functools
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 import mastlens as m
 from mastlens.checkpoints.checkpoint import Checkpoint
@@ -69,36 +71,51 @@ def mixture(tmp_path_factory):
     return before, after, write_problems(root / "p.jsonl", first=3, count=5)
 
 
-def commands(tiny, gpt2, mixture):
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """The tiny lineage in bfloat16."""
+    return write_lineage(tmp_path_factory.mktemp("short"), dtype="bfloat16")
+
+
+def commands(tiny, gpt2, mixture, short):
     """What is run, by the name of its output folder."""
     lineage, ranking = gpt2
     before, after, problems = mixture
     some = r"experts\.[12]\.w[12]"
     return {
-        "couple": coupling(tiny.sft, tiny.rlvr, tiny.forget, "--retain", tiny.retain, "--fisher"),
+        "couple": coupling(tiny.sft, tiny.rlvr, tiny.forget, "--retain", tiny.retain, "--fisher", "--limit", 7),
         "npo": unlearning(tiny, "--objective", "npo", "--where", Q),
         "all": unlearning(
             tiny, "--objective", "ga", "--all-parameters", "--retain-loss", "kl", "--micro-batch", 2, steps=2
         ),
         "slices": unlearning(lineage, "--objective", "npo", "--ranking", ranking, steps=2),
-        "causal": ["causal-map", *coupling(tiny.sft, tiny.rlvr, tiny.forget, "--retain", tiny.retain, "--heads")[1:]],
-        "parts": ["causal-map", *coupling(lineage.sft, lineage.rlvr, lineage.forget, "--one-direction")[1:]],
-        "groups": ["causal-map", *coupling(before, after, problems)[1:]],
+        "causal": [
+            *("causal-map", *coupling(tiny.sft, tiny.rlvr, tiny.forget)[1:]),
+            *("--limit", 3, "--heads", "--where", r"0.*\.[ko]_proj|1.*\.q_proj"),
+        ],
+        "parts": [
+            *("causal-map", *coupling(lineage.sft, lineage.rlvr, lineage.forget, "--retain", lineage.retain)[1:]),
+            *("--limit", 3, "--one-direction"),
+        ],
+        "groups": ["causal-map", *coupling(before, after, problems)[1:], "--limit", 3, "--one-direction"],
         "tokens": [
             *("token-differences", "--base", tiny.base, "--sft", tiny.sft, "--rlvr", tiny.rlvr, "--batch-size", 5),
-            *("--split", f"forget={tiny.forget}", f"retain={tiny.retain}"),
+            *("--limit", 5, "--split", f"forget={tiny.forget}", f"retain={tiny.retain}"),
         ],
         "mixture": coupling(before, after, problems, "--where", some, "--no-spectrum"),
         "experts": [
             *("unlearn", "--rlvr", after, "--forget", problems, "--objective", "ga", "--where", some),
             *("--steps", 2, "--lr", 1e-3, "--batch-size", 5),
         ],
+        "widened": coupling(short.sft, short.rlvr, short.forget, "--dtype", "float32", "--limit", 7, "--no-spectrum"),
+        "short": coupling(short.sft, short.rlvr, short.forget, "--dtype", "bfloat16", "--limit", 7, "--no-spectrum"),
+        "short-npo": unlearning(short, "--objective", "npo", "--where", Q, "--dtype", "bfloat16", steps=2),
     }
 
 
 @pytest.fixture(scope="module")
-def asked(tiny, gpt2, mixture):
-    return commands(tiny, gpt2, mixture)
+def asked(tiny, gpt2, mixture, short):
+    return commands(tiny, gpt2, mixture, short)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +166,7 @@ def two(asked, tmp_path_factory):
     assert said == []  # rank 1 says nothing of its own
     for one in ended:  # each rank compared every model: whole tensors, slices and what lies in a stack
         counts = [int(line.split()[-2]) for line in one.out.splitlines() if line.startswith("compared ")]
-        assert counts == [1, len(Checkpoint(asked["npo"][2]).matrices()), 3, 0]
+        assert counts == [1, len(Checkpoint(asked["npo"][2]).matrices()), 3, 0, 1]
     return out
 
 
@@ -177,6 +194,29 @@ def test_couplings_are_those_of_one_process(alone, two):
     assert record["cost"]["worker"] == "rank 0 of 2"
     known = json.loads((alone / "couple" / "run.json").read_text())["stages"]["couple"]
     assert all(record[part] == known[part] for part in ("lineage", "inputs", "settings", "behaviour"))
+
+
+def test_sixteen_bits_are_those_of_one_process(alone, two):
+    wide, ours, other = (
+        pd.read_parquet(out / name / "coupling.parquet")
+        for out, name in ((alone, "widened"), (two, "short"), (alone, "short"))
+    )
+    close(pd.read_parquet(two / "widened" / "coupling.parquet"), wide, ("forget",))
+    # In bfloat16 a gradient is rounded in each batch and summed in float32: ranks are no farther from one process than
+    # rounding takes that from float32.
+    rounding = abs(other["forget_cosine"] - wide["forget_cosine"]).max()
+    assert 0 < abs(ours["forget_cosine"] - wide["forget_cosine"]).max() <= 2 * rounding
+    assert np.allclose(ours["forget_grad_norm"], other["forget_grad_norm"], rtol=2e-2)
+    steps = [pd.read_parquet(out / "short-npo" / "steps.parquet") for out in (two, alone)]
+    for column in ("forget_loss", "retain_loss", "forget_logprob"):
+        assert np.allclose(steps[0][column], steps[1][column], rtol=1e-2), column
+    edits = [load_file(out / "short-npo" / "edit.safetensors") for out in (two, alone)]
+    for key in edits[0]:
+        assert edits[0][key].dtype == torch.bfloat16
+        if key.startswith("before/"):
+            assert torch.equal(edits[0][key], edits[1][key])
+            moved = [(edit[f"after{key[6:]}"].double() - edit[key].double()).flatten() for edit in edits]
+            assert torch.cosine_similarity(*moved, dim=0) > 0.9
 
 
 @pytest.mark.parametrize("name", ["npo", "all", "slices", "experts"])
@@ -268,8 +308,9 @@ def test_a_run_goes_on_after_a_rank_was_killed(asked, two, tmp_path):
     ]
 
 
-def test_ranks_killed_at_random_moments_leave_what_can_be_taken_up(tiny, tmp_path):
-    assert len(kill_ranks(tiny, tmp_path, 2, random.Random(4), steps=8)) == 2
+@pytest.mark.long
+def test_a_rank_killed_at_a_random_moment_leaves_what_can_be_taken_up(tiny, tmp_path):
+    assert len(list(kill_ranks(tiny, tmp_path, 1, random.Random(4), steps=4))) == 1
 
 
 def in_own_folder(rank: int, root: Path) -> None:
@@ -285,15 +326,51 @@ def test_ranks_that_see_other_files_end_with_one_message(tiny, tmp_path):
     ended = run_ranks([words], before=functools.partial(in_own_folder, root=tmp_path))
     assert [one.codes for one in ended] == [[2], [2]], ended
     assert sum("Rank 1 on" in one.err for one in ended) == 1 and "another inputs" in ended[0].err + ended[1].err
-    ended = run_ranks([[*words, "--retain", "retain.jsonl"]], before=functools.partial(in_own_folder, root=tmp_path))
-    assert [one.codes for one in ended] == [[2], [2]], ended
-    assert [one.err.count("mastlens:") for one in ended] == [0, 1] and "retain.jsonl" in ended[1].err
+    for number in range(2):  # the second machine lacks a shard
+        model = AutoModelForCausalLM.from_pretrained(tiny.sft)
+        model.save_pretrained(tmp_path / str(number) / "sft", max_shard_size="50KB")
+    shard = sorted((tmp_path / "1" / "sft").glob("*.safetensors"))[-1]
+    shard.unlink()
+    for other, lacking in ((["--retain", "retain.jsonl"], "retain.jsonl"), (["--sft", "sft"], shard.name)):
+        ended = run_ranks([[*words, *other]], before=functools.partial(in_own_folder, root=tmp_path))
+        assert [one.codes for one in ended] == [[2], [2]], ended
+        assert [one.err.count("mastlens:") for one in ended] == [0, 1] and lacking in ended[1].err, ended
     assert not (tmp_path / "out").exists()
+
+
+def other_versions(rank: int) -> None:
+    from mastlens.runs import stages
+
+    plain = stages.versions
+    stages.versions = lambda: plain() | ({"torch": "1.0"} if rank else {})
+
+
+def full_disk(rank: int) -> None:
+    """Let the machine of rank 0, which writes, have no room for a table."""
+
+    def write(frame, path, **more):
+        raise OSError(errno.ENOSPC, "full", str(path))
+
+    pd.DataFrame.to_parquet = write
+
+
+def test_other_versions_and_a_full_disk_end_with_one_message(tiny, tmp_path):
+    words = coupling(tiny.sft, tiny.rlvr, tiny.forget, "--limit", 2, "--no-spectrum", "--out", tmp_path / "out")
+    for before, said in ((other_versions, "another version of a package"), (full_disk, "No space left")):
+        ended = run_ranks([words], before=before)
+        assert [one.codes for one in ended] == [[2], [2]], ended
+        told = ended[0].err + ended[1].err
+        assert told.count("mastlens:") == 1 and said in told and "Traceback" not in told, told
+        assert not list(tmp_path.rglob("*.parquet"))
 
 
 def test_what_does_not_run_over_ranks_is_refused_once(tiny, tmp_path):
     for words, said in (
-        (["inspect", tiny.rlvr], "Over ranks run: token-differences, couple, causal-map, unlearn"),
+        (
+            ["evaluate", "--model", tiny.rlvr, "--split", f"forget={tiny.forget}", "--out", tmp_path / "c"],
+            "evaluate is one process, and torchrun started several: type it without torchrun. Over ranks run: "
+            "token-differences, couple, causal-map, unlearn",
+        ),
         (["couple", "--sft", tiny.sft], "required"),
         (
             unlearning(tiny, "--objective", "rmu", "--layer", 1, "--where", Q, "--out", tmp_path / "a"),
@@ -305,5 +382,5 @@ def test_what_does_not_run_over_ranks_is_refused_once(tiny, tmp_path):
         assert [one.codes for one in ended] == [[2], [2]], ended
         told = "".join(one.err for one in ended)
         assert len(re.findall(r"^mastlens[ a-z]*:", told, re.MULTILINE)) == 1 and said in told, told
-    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+    assert not list(tmp_path.iterdir())
     assert Checkpoint(tiny.rlvr).fingerprint

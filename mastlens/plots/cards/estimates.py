@@ -8,6 +8,12 @@ from mastlens.plots.cards.card import Card
 def estimate_card(table: pd.DataFrame, command: str) -> Card:
     """Return the card of what a command will need."""
     rows = {str(row["quantity"]): row for row in table.to_dict("records")}
+    if "memory a rank" in rows:
+        verdict = (
+            f"Each rank takes {rows['memory a rank']['value'] / 1e3:.2f} GB, and what its texts take. Nothing was run: "
+            "this follows from shapes."
+        )
+        return Card("Estimate", verdict, table, next=(command,) if command else ())
     memory = rows.get("GPU memory", rows.get("memory"))
     verdict = f"It takes about {spoken(float(rows['time']['value']))}"
     if memory is not None:
