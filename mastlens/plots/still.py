@@ -20,7 +20,7 @@ from mastlens.plots.template import COLOURWAY, MUTED, RULE
 
 WIDE = 920
 """Pixels of a figure in a page that is as wide as it gets."""
-LARGEST = 60_000
+LARGEST = 40_000
 """Characters of a still at most; a figure with more marks than that waits for its script."""
 
 _UNSEEN = ("meta", "template", "customdata", "hovertext")
