@@ -201,7 +201,7 @@ def gradient_shares(
         leaves = [value.clone().requires_grad_() for value in own]
         whole = torch.autograd.grad(logprobs(*leaves).sum(), leaves, allow_unused=True)
         along = tuple(torch.zeros_like(value) if g is None else g for value, g in zip(own, whole, strict=True))
-        _, inner = jvp(logprobs, own, along)
+        inner = jvp(logprobs, own, along)[1]
     found = inner.detach().double().cpu().numpy()
     total = float(found.sum())
     return found / total if total > 0 else np.full(len(found), np.nan)

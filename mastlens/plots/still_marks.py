@@ -34,10 +34,10 @@ def draw_trace(
     line = trace.get("line") or {}
     plain = own if isinstance(own, str) else str(line.get("color") or colour)
     opacity = float(trace.get("opacity") or 1.0)
+    mode = str(trace.get("mode") or "lines") if trace["type"] == "scatter" else ""
     if trace["type"] == "bar":
         yield from _bars(trace, x, y, _colours(marker, scales, len(px), colour), beside)
     else:
-        mode = str(trace.get("mode") or "lines")
         d = ink.line(zip(px, py, strict=True))
         if trace.get("fill") == "toself" and d:
             hatched = "rgba(118,118,118,.25)" if trace.get("fillpattern") else "none"
@@ -46,9 +46,9 @@ def draw_trace(
             yield ink.stroked(d, line, ink.faded(plain, opacity))
     for way, axis, here in (("x", x, px), ("y", y, py)):
         yield _errors(trace, way, axis, here, py if way == "x" else px, plain)
-    if trace["type"] == "scatter" and "markers" in mode:
+    if "markers" in mode:
         yield from draw_markers(px, py, marker, _colours(marker, scales, len(px), plain), opacity)
-    if trace["type"] == "scatter" and "text" in mode and trace.get("text") is not None:
+    if "text" in mode and trace.get("text") is not None:
         words = [trace["text"]] * len(px) if isinstance(trace["text"], str) else trace["text"]
         size = float((trace.get("textfont") or {}).get("size") or 12)
         for a, b, word in zip(px, py, words, strict=False):
@@ -191,8 +191,8 @@ def _bars(
     end = length.at([None if one is None else start + one for start, one in zip(base, reach, strict=True)])
     start_at = length.at(base) if not length.log else np.full(len(reach), length.first)
     unit = abs(along.last - along.first) / (abs(along.high - along.low) or 1.0)
-    wide = trace.get("width")
-    wide = 0.8 / (1 if over else count) if wide is None or not np.isscalar(wide) else float(wide)
+    told = trace.get("width")
+    wide = float(told) if isinstance(told, int | float) else 0.8 / (1 if over else count)
     shift = 0.0 if over or trace.get("width") is not None else (number - (count - 1) / 2) * wide
     for at, zero, to, colour in zip(middle, start_at, end, colours, strict=False):
         if np.isfinite(at) and np.isfinite(to):
