@@ -95,7 +95,7 @@ def table_of(keys: Mapping[str, Sequence[Any]], columns: Sequence[str], seed: in
             table[column] = 20 + 20 * rng.random(count)
         elif any(word in column for word in _SHARES):
             table[column] = rng.random(count)
-        elif "norm" in column or column in ("grad_norm", "singular_value", "precision_floor", "null_sd", "score"):
+        elif "norm" in column or column.endswith(("singular_value", "precision_floor", "null_sd", "score")):
             table[column] = 0.01 + rng.random(count) * (0.001 if "floor" in column else 1.0)
         else:
             table[column] = rng.normal(size=count) * 0.3
@@ -326,7 +326,7 @@ def _depth(size: Size) -> pd.DataFrame:
     parts = ["reference_drop", "edited_drop", "erased"]
     table = table_of({"split": ["forget"], "layer": range(-1, size.layers)}, [*parts, "items"])
     ends = {f"{p}_{e}": table[p] + (0.1 if e == "high" else -0.1) for p in parts for e in ("low", "high")}
-    return table.assign(encoding=True, **ends)
+    return table.assign(encoding=40, **ends)
 
 
 def _departure(size: Size) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from mastlens.errors import BadSetting, MissingPackage, NotTogether
 from mastlens.models.weights import swapped
 from mastlens.problems.encoding import encode_prompt
 from mastlens.runs.devices import device_of
+from mastlens.selection.tensors import weight_matrices
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -88,19 +89,20 @@ class Chat:
         self.exchanges.append(exchange)
         return exchange
 
-    def view(self, said: str, text: str | None = None) -> "TokenView":
+    def view(self, said: str, text: str | None = None, *, gradient: bool = False) -> "TokenView":
         """Return what both make of every token of both responses, or of a typed text; see ``view_tokens``.
 
         Args:
             said: The prompt.
             text: What is read after it in place of the responses.
+            gradient: Also each token's share of the gradient.
 
         Raises:
             MastlensError: If there is no token to look at, or too many for the model's context.
         """
         from mastlens.explorer.token_view import token_view
 
-        return token_view(self, said, text)
+        return token_view(self, said, text, gradient=gradient)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -121,6 +123,11 @@ class Chat:
         if not said.strip():
             raise BadSetting("There is nothing to answer: say something.")
         return encode_prompt(said, self._tokenizer, chat_template=self._chat_template)
+
+    @property
+    def changed(self) -> list[str]:
+        """The tensors that an edit changes; of another checkpoint all weight matrices."""
+        return list(self._edited.after) if isinstance(self._edited, Edit) else weight_matrices(self._checkpoint)
 
     @contextmanager
     def speaking(self, side: str) -> "Iterator[PreTrainedModel]":

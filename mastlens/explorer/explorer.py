@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mastlens.errors import MissingPackage
-from mastlens.explorer.exploration import Exploration
+from mastlens.explorer.exploration import Exploration, open_exploration
 from mastlens.explorer.figures import HEADINGS, figures_and_gaps, score_map
 from mastlens.explorer.scores import score_table
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+    from mastlens.explorer.comparing import RunComparison
 
 _PLOTLY = "application/vnd.plotly.v1+json"
 _REST = (
@@ -83,6 +85,21 @@ class Explorer:
             MastlensError: If there is no such projection.
         """
         return self.study.numbers(self.study.resolve(name))
+
+    def compare(self, other: "str | os.PathLike[str] | Explorer", **sources: Any) -> "RunComparison":
+        """Return this run beside another of the same architecture: both maps, the difference, one page of both.
+
+        Args:
+            other: The other run's folder, or its explorer.
+            sources: As for ``explore``, where it is a folder.
+
+        Raises:
+            MastlensError: If the other holds no run, or they share no projection or no score.
+        """
+        from mastlens.explorer.comparing import compare_explorations
+
+        found = other.study if isinstance(other, Explorer) else open_exploration(other, **sources)
+        return compare_explorations(self.study, found)
 
     def widget(self, name: str | None = None) -> Any:
         """Return the explorer as an ipywidget; each call makes a new one.

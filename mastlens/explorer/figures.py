@@ -35,7 +35,12 @@ class ExplorerSection:
 
 
 def score_map(
-    study: Exploration, score: str | None = None, *, chosen: str | None = None, note: str = ""
+    study: Exploration,
+    score: str | None = None,
+    *,
+    chosen: str | None = None,
+    note: str = "",
+    over: np.ndarray | None = None,
 ) -> "go.Figure":
     """Return the map of one score over layers and projections.
 
@@ -44,6 +49,7 @@ def score_map(
         score: Its key, as in ``study.scores``; the first one without it.
         chosen: Name of a projection to frame.
         note: A line below.
+        over: Values that the colours range over; by default those of the run's scores of its family.
 
     Raises:
         MastlensError: If the run has no such score.
@@ -60,7 +66,7 @@ def score_map(
         label=found.label,
         signed=found.signed,
         doublings=found.doublings,
-        over=score_range(study.tables, study.scores, found),
+        over=score_range(study.tables, study.scores, found) if over is None else over,
         chosen=chosen,
         note=note,
         title=_map_title(study, found, table),

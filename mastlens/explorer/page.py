@@ -12,6 +12,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from mastlens.explorer.comparing import RunComparison
 from mastlens.explorer.exploration import Exploration
 from mastlens.explorer.figures import HEADINGS, each_section, score_map
 from mastlens.plots.cells import escaped, table_html
@@ -137,24 +138,68 @@ def write_explorer(study: Exploration, path: Path, first: str, measured: Collect
     Raises:
         MastlensError: If the file cannot be written.
     """
-    from mastlens.explorer.grid import LOOK, SCRIPT, grid_of
-
-    scores = []
-    for score in study.scores.values():
-        figure = score_map(study, score.key)
-        told = _told(figure)
-        scores.append({"label": score.label, "told": told["title"], "grid": grid_of(figure, score.label)})
+    scores = [_score(score_map(study, score.key), score.label) for score in study.scores.values()]
     template = layout_of(score_map(study)).template.to_plotly_json()
-    data = {
-        "scores": scores,
-        "template": template,
-        "first": first,
-        "projections": {name: _projection(study, name, template, slow=name in measured) for name in study.names},
-    }
+    projections = {name: _projection(study, name, template, slow=name in measured) for name in study.names}
     title = f"Projections of {study.folder.name}"
+    return _write(path, title, study.subtitle, scores, template, first, projections)
+
+
+def write_comparison(pair: RunComparison, path: Path) -> Path:
+    """Write the page of two runs: of every score the maps of both and of the difference; behind each cell both.
+
+    Raises:
+        MastlensError: If the file cannot be written.
+    """
+    scores = []
+    for score in pair.scores.values():
+        labels = [f"{score.label}: {name}" for name in (*pair.called, "difference")]
+        scores += [_score(figure, label) for figure, label in zip(pair.maps(score.key), labels, strict=True)]
+    template = layout_of(pair.map()).template.to_plotly_json()
+    names = [name for name in pair.first.names if name in set(pair.second.names)]
+    projections = {name: _both(pair, name, template) for name in names}
+    subtitle = f"{pair.first.subtitle}; {pair.second.subtitle}"
+    title = f"Projections of {' and '.join(pair.called)}"
+    # The difference is what one looks for: it comes first.
+    scores = [each for i in range(0, len(scores), 3) for each in (scores[i + 2], *scores[i : i + 2])]
+    return _write(path, title, subtitle, scores, template, names[0], projections)
+
+
+def _both(pair: RunComparison, name: str, template: Any) -> dict[str, Any]:
+    """Return what is behind a cell of two runs: each figure of the one followed by that of the other."""
+    parts = [_projection(study, name, template, slow=False) for study in (pair.first, pair.second)]
+    figures, gaps = [], []
+    for part, called in zip(parts, pair.called, strict=True):
+        for each in part["figures"]:
+            figures.append({**each, "place": each["heading"], "heading": f"{each['heading']}, {called}"})
+        gaps += [f"{called}. {gap}" for gap in part["gaps"]]
+    order = list(HEADINGS.values())
+    figures.sort(key=lambda each: order.index(each.pop("place")))  # stable: of a place the first run comes first
+    captioned = [f"<p>{escaped(called)}</p>\n{part['table']}" for part, called in zip(parts, pair.called, strict=True)]
+    return {**parts[0], "table": "\n".join(captioned), "figures": figures, "gaps": gaps}
+
+
+def _score(figure: go.Figure, label: str) -> dict[str, Any]:
+    from mastlens.explorer.grid import grid_of
+
+    return {"label": label, "told": _told(figure)["title"], "grid": grid_of(figure, label)}
+
+
+def _write(
+    path: Path,
+    title: str,
+    subtitle: str,
+    scores: list[dict[str, Any]],
+    template: Any,
+    first: str,
+    projections: dict[str, Any],
+) -> Path:
+    from mastlens.explorer.grid import LOOK, SCRIPT
+
+    data = {"scores": scores, "template": template, "first": first, "projections": projections}
     body = [
         f"<h1>{escaped(title)}</h1>",
-        f'<p class="question">{escaped(study.subtitle)}</p>',
+        f'<p class="question">{escaped(subtitle)}</p>',
         '<div class="verdict" role="note"><p id="ml-told"></p></div>',
         '<div id="ml-choose"><label for="ml-score">The map shows</label><select id="ml-score"></select></div>',
         '<div id="ml-map">This page needs JavaScript.</div>',

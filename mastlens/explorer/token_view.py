@@ -13,6 +13,7 @@ from mastlens.analysis.tokens import token_texts
 from mastlens.errors import BadSetting
 from mastlens.explorer.chatting import SIDES, Chat, chat
 from mastlens.models.distributions import solution_tokens
+from mastlens.models.gradients import gradient_shares
 from mastlens.plots.cards.carded import Carded
 from mastlens.problems.encoding import EncodedProblem, context_length
 
@@ -36,7 +37,9 @@ class TokenView(Carded):
         table: One row a token: ``side`` (``source`` or ``edited``: whose response it is; ``text`` for a typed one),
             ``position`` (from 0), ``token`` (its text), ``logprob_before`` (under the source) and ``logprob_after``
             (under the edited model), teacher-forced, natural; ``difference``; ``entropy_before`` (nats, of the
-            source's distribution there); ``shared`` (whether the other side has the token, too; True for a typed text).
+            source's distribution there); ``shared`` (whether the other side has the token, too; True for a typed text);
+            where it was asked for ``gradient_share``: what the token has of the gradient of its text's loss under the
+            source, in the edited tensors (of another checkpoint in all weight matrices); a side's add up to one.
         said: The prompt.
         settings: What made it.
     """
@@ -58,17 +61,17 @@ class TokenView(Carded):
 
         return token_view_card(self.table, self.totals)
 
-    def plot(self) -> "go.Figure":
-        """Draw every token's difference, a panel a side."""
+    def plot(self, by: str = "difference") -> "go.Figure":
+        """Draw every token's difference, or its ``gradient_share``, a panel a side."""
         from mastlens.plots.token_sides import plot_token_sides
 
-        return plot_token_sides(self.table)
+        return plot_token_sides(self.table, by=by)
 
-    def html(self) -> "TextFigure":
-        """Return the texts side by side, tokens coloured by their differences, those of one side alone marked."""
+    def html(self, by: str = "difference") -> "TextFigure":
+        """Return the texts side by side, coloured by difference or ``gradient_share``, tokens of one side marked."""
         from mastlens.plots.token_sides import token_sides_html
 
-        return token_sides_html(self.table, said=self.said)
+        return token_sides_html(self.table, said=self.said, by=by)
 
 
 def view_tokens(
@@ -77,6 +80,7 @@ def view_tokens(
     said: str,
     text: str | None = None,
     *,
+    gradient: bool = False,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     seed: int = 0,
@@ -94,6 +98,8 @@ def view_tokens(
         edited: The edit, its file, or another checkpoint of the same tokenizer.
         said: The prompt.
         text: A text to read after the prompt in place of both responses.
+        gradient: Also measure what each token has of the gradient, for ``html("gradient_share")``: one more pass there
+            and back, with all logits in memory.
         max_new_tokens: Where a response is cut off.
         temperature: 0 for greedy.
         seed: Decides the draws.
@@ -113,10 +119,10 @@ def view_tokens(
         chat_template=chat_template,
         device=device,
     )
-    return talk.view(said, text)
+    return talk.view(said, text, gradient=gradient)
 
 
-def token_view(talk: Chat, said: str, text: str | None = None) -> TokenView:
+def token_view(talk: Chat, said: str, text: str | None = None, *, gradient: bool = False) -> TokenView:
     """Return both responses, or a typed text, under both models; see ``view_tokens``."""
     prompt = talk.encoded(said)
     tokenizer = talk.tokenizer
@@ -127,7 +133,7 @@ def token_view(talk: Chat, said: str, text: str | None = None) -> TokenView:
     if not all(ids.values()):
         raise BadSetting("There is no token to look at: give a text that has some.")
     problems = [EncodedProblem(prompt, each) for each in ids.values()]
-    logprobs, entropies = {}, []
+    logprobs, entropies, shares = {}, [], []
     for model_side in SIDES:
         with talk.speaking(model_side) as model:
             context, longest = context_length(model.config), max(problem.length for problem in problems)
@@ -137,6 +143,8 @@ def token_view(talk: Chat, said: str, text: str | None = None) -> TokenView:
                     "max_new_tokens."
                 )
             logprobs[model_side], found = solution_tokens(model, problems, batch_size=1)
+            if gradient and not shares:
+                shares = [gradient_shares(model, problem, talk.changed) for problem in problems]
         entropies = entropies or found  # of the source, which comes first
     parts = []
     for i, (side, own) in enumerate(ids.items()):
@@ -144,6 +152,7 @@ def token_view(talk: Chat, said: str, text: str | None = None) -> TokenView:
         columns = {"position": range(len(own)), "token": token_texts(own, tokenizer)}
         columns |= {"logprob_before": before, "logprob_after": after, "difference": after - before}
         columns |= {"entropy_before": entropies[i].astype(np.float64), "shared": _shared(ids, side)}
+        columns |= {"gradient_share": shares[i]} if gradient else {}
         parts.append(pd.DataFrame({"side": side, **columns}))
     return TokenView(pd.concat(parts, ignore_index=True), said, {**talk.record(), "text": text})
 

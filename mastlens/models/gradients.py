@@ -5,8 +5,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.func import functional_call, jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mastlens.models.likelihood import token_logprobs
 from mastlens.models.sharding import Rows, Spread, in_step, ranks_of
@@ -160,6 +164,47 @@ def measure_gradients(
         return {name: Spread(weight.stored(place), weight, place, ranks) for name, (weight, place) in rows.items()}
 
     return Gradients(by_name(totals, tokens), by_name(squares, len(encoded)) if fisher else None)
+
+
+def gradient_shares(
+    model: "PreTrainedModel", problem: EncodedProblem, names: Sequence[str]
+) -> Float[np.ndarray, " solution"]:
+    """Return what each solution token has of the whole solution's gradient: <g_t, g> / |g|^2.
+
+    g_t is the gradient of -log p(token t | everything before it), g the sum of them. The shares add up to one; a
+    negative one belongs to a token that pulls the other way. The inner products of all tokens come from one pass: they
+    are the derivatives of the log-probabilities along g, which forward-mode differentiation gives exactly.
+
+    Args:
+        model: The model, in evaluation mode; it is left as it is.
+        problem: Token ids.
+        names: Parameter names: gradients are of these.
+
+    Returns:
+        Float64; NaN everywhere where the gradient is zero.
+
+    Raises:
+        MastlensError: For a name that the model does not have.
+    """
+    placed = placed_weights(model, dict.fromkeys(names))
+    chosen = {place.parameter: parameter.detach() for parameter, place in placed.values()}
+    ids = torch.tensor([problem.prompt + problem.solution], device=model.device)
+    start = len(problem.prompt)
+
+    def logprobs(*values: Tensor) -> Tensor:
+        given = dict(zip(chosen, values, strict=True))
+        logits = functional_call(model, given, (ids,), {"use_cache": False}).logits[0, start - 1 : -1]
+        return logits.float().log_softmax(-1).gather(1, ids[0, start:, None])[:, 0]
+
+    own = tuple(chosen.values())
+    with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():  # the others know no forward mode
+        leaves = [value.clone().requires_grad_() for value in own]
+        whole = torch.autograd.grad(logprobs(*leaves).sum(), leaves, allow_unused=True)
+        along = tuple(torch.zeros_like(value) if g is None else g for value, g in zip(own, whole, strict=True))
+        inner = jvp(logprobs, own, along)[1]
+    found = inner.detach().double().cpu().numpy()
+    total = float(found.sum())
+    return found / total if total > 0 else np.full(len(found), np.nan)
 
 
 def _divided(totals: dict[str, Tensor], count: int, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -253,7 +253,8 @@ def _variants_title(drawn: pd.DataFrame, split: str) -> str:
         layers = count(len(distinct(drawn, "variant")) // 2, "layer")
         return f"What linear probes on {layers} tell on {split}: chance is 50 %"
     if part.empty:
-        return f"Accuracy under {count(len(distinct(drawn, 'variant')), 'variant')} of an attack"
+        variants = count(len(distinct(drawn, "variant")), "variant")
+        return f"Accuracy under {variants} of an attack; what came back is not known"
     best = records(part)[int(np.argmax(numbers(part, "recovered")))]
     if not best["recovered_low"] > 0:
         return f"On {split}, no variant brought back more than chance allows for"
@@ -326,4 +327,5 @@ def plot_code_changes(
 def _codes_title(drawn: pd.DataFrame, shown: list[str]) -> str:
     totals = {str(row["format"]): row for row in records(drawn) if not row["projection"] and row["layer"] == -1}
     said = [f"{100 * totals[one]['code_changed']:.0f}% in {one}" for one in shown if one in totals]
-    return f"Edited entries whose quantised code changed: {', '.join(said)}"
+    title = "Edited entries whose quantised code changed"
+    return f"{title}: {', '.join(said)}" if said else f"{title}, tensor by tensor"

@@ -88,12 +88,7 @@ def plot_causal_map(
     add_ring_key(fig, "95 % interval over problems holds 0")
     what = "head" if heads else "projection"
     if title is None:
-        top = records(drawn)[int(np.nanargmax(np.abs(effects["forget"])))]
-        title = (
-            f"{plain(top['projection'])} of layer {top['layer']} moves forget most: "
-            f"{short(_MILLI * top['forget_effect'])} · 10⁻³ nats per token; no effect beyond chance on forget in "
-            f"{int(chance['forget'].sum())} of {count(len(drawn), what)}"
-        )
+        title = _map_title(drawn, np.where(chance["forget"], np.nan, effects["forget"]), what)
     total = _MILLI * numbers(drawn, "forget_total")[0]
     return finish(
         fig,
@@ -108,6 +103,18 @@ def plot_causal_map(
         bottom=BAR_SPACE,
         min_width=(360, 640)[len(sides) - 1],
     )
+
+
+def _map_title(drawn: pd.DataFrame, known: np.ndarray, what: str) -> str:
+    """Return how many effects are told from zero, and the largest of these."""
+    told = np.isfinite(known)
+    title = f"{int(told.sum()) or 'None'} of {count(len(drawn), what)} {'moves' if told.sum() < 2 else 'move'} forget "
+    title += "beyond its interval" if told.sum() < 2 else "beyond their intervals"
+    if not told.any():
+        return title
+    top = records(drawn)[int(np.nanargmax(np.abs(known)))]
+    effect = short(_MILLI * top["forget_effect"])
+    return f"{title}, most {plain(top['projection'])} of layer {top['layer']}: {effect} · 10⁻³ nats per token"
 
 
 @honest
@@ -233,7 +240,12 @@ def plot_causal_groups(
     fig.update_yaxes(title_text=f"change of the log-probability<br>({_UNIT})", zerolinewidth=1.5)
     if title is None:
         effect = dict(zip(words(drawn, "group"), _MILLI * numbers(drawn, "forget_effect"), strict=True))
-        title = "What whole groups of weights do"
+        ends = [numbers(drawn, f"forget_effect_{end}") for end in ("low", "high")]
+        beyond = [name for name, low, high in zip(effect, *ends, strict=True) if low > 0 or high < 0]
+        moved = ", ".join(f"{name} {short(effect[name])}" for name in beyond)
+        title = f"{len(beyond) or 'None'} of {count(len(drawn), 'group')} of weights "
+        title += "move forget beyond their intervals" if len(beyond) > 1 else "moves forget beyond its interval"
+        title += f": {moved} · 10⁻³ nats per token" if moved else ""
         if {"projections", "all"} <= set(effect):
             title = (
                 f"The attention projections together change forget by {short(effect['projections'])} · 10⁻³ nats per "

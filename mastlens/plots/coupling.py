@@ -206,11 +206,14 @@ def _title(drawn: pd.DataFrame, sized: bool) -> str:
     if not np.isfinite(cosine).any():
         return "No forget cosine is known for any projection"
     title = "Cosine of forget gradient and RLVR increment: "
-    largest = f"at most {np.nanmax(np.abs(cosine), initial=0.0):.3f} in size"
     if not sized:
-        return f"{title}{largest} over {count(len(drawn), 'projection')}; chance is not known"
-    told = drawn.assign(forget_above_chance=~_by_chance(drawn, "forget_cosine"))
-    return f"{title}{_falling(told, 'forget', 'projection')}; {largest}"
+        largest = np.nanmax(np.abs(cosine), initial=0.0)
+        return f"{title}at most {largest:.3f} in size over {count(len(drawn), 'projection')}; chance is not known"
+    chance = _by_chance(drawn, "forget_cosine")
+    told = drawn.assign(forget_above_chance=~chance)
+    size = np.nanmax(np.abs(cosine[~chance]), initial=0.0)  # of what chance could have made no headline tells the size
+    largest = f"; at most {size:.3f} in size" if size > 0 else ""
+    return f"{title}{_falling(told, 'forget', 'projection')}{largest}"
 
 
 def _falling(drawn: pd.DataFrame, side: str, noun: str) -> str:

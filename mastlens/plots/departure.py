@@ -75,6 +75,8 @@ def plot_departure(
     values = np.concatenate([numbers(drawn, measure), numbers(drawn, null)])
     spread = log_range(values) and not (values[np.isfinite(values)] <= 0).any()
     fig.update_yaxes(title_text=plain(label_of(measure)), type="log" if spread else "linear")
+    if spread:
+        fig.update_yaxes(dtick="D2")  # 1, 2 and 5 of each decade: plotly's own marks every digit
     x_title = "position in the solution (tokens)" if single else "layer (−1: the embedding)"
     fig.update_xaxes(title_text="all tokens" if of_next and not single else x_title, tickformat="d")
     found = claim(drawn, measure)

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mastlens.plots.figure import Figure
-from mastlens.plots.frame import colour_with, count, finish, plain
+from mastlens.plots.frame import colour_with, count, extremes, finish, plain
 from mastlens.plots.honest import honest
 from mastlens.plots.tables import distinct, need, need_unique, records, rows_with, take
 from mastlens.plots.template import COLOURWAY, GREEN, INK, MUTED, PURPLE
@@ -142,10 +142,12 @@ def _add_reference(fig: go.Figure, row: dict[str, Any], number: int, arms: int, 
 
 
 def _accuracy_title(drawn: pd.DataFrame, arms: list[str], splits: list[str]) -> str:
-    if len(arms) != 2:
-        return f"Accuracy of {count(len(arms), 'model')} on {count(len(splits), 'split')}"
     changes = []
     accuracy = {(str(row["arm"]), str(row["split"])): 100 * float(row["accuracy"]) for row in records(drawn)}
+    if len(arms) != 2:
+        said = [extremes({arm: accuracy[arm, split] for arm in arms if (arm, split) in accuracy}) for split in splits]
+        found = ", ".join(f"{split} {ends}" for split, ends in zip(splits, said, strict=True) if ends)
+        return f"Accuracy of {count(len(arms), 'model')}: {found}"
     for split in splits:
         before, after = (accuracy.get((arm, split)) for arm in arms)
         if before is not None and after is not None:

@@ -164,6 +164,8 @@ def _side_hover(row: dict[str, Any], side: str, word: str, ends: np.ndarray) -> 
 def _edits_title(drawn: pd.DataFrame) -> str:
     forgot = numbers(drawn, "forget_high") < 0
     cost = forgot & (numbers(drawn, "retain_high") < 0)
+    if not forgot.any():
+        return f"None of {count(len(drawn), 'edit')} forgot beyond its interval"
     return f"{int(forgot.sum())} of {count(len(drawn), 'edit')} forgot; {int(cost.sum())} of these also lost on retain"
 
 
@@ -215,8 +217,11 @@ def plot_collateral(table: pd.DataFrame, *, title: str | None = None, subtitle: 
         )
     longest = max(len(_label(row, panel)) for panel, rows in panels.items() for row in rows)
     found = rows_with(drawn, "measure", "kl")
-    values = zip(distinct(found, "split"), numbers(found, "value"), strict=True)
-    said = ", ".join(f"{short(float(value), 2)} nats a token on {split}" for split, value in values)
+    values = zip(distinct(found, "split"), numbers(found, "value"), numbers(found, "ci_low"), strict=True)
+    said = ", ".join(
+        f"{short(float(value), 2)} nats a token on {split}{', which can be none' if low <= 0 else ''}"
+        for split, value, low in values
+    )
     done = finish(
         fig,
         drawn,

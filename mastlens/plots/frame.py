@@ -36,6 +36,17 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def extremes(percent: dict[str, float]) -> str:
+    """Return the lowest and the highest of several models' percentages, with their names; nothing of none."""
+    known = {name: value for name, value in percent.items() if value == value}
+    if not known:
+        return ""
+    ends = [min(known, key=lambda name: known[name]), max(known, key=lambda name: known[name])]
+    if known[ends[0]] == known[ends[1]]:
+        return f"{known[ends[0]]:.0f}%" + f" in all {len(known)}" * (len(known) > 1)
+    return " to ".join(f"{known[name]:.0f}% ({name})" for name in ends)
+
+
 def short(value: float, digits: int = 3) -> str:
     """Return a number for a cell, always with that many significant digits; nothing for NaN."""
     if value != value:

@@ -10,6 +10,7 @@ from mastlens.plots.tables import distinct, need, numbers, rows_with, where, wor
 
 _PLACE = ("split", "layer", "site", "head")
 _SHORT = {"embed": "embed", "mlp_out": "MLP", "out": "rest of attention", "ln_final": "bias"}
+_NULL = "○: random changes of RLVR's size give such a value (two-sided, p ≥ 0.001 for each cell)."
 
 
 @honest
@@ -67,4 +68,6 @@ def _map(table: pd.DataFrame, value: str, split: str | None, *, label: str, subt
     ]
     chosen["projection"] = names
     chosen["name"] = [f"{site} of layer {layer}" for site, layer in zip(names, words(chosen, "layer"), strict=True)]
-    return plot_score_map(chosen, value, label=label, subtitle=subtitle, signed=True)
+    return plot_score_map(
+        chosen, value, label=label, subtitle=subtitle, signed=True, across="part; z and a number: a head", note=_NULL
+    )

@@ -38,6 +38,8 @@ def plot_score_map(
     label: str | None = None,
     title: str | None = None,
     subtitle: str = "",
+    across: str = "projection",
+    note: str = "",
     writer: str = "mastlens geometry, mastlens couple or mastlens rank",
 ) -> Figure:
     """Draw one column of a table as a map over layers and projections, one panel an increment, equal colours.
@@ -54,6 +56,8 @@ def plot_score_map(
         label: What the value is called on the colour bar, with its unit; by default its entry in the column list.
         title: The point in plain words; by default the largest value and how many cells are chance.
         subtitle: Model, revision, dtype, seed.
+        across: What the columns are, where they are no projections.
+        note: How to read the marks; by default which null they are of.
         writer: What writes such a table, for the error message.
     """
     own_null, told = null_of(value, map(str, table.columns)) if null is None else (None, None)
@@ -94,6 +98,7 @@ def plot_score_map(
             col=col,
             layer_title=col == 1,
         )
+        fig.update_xaxes(title_text=across, row=1, col=col)
         if below.any():
             add_hatch(fig, grid, part, flags(part, "below_floor"), col=col)
     fig.update_layout(coloraxis=color_scale(values, signed=signed))
@@ -107,7 +112,7 @@ def plot_score_map(
         drawn,
         title=title or _title(drawn, value, label, marked, told is not None),
         subtitle=subtitle,
-        note=_note(nulls, told, null_tolerance),
+        note=note or _note(nulls, told, null_tolerance),
         plot_height=grid.height,
         legend_rows=int(marked or bool(below.any())),
         panel_titles=names is not None,

@@ -27,6 +27,7 @@ from mastlens.plots.page_style import CSS, SCRIPT
 from mastlens.plots.response_browser import Responses, browser_html
 from mastlens.plots.response_script import LOOK as BROWSER_LOOK
 from mastlens.plots.response_script import SCRIPT as BROWSER_SCRIPT
+from mastlens.plots.still import still
 from mastlens.plots.tables import layout_of
 from mastlens.runs.files import atomic_path
 
@@ -197,11 +198,13 @@ def _figure(fig: go.Figure, number: int) -> str:
     note = f'<p class="note">{escaped(ours["note"])}</p>\n' if ours.get("note") else ""
     button = f'<button type="button" data-table="{name}" hidden>Data of this figure (CSV)</button>'
     tools = f'<div class="tools">{button}</div>\n' if ours else ""
+    # Stands there before plotly's script has run, at the places where the live figure will be.
+    waiting = still(bare, name, label) or "This figure needs JavaScript."
     return (
         f'<figure class="figure">\n<figcaption>{caption}</figcaption>\n<div class="scroll">'
         f'<div id="{name}-plot" data-figure="{name}" role="group" aria-label="{escaped(label)}" '
         f'style="height:{height}px;'
-        f'min-width:{int(ours.get("min_width", 320))}px">This figure needs JavaScript.</div></div>\n'
+        f'min-width:{int(ours.get("min_width", 320))}px">{waiting}</div></div>\n'
         f"{note}{tools}"
         f"{packed(name, json.loads(str(bare.to_json())))}\n</figure>"
     )

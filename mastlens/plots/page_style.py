@@ -30,9 +30,12 @@ figcaption strong { font-weight: 650; }
 .sub { display: block; }
 .note { margin: .35rem 0 0; max-width: 50rem; }
 .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; }
+.still { display: block; width: 100%; height: 100%; font-family: system-ui, -apple-system, "Segoe UI", Roboto,
+  "Helvetica Neue", Arial, sans-serif; }
 .tools { margin: .25rem 0 0; font-size: .875rem; }
 .tools button { font: inherit; color: var(--accent); background: none; border: 0; padding: .3rem 0;
   cursor: pointer; }
+.tools button[hidden] { display: inline-block; visibility: hidden; }  /* keeps its place */
 .tools button:hover { text-decoration: underline; }
 .missing { color: var(--muted); }
 table { border-collapse: collapse; font-size: .9rem; line-height: 1.45; font-variant-numeric: tabular-nums; }
@@ -110,6 +113,7 @@ SCRIPT = """
     var figure = specs[box.getAttribute("data-figure")];
     if (!figure || box.getAttribute("data-drawn")) { return; }
     box.setAttribute("data-drawn", "yes");
+    var still = box.firstElementChild;
     box.textContent = "";
     // On a touch screen a finger on a figure should scroll the page, not draw a zoom box.
     if (touch) { figure.layout.dragmode = false; }
@@ -117,6 +121,7 @@ SCRIPT = """
     function failed(error) {
       console.error(box.id, error);
       box.textContent = "This figure could not be drawn (" + error.message + "). Its data is below.";
+      if (still) { box.appendChild(still); }
     }
     try { Plotly.newPlot(box, figure.data, figure.layout, config).catch(failed); } catch (error) { failed(error); }
   }
@@ -147,7 +152,8 @@ SCRIPT = """
   }).catch(function (error) {
     console.error(error);
     boxes.forEach(function (box) {
-      if (!box.getAttribute("data-drawn")) { box.textContent = "This figure needs a browser of 2023 or later."; }
+      if (box.getAttribute("data-drawn") || box.firstElementChild) { return; }
+      box.textContent = "This figure needs a browser of 2023 or later.";
     });
   });
 

@@ -117,7 +117,7 @@ def plot_projection_map(
     return finish(
         fig,
         drawn.drop(columns="ratio"),
-        title=title or _map_title(drawn, label, judged, inside, below),
+        title=title or _map_title(drawn, label, judged, inside, below, doublings),
         subtitle=subtitle,
         note=note,
         plot_height=grid.height,
@@ -126,7 +126,9 @@ def plot_projection_map(
     )
 
 
-def _map_title(drawn: pd.DataFrame, label: str, judged: bool, inside: np.ndarray, below: np.ndarray) -> str:
+def _map_title(
+    drawn: pd.DataFrame, label: str, judged: bool, inside: np.ndarray, below: np.ndarray, doublings: bool
+) -> str:
     """Return what a map says at first glance: how much is beyond chance, and the largest of that."""
     title = f"{label[:1].upper()}{label[1:]}"
     values = numbers(drawn, "value")
@@ -140,7 +142,8 @@ def _map_title(drawn: pd.DataFrame, label: str, judged: bool, inside: np.ndarray
     named = np.where(open_to & ~(inside & judged), values, np.nan)
     if np.isfinite(named).any():
         top = records(drawn)[int(np.nanargmax(np.abs(named)))]
-        title += f"{',' if judged or below.any() else ':'} largest in layer {top['layer']}, {top['projection']}"
+        most = "farthest from chance" if doublings else "largest"
+        title += f"{',' if judged or below.any() else ':'} {most} in layer {top['layer']}, {top['projection']}"
     return title
 
 

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mastlens.plots.figure import Figure
-from mastlens.plots.frame import colour_with, finish, plain
+from mastlens.plots.frame import colour_with, count, finish, plain
 from mastlens.plots.honest import honest
 from mastlens.plots.tables import distinct, need, need_unique, numbers, records, rows_with, take
 from mastlens.plots.tradeoff import arm_colour
@@ -44,7 +44,7 @@ def plot_requests(table: pd.DataFrame, *, title: str | None = None, subtitle: st
     return finish(
         fig,
         drawn,
-        title=title or f"Accuracy of {len(splits)} splits after each request",
+        title=title or _title(drawn),
         subtitle=subtitle,
         note="Bands: Wilson intervals. Dashed: to be kept. A line that rises again after its own request came back.",
         plot_height=320,
@@ -53,6 +53,22 @@ def plot_requests(table: pd.DataFrame, *, title: str | None = None, subtitle: st
         left=74,
         min_width=200 + 230 * len(orders),
     )
+
+
+def _title(drawn: pd.DataFrame) -> str:
+    """Return of how many requests the end of an order lies above what the request left, beyond both intervals."""
+    asked = came = 0
+    for order in distinct(drawn, "order"):
+        part = rows_with(drawn, "order", order)
+        last = numbers(part, "stage").max()
+        for row in records(part):
+            if row["request"] and row["request"] == row["split"] and row["stage"] < last:
+                end = [one for one in records(part) if one["split"] == row["split"] and one["stage"] == last]
+                asked += bool(end)
+                came += any(one["ci_low"] > row["ci_high"] for one in end)
+    if not asked:
+        return f"Accuracy of {count(len(distinct(drawn, 'split')), 'split')} after each request"
+    return f"{came or 'None'} of {count(asked, 'request')} came back beyond its interval by the end of its order"
 
 
 def _add_line(fig: go.Figure, part: pd.DataFrame, split: str, number: int, col: int) -> None:

@@ -104,6 +104,8 @@ def _range(counts: np.ndarray) -> str:
 
 def _title(drawn: pd.DataFrame, arms: list[str], target: float | None) -> str:
     if target is None:
-        return f"Forgetting over the steps of {count(len(arms), 'arm')}"
+        last = where(drawn, numbers(drawn, "step") == numbers(drawn, "step").max())
+        ends = [100 * end for end in (np.nanmin(numbers(last, "accuracy")), np.nanmax(numbers(last, "accuracy")))]
+        return f"{count(len(arms), 'arm')}: at the last step {ends[0]:.0f} to {ends[1]:.0f}% of forget is still right"
     there = set(words(where(drawn, np.asarray(drawn["accuracy"], dtype=float) <= target), "arm"))
     return f"{len(there)} of {count(len(arms), 'arm')} forgot down to {100 * target:.0f}% on the calibration items"

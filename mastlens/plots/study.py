@@ -293,6 +293,8 @@ def _selections_title(rows: list[dict[str, Any]], random: list[dict[str, Any]], 
     above = sum(row["mean"] > draws["values"].max() for row in fixed)
     below = sum(row["mean"] < draws["values"].min() for row in fixed)
     beyond = (
-        f"{above} of {count(len(fixed), 'selection')} above and {below} below all" if above or below else "within the"
+        f"{above} of {count(len(fixed), 'selection')} above and {below} below all"
+        if above or below
+        else f"none of {count(len(fixed), 'selection')} outside the"
     )
     return f"{objective}: {beyond} {draws['draws']} draws of {draws['selection']}"

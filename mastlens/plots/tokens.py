@@ -296,21 +296,25 @@ def scale_end(differences: np.ndarray) -> float:
     return float(np.quantile(sizes, 0.98)) or float(sizes.max()) or 1.0
 
 
-def token_span(row: dict[str, object], end: float, mark: str = "") -> str:
+def token_span(row: dict[str, object], end: float, mark: str = "", *, by: str = "difference") -> str:
     """Return one token: its colour, its text, and its numbers where the pointer rests on it.
 
     Args:
         row: With ``token`` and ``difference``; ``logprob_before`` and ``entropy_before`` where they are known.
         end: The difference at which colours end.
         mark: Further style.
+        by: The column that decides the colour.
     """
     difference = float(row["difference"])  # pyright: ignore[reportArgumentType] - a column of numbers
-    place = 0.5 + 0.5 * max(-1.0, min(1.0, difference / end))
+    value = float(row[by])  # pyright: ignore[reportArgumentType]
+    place = 0.5 + 0.5 * max(-1.0, min(1.0, value / end)) if value == value else 0.5
     said = f"{signed_nats(difference)} nats"
     if "logprob_before" in row:
         said += f", from {signed_nats(float(row['logprob_before']))}"  # pyright: ignore[reportArgumentType]
     if "entropy_before" in row:
         said += f"; entropy before {float(row['entropy_before']):.3g}"  # pyright: ignore[reportArgumentType]
+    if "gradient_share" in row:
+        said += f"; {100 * float(row['gradient_share']):.3g} % of the gradient"  # pyright: ignore[reportArgumentType]
     return _span(str(row["token"]), said, place, DIVERGING, dark=abs(place - 0.5) > 0.4, mark=mark)
 
 

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mastlens.plots.figure import Figure
-from mastlens.plots.frame import finish, plain
+from mastlens.plots.frame import extremes, finish, plain
 from mastlens.plots.honest import honest
 from mastlens.plots.tables import distinct, need, need_unique, records, rows_with, take
 from mastlens.plots.template import INK, MUTED, PAPER
@@ -123,6 +123,5 @@ def _title(drawn: pd.DataFrame, arms: list[str], splits: list[str]) -> str:
         if len(values) < 4:
             said.append(f"{split} {' → '.join(f'{value:.0f}%' for value in values.values())}")
         else:
-            ends = [min(values, key=lambda arm: values[arm]), max(values, key=lambda arm: values[arm])]
-            said.append(f"{split} {' to '.join(f'{values[arm]:.0f}% ({arm})' for arm in ends)}")
+            said.append(f"{split} {extremes(values)}")
     return f"Traces that reveal something: {', '.join(said)}"

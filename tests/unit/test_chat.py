@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -114,6 +116,37 @@ def test_tokens_of_both_responses_are_what_plain_transformers_say(tiny, edit):
     assert common[0] == common[1]
     assert not view.table["shared"].all()
     assert "no interval, no null" in repr(view)
+
+
+def test_shares_of_the_gradient_are_those_of_a_backward_pass_for_each_token(tiny, edit):
+    chat = m.chat(tiny.rlvr, edit, max_new_tokens=8)
+    view = chat.view(SAID, gradient=True)
+    prompt = list(chat.encoded(SAID))
+    for side in SIDES:
+        part = view.table[view.table["side"] == side]
+        ids = list(chat.respond(side, tuple(prompt)).ids)
+        with chat.speaking("source") as model:
+            flags = [parameter.requires_grad for parameter in model.parameters()]
+            weights = [dict(model.named_parameters())[name].requires_grad_() for name in edit.after]
+            logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+            logprobs = logits.log_softmax(-1)[range(len(ids)), ids]
+            each = [torch.autograd.grad(one, weights, retain_graph=True) for one in logprobs]
+            for parameter, flag in zip(model.parameters(), flags, strict=True):
+                parameter.requires_grad_(flag)
+        rows = np.array([np.concatenate([g.double().numpy().ravel() for g in grads]) for grads in each])
+        whole = rows.sum(0)
+        assert part["gradient_share"].to_numpy() == pytest.approx(rows @ whole / (whole @ whole), abs=1e-5)
+        assert part["gradient_share"].sum() == pytest.approx(1)
+    plain = chat.view(SAID)
+    pd.testing.assert_frame_equal(view.table.drop(columns="gradient_share"), plain.table)
+    page = view.html("gradient_share")
+    assert "half of its gradient" in page and "% of the gradient" in page and "half of its gradient" not in view.html()
+    bars = np.concatenate([trace.y for trace in view.plot("gradient_share").data])
+    assert bars == pytest.approx(100 * view.table["gradient_share"].to_numpy())
+    with pytest.raises(MastlensError, match="gradient=True"):
+        plain.html("gradient_share")
+    with pytest.raises(MastlensError, match="gradient_share"):
+        view.plot("gradient")
 
 
 def test_a_typed_text_is_read_by_both_and_never_markup(tiny, edit):

@@ -254,6 +254,42 @@ def test_saved_as_a_page_with_its_files(explorer, tmp_path):
     assert "1-q-spectrum.csv" not in {file.name for file in page.parent.iterdir()}
 
 
+def test_two_runs_are_set_beside_each_other_and_their_difference_claims_nothing(tmp_path):
+    second = planted(64, 8.0)
+    second.loc[5, "off_principal"] = 1 - 3 * (1 - second.loc[5, "off_principal_null"])
+    second.loc[5, ["off_principal_p", "off_principal_distinguishable"]] = [1e-9, True]
+    for name, table in {
+        "one": planted(64, 4.0),
+        "two": second,
+        "else": second.assign(name=second["name"] + "x"),
+    }.items():
+        (tmp_path / name).mkdir()
+        table.to_parquet(tmp_path / name / "geometry.parquet")
+    explorer = explore(tmp_path / "one")
+    pair = explorer.compare(tmp_path / "two")
+    expected = np.zeros(8)
+    expected[[5, 7]] = np.log2(3), 1  # eight times chance for four times is one doubling
+    assert pair.of("lift")["difference"].to_numpy() == pytest.approx(expected)
+    assert (pair.of("delta_norm")["difference"] == 0).all()
+    told = "beyond chance of 7 projections 1 in both runs, 0 in one alone, 1 in two alone; the difference itself is not"
+    assert told in pair.verdict("lift") and told in repr(pair)
+    one, two, difference = pair.maps("lift")
+    assert one.layout.coloraxis.cmax == two.layout.coloraxis.cmax == pytest.approx(3)
+    assert difference.layout.meta["title"] == pair.verdict("lift")
+    cells = {(c["row"], c["column"]): c for c in grid_of(difference, "lift")["cells"]}
+    assert [cells[1, 1]["text"], cells[1, 3]["text"], cells[1, 0]["text"]] == ["3.00×", "2.00×", "1.00× ○"]
+    assert cells[0, 0]["hatched"]  # below the floor in either run
+    page = pair.save(tmp_path / "both.html").read_text(encoding="utf-8")
+    assert page.count("plotly.js v") == 1 and "Projections of one and two" in page
+    assert (explorer.compare(explorer).of()["difference"] == 0).all()
+    with pytest.raises(MastlensError, match="ends in"):
+        pair.save(tmp_path / "folder")
+    with pytest.raises(MastlensError, match="score in both runs"):
+        pair.map("no such score")
+    with pytest.raises(MastlensError, match="share no projection"):
+        explorer.compare(tmp_path / "else")
+
+
 @pytest.fixture
 def panel(explorer):
     pytest.importorskip("ipywidgets")

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import shutil
-import time
 from types import SimpleNamespace
 
 import pandas as pd
@@ -171,16 +170,20 @@ def test_depth_counts_brackets_outside_of_texts(depth, text):
     assert reading.too_deep(nested) == (depth > reading.DEEPEST)
 
 
-def test_toml_that_takes_minutes_is_refused_at_once(tmp_path):
+def test_toml_that_takes_minutes_is_refused_before_it_is_parsed(tmp_path, monkeypatch):
     path = tmp_path / "s.toml"
+    parsed = []
+    monkeypatch.setattr(
+        reading.tomllib, "loads", lambda text, loads=reading.tomllib.loads: parsed.append(1) or loads(text)
+    )
     for text in (".".join("a" * 50_000) + " = 1", f"[{'.'.join('a' * 50_000)}]", "x = {" + "b.c." * 40 + "d = 1}"):
         path.write_text(text)
-        begun = time.monotonic()
         with pytest.raises(BadFile, match="parts"):
             reading.read_toml(path)
-        assert time.monotonic() - begun < 5
+    assert not parsed
     path.write_text("a.b.c = 1\nname = 'what. is. this'")
     assert reading.read_toml(path) == {"a": {"b": {"c": 1}}, "name": "what. is. this"}
+    assert parsed
 
 
 # Tables
