@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mastlens.errors import BadFile, NotFound
+from mastlens.errors import BadFile, NotFound, NotSupported
 from mastlens.evaluation.hub_rows import hub_rows
 from mastlens.runs.reading import read_json, read_lines, read_parquet
 
@@ -72,6 +72,21 @@ class Source:
                 "files and give their folder."
             )
         return cls(given)
+
+    def folder(self, why: str) -> Path:
+        """Return the folder.
+
+        Args:
+            why: Why it has to be one, for the message.
+
+        Raises:
+            MastlensError: If it is a dataset of the hub.
+        """
+        if not Path(self.text).is_dir():
+            raise NotSupported(
+                f"{self.text} is one dataset of the hub: {why}. Download them into one folder, and give that."
+            )
+        return Path(self.text)
 
     def table(self, place: Place) -> list[Row]:
         """Return a table.
