@@ -11,6 +11,7 @@ import pandas as pd
 
 from mastlens.evaluation.comparison import read_responses
 from mastlens.evaluation.multiple_choice import FILE as CHOICES
+from mastlens.evaluation.multiple_choice import NEAR_CHANCE
 from mastlens.runs.reading import read_table
 from mastlens.statistics import (
     Interval,
@@ -39,6 +40,7 @@ class ItemMeans:
         aggregate: Which mean.
         values: The numbers; yes or no as 1 and 0.
         null: What chance gives.
+        options: Whether they are of letters before options, which can be broken.
     """
 
     metric: str
@@ -46,6 +48,7 @@ class ItemMeans:
     aggregate: str
     values: np.ndarray
     null: float = nan
+    options: bool = False
 
     @property
     def outcomes(self) -> bool:
@@ -56,6 +59,12 @@ class ItemMeans:
     def interval(self) -> Interval:
         """Wilson's of a share, Student's of other means."""
         return share_interval(self.values) if self.outcomes else mean_interval(self.values)
+
+    @property
+    def note(self) -> str:
+        """What is to be known of it."""
+        interval = self.interval
+        return NEAR_CHANCE if self.options and interval.low <= self.null <= interval.high else ""
 
 
 def rows_of(arm: str, found: Sequence[ItemMeans], before: Sequence[ItemMeans] | None = None) -> pd.DataFrame:
@@ -80,9 +89,9 @@ def rows_of(arm: str, found: Sequence[ItemMeans], before: Sequence[ItemMeans] | 
             "ci_high": interval.high,
             "null": one.null,
             **dict.fromkeys(("difference", "difference_low", "difference_high", "p"), nan),
-            "note": "",
         }
-        rows.append(row | ({} if before is None else _change(before[number], one)))
+        told = {"note": ""} if before is None else _change(before[number], one)
+        rows.append(row | told | {"note": "; ".join(filter(None, [told["note"], one.note]))})
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -96,7 +105,7 @@ def _change(before: ItemMeans, after: ItemMeans) -> dict[str, Any]:
         "difference_high": interval.high,
     }
     if not (before.outcomes and after.outcomes):
-        return told | {"p": sign_flip_p(new - old)}
+        return told | {"p": sign_flip_p(new - old), "note": ""}
     counts = paired_counts(old, new)
     return told | {"p": mcnemar_exact(counts.b, counts.c), "note": f"{counts.b} lost, {counts.c} gained"}
 
@@ -116,7 +125,7 @@ def choice_means(folder: Path) -> Iterator[ItemMeans]:
     """Yield the share of questions whose likeliest letter is the right one, beside chance."""
     for split, rows in read_table(folder / CHOICES).groupby("split", sort=False):
         chance = np.mean([1 / len(logprobs) for logprobs in rows["logprobs"]])
-        yield ItemMeans("choices", str(split), "letter", rows["correct"].to_numpy(float), float(chance))
+        yield ItemMeans("choices", str(split), "letter", rows["correct"].to_numpy(float), float(chance), options=True)
 
 
 def paired_rows(found: Mapping[str, Sequence[ItemMeans]], before: str, alone: Sequence[str]) -> pd.DataFrame:

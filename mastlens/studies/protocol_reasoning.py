@@ -98,9 +98,11 @@ def _means(folder: Path, chance: Mapping[str, float]) -> Iterator[ItemMeans]:
     parts = {str(split): rows for split, rows in judged.groupby("split", sort=False)}
     forget, kept = parts["forget"], parts["utility"]
     option, leak = (forget[column].to_numpy(float) for column in ("choice_correct", "leak"))
-    yield ItemMeans("FA-UA", "forget", "letter", option, chance["forget"])
+    yield ItemMeans("FA-UA", "forget", "letter", option, chance["forget"], options=True)
     yield ItemMeans("RT-UA", "forget", "trace", leak)
     yield ItemMeans("Avg-UA", "forget", "mean", (option + leak) / 2)
     yield ItemMeans("accuracy", "forget", "answer", forget["correct"].to_numpy(float), chance["forget"])
-    yield ItemMeans("accuracy", "utility", "letter", kept["choice_correct"].to_numpy(float), chance["utility"])
+    yield ItemMeans(
+        "accuracy", "utility", "letter", kept["choice_correct"].to_numpy(float), chance["utility"], options=True
+    )
     yield ItemMeans("accuracy", "maths", "tolerant", read_table(folder / SOLVED)["correct"].to_numpy(float))

@@ -11,6 +11,7 @@ import pytest
 import mastlens as m
 from mastlens.cli import main
 from mastlens.evaluation.metrics.settings import MetricChoice
+from mastlens.evaluation.metrics.tables import Measured
 from tests.columns import check_table
 from tests.docs.pages import run_page
 
@@ -65,6 +66,7 @@ def after(tiny, files, before, tmp_path_factory) -> Path:
 def test_tables_are_as_declared(before, after, tmp_path):
     for file in ("metrics.parquet", "metrics_summary.parquet", "metric_items.parquet"):
         check_table(after / file, "mastlens evaluate --metrics")
+    assert Measured.read(after).model == {"type": "qwen2", "parameters": Measured.read(before).model["parameters"]}
     m.compare_metrics(before, after, reference=before, out=tmp_path / "changes")
     check_table(tmp_path / "changes" / "metric_changes.parquet", "mastlens compare-metrics")
 
