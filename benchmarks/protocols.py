@@ -20,10 +20,15 @@ from benchmarks.common import surroundings, table, version_line, write_results
 from benchmarks.layouts import WRITERS, write_lines
 
 MODEL, SFT, BASE = (f"organism:smollm2-short/{stage}" for stage in ("rlvr", "sft", "base"))
+WHERE = r"layers\.29\.mlp"
+"""The matrices that are edited of protocols that edit all: to store and check all takes minutes."""
 OWN: Mapping[str, Mapping[str, Any]] = {
-    "tofu": {"reference": SFT},
-    "muse": {"reference": SFT},
+    "tofu": {"reference": SFT, "where": WHERE},
+    "muse": {"reference": SFT, "where": WHERE},
+    "rwku": {"where": WHERE},
+    "wmdp": {"where": WHERE},
     "mast": {"sft": SFT, "base": BASE},
+    "r2mu": {},
 }
 """Protocol to what it is given beside the model and the data."""
 REAL = {"mast": ("math500/test", "gsm8k/test"), "r2mu": ("math500/test",)}
@@ -62,7 +67,7 @@ def run(name: str, asked: argparse.Namespace) -> dict[str, Any]:
             batch_size=asked.batch_size,
             max_new_tokens=asked.max_new_tokens,
             progress=False,
-            **OWN.get(name, {}),
+            **OWN[name],
         )
         seconds = time.process_time() - start
     rows = found.table.astype(object).where(found.table.notna(), None).to_dict("records")
@@ -76,7 +81,8 @@ def as_page(result: Mapping[str, Any]) -> list[str]:
         "",
         f"Each published protocol on `{MODEL}` (a real model of 135 M parameters), on {result['items']} rows of each "
         f"table, invented{' but for problems of MATH-500 and GSM8K in mast and r2mu' * result['real']}, with "
-        f"{result['steps']} steps of {result['batch_size']} and {result['max_new_tokens']} new tokens. "
+        f"{result['steps']} step(s) of {result['batch_size']} and {result['max_new_tokens']} new tokens; "
+        f"tofu, muse, rwku and wmdp edit `{WHERE}` alone, as mast and r2mu edit what their papers do. "
         "**This shows that every part runs, and not what a method is worth**: so few items tell nothing from chance.",
         "",
         f"Command: `{result['command']}`, on one thread. A cell is the aggregate; behind it stands its p against "
@@ -114,10 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", default=list(WRITERS), help="protocols (all)")
     parser.add_argument("--data", type=Path, help="folder with math500/test.jsonl and gsm8k/test.jsonl")
-    parser.add_argument("--items", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--items", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--max-new-tokens", type=int, default=8)
+    parser.add_argument("--max-new-tokens", type=int, default=4)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     asked = parser.parse_args(arguments)
     kept = asked.out / "protocols.json"

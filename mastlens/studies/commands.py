@@ -74,6 +74,10 @@ class RunSettings(Writing):
     max_new_tokens: int | None = setting(
         "where a response is cut off (the protocol's)", None, unit="tokens", group=_OF_PROTOCOL
     )
+    where: str | None = setting(
+        "which matrices are edited, a regular expression (the protocol's)", None, metavar="REGEX", group=_OF_PROTOCOL
+    )
+    layer: int | None = setting("the layer that is steered, for r2mu (the protocol's)", None, group=_OF_PROTOCOL)
     judged_by: JudgeChoice | None = setting(
         "what judges traces, for r2mu (the rule judge, where the source has facts.json)",
         None,

@@ -116,11 +116,18 @@ def _asked(protocol: ProtocolSettings, asked: RunSettings, name: str) -> Protoco
             f"{PROTOCOL}{name} selects matrices by what RLVR changed: give {' and '.join(missing)}, the checkpoints "
             "before --model."
         )
-    given = before | ({} if protocol.reasoning else {"--judge": asked.judged_by})
-    unused = [option for option, value in given.items() if value is not None]
-    if unused and not protocol.ranked:
-        raise BadSetting(f"{PROTOCOL}{name} has no use for {', '.join(unused)}: leave it out.")
+    reasoning = {"--judge": asked.judged_by, "--layer": asked.layer}
+    unused = {} if protocol.ranked else dict(before)
+    unused |= {} if protocol.reasoning else reasoning
+    unused |= {"--where": asked.where} if protocol.ranked else {}
+    if given := [option for option, value in unused.items() if value is not None]:
+        raise BadSetting(f"{PROTOCOL}{name} has no use for {', '.join(given)}: leave it out.")
     own = {key: getattr(asked, key) for key in ("steps", "batch_size", "max_new_tokens")}
+    placed = {key: value for key in ("where", "layer") if (value := getattr(asked, key)) is not None}
+    if placed and protocol.reasoning is not None:
+        own["reasoning"] = replace(protocol.reasoning, **placed)
+    elif placed:
+        own["arms"] = tuple(replace(arm, **placed) for arm in protocol.arms)
     return replace(protocol, **{key: value for key, value in own.items() if value is not None})
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import mastlens as m
+from benchmarks.layouts import write_muse
 from mastlens.cli import main
 from mastlens.evaluation.metrics.settings import MetricChoice
 from mastlens.evaluation.metrics.tables import Measured
@@ -240,10 +241,17 @@ def test_metrics_need_problem_files(tiny, tmp_path):
 def test_the_page_on_metrics_runs(tmp_path, monkeypatch):
     for split in SPLITS:
         shutil.copyfile(DATA / f"{split}.jsonl", tmp_path / f"{split}.jsonl")
+    write_muse(tmp_path / "MUSE-News", 3)
     run_page("metrics", tmp_path, monkeypatch)
     table = pd.read_parquet(tmp_path / "learnt" / "metrics_summary.parquet")
     assert (table["failed"] == "").all()
     assert {"forget-quality", "mia-reference", "privleak"} <= set(table["metric"])
+    asked = {"knowledge": {"rouge"}, "verbatim": {"rouge", "extraction-strength"}, "privacy": {"privleak"}}
+    for folder, metrics in asked.items():  # MUSE, worked through
+        table = pd.read_parquet(tmp_path / folder / "metrics_summary.parquet")
+        assert set(table.loc[table["failed"] == "", "metric"]) == metrics
+        assert not table["note"].str.contains("no reference model").any()
+    assert "Nobody" in pd.read_parquet(tmp_path / "knowledge" / "responses.parquet")["prompt"].iloc[0]
 
 
 def test_the_page_on_own_metrics_runs(tmp_path, monkeypatch):

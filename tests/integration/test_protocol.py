@@ -44,7 +44,11 @@ def typed(tiny, name, source, out, *more):
 
 
 @pytest.mark.parametrize("name", ["tofu", pytest.param("wmdp", marks=pytest.mark.slow)])
-def test_a_protocol_runs_end_to_end(tiny, tmp_path, name, capsys):
+def test_a_protocol_runs_end_to_end(tiny, tmp_path, name, monkeypatch, capsys):
+    from mastlens.studies import protocol as module
+
+    one = replace(read_protocol(name), arms=read_protocol(name).arms[:1])  # each costs an edit and an evaluation
+    monkeypatch.setattr(module, "read_protocol", lambda _: one)
     source, out = WRITERS[name](tmp_path / "source", 3), tmp_path / "out"
     words = typed(tiny, name, source, out, "--reference", tiny.sft)
     assert main(words) == 0
@@ -53,7 +57,7 @@ def test_a_protocol_runs_end_to_end(tiny, tmp_path, name, capsys):
     for file in ("protocol.parquet", "protocol_published.parquet"):
         check_table(out / file, "mastlens run protocol:NAME")
     table, published = (pd.read_parquet(out / f"{file}.parquet") for file in ("protocol", "protocol_published"))
-    labels = [arm.label for arm in read_protocol(name).arms]
+    labels = [arm.label for arm in one.arms]
     assert table["arm"].unique().tolist() == ["reference", "before", *labels]
     assert not set(published["model"]) & set(table["arm"])  # never mixed
     arms = table[table["arm"].isin(labels)]
@@ -94,20 +98,18 @@ def test_mast_edits_what_its_rule_selects_and_grades_what_is_written(tiny, tmp_p
 
 
 @pytest.mark.slow
-def test_r2mu_judges_traces_beside_options_and_mathematics(tmp_path, monkeypatch, capsys):
-    from mastlens.studies import protocol as module
-
-    settings = read_protocol("r2mu")
-    small = replace(settings.reasoning, methods=("original", "reference", "r2mu"), layer=3, where=r"3\.mlp\.down_proj")
-    monkeypatch.setattr(module, "read_protocol", lambda _: replace(settings, reasoning=small))
+def test_r2mu_judges_traces_beside_options_and_mathematics(tmp_path, capsys):
     source, out = write_r2mu(tmp_path / "source", 3), tmp_path / "out"
     words = ["run", "protocol:r2mu", "--model", "organism:think/think", "--reference", "organism:think/reference"]
     words += ["--source", source, "--steps", "1", "--batch-size", "2", "--max-new-tokens", "32", "--out", out]
+    words += ["--layer", "3", "--where", r"3\.mlp\.down_proj"]
     assert main([*map(str, words)]) == 0
     capsys.readouterr()
     check_table(out / "protocol.parquet", "mastlens run protocol:NAME")
     table = pd.read_parquet(out / "protocol.parquet").set_index(["arm", "metric", "split"])["value"]
-    assert table.index.get_level_values("arm").unique().tolist() == ["reference", "before", "R2MU"]
+    assert table.index.get_level_values("arm").unique().tolist() == [
+        *("reference", "before", "RMU", "RMU + ZeroThink", "RMU + reflection penalty", "R2MU-v0", "R2MU"),
+    ]
     for arm in ("reference", "before", "R2MU"):
         both = table[arm, "FA-UA", "forget"] + table[arm, "RT-UA", "forget"]
         assert table[arm, "Avg-UA", "forget"] == pytest.approx(both / 2)
@@ -138,6 +140,7 @@ def test_yes_or_no_is_tested_by_mcnemar_as_the_paper_does():
         (("protocol:tofu",), "give --model PATH and --source SOURCE"),
         (("protocol:mast", "--model", "x", "--source", "."), "give --sft and --base, the checkpoints before --model"),
         (("protocol:tofu", "--model", "x", "--source", ".", "--sft", "y"), "has no use for --sft"),
+        (("protocol:wmdp", "--model", "x", "--source", ".", "--layer", "1"), "has no use for --layer"),
         (("protocol:mast", "--model", "x", "--source", "a/b", "--sft", "y", "--base", "z"), "one dataset of the hub"),
         (("organism:qwen2", "--model", "x"), "--model: of a protocol alone"),
     ],
