@@ -297,6 +297,32 @@ def benchmarks() -> str:
     return "".join(parts)
 
 
+def protocols() -> str:
+    """Return the page of published protocols: what each does, and the numbers that stand beside it."""
+    from mastlens.studies.published import protocol_names, read_protocol
+
+    parts = [
+        "# Protocols\n\n`mastlens run protocol:NAME` does on a model of yours what the papers do "
+        "([how](../metrics.md#a-protocol-in-one-file)). The numbers of others are of other models: they stand beside "
+        "what is measured, in a table of their own, and never in it.\n"
+    ]
+    for name in protocol_names():
+        one = read_protocol(name)
+        way = one.reasoning
+        told = {
+            "Benchmark": f"[{one.benchmark}](benchmarks.md#{one.benchmark})" + (f", {one.part}" if one.part else ""),
+            "Measured": ", ".join(f"`{split}`" for split in (*one.splits, *one.optional, *one.choices, *one.texts)),
+            "Metrics": ", ".join(f"`{metric}`" for metric in (*one.metrics, *one.reference_metrics)),
+            "Unlearned by": ", ".join(arm.label for arm in one.arms) if way is None else ", ".join(way.methods),
+            "Settings": f"{one.steps} steps of {one.batch_size}, rate {one.lr:g}; {one.max_new_tokens} new tokens",
+            "To be known": cell(one.note),
+        }
+        parts.append(f"\n## {name}\n\n" + "".join(f"- {title}: {text}\n" for title, text in told.items() if text))
+        rows = [[cell(value) for value in row.values()] for row in one.numbers]
+        parts.append("\n" + table(["model", "method", "metric", "value", "source"], rows) if rows else "")
+    return "".join(parts)
+
+
 def plugins() -> str:
     """Return the page of graders, engines and organisms."""
     from mastlens.decoding.engines import ENGINES
@@ -417,7 +443,7 @@ def index() -> str:
     return (
         "# Reference\n\nThese pages are written from the code whenever the site is built.\n\n"
         "```{toctree}\n:maxdepth: 1\n\ncommand-line\ncolumns/index\narchitectures\nrules\nobjectives\nattacks\n"
-        "metrics\nbenchmarks\nplugins\napi/index\n```\n"
+        "metrics\nbenchmarks\nprotocols\nplugins\napi/index\n```\n"
     )
 
 
@@ -461,6 +487,7 @@ def pages() -> dict[str, str]:
         "reference/attacks.md": attacks(),
         "reference/metrics.md": metrics(),
         "reference/benchmarks.md": benchmarks(),
+        "reference/protocols.md": protocols(),
         "reference/plugins.md": plugins(),
         **dict(columns()),
         **dict(python_api()),

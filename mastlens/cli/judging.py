@@ -109,7 +109,9 @@ def compare_edits(result: "EditComparison", settings: "CompareEditsSettings") ->
 
 def choices(result: "ChoiceScores", settings: "ChoicesSettings") -> Outcome:
     """Tell accuracies on multiple choice."""
-    return Outcome(show(result.accuracy), {"splits": result.accuracy.to_dict("records"), "out": str(settings.out)})
+    text = "\n\n".join([show(result.accuracy), *result.hints])
+    splits = result.accuracy.to_dict("records")
+    return Outcome(text, {"splits": splits, "hints": result.hints, "out": str(settings.out)})
 
 
 def evaluate_traces(result: "TraceEvaluation", settings: "EvaluateTracesSettings") -> Outcome:

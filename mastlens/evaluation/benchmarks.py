@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from mastlens.decoding.sampling import Sampling
-from mastlens.errors import BadFile, BadSetting, MissingPackage, NotFound, UnknownName, unknown
+from mastlens.errors import BadSetting, NotFound, UnknownName, unknown
+from mastlens.evaluation.hub_rows import hub_rows
 from mastlens.evaluation.settings import STYLES, TakeBenchmarkSettings
 from mastlens.problems.asking import INSTRUCTION, boxed_solution
 from mastlens.problems.reading import Problem, parse_problem, read_problems
@@ -108,23 +109,15 @@ def _of_file(path: Path) -> Iterator[Problem]:
 
 
 def _of_hub(source: str, split: str) -> Iterator[Problem]:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise MissingPackage(
-            f"Reading {source} from the hub needs the package 'datasets': pip install 'mastlens[train]'. Or give a "
-            "local .jsonl or .parquet file."
-        ) from error
     named, _, revision = source.partition("@")
     name, _, config = named.partition(":")
-    try:
-        rows: Any = load_dataset(name, config or None, split=split, revision=revision or None)
-    except Exception as error:  # whatever the hub, the network or the builder says
-        raise BadFile(
-            f"The dataset {source} cannot be read: {error} Check the name, its configuration (after a colon) and the "
-            f"split {split!r}, or download its files and give their folder."
-        ) from error
-    yield from (parse_problem(f"{source}, row {i}", i, dict(row)) for i, row in enumerate(rows, start=1))
+    check = (
+        f"Check the name, its configuration (after a colon) and the split {split!r}, or download its files and give "
+        "their folder."
+    )
+    instead = "Or give a local .jsonl or .parquet file."
+    rows = hub_rows(source, name, config=config or None, split=split, revision=revision, check=check, instead=instead)
+    yield from (parse_problem(f"{source}, row {i}", i, row) for i, row in enumerate(rows, start=1))
 
 
 def draw_problems(problems: Sequence[Problem], count: int, *, seed: int, name: str) -> list[Problem]:

@@ -4,7 +4,7 @@ A model near chance here may have lost the letters and not the knowledge: evalua
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from mastlens.plots.cards.card import Card
 
+NEAR_CHANCE = "near chance by letter: letters may be broken and not the knowledge gone; see choices --ask text"
 FILE = "choices.parquet"
 SUMMARY = "choices.json"
 
@@ -168,6 +169,11 @@ def score_choices(
     return pd.DataFrame(rows)
 
 
+def near_chance(row: Mapping[str, Any]) -> bool:
+    """Return whether the interval of a split's accuracy holds what chance gives."""
+    return row["ci_low"] <= row["chance"] <= row["ci_high"]
+
+
 @dataclass(frozen=True, repr=False)
 class ChoiceScores(Carded):
     """What a model finds likeliest among the options of every question.
@@ -200,6 +206,13 @@ class ChoiceScores(Carded):
             row = {"split": split, "n": n, "correct": correct, "accuracy": correct / n}
             rows.append(row | {"ci_low": interval.low, "ci_high": interval.high, "chance": chance})
         return pd.DataFrame(rows)
+
+    @property
+    def hints(self) -> list[str]:
+        """What is to be asked beside it where letters do not tell a split from chance."""
+        if self.settings.get("ask", ASK[0]) != ASK[0]:
+            return []
+        return [f"{row['split']}: {NEAR_CHANCE}." for row in self.accuracy.to_dict("records") if near_chance(row)]
 
     def plot(self) -> "go.Figure":
         """Draw accuracy by split with Wilson intervals."""

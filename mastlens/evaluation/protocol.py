@@ -25,6 +25,8 @@ MATH_SUBJECTS = (
     "Precalculus",
 )
 FORGET_SUBJECTS = ("Counting & Probability", "Geometry", "Number Theory")
+SIZES = {"forget": 150, "retain-math": 200, "retain-gsm": 256}
+"""Problems of each split in the paper."""
 
 
 @takes(MastBenchmarksSettings)
@@ -51,7 +53,7 @@ def mast_benchmarks(settings: MastBenchmarksSettings) -> ProblemFiles:
     splits: dict[str, list[Problem]] = {}
     for name, size in sizes.items():
         benchmark = "gsm" if name == "retain-gsm" else "math"
-        eval_pool, train_pool = _pool(test[benchmark], name), _pool(train[benchmark], name)
+        eval_pool, train_pool = mast_pool(test[benchmark], name), mast_pool(train[benchmark], name)
         splits[f"{name}-eval"] = draw_problems(eval_pool, size, seed=seed, name=f"{name}-eval")
         if train_pool:
             seen = {p.problem for p in test[benchmark]}
@@ -86,8 +88,16 @@ def mast_benchmarks(settings: MastBenchmarksSettings) -> ProblemFiles:
     return ProblemFiles.of({name: Path(settings.out) / file for name, file in files.items()}, splits, drawn)
 
 
-def _pool(problems: Sequence[Problem], name: str) -> list[Problem]:
-    """Return the problems that a split of MAST is drawn from."""
+def mast_pool(problems: Sequence[Problem], name: str) -> list[Problem]:
+    """Return the problems that a split of MAST is drawn from.
+
+    Args:
+        problems: Those of MATH, or of GSM8K.
+        name: ``forget``, ``retain-math`` or ``retain-gsm``.
+
+    Raises:
+        MastlensError: If no problem of MATH names its subject.
+    """
     if name == "retain-gsm":
         return list(problems)
     if problems and not {p.subject for p in problems} & set(MATH_SUBJECTS):

@@ -1,10 +1,11 @@
 """Settings of the commands that run whole studies."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from mastlens.runs.settings import REPORT, CheckpointPath, FilePath, Writing, executing, path_to, setting
+from mastlens.evaluation.settings import JudgeChoice
+from mastlens.runs.settings import REPORT, CheckpointPath, FilePath, Writing, declared, executing, path_to, setting
 
 _ALIKE = "of all methods alike"
 PROTOCOL = "protocol:"
@@ -14,7 +15,7 @@ _OF_PROTOCOL = "of a protocol alone"
 def study_lines() -> list[str]:
     """Return the studies that belong to lineages, for the help."""
     from mastlens.organisms import study_names
-    from mastlens.studies.protocol import protocol_names
+    from mastlens.studies.published import protocol_names
 
     return [f"organism:{name}" for name in study_names()] + [f"{PROTOCOL}{name}" for name in protocol_names()]
 
@@ -56,11 +57,39 @@ class RunSettings(Writing):
         metavar="SOURCE",
         group=_OF_PROTOCOL,
     )
+    sft: CheckpointPath | None = setting(
+        path_to("the model before RLVR, for mast"), None, metavar="PATH", group=_OF_PROTOCOL
+    )
+    base: CheckpointPath | None = setting(
+        path_to("the model before SFT, for mast"), None, metavar="PATH", group=_OF_PROTOCOL
+    )
     reference: CheckpointPath | None = setting(
         path_to("a model that never saw what is forgotten"), None, metavar="PATH", group=_OF_PROTOCOL
     )
     limit: int | None = setting("only the first rows of each table", None, group=_OF_PROTOCOL)
     steps: int | None = setting("steps of unlearning (the protocol's)", None, group=_OF_PROTOCOL)
+    batch_size: int | None = setting(
+        "problems a step of unlearning and side (the protocol's)", None, group=_OF_PROTOCOL
+    )
+    max_new_tokens: int | None = setting(
+        "where a response is cut off (the protocol's)", None, unit="tokens", group=_OF_PROTOCOL
+    )
+    where: str | None = setting(
+        "which matrices are edited, a regular expression (the protocol's)", None, metavar="REGEX", group=_OF_PROTOCOL
+    )
+    layer: int | None = setting("the layer that is steered, for r2mu (the protocol's)", None, group=_OF_PROTOCOL)
+    judged_by: JudgeChoice | None = setting(
+        "what judges traces, for r2mu (the rule judge, where the source has facts.json)",
+        None,
+        flag="--judge",
+        group=_OF_PROTOCOL,
+        options={**JudgeChoice.OPTIONS, "facts": "--facts"},
+    )
+
+    @classmethod
+    def protocol_only(cls) -> tuple[str, ...]:
+        """Return the settings that a study's own file has no use for."""
+        return tuple(one.name for one in fields(cls) if declared(one).group == _OF_PROTOCOL)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from mastlens.statistics import Interval, seed_interval, wilson
 from mastlens.studies.commands import ReasoningTableSettings
 from mastlens.unlearning import OBJECTIVES, TokenWeights, unlearn
 from mastlens.unlearning import traces as tracing
+from mastlens.unlearning.objectives import Needs
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from mastlens.plots.cards.card import Card
 
 ARMS, SUMMARY, CATEGORIES = "r2mu_arms.parquet", "r2mu.parquet", "r2mu_categories.parquet"
-DRAWN = "r2mu.csv"
+DRAWN, SOLVED = "r2mu.csv", "solved.parquet"
 MEASURES = ("fa_ua", "rt_ua", "avg_ua", "forget_accuracy", "maths", "utility", "utility_accuracy")
 """What is measured of an arm. Final-answer and reasoning-trace unlearning accuracy and their mean, and the accuracy of
 the answer behind a trace: lower is better. What should stay: mathematics, options and answers about the rest."""
@@ -109,6 +110,8 @@ class ReasoningStudy:
         segment_tokens: Longest piece of a text that a trace is about.
         max_new_tokens: Longest response.
         ask: How options are scored without thinking (see ``score_choices``).
+        preset: Whose coefficients, texts and traces, ``paper`` or ``release``, in place of steering, weights and
+            segments; empty for these.
     """
 
     model: str
@@ -133,6 +136,22 @@ class ReasoningStudy:
     segment_tokens: int = 512
     max_new_tokens: int = 128
     ask: str = "letter"
+    preset: str = ""
+
+    @property
+    def tracing(self) -> dict[str, Any]:
+        """How the model is asked to reason about the forget texts."""
+        if self.preset:
+            return {"preset": self.preset}
+        return {"segments": self.segments, "segment_tokens": self.segment_tokens}
+
+    def coefficients(self, needs: Needs) -> dict[str, Any]:
+        """Return what is given to an objective with these needs."""
+        if self.preset:
+            return {"preset": self.preset}
+        given: dict[str, Any] = {"steering": self.steering, "retain_weight": self.retain_weight}
+        given |= {"unthink_weight": self.unthink_weight} if needs.traces else {}
+        return given | ({"cot_weight": self.cot_weight} if needs.cot else {})
 
 
 def organism_study(region: str = "eval") -> ReasoningStudy:
@@ -260,8 +279,7 @@ def reasoning_table(settings: ReasoningTableSettings) -> ReasoningTable:
     traces = tracing.traces(
         model=study.model,
         forget=study.forget,
-        segments=study.segments,
-        segment_tokens=study.segment_tokens,
+        **study.tracing,
         max_new_tokens=study.max_new_tokens,
         out=folder / "traces",
         **common,
@@ -292,8 +310,6 @@ def _edit(study: ReasoningStudy, method: Method, seed: int, folder: Path, common
     steered = {"traces": folder / "traces" / tracing.FILE} if needs.traces else {}
     if needs.cot:
         steered["cot"] = Path(study.cot)
-    settings = {"unthink_weight": study.unthink_weight} if steered else {}
-    settings |= {"cot_weight": study.cot_weight} if "cot" in steered else {}
     extra = "".join(f"-{key}" for key in method.settings if key == "token_weights")
     target = folder / "edits" / f"{method.objective}{extra}-{seed}"
     unlearn(
@@ -306,12 +322,10 @@ def _edit(study: ReasoningStudy, method: Method, seed: int, folder: Path, common
         steps=study.steps,
         lr=study.lr,
         batch_size=study.batch_size,
-        steering=study.steering,
-        retain_weight=study.retain_weight,
         allow_overlap=True,
         seed=seed,
         out=target,
-        **settings,
+        **study.coefficients(needs),
         **steered,
         **method.settings,
         **common,
@@ -407,7 +421,7 @@ def _solved_problems(
     return remembered(
         out,
         "solve",
-        outputs=["solved.parquet"],
+        outputs=[SOLVED],
         lineage=tested.lineage,
         behaviour=tested.behaviour,
         inputs=hash_inputs({"problems": file}) | tested.inputs,
@@ -415,8 +429,8 @@ def _solved_problems(
         device=device,
         overwrite=overwrite,
         compute=compute,
-        write=lambda table, folder: write_table(folder / "solved.parquet", table),
-        read=lambda folder: read_table(folder / "solved.parquet"),
+        write=lambda table, folder: write_table(folder / SOLVED, table),
+        read=lambda folder: read_table(folder / SOLVED),
     )
 
 

@@ -97,8 +97,8 @@ def run_study(asked: RunSettings) -> Study | ProtocolRun:
     seed, device, overwrite, progress = asked.seed, asked.device, asked.overwrite, asked.progress
     if isinstance(study, str) and study.startswith(PROTOCOL):
         return run_protocol(asked, study.removeprefix(PROTOCOL))
-    of_protocol = ("model", "source", "reference", "limit", "steps")
-    if alone := [f"--{name}" for name in of_protocol if getattr(asked, name) is not None]:
+    of_protocol = [name for name in asked.protocol_only() if getattr(asked, name) is not None]
+    if alone := ["--judge" if name == "judged_by" else f"--{name.replace('_', '-')}" for name in of_protocol]:
         raise BadSetting(
             f"{', '.join(alone)}: of a protocol alone ({PROTOCOL}NAME); a study's file says it all itself."
         )

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 import mastlens as m
+from benchmarks.layouts import write_muse
 from mastlens.cli import main
 from mastlens.evaluation.metrics.settings import MetricChoice
+from mastlens.evaluation.metrics.tables import Measured
 from tests.columns import check_table
 from tests.docs.pages import run_page
 
@@ -65,6 +67,7 @@ def after(tiny, files, before, tmp_path_factory) -> Path:
 def test_tables_are_as_declared(before, after, tmp_path):
     for file in ("metrics.parquet", "metrics_summary.parquet", "metric_items.parquet"):
         check_table(after / file, "mastlens evaluate --metrics")
+    assert Measured.read(after).model == {"type": "qwen2", "parameters": Measured.read(before).model["parameters"]}
     m.compare_metrics(before, after, reference=before, out=tmp_path / "changes")
     check_table(tmp_path / "changes" / "metric_changes.parquet", "mastlens compare-metrics")
 
@@ -161,36 +164,71 @@ def test_one_metrics_failure_does_not_lose_the_others(tiny, files, tmp_path, cap
     assert "no truth-ratio" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("change", "names", "said"),
-    [
-        (lambda row: row.update(perturbed=["a", ""]), ("probability",), "line 2: 'perturbed' must be a list of wrong"),
-        (lambda row: row.update(paraphrased=7), ("probability",), "line 2: 'paraphrased' must be one text"),
-        (lambda row: row.pop("paraphrased"), ("truth-ratio",), "line 2: no 'paraphrased' answer, and other items"),
-        (lambda row: row.pop("perturbed"), ("probability-with-options",), "line 2: no 'perturbed' answers"),
-    ],
-)
-def test_a_malformed_item_is_named_by_line_and_field(tiny, files, tmp_path, capsys, change, names, said):
+def _nothing(row):
+    pass
+
+
+_REFERENCE = ("--metrics-reference", "BEFORE")
+BAD = {
+    "no perturbed answer": (
+        lambda r: r.pop("perturbed"),
+        "probability-with-options",
+        (),
+        "line 2: no 'perturbed' answers",
+    ),
+    "a blank one": (
+        lambda r: r.update(perturbed=["a", ""]),
+        "probability",
+        (),
+        "line 2: 'perturbed' must be a list of",
+    ),
+    "a paraphrase that is no text": (
+        lambda r: r.update(paraphrased=7),
+        "probability",
+        (),
+        "line 2: 'paraphrased' must be",
+    ),
+    "an item without what others have": (lambda r: r.pop("paraphrased"), "truth-ratio", (), "line 2: no 'paraphrased'"),
+    "a metric that there is not": (_nothing, "probabilty", (), "Did you mean 'probability'"),
+    "a setting that it has not": (_nothing, "min-k:q=2", (), "has no setting 'q=2': its settings are k"),
+    "a setting that is no number": (_nothing, "min-k:k=two", (), "k='two' is no number"),
+    "a setting out of range": (_nothing, "min-k:k=2", (), "takes a share k above 0 and up to 1"),
+    "a setting of a metric without": (_nothing, "rouge:k=1", (), "it has no settings"),
+    "a reference of other items": (
+        lambda r: r.update(solution="It is other."),
+        "forget-quality",
+        _REFERENCE,
+        "evaluated on other items: 1 of split 'forget' differ, the first on line 2",
+    ),
+    "a reference that read other tokens": (
+        _nothing,
+        "forget-quality",
+        (*_REFERENCE, "--system-prompt", "Be brief."),
+        "reads the items of split 'forget' as other tokens (4 of 4",
+    ),
+    "a reference without metrics": (_nothing, "probability", ("--metrics-reference", "FILES"), "parquet is missing"),
+    "no reference": (
+        _nothing,
+        "mia-reference",
+        (),
+        "needs its losses on the forget split and the holdout of a reference",
+    ),
+}
+"""What is wrong: how line 2 of the forget split is changed, the metric, further words, and what is said."""
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_wrong_is_named_by_line_or_field(tiny, files, before, tmp_path, capsys, case):
+    change, name, more, said = BAD[case]
     folder = changed(files, tmp_path / "files", "forget", 2, change)
-    assert evaluate(tiny, folder, tmp_path / "out", names=names) == 2
-    assert said in capsys.readouterr().err
+    places = {"BEFORE": before, "FILES": folder}
+    assert evaluate(tiny, folder, tmp_path / "out", *(places.get(word, word) for word in more), names=(name,)) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert "Traceback" not in told
     assert not (tmp_path / "out" / "metrics.parquet").exists()
-
-
-@pytest.mark.parametrize(
-    ("names", "said"),
-    [
-        (("probabilty",), "Did you mean 'probability'"),
-        (("min-k:q=2",), "has no setting 'q=2': its settings are k"),
-        (("min-k:k=two",), "k='two' is no number"),
-        (("min-k:k=2",), "takes a share k above 0 and up to 1"),
-        (("rouge:k=1",), "it has no settings"),
-    ],
-)
-def test_a_metric_that_there_is_not_is_told_before_anything_is_generated(tiny, files, tmp_path, capsys, names, said):
-    assert evaluate(tiny, files, tmp_path / "out", names=names) == 2
-    assert said in capsys.readouterr().err
-    assert not (tmp_path / "out" / "responses.parquet").exists()
+    asked = case.startswith(("a metric", "a setting"))
+    assert (tmp_path / "out" / "responses.parquet").exists() is not asked  # known before anything is generated
 
 
 def test_a_membership_metric_needs_a_holdout_and_model_utility_something_to_keep(tiny, files, tmp_path):
@@ -206,19 +244,11 @@ def test_a_membership_metric_needs_a_holdout_and_model_utility_something_to_keep
         m.evaluate(model=tiny.rlvr, splits={"a": files / "forget.jsonl"}, max_new_tokens=1, metrics=choice)
 
 
-def test_a_reference_of_other_items_or_tokens_is_refused(tiny, files, before, tmp_path, capsys):
-    folder = changed(files, tmp_path / "files", "forget", 3, lambda row: row.update(solution="It is other."))
-    reference = ("--metrics-reference", before)
-    assert evaluate(tiny, folder, tmp_path / "out", *reference, names=("forget-quality",)) == 2
-    assert "evaluated on other items: 1 of split 'forget' differ, the first on line 3" in capsys.readouterr().err
-    more = (*reference, "--system-prompt", "Be brief.")
-    assert evaluate(tiny, files, tmp_path / "told", *more, names=("forget-quality",)) == 2
-    assert "reads the items of split 'forget' as other tokens (4 of 4" in capsys.readouterr().err
-    assert evaluate(tiny, files, tmp_path / "none", "--metrics-reference", tmp_path, names=("probability",)) == 2
-    assert "metrics_summary.parquet is missing" in capsys.readouterr().err
-
-
-def test_evaluations_that_share_nothing_are_not_compared(tiny, files, before, tmp_path, capsys):
+def test_evaluations_without_a_pair_or_a_metric_in_common_are_not_compared(tiny, files, before, tmp_path, capsys):
+    folder = changed(files, tmp_path / "files", "forget", 4, lambda row: row.update(problem="What else?"))
+    assert evaluate(tiny, folder, tmp_path / "unpaired", names=("probability",)) == 0
+    assert main(["compare-metrics", str(before), str(tmp_path / "unpaired")]) == 2
+    assert "1 of split 'forget' differ, the first on line 4" in capsys.readouterr().err
     assert evaluate(tiny, files, tmp_path / "other", names=("exact-memorisation",)) == 0
     assert main(["compare-metrics", str(before), str(tmp_path / "other")]) == 2
     assert "share no metric" in capsys.readouterr().err
@@ -238,10 +268,17 @@ def test_metrics_need_problem_files(tiny, tmp_path):
 def test_the_page_on_metrics_runs(tmp_path, monkeypatch):
     for split in SPLITS:
         shutil.copyfile(DATA / f"{split}.jsonl", tmp_path / f"{split}.jsonl")
+    write_muse(tmp_path / "MUSE-News", 3)
     run_page("metrics", tmp_path, monkeypatch)
     table = pd.read_parquet(tmp_path / "learnt" / "metrics_summary.parquet")
     assert (table["failed"] == "").all()
     assert {"forget-quality", "mia-reference", "privleak"} <= set(table["metric"])
+    asked = {"knowledge": {"rouge"}, "verbatim": {"rouge", "extraction-strength"}, "privacy": {"privleak"}}
+    for folder, metrics in asked.items():  # MUSE, worked through
+        table = pd.read_parquet(tmp_path / folder / "metrics_summary.parquet")
+        assert set(table.loc[table["failed"] == "", "metric"]) == metrics
+        assert not table["note"].str.contains("no reference model").any()
+    assert "Nobody" in pd.read_parquet(tmp_path / "knowledge" / "responses.parquet")["prompt"].iloc[0]
 
 
 def test_the_page_on_own_metrics_runs(tmp_path, monkeypatch):

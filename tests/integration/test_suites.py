@@ -1,6 +1,7 @@
 """Benchmarks of unlearning in their own layouts, with invented content: converted, and measured end to end."""
 
 import json
+import shutil
 import sys
 import types
 
@@ -8,13 +9,11 @@ import pandas as pd
 import pytest
 
 import mastlens as m
+from benchmarks.layouts import WRITERS, write_lines, write_mast, write_wmdp
 from mastlens.cli import main
 from mastlens.evaluation.metrics.settings import MetricChoice
 from mastlens.evaluation.multiple_choice import read_choices
 from mastlens.evaluation.suites.catalogue import SUITES
-from tests.suites import write_lines, write_muse, write_rwku, write_tofu, write_wmdp
-
-WRITERS = {"tofu": write_tofu, "muse": write_muse, "rwku": write_rwku, "wmdp": write_wmdp}
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +75,36 @@ def test_wmdp(made):
     assert lines(files, "forget-bio")[1]["perturbed"] == ["red", "green", "grey"]
     question = read_choices(files.files["forget-bio-choices"])[1]
     assert (question.options[question.answer], question.subject) == ("blue", "bio")
+
+
+def test_mast(made, tmp_path):
+    files = made["mast"]
+    assert list(files.files) == ["forget", "retain-math", "retain-gsm", "forget-train", "mmlu-choices"]
+    assert {one["subject"] for one in lines(files, "forget")} == {"Counting & Probability"}
+    assert {one["subject"] for one in lines(files, "retain-math")} == {"Algebra"}
+    assert lines(files, "retain-gsm")[1]["solution"].endswith("\\boxed{4}.")
+    assert not {one["problem"] for one in lines(files, "forget-train")} & {
+        one["problem"] for one in lines(files, "forget")
+    }
+    source = write_mast(tmp_path / "mast", 200)
+    shutil.rmtree(source / "mmlu")
+    (source / "math" / "train.jsonl").unlink()
+    found = m.convert_benchmark("mast", source, out=tmp_path / "out")
+    assert found.table.groupby("split", sort=False)["n"].first().tolist() == [150, 200, 200, 150]
+    assert lines(found, "forget-train") == lines(found, "forget")  # without a training set
+    drawn = m.mast_benchmarks(
+        math=source / "math" / "test.jsonl", gsm8k=source / "gsm8k" / "test.jsonl", retain_gsm=200, out=tmp_path / "b"
+    )
+    for name in ("forget", "retain-math", "retain-gsm"):  # the same draw as that of ``benchmarks mast``
+        assert drawn.files[f"{name}-eval"].read_bytes() == found.files[name].read_bytes()
+
+
+def test_r2mu(made):
+    files = made["r2mu"]
+    assert set(lines(files, "forget-text")[0]) == {"text"}
+    assert lines(files, "cot")[0]["solution"].startswith("<think>")
+    assert read_choices(files.files["forget-choices"])[0].person
+    assert files.table.set_index("split")["option"].to_dict()["cot"] == "unlearn --cot"
 
 
 def test_a_part_and_a_limit_are_taken(tmp_path):

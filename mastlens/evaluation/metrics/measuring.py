@@ -16,6 +16,7 @@ from mastlens.evaluation.metrics.metric import OPTIONS, RESPONSES, Aggregate, Me
 from mastlens.evaluation.metrics.reading import EncodedItems, SplitReading, encode_items, read_splits
 from mastlens.evaluation.metrics.settings import MetricChoice
 from mastlens.evaluation.metrics.tables import ITEMS, STAGE, SUMMARY, TABLE, VALUES, Measured, TableScores
+from mastlens.evaluation.metrics.traps import holdout_notes, model_shape, note_of, reference_notes
 from mastlens.plots.cards.carded import Carded
 from mastlens.problems.asking import Asked
 from mastlens.problems.encoding import context_length
@@ -132,7 +133,7 @@ def measure_metrics(
         think=think,
     )
     items = _item_table(encoded)
-    losses = _reference_losses(reference, items)
+    losses = {} if reference is None else reference.losses_of(items)
     needs = {s: {need for one, on in where.items() if s in on for need in one.needs} for s in splits}
     reads = read_splits(
         model, encoded, needs, responses=responses, reference_losses=losses, batch_size=batch_size, progress=progress
@@ -141,7 +142,8 @@ def measure_metrics(
         [read.losses if read.answers else np.full(len(read.encoded.texts), nan) for read in reads]
     )
     by_split = {read.split: read for read in reads}
-    values, notes = [], {}
+    shape = model_shape(model)
+    values, notes = [], {**holdout_notes(items, list(splits)), **reference_notes(items, reference, shape)}
     for source in sources:
         rows = guarded(
             source, lambda source=source: [_values(source, by_split[s], notes) for s in where.get(source, ())]
@@ -160,7 +162,7 @@ def measure_metrics(
         rows += [_row(metric, one, notes) for one in found or []]
         if metric in failed:
             rows.append(_row(metric, None, notes) | {"failed": failed[metric]})
-    return MetricScores(pd.DataFrame(rows, columns=list(COLUMNS)), table, items)
+    return MetricScores(pd.DataFrame(rows, columns=list(COLUMNS)), table, items, {"model": shape})
 
 
 def _applies(
@@ -208,19 +210,6 @@ def _item_table(encoded: Sequence[EncodedItems]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _reference_losses(reference: Measured | None, items: pd.DataFrame) -> dict[str, list[float]]:
-    """Return split to the reference's loss of each item, for the splits that it has; raises where items differ."""
-    if reference is None:
-        return {}
-    there = set(reference.items["split"])
-    shared = [str(split) for split in items["split"].unique() if split in there]
-    if not shared:
-        reference.check_items(items, list(items["split"].unique()), "The reference")
-    reference.check_items(items, shared, "The reference")
-    rows = reference.items.sort_values(["split", "item"], kind="stable")
-    return {split: rows.loc[rows["split"] == split, "loss"].tolist() for split in shared}
-
-
 def _values(metric: Metric, read: SplitReading, notes: dict[tuple[str, str], str]) -> pd.DataFrame:
     """Return a metric's numbers of a split, and note what is to be known of them."""
     tables = [
@@ -257,7 +246,7 @@ def _row(metric: Metric, one: Aggregate | None, notes: Mapping[tuple[str, str], 
         "ci_high": interval.high,
         "null": one.null,
         "beyond_null": beyond,
-        "note": "; ".join(filter(None, [one.note, *of_items])),
+        "note": "; ".join(filter(None, [one.note, *of_items, *note_of(metric, one.split, notes)])),
         "failed": "",
     }
 
@@ -333,14 +322,19 @@ def run_metrics(asked: "EvaluateSettings", chosen: MetricChoice, responses: pd.D
                 batch_size=asked.batch_size,
                 progress=asked.progress,
             )
-        return MetricScores(found.table, found.values, found.items, settings)
+        return MetricScores(found.table, found.values, found.items, settings | found.settings)
 
     kept = Kept(
         MetricScores,
         {"table": TABLE, "values": VALUES, "items": ITEMS},
-        (SUMMARY, lambda scores: {"metrics": json_rows(scores.table), "failed": scores.failed}),
+        (SUMMARY, _summary),
     )
     return tested.remembered(STAGE, kept, asked, settings=settings, inputs=inputs, compute=compute)
+
+
+def _summary(scores: MetricScores) -> dict[str, Any]:
+    found = {"metrics": json_rows(scores.table), "failed": scores.failed}
+    return found | ({"model": scores.settings["model"]} if "model" in scores.settings else {})
 
 
 def _responses_digest(responses: pd.DataFrame) -> str:

@@ -1,17 +1,18 @@
 """Metrics' numbers by item as a tidy table, and those of one folder held against another's."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mastlens.errors import BadFile, NotFound, NotTogether
 from mastlens.evaluation.metrics.metric import Metric, Part, Scores
-from mastlens.runs.reading import read_table
+from mastlens.runs.reading import read_object, read_table
 from mastlens.runs.stages import read_record
 
 TABLE, VALUES, ITEMS = "metrics_summary.parquet", "metrics.parquet", "metric_items.parquet"
@@ -62,12 +63,14 @@ class Measured:
         table: Its aggregates.
         values: Its numbers by item.
         items: Its items: ``split``, ``item``, ``line``, ``text_digest``, ``token_digest``, ``tokens``, ``loss``.
+        model: What the model is, ``type`` and ``parameters``; empty where the folder does not say.
     """
 
     folder: Path
     table: pd.DataFrame
     values: pd.DataFrame
     items: pd.DataFrame
+    model: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> "Measured":
@@ -82,7 +85,8 @@ class Measured:
             raise NotFound(
                 f"{place / missing[0]} is missing. Write it first: mastlens evaluate ... --metrics NAME --out {folder}"
             )
-        return cls(place, *(read_table(place / file) for file in (TABLE, VALUES, ITEMS)))
+        summary = read_object(place / SUMMARY) if (place / SUMMARY).is_file() else {}
+        return cls(place, *(read_table(place / file) for file in (TABLE, VALUES, ITEMS)), summary.get("model", {}))
 
     @property
     def scores(self) -> TableScores:
@@ -125,3 +129,19 @@ class Measured:
                     f"{len(joined)}, the first on line {int(other.iloc[0]['line'])}): another tokenizer, chat "
                     "template, system prompt or think mode. Losses a token are not comparable between tokenizers."
                 )
+
+    def losses_of(self, items: pd.DataFrame) -> dict[str, list[float]]:
+        """Return split to this model's loss of each item, for the splits that both have.
+
+        Args:
+            items: Items of the other model, as ``items``.
+
+        Raises:
+            MastlensError: If it has other items or tokens, or none of the splits.
+        """
+        there = set(self.items["split"])
+        splits = [str(split) for split in items["split"].unique()]
+        shared = [split for split in splits if split in there]
+        self.check_items(items, shared or splits, "The reference")
+        rows = self.items.sort_values(["split", "item"], kind="stable")
+        return {split: rows.loc[rows["split"] == split, "loss"].tolist() for split in shared}

@@ -1,12 +1,13 @@
 """Tables of a benchmark: files of a folder, laid out as its dataset on the hub is, or that dataset itself."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mastlens.errors import BadFile, MissingPackage, NotFound
+from mastlens.errors import BadFile, NotFound, NotSupported
+from mastlens.evaluation.hub_rows import hub_rows
 from mastlens.runs.reading import read_json, read_lines, read_parquet
 
 ENDINGS = (".json", ".jsonl", ".parquet")
@@ -72,6 +73,21 @@ class Source:
             )
         return cls(given)
 
+    def folder(self, why: str) -> Path:
+        """Return the folder.
+
+        Args:
+            why: Why it has to be one, for the message.
+
+        Raises:
+            MastlensError: If it is a dataset of the hub.
+        """
+        if not Path(self.text).is_dir():
+            raise NotSupported(
+                f"{self.text} is one dataset of the hub: {why}. Download them into one folder, and give that."
+            )
+        return Path(self.text)
+
     def table(self, place: Place) -> list[Row]:
         """Return a table.
 
@@ -128,18 +144,9 @@ def _plain(value: Any) -> Any:
 
 
 def _of_hub(text: str, place: Place) -> list[Row]:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise MissingPackage(
-            f"Reading {text} from the hub needs the package 'datasets': pip install 'mastlens[train]'. Or download its "
-            "files and give their folder."
-        ) from error
     name, _, revision = text.partition("@")
-    try:
-        found: Sequence[Any] = list(load_dataset(name, place.config, split=place.split, revision=revision or None))
-    except Exception as error:  # whatever the hub, the network or the builder says
-        raise BadFile(
-            f"The dataset {text} cannot be read: {error} Check the name, or download its files and give their folder."
-        ) from error
-    return [Row(f"{text}, {place.config}, row {number}", dict(row)) for number, row in enumerate(found, start=1)]
+    instead = "Or download its files and give their folder."
+    check = "Check the name, or download its files and give their folder."
+    where = {"config": place.config, "split": place.split, "revision": revision}
+    found = hub_rows(text, name, **where, check=check, instead=instead)
+    return [Row(f"{text}, {place.config}, row {number}", row) for number, row in enumerate(found, start=1)]

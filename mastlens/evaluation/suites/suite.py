@@ -89,3 +89,26 @@ def texts_of(row: Row, key: str, *, least: int = 1) -> list[str]:
             f"{', '.join(map(str, row.record)) or 'nothing'}."
         )
     return values
+
+
+def right_of(row: Row) -> tuple[list[str], int]:
+    """Return the options of a question and the index of the right one.
+
+    Raises:
+        MastlensError: If there are fewer than two options, or none of them is named as the right one.
+    """
+    options, answer = texts_of(row, "choices", least=2), row.record.get("answer")
+    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(options):
+        raise BadFile(f"{row.where}: 'answer' must be the index of one of the {len(options)} choices, not {answer!r}.")
+    return options, answer
+
+
+def choice_of(row: Row, **more: str) -> dict[str, Any]:
+    """Return a question with options as ``mastlens choices`` reads it, with its subject and person where it has them.
+
+    Raises:
+        MastlensError: As ``right_of``, or if nothing is asked.
+    """
+    options, answer = right_of(row)
+    named = {key: str(row.record[key]) for key in ("subject", "person") if row.record.get(key)}
+    return {"question": text_of(row, "question"), "choices": options, "answer": answer, **named, **more}

@@ -47,7 +47,7 @@ def evaluate_traces(settings: EvaluateTracesSettings) -> TraceEvaluation:
     questions, samples = settings.questions, settings.samples
     if not questions:
         raise BadSetting("There are no questions: give --questions NAME=FILE at least once.")
-    judge, decoding = find_judge(settings, _rule_judge, TRACE_RUBRIC), settings.decoding()
+    judge, decoding = traces_judge(settings), settings.decoding()
     tested = EditedCheckpoint.open(settings.model, settings.edit)
     asking = settings.asking
     prompting = {"think": settings.think, "chat_template": asking}
@@ -105,6 +105,15 @@ def evaluate_traces(settings: EvaluateTracesSettings) -> TraceEvaluation:
 
 def _summary(result: TraceEvaluation) -> dict[str, Any]:
     return {"splits": json_rows(result.summary), "categories": json_rows(result.categories)}
+
+
+def traces_judge(settings: EvaluateTracesSettings) -> Judge:
+    """Return the judge of traces that was given, or asked for by name.
+
+    Raises:
+        MastlensError: If there is no such judge, or something that it needs is missing.
+    """
+    return find_judge(settings, _rule_judge, TRACE_RUBRIC)
 
 
 def _rule_judge(chosen: JudgeChoice) -> RuleJudge:

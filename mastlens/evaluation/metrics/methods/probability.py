@@ -9,6 +9,8 @@ from mastlens.evaluation.metrics.metric import MeanMetric, Part
 if TYPE_CHECKING:
     from mastlens.evaluation.metrics.reading import SplitReading
 
+_HIDDEN = 0.1  # of the probability a token: below it one token decides what the mean does not show
+
 
 @dataclass(frozen=True, kw_only=True)
 class Probability(MeanMetric):
@@ -30,3 +32,12 @@ class Probability(MeanMetric):
         import numpy as np
 
         return {"": Part(np.exp(-read.losses), 1 / read.vocabulary)}
+
+    def note(self, read: "SplitReading") -> str:
+        """Return the least probable token's, where the mean over tokens hides it."""
+        import numpy as np
+
+        least = np.mean([np.exp(one.logprobs.min()) for one in read.answers if len(one.logprobs)] or [np.nan])
+        mean = float(np.nanmean(np.exp(-read.losses)))
+        hides = least < _HIDDEN * mean
+        return f"normalised by length: an answer's least probable token has {least:.2g} on average" if hides else ""

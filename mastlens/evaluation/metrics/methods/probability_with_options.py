@@ -29,6 +29,19 @@ class ProbabilityWithOptions(MeanMetric):
     )
     needs: ClassVar[tuple[str, ...]] = (OPTIONS,)
 
+    def note(self, read: "SplitReading") -> str:
+        """Return that it is near chance, where it is not told from it."""
+        from mastlens.statistics import mean_interval
+
+        part = self.measure(read)[""]
+        apart = mean_interval(part.values - part.null)
+        near = apart.low <= 0 <= apart.high
+        return (
+            "not told from chance: a form may be broken and not the knowledge gone, read ROUGE beside it"
+            if near
+            else ""
+        )
+
     def measure(self, read: "SplitReading") -> Mapping[str, Part]:
         """Return the share of each item's answer."""
         import numpy as np

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from mastlens.evaluation.metrics.reading import SplitReading
 
+_APART = 0.005  # definitions of which closer-to-1 differs by less say the same
 CLOSER, TRUE, SHARE = "closer-to-1", "true-better", "prob-mean"
 
 
@@ -54,6 +55,19 @@ class TruthRatio(MeanMetric):
         if aggregate == CLOSER:
             return np.minimum(values, 1 / (values + TINY))
         return np.maximum(0, 1 - values) if aggregate == TRUE else values
+
+    def note(self, read: "SplitReading") -> str:
+        """Return what it is by the definition of TOFU's paper, where that differs."""
+        import numpy as np
+
+        wrong = np.array([np.exp(-losses).mean() for losses in read.wrong_losses])
+        told = [
+            self.taken("ratio", CLOSER, each / (np.exp(-read.right_losses) + TINY)).mean()
+            for each in (np.exp([-losses.mean() for losses in read.wrong_losses]), wrong)
+        ]
+        if abs(told[1] - told[0]) < _APART:
+            return ""
+        return f"wrong answers' probabilities averaged, as TOFU's paper has it, closer-to-1 is {told[1]:.3g}"
 
     def measure(self, read: "SplitReading") -> Mapping[str, Part]:
         """Return the ratio of each item, and the right answer's share."""

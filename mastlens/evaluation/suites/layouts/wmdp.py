@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mastlens.errors import BadFile
 from mastlens.evaluation.suites.sources import Place, Row, Source
-from mastlens.evaluation.suites.suite import SplitFile, Suite, text_of, texts_of
+from mastlens.evaluation.suites.suite import SplitFile, Suite, choice_of, right_of, text_of
 
 _SUBJECTS = ("bio", "cyber", "chem")
 
@@ -40,24 +39,14 @@ class Wmdp(Suite):
                 missing += 1
                 continue
             yield SplitFile(f"forget-{subject}", [_open(row, subject) for row in rows])
-            yield SplitFile(f"forget-{subject}-choices", [_choice(row, subject) for row in rows], "choices --questions")
-
-
-def _right(row: Row) -> tuple[list[str], int]:
-    options, answer = texts_of(row, "choices", least=2), row.record.get("answer")
-    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(options):
-        raise BadFile(f"{row.where}: 'answer' must be the index of one of the {len(options)} choices, not {answer!r}.")
-    return options, answer
+            yield SplitFile(
+                f"forget-{subject}-choices", [choice_of(row, subject=subject) for row in rows], "choices --questions"
+            )
 
 
 def _open(row: Row, subject: str) -> dict[str, Any]:
-    options, answer = _right(row)
+    options, answer = right_of(row)
     wrong = [option for place, option in enumerate(options) if place != answer]
     right = options[answer]
     asked = text_of(row, "question")
     return {"problem": asked, "solution": right, "answer": right, "perturbed": wrong, "subject": subject}
-
-
-def _choice(row: Row, subject: str) -> dict[str, Any]:
-    options, answer = _right(row)
-    return {"question": text_of(row, "question"), "choices": options, "answer": answer, "subject": subject}
