@@ -122,7 +122,7 @@ def _asked(settings: EstimateSettings) -> Settings:
     return make(kind, (), settings.given)
 
 
-def over_ranks(asked: Any, ranks: int) -> list[tuple[str, float, str, str]]:
+def over_ranks(asked: Any, ranks: int) -> list[tuple[str, int | float, str, str]]:
     """Return the rows about what each rank takes.
 
     Raises:
