@@ -169,7 +169,7 @@ def score_choices(
     return pd.DataFrame(rows)
 
 
-def near_chance(row: Mapping[str, Any]) -> bool:
+def near_chance(row: Mapping[Any, Any]) -> bool:
     """Return whether the interval of a split's accuracy holds what chance gives."""
     return row["ci_low"] <= row["chance"] <= row["ci_high"]
 

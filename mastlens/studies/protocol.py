@@ -1,6 +1,5 @@
 """A published protocol on a model of one's own: a benchmark, the objectives and metrics of its papers, one table."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import nan
@@ -94,7 +93,7 @@ def run_protocol(asked: RunSettings, name: str) -> ProtocolRun:
     published = pd.DataFrame(protocol.numbers, columns=["model", "method", "metric", "value", "source"])
     write_table(out / TABLE, table)
     write_table(out / PUBLISHED, published)
-    told = {"protocol": name, "title": protocol.title, "model": os.fspath(asked.model), "note": protocol.note}
+    told = {"protocol": name, "title": protocol.title, "model": str(asked.model), "note": protocol.note}
     return ProtocolRun(table, published, told, out)
 
 

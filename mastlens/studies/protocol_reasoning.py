@@ -42,7 +42,7 @@ def run_reasoning(
     judge, folder = _judge(asked, out), out / "reasoning"
     reference = None if asked.reference is None else os.fspath(asked.reference)
     study = ReasoningStudy(
-        model=os.fspath(asked.model),  # pyright: ignore[reportArgumentType] - checked before
+        model=str(asked.model),
         reference=reference,
         forget=str(sets["forget-text"]),
         retain=str(sets["retain-text"]),

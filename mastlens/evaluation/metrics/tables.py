@@ -86,7 +86,8 @@ class Measured:
                 f"{place / missing[0]} is missing. Write it first: mastlens evaluate ... --metrics NAME --out {folder}"
             )
         summary = read_object(place / SUMMARY) if (place / SUMMARY).is_file() else {}
-        return cls(place, *(read_table(place / file) for file in (TABLE, VALUES, ITEMS)), summary.get("model", {}))
+        table, values, items = (read_table(place / file) for file in (TABLE, VALUES, ITEMS))
+        return cls(place, table, values, items, summary.get("model", {}))
 
     @property
     def scores(self) -> TableScores:
