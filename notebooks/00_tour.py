@@ -17,7 +17,7 @@ import numpy as np
 
 import mastlens
 from mastlens import plots
-from mastlens.organisms import lineage_folder
+from mastlens.organisms import get_organism, lineage_folder
 
 BASE, SFT, RLVR, AIM = (f"organism:qwen2/{stage}" for stage in ("base", "sft", "rlvr", "rlvr-retain"))
 FILES = lineage_folder("qwen2")
@@ -180,13 +180,14 @@ mastlens.explore(OUT, base=BASE, sft=SFT, rlvr=RLVR, edit=mast.edit, **TRAIN)
 # %% [markdown]
 # ## With your own checkpoints
 #
-# Put your own in the first line, a folder or a hub id (`OWNER/NAME@REVISION`). The shipped model stands there so that
-# it runs; `organism:smollm2-short/...` is a real one of 135 M parameters.
+# Put your own in place of `organism:...`, a folder or a hub id (`OWNER/NAME@REVISION`). Here stands a real model of
+# 135 M parameters where it is in the cache (`mastlens organism build smollm2-short` makes it), else the shipped one.
 #
 # One layer first, to see what it costs; then all of them, without `where`.
 
 # %%
-MINE = {"base": "organism:qwen2/base", "sft": "organism:qwen2/sft", "rlvr": "organism:qwen2/rlvr"}
+TRY = "smollm2-short" if get_organism("smollm2-short").present else "qwen2"
+MINE = {stage: f"organism:{TRY}/{stage}" for stage in ("base", "sft", "rlvr")}
 mastlens.geometry(**MINE, where=r"layers\.0\.self_attn", rank=4, progress=False)
 
 # %% [markdown]

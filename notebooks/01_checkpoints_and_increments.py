@@ -20,6 +20,7 @@ import torch
 
 import mastlens
 from mastlens import plots
+from mastlens.organisms import get_organism
 from mastlens.plots.template import NAME as TEMPLATE
 
 BASE, SFT, RLVR = (f"organism:qwen2/{stage}" for stage in ("base", "sft", "rlvr"))
@@ -197,13 +198,14 @@ shares.sort_values(ascending=False).map("{:.1%}".format).to_frame("share of the 
 # %% [markdown]
 # ## With your own checkpoints
 #
-# Put your own in the first line, a folder or a hub id (`OWNER/NAME@REVISION`). The shipped model stands there so that
-# it runs; `organism:smollm2-short/...` is a real one of 135 M parameters.
+# Put your own in place of `organism:...`, a folder or a hub id (`OWNER/NAME@REVISION`). Here stands a real model of
+# 135 M parameters where it is in the cache (`mastlens organism build smollm2-short` makes it), else the shipped one.
 #
 # What the checkpoint is, before anything is measured.
 
 # %%
-MINE = "organism:qwen2/rlvr"
+TRY = "smollm2-short" if get_organism("smollm2-short").present else "qwen2"
+MINE = f"organism:{TRY}/rlvr"
 mastlens.inspect(MINE)
 
 # %% [markdown]

@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 
 import mastlens
 from mastlens import plots
+from mastlens.organisms import get_organism
 from mastlens.plots.template import NAME as TEMPLATE
 
 BASE, SFT, RLVR = (f"organism:qwen2/{stage}" for stage in ("base", "sft", "rlvr"))
@@ -203,13 +204,14 @@ print(f"most: layer {top['layer']}, head {top['head']}, with {top['energy_share'
 # %% [markdown]
 # ## With your own checkpoints
 #
-# Put your own in the first line, a folder or a hub id (`OWNER/NAME@REVISION`). The shipped model stands there so that
-# it runs; `organism:smollm2-short/...` is a real one of 135 M parameters.
+# Put your own in place of `organism:...`, a folder or a hub id (`OWNER/NAME@REVISION`). Here stands a real model of
+# 135 M parameters where it is in the cache (`mastlens organism build smollm2-short` makes it), else the shipped one.
 #
 # One layer with its nulls; then all of them, without `where`.
 
 # %%
-MINE = {"base": "organism:qwen2/base", "rlvr": "organism:qwen2/rlvr"}
+TRY = "smollm2-short" if get_organism("smollm2-short").present else "qwen2"
+MINE = {stage: f"organism:{TRY}/{stage}" for stage in ("base", "rlvr")}
 mastlens.geometry(**MINE, where=r"layers\.0\.self_attn", rank=4, progress=False)
 
 # %% [markdown]

@@ -16,7 +16,7 @@ from plotly.subplots import make_subplots
 
 import mastlens
 from mastlens.models.weights import swapped
-from mastlens.organisms import lineage_folder
+from mastlens.organisms import get_organism, lineage_folder
 from mastlens.plots.template import NAME as TEMPLATE
 from mastlens.problems.encoding import batches, encode_problems
 
@@ -260,14 +260,15 @@ coupling.plot_spectrum()
 # %% [markdown]
 # ## With your own checkpoints
 #
-# Put your own in the first line, a folder or a hub id (`OWNER/NAME@REVISION`). The shipped model stands there so that
-# it runs; `organism:smollm2-short/...` is a real one of 135 M parameters.
+# Put your own in place of `organism:...`, a folder or a hub id (`OWNER/NAME@REVISION`). Here stands a real model of
+# 135 M parameters where it is in the cache (`mastlens organism build smollm2-short` makes it), else the shipped one.
 #
 # Eight problems first; then all, without `limit`.
 
 # %%
-MINE = {"sft": "organism:qwen2/sft", "rlvr": "organism:qwen2/rlvr", "forget": FILES / "forget-train.jsonl"}
-mastlens.couple(**MINE, limit=8, progress=False)
+TRY = "smollm2-short" if get_organism("smollm2-short").present else "qwen2"
+MINE = {stage: f"organism:{TRY}/{stage}" for stage in ("sft", "rlvr")}
+mastlens.couple(**MINE, forget=lineage_folder(TRY) / "forget-train.jsonl", limit=8, progress=False)
 
 # %% [markdown]
 # ## What this does not show

@@ -11,7 +11,7 @@ import pandas as pd
 
 import mastlens
 from mastlens import plots
-from mastlens.organisms import lineage_folder
+from mastlens.organisms import get_organism, lineage_folder
 
 BASE, SFT, RLVR = (f"organism:qwen2/{stage}" for stage in ("base", "sft", "rlvr"))
 FILES = lineage_folder("qwen2")
@@ -198,14 +198,21 @@ curves.plot()
 # %% [markdown]
 # ## With your own checkpoints
 #
-# Put your own in the first line, a folder or a hub id (`OWNER/NAME@REVISION`). The shipped model stands there so that
-# it runs; `organism:smollm2-short/...` is a real one of 135 M parameters.
+# Put your own in place of `organism:...`, a folder or a hub id (`OWNER/NAME@REVISION`). Here stands a real model of
+# 135 M parameters where it is in the cache (`mastlens organism build smollm2-short` makes it), else the shipped one.
 #
 # One layer on eight problems first; then all, without `where` and `limit`.
 
 # %%
-MINE = {"sft": "organism:qwen2/sft", "rlvr": "organism:qwen2/rlvr", "forget": FORGET}
-mastlens.causal_map(**MINE, where=r"layers\.0\.self_attn", limit=8, progress=False)
+TRY = "smollm2-short" if get_organism("smollm2-short").present else "qwen2"
+MINE = {stage: f"organism:{TRY}/{stage}" for stage in ("sft", "rlvr")}
+mastlens.causal_map(
+    **MINE,
+    forget=lineage_folder(TRY) / "forget-train.jsonl",
+    where=r"layers\.0\.self_attn",
+    limit=8,
+    progress=False,
+)
 
 # %% [markdown]
 # ## What this does not show

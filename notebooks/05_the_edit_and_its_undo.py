@@ -17,7 +17,7 @@ import torch
 
 import mastlens
 from mastlens.models.weights import swapped
-from mastlens.organisms import lineage_folder
+from mastlens.organisms import get_organism, lineage_folder
 from mastlens.plots import plot_accuracy
 
 PROBLEMS = lineage_folder("qwen2")  # the organism's problem files
@@ -246,14 +246,16 @@ print("everything taken back: the SFT checkpoint, bit for bit")
 # %% [markdown]
 # ## With your own checkpoints
 #
-# Put your own in the first line, a folder or a hub id (`OWNER/NAME@REVISION`). The shipped model stands there so that
-# it runs; `organism:smollm2-short/...` is a real one of 135 M parameters.
+# Put your own in place of `organism:...`, a folder or a hub id (`OWNER/NAME@REVISION`). Here stands a real model of
+# 135 M parameters where it is in the cache (`mastlens organism build smollm2-short` makes it), else the shipped one.
 #
 # Two steps on one matrix, to see that it fits into memory.
 
 # %%
-MINE = {"rlvr": "organism:qwen2/rlvr", "forget": PROBLEMS / "forget-train.jsonl"}
-mastlens.unlearn(**MINE, objective="ga", where=r"layers\.0\..*v_proj", steps=2, lr=1e-4, progress=False)
+TRY = "smollm2-short" if get_organism("smollm2-short").present else "qwen2"
+MINE = {"rlvr": f"organism:{TRY}/rlvr"}
+ASKED = {"forget": lineage_folder(TRY) / "forget-train.jsonl", "where": r"layers\.0\..*v_proj"}
+mastlens.unlearn(**MINE, **ASKED, objective="ga", batch_size=2, steps=2, lr=1e-4, progress=False)
 
 # %% [markdown]
 # ## What this does not show

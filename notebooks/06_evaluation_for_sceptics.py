@@ -21,7 +21,7 @@ import plotly.graph_objects as go
 from scipy import stats
 
 import mastlens
-from mastlens.organisms import lineage_folder
+from mastlens.organisms import get_organism, lineage_folder
 from mastlens.organisms.stage_accuracy import response_style
 from mastlens.plots import plot_accuracy
 from mastlens.statistics import items_needed, seed_spread, share_interval, smallest_drop
@@ -300,14 +300,16 @@ end[["n", "accuracy", "recovered", "recovered_low", "recovered_high", "recovered
 # %% [markdown]
 # ## With your own checkpoints
 #
-# Put your own in the first line, a folder or a hub id (`OWNER/NAME@REVISION`). The shipped model stands there so that
-# it runs; `organism:smollm2-short/...` is a real one of 135 M parameters.
+# Put your own in place of `organism:...`, a folder or a hub id (`OWNER/NAME@REVISION`). Here stands a real model of
+# 135 M parameters where it is in the cache (`mastlens organism build smollm2-short` makes it), else the shipped one.
 #
 # Eight items, to read what it answers before anything is counted.
 
 # %%
-MINE = {"model": "organism:qwen2/rlvr", "splits": {"forget": PROBLEMS / "forget-eval.jsonl"}}
-mastlens.evaluate(**MINE, limit=8, max_new_tokens=56, progress=False)
+TRY = "smollm2-short" if get_organism("smollm2-short").present else "qwen2"
+MINE = {"model": f"organism:{TRY}/rlvr"}
+SPLITS = {"forget": lineage_folder(TRY) / "forget-eval.jsonl"}
+mastlens.evaluate(**MINE, splits=SPLITS, limit=8, max_new_tokens=56, progress=False)
 
 # %% [markdown]
 # ## What this does not show

@@ -24,7 +24,7 @@ import pandas as pd
 
 import mastlens
 from mastlens.evaluation.judges import Question
-from mastlens.organisms import lineage_folder
+from mastlens.organisms import get_organism, lineage_folder
 from mastlens.plots.trace_categories import plot_trace_categories
 
 # %%
@@ -395,14 +395,16 @@ assert solved < 0.15
 # %% [markdown]
 # ## With your own checkpoints
 #
-# Put your own in the first line, a folder or a hub id (`OWNER/NAME@REVISION`). The shipped model stands there so that
-# it runs; `organism:smollm2-short/...` is a real one of 135 M parameters.
+# Put your own in place of `organism:...`, a folder or a hub id (`OWNER/NAME@REVISION`). Here stands a real model of
+# 135 M parameters where it is in the cache (`mastlens organism build smollm2-short` makes it), else the shipped one.
 #
 # Four problems, to see how it thinks before anything is judged.
 
 # %%
-MINE = {"model": "organism:think/think", "splits": {"maths": WORLD / "maths-calibration.jsonl"}}
-mastlens.evaluate(**MINE, limit=4, max_new_tokens=96, progress=False)
+TRY = "smollm2-short" if get_organism("smollm2-short").present else "qwen2"
+MINE = {"model": f"organism:{TRY}/rlvr"}
+SPLITS = {"forget": lineage_folder(TRY) / "forget-eval.jsonl"}
+mastlens.evaluate(**MINE, splits=SPLITS, limit=4, max_new_tokens=96, progress=False)
 
 # %% [markdown]
 # ## What this does not show

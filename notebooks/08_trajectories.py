@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 import mastlens
 from mastlens.attacks.reinforcing import reinforce
-from mastlens.organisms import lineage_folder
+from mastlens.organisms import get_organism, lineage_folder
 from mastlens.plots import plot_accuracy
 from mastlens.problems.reading import read_problems
 
@@ -216,13 +216,14 @@ space.round(3)
 # %% [markdown]
 # ## With your own checkpoints
 #
-# Put your own in the first line, a folder or a hub id (`OWNER/NAME@REVISION`). The shipped model stands there so that
-# it runs; `organism:smollm2-short/...` is a real one of 135 M parameters.
+# Put your own in place of `organism:...`, a folder or a hub id (`OWNER/NAME@REVISION`). Here stands a real model of
+# 135 M parameters where it is in the cache (`mastlens organism build smollm2-short` makes it), else the shipped one.
 #
 # Three checkpoints of one line in their order; a run has more, and needs thirteen for a verdict.
 
 # %%
-MINE = ["organism:qwen2/base", "organism:qwen2/sft", "organism:qwen2/rlvr"]
+TRY = "smollm2-short" if get_organism("smollm2-short").present else "qwen2"
+MINE = [f"organism:{TRY}/{stage}" for stage in ("base", "sft", "rlvr")]
 mastlens.trajectory(*MINE, steps=[1, 2], progress=False)
 
 # %% [markdown]

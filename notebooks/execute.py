@@ -51,7 +51,14 @@ class Executed:
         return "".join(output.text for output in outputs if output.get("name") == "stderr")
 
 
-def execute(source: Path, folder: Path, *, limit: int = CELL_LIMIT, renderer: str = "plotly_mimetype") -> Executed:
+def execute(
+    source: Path,
+    folder: Path,
+    *,
+    limit: int = CELL_LIMIT,
+    renderer: str = "plotly_mimetype",
+    cache: Path | None = None,
+) -> Executed:
     """Execute a plain-text notebook in a folder; the hub is out of reach.
 
     Args:
@@ -60,6 +67,8 @@ def execute(source: Path, folder: Path, *, limit: int = CELL_LIMIT, renderer: st
         limit: Seconds for one cell.
         renderer: How plotly's figures are put out: JupyterLab's own way, or ``notebook``, with the script that draws
             them, for a page that is to be read without one.
+        cache: Where results that take long are kept; the user's own by default. With an empty one, what a notebook
+            shows does not depend on the machine: it has no real model then.
 
     Raises:
         CellExecutionError: If a cell fails, with its traceback: an assertion in it, for one.
@@ -74,6 +83,7 @@ def execute(source: Path, folder: Path, *, limit: int = CELL_LIMIT, renderer: st
         "TOKENIZERS_PARALLELISM": "false",
         "TMPDIR": str(folder),
         "PLOTLY_RENDERER": renderer,
+        **({"MASTLENS_CACHE": str(cache)} if cache else {}),
     }
     client = NotebookClient(
         notebook,

@@ -17,7 +17,7 @@ SOURCES = [pytest.param(path, id=path.stem, marks=[pytest.mark.long] * (path.ste
 @pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 def test_notebook(source, tmp_path, record_property):
-    executed = execute(source, tmp_path)
+    executed = execute(source, tmp_path, cache=tmp_path / "cache")
     record_property("seconds", round(executed.seconds, 1))
     record_property("processor_seconds", round(executed.processor_seconds, 1))
     assert executed.complaints == "", "no warning and no progress bar on the page"
