@@ -37,7 +37,7 @@ _MODELS = {
     "control": (GREY, "square", "control"),
     "reference": (BLUE, "triangle-up", "reference, retrained without it"),
 }
-_DASHES = ("solid", "dot", "dash", "dashdot")
+_DASHES = ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot")
 
 
 @honest

@@ -62,10 +62,10 @@ def _legend_height(fig: go.Figure, min_width: int) -> int:
     room = max(_CAPTION_WIDTH, min_width) - 24
     traces: Any = fig.data
     named = [trace for trace in traces if trace.name and trace.showlegend is not False]
-    lines, used = 1, 0.0
-    for trace in named:
-        wide = 48 + 7.6 * len(html.unescape(str(trace.name)))
-        lines, used = (lines + 1, wide) if used and used + wide > room else (lines, used + wide)
+    wide = [48 + 7.6 * len(html.unescape(str(trace.name))) for trace in named]
+    # What does not fit into one line plotly lays out in columns of the widest entry.
+    columns = max(1, int(room // max(wide, default=room)))
+    lines = 1 if sum(wide) <= room else -(-len(wide) // columns)
     # plotly gives entries with error bars more room
     barred = any(
         trace.type == "scatter" and (trace.error_x.array is not None or trace.error_y.array is not None)
@@ -91,7 +91,8 @@ def _label_directly(fig: go.Figure) -> None:
         last = known[-1]
         texts = ["" if i != last else trace.name for i in range(len(values))]
         mode = "+".join(dict.fromkeys([*(trace.mode or "lines+markers").split("+"), "text"]))
-        look = {"textposition": "middle right", "textfont": {"size": 10}, "cliponaxis": False}
+        beside = "top right" if "markers" in mode else "middle right"  # between the intervals of a mark
+        look = {"textposition": beside, "textfont": {"size": 10}, "cliponaxis": False}
         trace.update(showlegend=False, mode=mode, text=texts, **look)
 
 

@@ -52,7 +52,7 @@ def plot_lasting(table: pd.DataFrame, *, title: str | None = None, subtitle: str
         note="Filled: the edit as it is; open: after an attack, at the reading that brought most back. Bars: 95 % "
         "intervals over items, each alone. What an attack teaches a retrained model, too, is no recovery.",
         plot_height=420,
-        legend_rows=1 + (len(arms) + len(attacks)) // 4,
+        legend_rows=1,
         left=84,
         bottom=70,
         min_width=560,

@@ -76,7 +76,7 @@ def plot_misdirection(
         subtitle=subtitle,
         note=note,
         plot_height=300,
-        legend_rows=1 + len(steps) // 8,
+        legend_rows=1,
         panel_titles=True,
         left=72,
         min_width=180 * len(texts) + 100,

@@ -70,7 +70,7 @@ def plot_projection_heads(
             _add_heads(fig, at, values, beyond, colour, side, 3, symbol="diamond")
         _add_chance(fig, numbers(coupling, "head"), bound, 3)
         _add_chance(fig, numbers(coupling, "head"), -bound, 3)
-    step = 1 if many <= 12 else 4
+    step = next(step for step in (1, 4, 8, 16, 2**20) if many <= 12 * step)
     fig.update_xaxes(title_text="head", tickvals=list(range(0, many, step)), range=[-0.6, many - 0.4], zeroline=False)
     fig.update_yaxes(rangemode="tozero", row=1, col=1)
     if title is None:
