@@ -169,7 +169,8 @@ def _power(table: pd.DataFrame) -> str:
         for r in planted.to_dict("records")
         if r["column"] in _SOUGHT.get(r["increment"], (r["column"],))
     ]
-    return f"\n### Planted effects\n\n{FOUND:.0%} are to be found, {int(planted["width"].max())} wide.\n\n{_markdown(pd.DataFrame(rows))}"
+    width = int(planted["width"].max())
+    return f"\n### Planted effects\n\n{FOUND:.0%} are to be found, {width} wide.\n\n{_markdown(pd.DataFrame(rows))}"
 
 
 _SOUGHT = {
