@@ -91,9 +91,18 @@ def _label_directly(fig: go.Figure) -> None:
         last = known[-1]
         texts = ["" if i != last else trace.name for i in range(len(values))]
         mode = "+".join(dict.fromkeys([*(trace.mode or "lines+markers").split("+"), "text"]))
-        beside = "top right" if "markers" in mode else "middle right"  # between the intervals of a mark
+        beside = "middle right"
+        if len(known) == 1 and "markers" in mode:  # a mark alone: between its intervals, and towards the middle
+            beside = "top left" if _lies_right(trace, traces, last) else "top right"
         look = {"textposition": beside, "textfont": {"size": 10}, "cliponaxis": False}
         trace.update(showlegend=False, mode=mode, text=texts, **look)
+
+
+def _lies_right(trace: Any, traces: Any, place: int) -> bool:
+    """Return whether a point of a trace lies in the right half of all points, where these have numbers."""
+    ends = [end for one in traces for end in (one.x if one.x is not None else ()) if isinstance(end, int | float)]
+    here = trace.x[place] if trace.x is not None and len(trace.x) > place else None
+    return bool(ends) and isinstance(here, int | float) and 2 * here > max(ends) + min(ends)
 
 
 def readable_width(fig: go.Figure) -> int:
