@@ -102,7 +102,7 @@ def _lies_right(trace: Any, traces: Any, place: int) -> bool:
     """Return whether a point of a trace lies in the right half of all points, where these have numbers."""
     ends = [end for one in traces for end in (one.x if one.x is not None else ()) if isinstance(end, int | float)]
     here = trace.x[place] if trace.x is not None and len(trace.x) > place else None
-    return bool(ends) and isinstance(here, int | float) and 2 * here > max(ends) + min(ends)
+    return bool(ends and isinstance(here, int | float) and 2 * here > max(ends) + min(ends))
 
 
 def readable_width(fig: go.Figure) -> int:
