@@ -10,7 +10,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from notebooks.execute import execute
 from notebooks.sync import twins
 
-LONG = {"07_reasoning_traces"}  # its stages are tested one by one
+LONG = {"07_reasoning_traces", "08_trajectories"}  # their stages are tested one by one
 SOURCES = [pytest.param(path, id=path.stem, marks=[pytest.mark.long] * (path.stem in LONG)) for path in twins()]
 
 
