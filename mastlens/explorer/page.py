@@ -153,7 +153,7 @@ def write_comparison(pair: RunComparison, path: Path) -> Path:
     """
     scores = []
     for score in pair.scores.values():
-        labels = [f"{score.label}: {name}" for name in (*pair.called, "difference")]
+        labels = [f"{score.label}: {name}" for name in (*pair.called, "ratio" if score.doublings else "difference")]
         scores += [_score(figure, label) for figure, label in zip(pair.maps(score.key), labels, strict=True)]
     template = layout_of(pair.map()).template.to_plotly_json()
     names = [name for name in pair.first.names if name in set(pair.second.names)]

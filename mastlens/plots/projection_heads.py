@@ -36,7 +36,8 @@ def plot_projection_heads(
         place: What the projection is called.
         coupling: One row a head: ``head``, ``rows``, ``cols``, ``forget_cosine`` and, where there is one,
             ``retain_cosine``.
-        title: The point in plain words; by default the head with the largest share of the RLVR increment.
+        title: The point in plain words; by default the head with the largest share of the RLVR increment
+            among those beyond chance.
         subtitle: Model, revision, dtype, seed.
     """
     measures = {"energy_share": "share of |Δ|²", "off_principal": "off-principal energy"}
@@ -56,7 +57,7 @@ def plot_projection_heads(
             beyond = flags(part, f"{measure}_distinguishable")
             _add_heads(fig, place_of, numbers(part, measure), beyond, colour, label, col, legend=col == 1)
     for col, measure in enumerate(measures, start=1):
-        rlvr = rows_with(drawn, "increment", present[0])
+        rlvr = rows_with(drawn, "increment", "rlvr" if "rlvr" in present else present[0])
         _add_chance(fig, numbers(rlvr, "head"), numbers(rlvr, f"{measure}_null"), col)
     if coupling is not None:
         sides = [side for side in SIDE_COLOURS if f"{side}_cosine" in coupling]
@@ -75,11 +76,14 @@ def plot_projection_heads(
     fig.update_yaxes(rangemode="tozero", row=1, col=1)
     if title is None:
         rlvr = records(rows_with(drawn, "increment", "rlvr")) or records(drawn)
-        top = max(rlvr, key=lambda row: row["energy_share"])
-        title = (
-            f"{place}: head {top['head']} holds {top['energy_share']:.0%} of the RLVR increment's energy "
-            f"(chance {top['energy_share_null']:.0%})"
-        )
+        beyond = [row for row in rlvr if row["energy_share_distinguishable"]]
+        title = f"{place}: no head's share of the RLVR increment's energy is beyond chance"
+        if beyond:
+            top = max(beyond, key=lambda row: row["energy_share"])
+            title = (
+                f"{place}: head {top['head']} holds {top['energy_share']:.0%} of the RLVR increment's energy "
+                f"(chance {top['energy_share_null']:.0%})"
+            )
     return finish(
         fig,
         drawn,

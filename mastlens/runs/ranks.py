@@ -222,8 +222,7 @@ def begin(device: str) -> Ranks:
 def _give_large_pieces_back() -> None:
     """Let freed memory of a megabyte or more go back to the system at once, where the C library is glibc.
 
-    Left alone it keeps what blocks were gathered in, in pieces that the next block does not fit into: of a model of
-    75 million parameters a rank held more than a whole process does, and with this half of it.
+    Left alone it keeps what blocks were gathered in, in pieces that the next block does not fit into.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").mallopt(_MMAP_THRESHOLD, _LARGE)

@@ -71,6 +71,8 @@ def test_heads_that_chance_explains_are_open():
     assert [colour == "#FFFFFF" for colour in share.marker.color] == [False, True]
     assert [colour == "#FFFFFF" for colour in off.marker.color] == [True, False]
     assert "head 0 holds 90%" in figure.layout.meta["title"]
+    chance = plot_projection_heads(heads.assign(energy_share_distinguishable=False), place="layer 0, q")
+    assert chance.layout.meta["title"] == "layer 0, q: no head's share of the RLVR increment's energy is beyond chance"
 
 
 def test_a_floor_that_reaches_the_spectrum_is_drawn():
