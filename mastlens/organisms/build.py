@@ -2,8 +2,10 @@
 
 import contextlib
 import random
+import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mastlens.errors import BadSetting, MissingPackage, NotSupported, StageRefused
 from mastlens.evaluation.perplexity import neutral_perplexity
 from mastlens.organisms.card import Measured, make_card, render_card
+from mastlens.organisms.partial import ASKED, claim
 from mastlens.organisms.posttraining import (
     quiet_training,
     rewarded_prompts,
@@ -60,13 +63,14 @@ def build_lineage(organism: "Organism", out: Path, *, seed: int, trajectory: boo
     with atomic_path(out) as folder, own_randomness():
         if organism.resumable:  # what is finished of an interrupted build waits beside the place where it belongs
             begun = out.with_name(f"{out.name}.unfinished")
-            begun.mkdir(parents=True, exist_ok=True)
+            claim(begun, {"seed": seed, **asdict(recipe)})
             try:
                 build(organism, begun, seed=seed, recipe=recipe, trajectory=trajectory)
             except BaseException:
-                if not any(begun.iterdir()):
-                    begun.rmdir()
+                if {path.name for path in begun.iterdir()} <= {ASKED}:
+                    shutil.rmtree(begun)
                 raise
+            (begun / ASKED).unlink()
             begun.rename(folder)
         else:
             folder.mkdir()

@@ -31,6 +31,7 @@ from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.splits import problem_files, write_problem_files
 from mastlens.organisms.tokenizer import train_tokenizer
 from mastlens.runs.files import atomic_path, cache_folder, sha256_json, write_json, write_text
+from mastlens.runs.locks import held
 from mastlens.runs.reading import read_object
 
 if TYPE_CHECKING:
@@ -53,37 +54,40 @@ def build_shared(recipe: Recipe, seed: int, clock: Clock) -> Path:
     folder = shared_folder(recipe, seed)
     folder.mkdir(parents=True, exist_ok=True)
 
-    def stage(name: str, make: "Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]]") -> None:
+    def stage(name: str, make: "Callable[[Path], tuple[PreTrainedModel, PreTrainedTokenizerBase]]") -> None:
+        kept = folder / f"{name}.partial"
         if not (folder / name).is_dir():
             with clock(name):
-                model, tokenizer = make()
+                model, tokenizer = make(kept)
             with atomic_path(folder / name) as target:
                 write_stage(model, tokenizer, target, recipe=recipe, seed=seed)
+        shutil.rmtree(kept, ignore_errors=True)
 
-    def base():
+    def base(kept: Path):
         pairs, texts = base_corpus(recipe, seed)
         tokenizer = train_tokenizer(
             [f"{problem}\n{solution}" for problem, solution in pairs] + texts, recipe.vocab_size
         )
         model = new_model(recipe, tokenizer, seed)
-        pretrain(model, encode_documents(tokenizer, pairs, texts), recipe, seed)
+        pretrain(model, encode_documents(tokenizer, pairs, texts), recipe, seed, kept=kept)
         return model, tokenizer
 
-    def sft():
+    def sft(kept: Path):
         model, tokenizer = load_stage(folder / "base")
-        train_sft(model, tokenizer, sft_pairs(recipe, seed + 1), recipe, seed + 1)
+        train_sft(model, tokenizer, sft_pairs(recipe, seed + 1), recipe, seed + 1, kept=kept)
         return model, tokenizer
 
-    def rlvr_retain():
+    def rlvr_retain(kept: Path):
         model, tokenizer = load_stage(folder / "sft")
         _, retain, both = rewarded_prompts(recipe, seed)
         on_retain = set(map(id, retain))
         seen = [problem for problem in both if id(problem) in on_retain]
-        train_grpo(model, tokenizer, seen, recipe, seed + 3, label="rlvr-retain")
+        train_grpo(model, tokenizer, seen, recipe, seed + 3, label="rlvr-retain", kept=kept)
         return model, tokenizer
 
-    for name, make in zip(SHARED, (base, sft, rlvr_retain), strict=True):
-        stage(name, make)
+    with held(folder):  # plants of one seed may be built side by side
+        for name, make in zip(SHARED, (base, sft, rlvr_retain), strict=True):
+            stage(name, make)
     return folder
 
 
@@ -117,13 +121,16 @@ def build_planted(organism: "Organism", folder: Path, *, seed: int, recipe: Plan
     truth = draw_truth(recipe.kind, retained.matrices(), seed)
     forget, retain, _ = rewarded_prompts(lineage, seed)
     prompts = mixed_order([*forget, *retain[: recipe.retain]], seed + 4)
+    kept = folder / "rlvr.partial"
     if not (folder / "rlvr").is_dir():
         with clock("rlvr"):
             model, tokenizer = load_stage(folder / "rlvr-retain")
             with only_moving(model, truth, direction=PLANTS[recipe.kind].direction, seed=seed):
-                train_grpo(model, tokenizer, prompts, replace(lineage, grpo_lr=recipe.lr), seed + 5, label="rlvr")
+                slower = replace(lineage, grpo_lr=recipe.lr)
+                train_grpo(model, tokenizer, prompts, slower, seed + 5, label="rlvr", kept=kept)
         with atomic_path(folder / "rlvr") as target:
             write_stage(model, tokenizer, target, recipe=lineage, seed=seed)
+    shutil.rmtree(kept, ignore_errors=True)
     check_plant(folder, truth)
     files = problem_files(lineage, seed, forget, retain)
     write_problem_files(folder, files)

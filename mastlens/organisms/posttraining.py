@@ -7,13 +7,13 @@ the solution follows, then the end of sequence.
 import contextlib
 import logging
 import random
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mastlens.decoding.graders import find_grader
 from mastlens.decoding.rewards import reward_of
+from mastlens.organisms.partial import trainer_folder
 from mastlens.organisms.problems import SyntheticProblem, draw_corpus, draw_split
 from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.subjects import FORGET, RETAIN_GSM, RETAIN_MATH, SOLVED_BY_SFT, phrased
@@ -96,7 +96,7 @@ def _progress(label: str, steps: int, saved: dict[int, Path], save: Callable):
 
     class Progress(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
-            self.bar = tqdm(total=steps, desc=label, unit="step")
+            self.bar = tqdm(total=steps, desc=label, unit="step", initial=state.global_step)
 
         def on_step_end(self, args, state, control, **kwargs):
             self.bar.update(1)
@@ -114,17 +114,22 @@ def _progress(label: str, steps: int, saved: dict[int, Path], save: Callable):
     return Progress()
 
 
-def _common_arguments(scratch: str, seed: int) -> dict:
-    """Return what both trainers are told: float32 on the processor, nothing saved, nothing reported."""
+_EVERY = 5  # steps between two checkpoints that an interrupted stage goes on from
+
+
+def _common_arguments(output: Path, seed: int, *, keep: bool) -> dict:
+    """Return what both trainers are told: float32 on the processor, nothing reported, at most one checkpoint kept."""
     return {
-        "output_dir": scratch,
+        "output_dir": str(output),
         "seed": seed,
         "data_seed": seed,
         "use_cpu": True,
         "bf16": False,
         "gradient_checkpointing": False,
         "report_to": "none",
-        "save_strategy": "no",
+        "save_strategy": "steps" if keep else "no",
+        "save_steps": _EVERY,
+        "save_total_limit": 1,
         "disable_tqdm": True,
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
@@ -132,22 +137,33 @@ def _common_arguments(scratch: str, seed: int) -> dict:
     }
 
 
-def _run(trainer) -> None:
+def _run(trainer, start: str | None) -> None:
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)  # with its own bars off, the trainer prints dictionaries instead
-    trainer.train()
+    trainer.train(resume_from_checkpoint=start)
 
 
-def train_sft(model, tokenizer, pairs: Sequence[tuple[str, str]], recipe: Recipe, seed: int) -> None:
-    """Fine-tune in place with TRL's ``SFTTrainer``; only the solution and the end count in the loss."""
+def train_sft(
+    model, tokenizer, pairs: Sequence[tuple[str, str]], recipe: Recipe, seed: int, *, kept: Path | None = None
+) -> None:
+    """Fine-tune in place with TRL's ``SFTTrainer``; only the solution and the end count in the loss.
+
+    Args:
+        model: The base model.
+        tokenizer: Its tokenizer.
+        pairs: Problems and solutions.
+        recipe: The settings.
+        seed: Of the order.
+        kept: Folder for the checkpoint that an interrupted run goes on from, bit for bit; None for no such checkpoint.
+    """
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     rows = [{"prompt": f"{problem}\n", "completion": solution} for problem, solution in pairs]
-    with quiet_training(), tempfile.TemporaryDirectory() as scratch:
+    with quiet_training(), trainer_folder(kept) as (output, start):
         config = SFTConfig(
-            **_common_arguments(scratch, seed),
+            **_common_arguments(output, seed, keep=kept is not None),
             max_length=recipe.context,
             per_device_train_batch_size=recipe.sft_batch,
             max_steps=recipe.sft_steps,
@@ -164,7 +180,7 @@ def train_sft(model, tokenizer, pairs: Sequence[tuple[str, str]], recipe: Recipe
             processing_class=tokenizer,
             callbacks=[_progress("sft", recipe.sft_steps, {}, _save_nothing)],
         )
-        _run(trainer)
+        _run(trainer, start)
 
 
 def _save_nothing(model, folder: Path) -> None:
@@ -181,6 +197,7 @@ def train_grpo(
     label: str,
     saved: dict[int, Path] | None = None,
     save: Callable = _save_nothing,
+    kept: Path | None = None,
 ) -> int:
     """Train in place with TRL's ``GRPOTrainer`` and the verifiable reward; every prompt is seen once.
 
@@ -193,6 +210,7 @@ def train_grpo(
         label: Of the progress bar.
         saved: Folder for each step after which a checkpoint is kept.
         save: Writes the model into such a folder.
+        kept: Folder for the checkpoint that an interrupted run goes on from, bit for bit; None for no such checkpoint.
 
     Returns:
         The number of steps.
@@ -202,9 +220,9 @@ def train_grpo(
 
     steps = len(problems) // recipe.grpo_prompts
     rows = [{"prompt": f"{item.problem}\n", "answer": item.answer} for item in problems]
-    with quiet_training(), tempfile.TemporaryDirectory() as scratch:
+    with quiet_training(), trainer_folder(kept) as (output, start):
         config = GRPOConfig(
-            **_common_arguments(scratch, seed),
+            **_common_arguments(output, seed, keep=kept is not None),
             per_device_train_batch_size=recipe.grpo_prompts * recipe.grpo_samples,
             num_generations=recipe.grpo_samples,
             max_completion_length=recipe.max_new_tokens,
@@ -225,7 +243,7 @@ def train_grpo(
             processing_class=tokenizer,
             callbacks=[_progress(label, steps, saved or {}, save)],
         )
-        _run(trainer)
+        _run(trainer, start)
     return steps
 
 

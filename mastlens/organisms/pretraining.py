@@ -3,14 +3,17 @@
 import math
 import random
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from mastlens.organisms.drills import draw_drills
 from mastlens.organisms.neutral import draw_neutral
+from mastlens.organisms.partial import keep_state, take_state
 from mastlens.organisms.problems import draw_corpus
 from mastlens.organisms.recipes.pretraining import Pretraining
 from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.subjects import phrased
 
+_EVERY = 100  # steps between two states that an interrupted stage goes on from
 _WINDOW = 32  # batches that are sorted by length together: little padding, still well mixed
 
 
@@ -86,7 +89,9 @@ def _rate(step: int, steps: int, peak: float) -> float:
     return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
-def pretrain(model, documents: Sequence[list[int]], recipe: Pretraining, seed: int) -> float:
+def pretrain(
+    model, documents: Sequence[list[int]], recipe: Pretraining, seed: int, *, kept: Path | None = None
+) -> float:
     """Train the base stage in place and return the mean loss (nats a token) over the last fiftieth of the steps."""
     return train_documents(
         model,
@@ -97,6 +102,7 @@ def pretrain(model, documents: Sequence[list[int]], recipe: Pretraining, seed: i
         lr=recipe.base_lr,
         seed=seed,
         label="base",
+        kept=kept,
     )
 
 
@@ -110,6 +116,7 @@ def train_documents(
     lr: float,
     seed: int,
     label: str,
+    kept: Path | None = None,
 ) -> float:
     """Train in place on the next token of each document and return the mean loss of the last fiftieth of the steps.
 
@@ -122,6 +129,7 @@ def train_documents(
         lr: Peak learning rate: a short warm-up, then a cosine.
         seed: Of the batches.
         label: Of the progress bar.
+        kept: Folder for the state that an interrupted run goes on from, bit for bit; None for no such state.
 
     Returns:
         Nats a counted token.
@@ -141,8 +149,10 @@ def train_documents(
     model.train()
     batches = _batches(documents, batch, rng)
     usual = batch * (sum(map(len, documents)) - sum(uncounted)) / len(documents)
-    losses: list[float] = []
-    bar = tqdm(range(steps), desc=label, unit="step")
+    done, losses = take_state(kept, model, optimizer)
+    for _ in range(done):
+        next(batches)
+    bar = tqdm(range(done, steps), desc=label, unit="step", initial=done, total=steps)
     for step in bar:
         rows = next(batches)
         longest = max(len(documents[row]) for row in rows)
@@ -167,5 +177,7 @@ def train_documents(
         losses.append(total.item() / int((labels[:, 1:] >= 0).sum()))
         if step % 20 == 0:
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
+        if kept is not None and (step + 1) % _EVERY == 0:
+            keep_state(kept, step + 1, model, optimizer, losses)
     last = losses[-max(1, len(losses) // 50) :]
     return sum(last) / len(last)
