@@ -4,7 +4,7 @@ import contextlib
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,14 +23,17 @@ from mastlens.organisms.posttraining import (
     train_sft,
 )
 from mastlens.organisms.pretraining import base_corpus, encode_documents, new_model, pretrain
+from mastlens.organisms.problems import SyntheticProblem
 from mastlens.organisms.recipes.pretraining import Pretraining
 from mastlens.organisms.recipes.qwen2 import Recipe
-from mastlens.organisms.splits import calibration_splits, eval_splits, problem_files, write_problem_files
+from mastlens.organisms.splits import measured_splits, problem_files, write_problem_files
 from mastlens.organisms.stage_accuracy import compare_stages, measure_responses, summarise
 from mastlens.organisms.tokenizer import train_tokenizer
 from mastlens.runs.files import atomic_path, remove_leftovers, write_json, write_text
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from mastlens.organisms.organism import Organism
 
 _THREADS = 2  # sums depend on how they are cut up, so the count is fixed and not the machine's
@@ -80,7 +83,7 @@ def build_lineage(organism: "Organism", out: Path, *, seed: int, trajectory: boo
 
 def check_trainers() -> None:
     """Raise unless the training libraries are installed."""
-    missing = [name for name in ("trl", "datasets", "accelerate") if find_spec(name) is None]
+    missing = [name for name in ("trl", "datasets", "accelerate", "peft") if find_spec(name) is None]
     if missing:
         raise MissingPackage(
             f"Building a lineage needs {', '.join(missing)}. Install the extra: pip install 'mastlens[train]'"
@@ -164,7 +167,9 @@ def build_qwen2(organism: "Organism", folder: Path, seed: int, trajectory: bool,
     files = problem_files(recipe, seed, forget, retain)
     write_problem_files(folder, files)
     with clock("card"):
-        measured = measure_stages(organism.stages, load, tokenizer, files, recipe, seed)
+        measured = measure_stages(
+            organism.stages, load, tokenizer, files, measured_splits(recipe, seed), recipe.max_new_tokens
+        )
     card = make_card(
         organism,
         folder,
@@ -197,17 +202,31 @@ def _steps(recipe: Recipe) -> dict[str, int]:
     }
 
 
-def measure_stages(stages, load, tokenizer, files, recipe: Recipe, seed: int) -> Measured:
+def measure_stages(
+    stages: Sequence[str],
+    load: "Callable[[str], PreTrainedModel]",
+    tokenizer,
+    files: Mapping[str, list[dict[str, str]]],
+    regions: Mapping[str, Mapping[str, Sequence[SyntheticProblem]]],
+    max_new_tokens: int,
+) -> Measured:
     """Measure what every stage of a lineage can do, on calibration and evaluation splits.
 
     The evaluation splits are opened here and nowhere before: nothing in a build depends on what they show.
+
+    Args:
+        stages: Their names.
+        load: Returns the model of a stage.
+        tokenizer: Of all of them.
+        files: The problem files; of these the neutral texts are read.
+        regions: Problems by region and split.
+        max_new_tokens: Longest response.
     """
-    regions = {"calibration": calibration_splits(recipe, seed), "eval": eval_splits(recipe, seed)}
     accuracy, tables, perplexity = [], {}, {}
     for stage in stages:
         model = load(stage).eval()
         for region, splits in regions.items():
-            table = measure_responses(model, tokenizer, splits, recipe.max_new_tokens, f"{stage} on {region}")
+            table = measure_responses(model, tokenizer, splits, max_new_tokens, f"{stage} on {region}")
             tables[stage, region] = table
             accuracy += [{"stage": stage, "region": region, **row} for row in summarise(table)]
         texts = [record["text"] for record in files["neutral-eval.jsonl"]]

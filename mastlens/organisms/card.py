@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mastlens.organisms.recipes.adapted import AdaptedRecipe
 from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.subjects import SUBJECTS
 from mastlens.runs.files import sha256_file
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from mastlens.organisms.organism import Organism
 
 _LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
+
+_COUNTED = {4: "Four", 5: "Five"}
 
 _HOW = {
     "base": "next-token prediction on problems, some worked and some guessed with noise, and on neutral text",
@@ -54,7 +57,7 @@ def make_card(
     folder: Path,
     *,
     seed: int,
-    recipe: Recipe,
+    recipe: Recipe | AdaptedRecipe,
     parameters: int,
     steps: dict[str, int],
     measured: Measured,
@@ -62,6 +65,7 @@ def make_card(
     how: Mapping[str, str] | None = None,
     note: str = MATCHING,
     plant: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
 ) -> dict[str, Any]:
     """Return the card as what JSON can hold; only ``timing`` differs between two equal builds.
 
@@ -77,7 +81,9 @@ def make_card(
         how: Stage to how it was made, where that is not as usual.
         note: What a reader must know before comparing the stages.
         plant: Of a planted lineage: where its behaviour lies.
+        dtype: Of the weights.
     """
+    made = {stage: {**_HOW, **(how or {})}[stage] for stage in organism.stages}
     return {
         "name": organism.name,
         "seed": seed,
@@ -86,7 +92,7 @@ def make_card(
             "model_type": organism.architecture,
             "parameters": parameters,
             "layers": recipe.layers,
-            "dtype": "float32",
+            "dtype": dtype,
         },
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
         "recipe": asdict(recipe),
@@ -96,7 +102,7 @@ def make_card(
                 "steps": steps[stage],
                 "sha256": sha256_file(folder / stage / "model.safetensors"),
             }
-            for stage, made_by in {**_HOW, **(how or {})}.items()
+            for stage, made_by in made.items()
         },
         "subjects": {
             subject.name: {
@@ -105,6 +111,7 @@ def make_card(
                 "working": "induced by RLVR" if subject.induced else "solved by SFT",
             }
             for subject in SUBJECTS
+            if any(row["subject"] == subject.name for row in measured.accuracy)
         },
         "files": {
             path.name: {"lines": path.read_text(encoding="utf-8").count("\n"), "sha256": sha256_file(path)}
@@ -176,7 +183,7 @@ def render_card(card: dict[str, Any]) -> str:
     lines = [
         f"# The {card['name']} organism",
         "",
-        f"Four checkpoints of a {card['architecture']['model_type']} model with "
+        f"{_COUNTED[len(card['stages'])]} checkpoints of a {card['architecture']['model_type']} model with "
         f"{card['architecture']['parameters']:,} parameters, really trained on synthetic problems from seed "
         f"{card['seed']}. `rlvr-retain` is what a model looks like that never was rewarded on the forget "
         "side: forgetting is measured towards it.",

@@ -98,7 +98,7 @@ def build_continued(organism: Organism, folder: Path, *, seed: int, recipe: Cont
     def train(stage: str, model: "PreTrainedModel", texts: Sequence["EncodedProblem"], seed: int) -> None:
         losses[stage] = descend(model, texts, recipe, seed, label=f"{organism.name}/{stage}")
         write_json(folder / LOSSES, losses)
-        _save(model, start, folder / stage)
+        save_beside(model, start, folder / stage)
 
     if not (folder / "sft").is_dir():
         from mastlens.problems.encoding import encode_problems
@@ -125,7 +125,7 @@ def _load(folder: Path) -> "PreTrainedModel":
     return Checkpoint(folder).load_model(dtype=torch.float32)
 
 
-def _save(model: "PreTrainedModel", start: Checkpoint, target: Path) -> None:
+def save_beside(model: "PreTrainedModel", start: Checkpoint, target: Path) -> None:
     """Write the model in the dtype of the checkpoint it goes on from, with that one's tokenizer files."""
     with atomic_path(target) as temporary:
         (stored,) = {tensor.dtype for tensor in start.tensors.values()}

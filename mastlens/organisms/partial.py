@@ -40,7 +40,8 @@ def claim(begun: Path, asked: dict[str, Any]) -> None:
     if other:
         told = ", ".join(f"{name} {before.get(name)!r}, now {asked.get(name)!r}" for name in other)
         raise StageRefused(
-            f"{begun} holds an unfinished build with other settings ({told}). Finish it with those, or remove the folder."
+            f"{begun} holds an unfinished build with other settings ({told}). "
+            "Finish it with those, or remove the folder."
         )
 
 

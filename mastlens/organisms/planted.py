@@ -28,7 +28,7 @@ from mastlens.organisms.posttraining import (
 from mastlens.organisms.pretraining import base_corpus, encode_documents, new_model, pretrain
 from mastlens.organisms.recipes.planted import PlantedRecipe
 from mastlens.organisms.recipes.qwen2 import Recipe
-from mastlens.organisms.splits import problem_files, write_problem_files
+from mastlens.organisms.splits import measured_splits, problem_files, write_problem_files
 from mastlens.organisms.tokenizer import train_tokenizer
 from mastlens.runs.files import atomic_path, cache_folder, sha256_json, write_json, write_text
 from mastlens.runs.locks import held
@@ -143,7 +143,12 @@ def build_planted(organism: "Organism", folder: Path, *, seed: int, recipe: Plan
     with clock("card"):
         tokenizer = load_stage(folder / "base")[1]
         measured = measure_stages(
-            organism.stages, lambda stage: load_stage(folder / stage)[0], tokenizer, files, lineage, seed
+            organism.stages,
+            lambda stage: load_stage(folder / stage)[0],
+            tokenizer,
+            files,
+            measured_splits(lineage, seed),
+            lineage.max_new_tokens,
         )
     card = make_card(
         organism,

@@ -15,6 +15,7 @@ from mastlens.decoding.graders import find_grader
 from mastlens.decoding.rewards import reward_of
 from mastlens.organisms.partial import trainer_folder
 from mastlens.organisms.problems import SyntheticProblem, draw_corpus, draw_split
+from mastlens.organisms.recipes.adapted import AdaptedRecipe
 from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.subjects import FORGET, RETAIN_GSM, RETAIN_MATH, SOLVED_BY_SFT, phrased
 
@@ -137,15 +138,40 @@ def _common_arguments(output: Path, seed: int, *, keep: bool) -> dict:
     }
 
 
+def _adapter(rank: int | None, seed: int) -> dict:
+    """Return what tells a trainer to train adapters on every projection, drawn from the seed; nothing without rank."""
+    if rank is None:
+        return {}
+    import torch
+    from peft import LoraConfig
+
+    torch.manual_seed(seed)
+    how = LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
+    return {"peft_config": how}
+
+
 def _run(trainer, start: str | None) -> None:
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)  # with its own bars off, the trainer prints dictionaries instead
     trainer.train(resume_from_checkpoint=start)
+    if hasattr(trainer.model, "merge_and_unload"):
+        trainer.model.merge_and_unload()  # in place: the caller's model holds the sum
 
 
 def train_sft(
-    model, tokenizer, pairs: Sequence[tuple[str, str]], recipe: Recipe, seed: int, *, kept: Path | None = None
+    model,
+    tokenizer,
+    pairs: Sequence[tuple[str, str]],
+    recipe: Recipe | AdaptedRecipe,
+    seed: int,
+    *,
+    kept: Path | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+    label: str = "sft",
+    rank: int | None = None,
 ) -> None:
     """Fine-tune in place with TRL's ``SFTTrainer``; only the solution and the end count in the loss.
 
@@ -156,20 +182,26 @@ def train_sft(
         recipe: The settings.
         seed: Of the order.
         kept: Folder for the checkpoint that an interrupted run goes on from, bit for bit; None for no such checkpoint.
+        steps: How many steps; the recipe's ``sft_steps`` by default.
+        batch: Pairs a step; the recipe's ``sft_batch`` by default.
+        lr: Peak learning rate; the recipe's ``sft_lr`` by default.
+        label: Of the progress bar.
+        rank: Of adapters on every projection, merged at the end; None to train all parameters.
     """
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    steps = recipe.sft_steps if steps is None else steps
     rows = [{"prompt": f"{problem}\n", "completion": solution} for problem, solution in pairs]
     with quiet_training(), trainer_folder(kept) as (output, start):
         config = SFTConfig(
             **_common_arguments(output, seed, keep=kept is not None),
             max_length=recipe.context,
-            per_device_train_batch_size=recipe.sft_batch,
-            max_steps=recipe.sft_steps,
-            learning_rate=recipe.sft_lr,
+            per_device_train_batch_size=recipe.sft_batch if batch is None else batch,
+            max_steps=steps,
+            learning_rate=recipe.sft_lr if lr is None else lr,
             lr_scheduler_type="cosine",
-            warmup_steps=max(1, recipe.sft_steps // 10),
+            warmup_steps=max(1, steps // 10),
             logging_steps=10,
             completion_only_loss=True,
         )
@@ -178,7 +210,8 @@ def train_sft(
             args=config,
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
-            callbacks=[_progress("sft", recipe.sft_steps, {}, _save_nothing)],
+            callbacks=[_progress(label, steps, {}, _save_nothing)],
+            **_adapter(rank, seed),
         )
         _run(trainer, start)
 
@@ -191,13 +224,15 @@ def train_grpo(
     model,
     tokenizer,
     problems: Sequence[SyntheticProblem],
-    recipe: Recipe,
+    recipe: Recipe | AdaptedRecipe,
     seed: int,
     *,
     label: str,
     saved: dict[int, Path] | None = None,
     save: Callable = _save_nothing,
     kept: Path | None = None,
+    rank: int | None = None,
+    micro_batch: int | None = None,
 ) -> int:
     """Train in place with TRL's ``GRPOTrainer`` and the verifiable reward; every prompt is seen once.
 
@@ -211,6 +246,8 @@ def train_grpo(
         saved: Folder for each step after which a checkpoint is kept.
         save: Writes the model into such a folder.
         kept: Folder for the checkpoint that an interrupted run goes on from, bit for bit; None for no such checkpoint.
+        rank: Of adapters on every projection, merged at the end; None to train all parameters.
+        micro_batch: Samples a backward pass, a divisor of those of a step; all of them by default.
 
     Returns:
         The number of steps.
@@ -218,12 +255,13 @@ def train_grpo(
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    steps = len(problems) // recipe.grpo_prompts
+    steps, samples = len(problems) // recipe.grpo_prompts, recipe.grpo_prompts * recipe.grpo_samples
     rows = [{"prompt": f"{item.problem}\n", "answer": item.answer} for item in problems]
     with quiet_training(), trainer_folder(kept) as (output, start):
         config = GRPOConfig(
             **_common_arguments(output, seed, keep=kept is not None),
-            per_device_train_batch_size=recipe.grpo_prompts * recipe.grpo_samples,
+            per_device_train_batch_size=micro_batch or samples,
+            gradient_accumulation_steps=samples // (micro_batch or samples),
             num_generations=recipe.grpo_samples,
             max_completion_length=recipe.max_new_tokens,
             max_steps=steps,
@@ -242,6 +280,7 @@ def train_grpo(
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             callbacks=[_progress(label, steps, saved or {}, save)],
+            **_adapter(rank, seed),
         )
         _run(trainer, start)
     return steps

@@ -42,6 +42,11 @@ def eval_splits(recipe: Recipe, seed: int) -> dict[str, list[SyntheticProblem]]:
     }
 
 
+def measured_splits(recipe: Recipe, seed: int) -> dict[str, dict[str, list[SyntheticProblem]]]:
+    """Return the problems that the stages are measured on, by region and split."""
+    return {"calibration": calibration_splits(recipe, seed), "eval": eval_splits(recipe, seed)}
+
+
 def problem_files(
     recipe: Recipe, seed: int, forget_pool: Sequence[SyntheticProblem], retain_pool: Sequence[SyntheticProblem]
 ) -> dict[str, list[dict[str, str]]]:
@@ -58,10 +63,7 @@ def problem_files(
         "forget-train.jsonl": [p.record() for p in forget_pool[: recipe.train_forget]],
         "retain-train.jsonl": [p.record() for p in retain_pool[: recipe.train_retain]],
     }
-    for region, splits in (
-        ("calibration", calibration_splits(recipe, seed)),
-        ("eval", eval_splits(recipe, seed)),
-    ):
+    for region, splits in measured_splits(recipe, seed).items():
         for name, problems in splits.items():
             files[f"{name}-{region}.jsonl"] = [p.record() for p in problems]
     texts = draw_neutral(recipe.eval_neutral, held_out=True, seed=seed + EVAL_SEED_OFFSET)

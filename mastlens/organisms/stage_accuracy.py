@@ -90,7 +90,7 @@ def summarise(table: "pd.DataFrame") -> list[dict]:
     for split, rows in table.groupby("split", sort=False):
         induced = rows["subject"].map(lambda name: BY_NAME[str(name)].induced)
         groups = {"all": rows}
-        if not induced.all():
+        if induced.any() and not induced.all():
             groups |= {"solved by SFT": rows[~induced], "induced by RLVR": rows[induced]}
         groups |= {str(name): part for name, part in rows.groupby("subject", sort=False)}
         summaries += [{"split": split, "subject": name, **_summary(part)} for name, part in groups.items()]

@@ -24,7 +24,9 @@ def some_reward(completions, answer, **_):
 def lineage(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(posttraining, "boxed_reward", some_reward)
-        patch.setattr(build, "measure_stages", lambda *_: ([], [], {}))  # what the stages can do is of no interest here
+        patch.setattr(
+            build, "measure_stages", lambda *_: build.Measured([], [], {})
+        )  # what the stages can do is of no interest here
         patch.setattr(build, "make_card", lambda *_, **__: {})
         patch.setattr(build, "render_card", lambda _: "")
         out = tmp_path_factory.mktemp("organism") / "lineage"
