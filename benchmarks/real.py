@@ -159,7 +159,7 @@ def couple_arms(limit: int) -> dict[str, Callable[[], Block]]:
 
         def run() -> None:
             for side in sides:
-                mean_gradients(model, side, names)
+                mean_gradients(model, side, names, batch_size="auto")  # as the command has it
 
         return run
 
