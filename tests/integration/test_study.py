@@ -1,6 +1,7 @@
 """A whole study on a few items of the organism: made, ended in the middle, gone on with, and made by two processes."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -237,7 +238,6 @@ def test_a_run_that_was_ended_goes_on_and_gives_the_same_bytes(run, study, tmp_p
 
 
 def test_another_study_in_the_folder_is_refused_and_more_arms_are_added(run, study, tmp_path):
-    import shutil
     from dataclasses import replace
 
     from mastlens.errors import MastlensError
@@ -251,25 +251,37 @@ def test_another_study_in_the_folder_is_refused_and_more_arms_are_added(run, stu
     assert fewer.table["arm"].tolist() == [*ARMS[:4], ARMS[7]]
 
 
+AGAIN = [ARMS[3], ARMS[5], ARMS[7]]
+
+
+def unfinished(whole, folder):
+    """Return a copy of a study in which some arms are still to be made."""
+    shutil.copytree(whole, folder)
+    for arm in AGAIN:
+        shutil.rmtree(folder / "arms" / arm)
+    return folder
+
+
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives(run, study, tmp_path):
-    out, _ = run
-    run_study(study, tmp_path / "two", workers=2, progress=False)
-    before, after = results(out), results(tmp_path / "two")
+def test_two_processes_go_on_and_give_what_one_gives(run, study, tmp_path):
+    out = unfinished(run[0], tmp_path / "two")
+    assert results(out) != results(run[0])
+    run_study(study, out, workers=2, progress=False)
+    before, after = results(run[0]), results(out)
     assert before.keys() == after.keys()
     assert [name for name in before if before[name] != after[name]] == []
 
 
 @pytest.mark.slow
-def test_a_cluster_gives_what_one_process_gives(run, study, tmp_path, cluster):
-    out, _ = run
-    run_study(study, tmp_path / "cluster", executor="ray", progress=False)
-    before, after = results(out), results(tmp_path / "cluster")
+def test_a_cluster_goes_on_with_what_one_process_began_and_gives_the_same(run, study, tmp_path, cluster):
+    out = unfinished(run[0], tmp_path / "cluster")
+    run_study(study, out, executor="ray", progress=False)
+    before, after = results(run[0]), results(out)
     assert before.keys() == after.keys()
     assert [name for name in before if before[name] != after[name]] == []
-    records = [json.loads(path.read_text()) for path in (tmp_path / "cluster" / "arms").rglob("run.json")]
-    where = [told["cost"].get("worker", "") for record in records for told in record["stages"].values()]
-    assert any("ray worker" in worker for worker in where)
+    for arm in ARMS:
+        where = {told["cost"].get("worker", "") for told in record(out, arm).values()}
+        assert any("ray worker" in worker for worker in where) == (arm in AGAIN), arm
 
 
 def test_a_look_ends_when_it_is_told_and_says_what_a_whole_one_would(study):
