@@ -20,6 +20,7 @@ from mastlens import __version__
 from mastlens import errors as kinds
 from mastlens.errors import BadSetting, MastlensError, MissingPackage, NoReply, NotTogether, unknown
 from mastlens.runs.cost import WORKER
+from mastlens.runs.files import cannot_write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +30,7 @@ EXECUTORS = (LOCAL, RAY)
 RETRIES = 4
 """How often a part that was lost with its worker is begun again."""
 _START = 20.0  # seconds in which a cluster must answer
+_LOOK = 10.0  # seconds after which it is asked whether it is still there: Ray ends a command whose head is gone in 60
 
 
 class Work(ABC):
@@ -210,9 +212,12 @@ class Ray(Executor):
                     while waiting and len(running) < room:
                         part = waiting.pop()
                         running[task.remote(shared, part, str(Path.cwd()), _versions())] = part
-                    (done,), _ = ray.wait(list(running), num_returns=1)
-                    part = running.pop(done)
-                    yield part, _result(part, ray.get(done))
+                    ready, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK)
+                    if not ready:
+                        _check_head(ray.get_runtime_context().gcs_address)
+                    for done in ready:
+                        part = running.pop(done)
+                        yield part, _result(part, ray.get(done))
             except (WorkerCrashedError, NodeDiedError) as error:
                 raise NoReply(
                     f"A part was lost with its worker {self.retries + 1} times: out of memory there, or killed. What "
@@ -285,6 +290,20 @@ class Ray(Executor):
             ) from error
 
 
+def _check_head(address: str) -> None:
+    """Raise where the head of the cluster is gone: Ray would end this very process, without a word of what to do."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_START).close()
+    except OSError as error:
+        raise NoReply(
+            f"The head of the Ray cluster, {address}, is gone: {error}. What is finished is kept: give the same "
+            "command again."
+        ) from error
+
+
 def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
@@ -318,8 +337,11 @@ def _do(shared: list[Any], part: str, folder: str, versions: dict[str, str]) -> 
                 _works.clear()
                 _works[key] = work
             return {"result": _works[key].do(part)}
-    except MastlensError as error:
-        return {"kind": type(error).__name__, "said": str(error), "node": socket.gethostname()}
+    except Exception as error:
+        told = error if isinstance(error, MastlensError) else cannot_write(error)  # of this node's disk
+        if told is None:
+            raise
+        return {"kind": type(told).__name__, "said": str(told), "node": socket.gethostname()}
 
 
 def _result(part: str, told: dict[str, Any]) -> Any:

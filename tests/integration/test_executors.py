@@ -1,11 +1,13 @@
 """Geometry in shards and on a Ray cluster: the bytes of one process, and one message where something is not there."""
 
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +18,9 @@ from mastlens.analysis.increments import geometry as geometries
 from mastlens.analysis.increments.geometry import SHARD, _Measuring
 from mastlens.analysis.increments.measures import Options
 from mastlens.checkpoints.lineage import Lineage
-from mastlens.errors import MastlensError, NoReply, NotFound, NotTogether
-from mastlens.runs import reading
-from mastlens.runs.executors import Ray, Work, find_executor
+from mastlens.errors import CannotWrite, MastlensError, NoReply, NotFound, NotTogether
+from mastlens.runs import executors, reading
+from mastlens.runs.executors import Ray, Work, _versions, find_executor
 
 QUIET = {"rank": 4, "full": True, "heads": True, "spectra": True, "masks": True, "progress": False}
 SHARDS = 3
@@ -140,17 +142,50 @@ def test_a_part_survives_its_worker_and_a_deadly_one_is_told(cluster, tmp_path):
 
 
 @dataclass(frozen=True)
-class Defective(Work):
-    """A part with a defect of its own."""
+class Failing(Work):
+    """A part that raises."""
+
+    error: Exception
 
     def do(self, part: str) -> str:
-        raise ZeroDivisionError(part)
+        raise self.error
 
 
 @pytest.mark.slow
-def test_a_defect_is_no_mistake_of_the_user(cluster):
+def test_a_defect_is_no_mistake_of_the_user_and_a_full_disk_is_told_with_its_node(cluster):
     with pytest.raises(ZeroDivisionError, match="a"):
-        list(Ray("", 1, False).run(Defective(), ["a"]))
+        list(Ray("", 1, False).run(Failing(ZeroDivisionError("a")), ["a"]))
+    full = OSError(errno.ENOSPC, "full", "/scratch/run.json")
+    with pytest.raises(CannotWrite, match=r"on the worker at \S+: Cannot use /scratch/run.json: No space left"):
+        list(Ray("", 1, False).run(Failing(full), ["a"]))
+
+
+@pytest.mark.slow
+def test_a_head_that_is_gone_is_told_and_one_that_is_there_is_let_be(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(executors, "_LOOK", 0.05)  # a part takes longer than that
+    assert dict(Ray("", 1, False).run(Slow(), ["a"])) == {"a": "A"}
+    monkeypatch.setattr(executors, "_check_head", lambda address: _check_head_itself("127.0.0.1:1"))
+    with pytest.raises(NoReply, match=r"The head of the Ray cluster, 127.0.0.1:1, is gone"):
+        list(Ray("", 1, False).run(Slow(), ["a"]))
+
+
+_check_head_itself = executors._check_head
+
+
+@dataclass(frozen=True)
+class Slow(Work):
+    """A part that takes a second."""
+
+    def do(self, part: str) -> str:
+        time.sleep(1)
+        return part.upper()
+
+
+@pytest.mark.slow
+def test_a_worker_with_other_versions_is_told(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(executors, "_versions", lambda: _versions() | {"torch": "1.0"})
+    with pytest.raises(NotTogether, match=r"on the worker at \S+: it has torch \S+ and not 1.0"):
+        list(Ray("", 1, False).run(Deadly(str(tmp_path), 0), ["a"]))
 
 
 @pytest.mark.slow
