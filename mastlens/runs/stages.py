@@ -69,11 +69,13 @@ class Stage:
     Attributes:
         folder: Where its outputs go.
         done: Whether an earlier run made the same outputs from the same inputs: then there is nothing to do.
+        own: Whether what stands in the place of its outputs is its own, recorded or left by a run that was ended.
         notes: What the stage wants to keep in the record beside its inputs, e.g. counts.
     """
 
     folder: Path
     done: bool
+    own: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -203,7 +205,7 @@ def _stage(
     }
     _refuse_other_lineage(folder, record, name, asked)
     previous = record["stages"].get(name)
-    done = False
+    done, own = False, previous is not None
     if previous is not None:
         differing = _differences(previous, asked)
         if differing and not overwrite:
@@ -224,18 +226,19 @@ def _stage(
             )
         done = done and all(is_plain_file(folder / f) and sha256_file(folder / f) == h for f, h in made.items())
     elif _was_under_way(folder, name, asked):
-        pass  # killed between its outputs and its record: what is there is this stage's own
+        own = True  # killed between its outputs and its record
     elif any((folder / output).exists() for output in outputs) and not overwrite:
         present = next(output for output in outputs if (folder / output).exists())
         raise StageRefused(
             f"{folder / present} exists and no record says what it was made from. Choose another --out, or pass "
             "--overwrite (in Python overwrite=True) to replace it."
         )
-    current = Stage(folder, done)
+    current = Stage(folder, done, own)
     if done:
         current.notes = previous.get("notes", {}) if previous else {}
         _tidy(folder, name, partial)  # a run that was killed right after its record left this
-        for written in (folder / RECORD, _under_way(folder, name), *(folder / output for output in outputs)):
+        inside = dict.fromkeys(part for output in outputs for part in (Path(output), *Path(output).parents[:-1]))
+        for written in (folder / RECORD, _under_way(folder, name), *(folder / part for part in inside)):
             remove_leftovers(written)
         yield current
         return

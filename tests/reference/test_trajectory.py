@@ -19,6 +19,7 @@ from mastlens.analysis.trajectories.steps import inner_products, open_steps
 from mastlens.analysis.trajectories.trajectory import trajectory
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.plots.trajectories import plot_trajectory, plot_trajectory_explained, plot_trajectory_geometry
+from mastlens.runs import stages
 from tests.conftest import write_lineage
 
 NUMBERS = (2, 4, 6, 8, 10)
@@ -157,6 +158,38 @@ def test_the_written_checkpoints(tiny, noisy, tmp_path):
     assert all(path.read_bytes() == content for path, content in before.items())
     with pytest.raises(m.MastlensError, match="--overwrite"):
         trajectory(tiny.sft, noisy, **(asked | {"window": 4}))
+
+
+@pytest.mark.parametrize("place", ["run.json", ".extrapolated-14."])
+def test_a_checkpoint_that_was_written_and_not_recorded_is_the_runs_own(tiny, noisy, tmp_path, monkeypatch, place):
+    """Whatever ends the command between the folder and the record, the same command goes on."""
+    asked = {"window": 3, "rank": 4, "out": tmp_path / "out", "progress": False, "extrapolate": 14}
+    trajectory(tiny.sft, noisy, **{**asked, "extrapolate": None})
+    whole = trajectory(tiny.sft, noisy, **{**asked, "out": tmp_path / "whole"})
+    if place == "run.json":
+
+        def ends(path, value, write=stages.write_json):
+            if path.name == place and (path.parent / "extrapolated-14").exists():
+                raise KeyboardInterrupt
+            write(path, value)
+
+        monkeypatch.setattr(stages, "write_json", ends)
+        with pytest.raises(KeyboardInterrupt):
+            trajectory(tiny.sft, noisy, **asked)
+        monkeypatch.undo()
+        assert (tmp_path / "out" / "extrapolated-14" / "model.safetensors").is_file()
+    else:
+        trajectory(tiny.sft, noisy, **asked)
+        (tmp_path / "out" / f"{place}abcdefgh").mkdir()  # what a killed writer leaves
+    again = trajectory(tiny.sft, noisy, **asked)
+    names = [sorted(p.relative_to(f).as_posix() for p in f.rglob("*")) for f in (tmp_path / "out", tmp_path / "whole")]
+    assert names[0] == names[1]
+    bits = [(run.checkpoints["extrapolated-14"] / "model.safetensors").read_bytes() for run in (whole, again)]
+    assert bits[0] == bits[1]
+    (tmp_path / "out" / "reconstructed-6").mkdir()
+    (tmp_path / "out" / "reconstructed-6" / "mine.txt").write_text("mine")
+    with pytest.raises(m.MastlensError, match="is not empty"):
+        trajectory(tiny.sft, noisy, **asked, reconstruct=6)  # nobody's of ours
 
 
 def test_extrapolating_by_nothing_reproduces_the_last_step_of_a_line(tiny, straight, tmp_path):

@@ -22,7 +22,7 @@ from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
 from mastlens.runs.reading import read_table
-from mastlens.runs.stages import read_record, remembered, stage
+from mastlens.runs.stages import remembered, stage
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -163,8 +163,7 @@ def trajectory(settings: TrajectorySettings) -> Trajectory:
 def _predict(run: Steps, out: Path, kind: str, make: Callable[[], Mapping[str, torch.Tensor]], **asked: Any) -> Path:
     """Write a predicted checkpoint as a stage of its own, unless it is there."""
     files = [f"{kind}/{name}" for name in exported_files(run.last)]
-    recorded = kind in read_record(out)["stages"]
     with stage(out, kind, outputs=files, **asked) as current:
         if not current.done:
-            export(run.last, make(), out / kind, overwrite=asked["overwrite"] or recorded)
+            export(run.last, make(), out / kind, overwrite=asked["overwrite"] or current.own)
     return out / kind
