@@ -89,12 +89,12 @@ def rlvr_recipe(name: str) -> Recipe:
     return recipe
 
 
-def study_names() -> dict[str, Organism]:
-    """Return what may follow ``organism:`` where a study is asked for, and the lineage that it belongs to."""
-    named = {}
+def study_names() -> dict[str, Path]:
+    """Return what may follow ``organism:`` where a study is asked for, and its file."""
+    named: dict[str, Path] = {}
     for organism in ORGANISMS.values():
-        if organism.study is not None:
-            named |= dict.fromkeys((organism.name, *organism.study_names), organism)
+        named |= {organism.name: organism.study} if organism.study is not None else {}
+        named |= organism.studies
     return named
 
 

@@ -61,7 +61,7 @@ class Organism:
         resumable: Whether ``build`` goes on with the stages that an interrupted one left in the folder.
         wheel: Where it is fetched from; None where it is not.
         study: The file of its study; None where it has none.
-        study_names: What ``organism:`` may also be followed by to name that study.
+        studies: What ``organism:`` may also be followed by, to the study's file.
         command: What makes its whole study.
         decoding: Limits that a study of it generates under, as ``[decoding]`` of a study file.
     """
@@ -80,7 +80,7 @@ class Organism:
     resumable: bool = False
     wheel: Wheel | None = None
     study: Path | None = None
-    study_names: tuple[str, ...] = ()
+    studies: Mapping[str, Path] = field(default_factory=dict)
     command: str = ""
     decoding: Mapping[str, Any] = field(default_factory=dict)
 

@@ -15,8 +15,11 @@ from mastlens.errors import BadSetting
 from mastlens.runs.files import sha256_json, write_table
 from mastlens.runs.stages import read_record, stage
 from mastlens.studies.bench import Bench
+from mastlens.studies.imitation import OwnTexts
+from mastlens.studies.settings import SFT, SOURCE
 from mastlens.unlearning.matching import Grid, match_forgetting
 from mastlens.unlearning.objectives import Objective
+from mastlens.unlearning.settings import FIRST
 
 ARMS = "arms"
 """Folder of a run that holds one folder an arm."""
@@ -44,6 +47,8 @@ class Arm:
         making: What decides the edit beside that: the objective's coefficients, or part and scale; a checkpoint.
         grid: Of a matched arm.
         retain: Whether a matched arm has a retain term.
+        start: Where its runs begin: at the ``source``, or at the values of ``sft`` in what is selected.
+        take: Which of a run's checkpoints that forgot enough: the ``first``, or the ``best``.
         keep: Whether its edit file stays.
     """
 
@@ -58,6 +63,8 @@ class Arm:
     making: Mapping[str, Any] = field(default_factory=dict)
     grid: Grid | None = None
     retain: bool = False
+    start: str = SOURCE
+    take: str = FIRST
     keep: bool = True
 
     def __post_init__(self):
@@ -67,8 +74,13 @@ class Arm:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the edit, for the run record."""
-        identity = {key: value for key, value in asdict(self).items() if key not in ("keep", "name")}
+        """Everything that decides the edit, for the run record; defaults of newer settings are left out."""
+        unsaid = {"start": SOURCE, "take": FIRST}
+        identity = {
+            key: value
+            for key, value in asdict(self).items()
+            if key not in ("keep", "name") and (key not in unsaid or value != unsaid[key])
+        }
         return {**identity, "names": sha256_json(list(self.names))}
 
 
@@ -129,6 +141,9 @@ def matched_edit(
     target: float,
     retain: bool,
     seed: int,
+    start: str,
+    take: str,
+    own: OwnTexts | None,
     settings: Mapping[str, Any],
 ) -> EditWithSteps:
     """Make the edit at matched forgetting; what was looked at on the way goes to ``search.parquet`` in ``folder``.
@@ -142,15 +157,24 @@ def matched_edit(
         target: Forget accuracy to reach on the calibration problems.
         retain: Whether to use the retain problems.
         seed: Decides the batches.
+        start: Where runs begin.
+        take: Which checkpoint of a run is taken.
+        own: What models said themselves, for an objective that learns from that.
         settings: Kept with the edit.
     """
+    forget, kept = (bench.forget, bench.retain) if own is None else (own.forget, own.retain)
+    before = bench.before(names) if start == SFT or objective.needs.increment else None
     match = match_forgetting(
         bench.checkpoint,
         bench.model,
         names,
         objective,
-        bench.forget,
-        bench.retain if retain else None,
+        forget,
+        kept if retain else None,
+        begin_at=before if start == SFT else None,
+        before=before if objective.needs.increment else None,
+        imitated=None if own is None else own.imitated,
+        take=take,
         alternatives=bench.alternatives(seed) if objective.needs.alternatives else None,
         grid=grid,
         calibration=bench.calibrated(target),

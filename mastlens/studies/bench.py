@@ -7,12 +7,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.answering import Answered, answer
 from mastlens.decoding.engines import Decoding, HuggingFaceEngine
 from mastlens.decoding.graders import find_grader
 from mastlens.decoding.prompts import Prompt, problem_prompts
+from mastlens.errors import BadSetting
 from mastlens.evaluation import neutral_perplexity
 from mastlens.evaluation.perplexity import read_texts
 from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems
@@ -22,6 +24,7 @@ from mastlens.studies.settings import FORGET, RETAIN, DecodingSettings
 from mastlens.unlearning.editing import check_disjoint
 from mastlens.unlearning.matching import Calibration, Tally
 from mastlens.unlearning.refusals import REFUSALS, read_refusals, with_refusals
+from mastlens.unlearning.rewinding import before_rlvr
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,6 +42,7 @@ class Bench:
         decoding: How responses are generated.
         neutral: File of neutral texts.
         refusals: File of refusals, for objectives that prefer one.
+        sft: The checkpoint before RLVR.
         forget_items: Look at so many calibration forget problems at most.
         retain_items: At so many of each retain split.
         device: Where to compute.
@@ -53,11 +57,13 @@ class Bench:
         decoding: DecodingSettings,
         neutral: str | os.PathLike[str] | None = None,
         refusals: str | os.PathLike[str] | None = None,
+        sft: "str | os.PathLike[str] | Checkpoint | None" = None,
         forget_items: int | None = None,
         retain_items: int | None = None,
         device: str = "cpu",
     ):
         self.checkpoint, self.decoding, self.device = Checkpoint(rlvr), decoding, device
+        self._sft = sft
         files = {f"{split}-train": path for split, path in train.items()}
         files |= {f"{split}-calibration": path for split, path in calibration.items()}
         self.inputs = hash_inputs({**files, "refusals": refusals})
@@ -94,6 +100,17 @@ class Bench:
     def retain(self) -> list[EncodedProblem]:
         """Training problems to keep."""
         return self.encode(self.problems[RETAIN], str(self._train_files[RETAIN]))
+
+    @cached_property
+    def sft(self) -> Checkpoint:
+        """The checkpoint before RLVR."""
+        if self._sft is None:
+            raise BadSetting("There is no checkpoint before RLVR to begin at or to learn from: name it as sft.")
+        return Checkpoint(self._sft)
+
+    def before(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Return name to stored tensor of the model before RLVR, of a selection."""
+        return before_rlvr(self.checkpoint, self.sft, names)
 
     def alternatives(self, seed: int) -> list[EncodedProblem]:
         """Return the problems to forget with a refusal each, drawn by the seed, in place of the solution."""

@@ -44,6 +44,9 @@ class RunSettings(Writing):
         listing=study_lines,
     )
     out: FilePath | None = setting("the run's output folder (the file's name)", None, metavar="DIR", placed=True)
+    organism: str | None = setting(
+        "another lineage, in place of the one that the study's file names", None, metavar="NAME"
+    )
     workers: int | None = setting(
         "processes that make arms, with one thread each (default: 1; of a cluster, all that it has)", None, metavar="N"
     )

@@ -9,11 +9,12 @@ from mastlens.errors import BadSetting, MastlensError, NotSupported, unknown
 from mastlens.studies.arms import Arm
 from mastlens.studies.reading import from_table, located
 from mastlens.studies.selecting import Selected, is_random, resolve, selection_settings
-from mastlens.studies.settings import ComparisonSettings, NegationSettings, StudySettings
+from mastlens.studies.settings import SOURCE, ComparisonSettings, NegationSettings, StudySettings
 from mastlens.unlearning.objectives import OBJECTIVES, coefficient_names, make_objective
 from mastlens.unlearning.token_weights import TokenWeights
 
 _RETAINED = "+retain"
+_RESTORED = "+from-sft"
 
 
 def objective_settings(settings: StudySettings, label: str) -> dict[str, Any]:
@@ -48,12 +49,8 @@ def check_objectives(settings: StudySettings) -> None:
     for comparison in settings.compare:
         for label in comparison.objectives:
             objective = make_objective(**_making(settings, comparison, label))
-            if objective.needs.own_responses:
-                raise NotSupported(
-                    f"The objective {objective.name} learns from responses that models give themselves, and a study "
-                    "draws none: it would learn the solutions that are to be forgotten. Run mastlens unlearn for it, "
-                    "an arm at a time, and compare with mastlens compare-edits."
-                )
+            if objective.needs.increment and comparison.start != SOURCE:
+                raise NotSupported(f"{objective.name} begins at the source: leave start = '{comparison.start}' out.")
 
 
 def plan_arms(settings: StudySettings, out: Path, checkpoint: Checkpoint, *, seed: int) -> list[Arm]:
@@ -107,7 +104,8 @@ def _compared(
         making = _making(settings, comparison, objective)
         needs_retain = make_objective(**making).needs.retain
         optional = comparison.retain_weight is not None and not needs_retain
-        label = f"{objective}{_RETAINED if optional else ''}{comparison.suffix}"
+        restored = _RESTORED if comparison.start != SOURCE else ""
+        label = f"{objective}{_RETAINED if optional else ''}{restored}{comparison.suffix}"
         for selection, draws in chosen.items():
             for selected in draws:
                 cycled = selected.draw and comparison.draw_seeds == "cycled"
@@ -121,6 +119,8 @@ def _compared(
                         making=making,
                         grid=comparison.grid or settings.grid,
                         retain=needs_retain or optional,
+                        start=comparison.start,
+                        take=comparison.take,
                         keep=_keeps(settings, selection),
                     )
 

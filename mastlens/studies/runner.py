@@ -21,6 +21,7 @@ from mastlens.runs.reading import read_table
 from mastlens.runs.stages import stage
 from mastlens.studies.arms import ARMS, Arm
 from mastlens.studies.commands import PROTOCOL, RunSettings
+from mastlens.studies.imitation import draw_responses
 from mastlens.studies.planning import check_objectives, plan_arms
 from mastlens.studies.protocol import ProtocolRun, run_protocol
 from mastlens.studies.selecting import check_selections, measure_tables
@@ -102,11 +103,11 @@ def run_study(asked: RunSettings) -> Study | ProtocolRun:
         raise BadSetting(
             f"{', '.join(alone)}: of a protocol alone ({PROTOCOL}NAME); a study's file says it all itself."
         )
-    settings = _read(study)
+    settings = _read(study, asked.organism)
     if out is None:
         if not isinstance(study, str | os.PathLike):
             raise BadSetting("Say where the study goes: out.")
-        out = study_file(study).stem
+        out = study_file(study).stem + ("" if asked.organism is None else f"-{asked.organism}")
     out = Path(out)
     if workers is None and asked.executor == LOCAL:
         workers = 1
@@ -120,6 +121,7 @@ def run_study(asked: RunSettings) -> Study | ProtocolRun:
     with single_threaded():
         measure_tables(settings, out, device=device, overwrite=overwrite, progress=progress)
         arms = plan_arms(settings, out, checkpoint, seed=seed)
+        draw_responses(settings, bench_of(settings, device), arms, out, overwrite=overwrite, progress=progress)
         options = {
             "target": _target(settings, out, device, overwrite),
             "device": device,
@@ -133,10 +135,12 @@ run = run_study
 """The name of the command."""
 
 
-def _read(study: "str | os.PathLike[str] | Mapping[str, Any] | StudySettings") -> StudySettings:
+def _read(study: "str | os.PathLike[str] | Mapping[str, Any] | StudySettings", organism: str | None) -> StudySettings:
     if isinstance(study, StudySettings):
+        if organism is not None:
+            raise BadSetting("Settings of a study name their checkpoints and files: leave organism out.")
         return study
-    return parse_study(study) if isinstance(study, Mapping) else read_study(study)
+    return parse_study(study, organism=organism) if isinstance(study, Mapping) else read_study(study, organism)
 
 
 def _target(settings: StudySettings, out: Path, device: str, overwrite: bool) -> float:

@@ -8,11 +8,13 @@ from typing import Any
 from mastlens.analysis.causal.causal_map import causal_map
 from mastlens.analysis.coupling.coupling import couple
 from mastlens.analysis.increments.geometry import geometry
+from mastlens.analysis.scores.scored import score
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import unknown
+from mastlens.organisms.planted import planted_truth
 from mastlens.runs.reading import read_table
 from mastlens.selection import RULES, Control, Rule, select, weight_table
-from mastlens.selection.tables import SOURCES
+from mastlens.selection.tables import SCORED, SOURCES
 from mastlens.selection.tensors import select_tensors
 from mastlens.studies.settings import FORGET, RETAIN, SelectionSettings, StudySettings
 
@@ -85,7 +87,7 @@ def measure_tables(settings: StudySettings, out: Path, *, device: str, overwrite
         return
     lineage = settings.lineage
     files = {"forget": settings.train[FORGET], "retain": settings.train[RETAIN]}
-    common: dict[str, Any] = {"out": out, "overwrite": overwrite, "progress": progress}
+    common: dict[str, Any] = {"out": out, "overwrite": overwrite, "progress": progress, "where": settings.candidates}
     geometry(base=lineage.base, sft=lineage.sft, rlvr=lineage.rlvr, rank=settings.rank, **common)
     pair: dict[str, Any] = {"sft": lineage.sft, "rlvr": lineage.rlvr, **files, "device": device, "dtype": "float32"}
     pair["chat_template"] = settings.decoding.chat_template
@@ -94,6 +96,9 @@ def measure_tables(settings: StudySettings, out: Path, *, device: str, overwrite
         couple(fisher=fisher, spectrum=False, **pair, **common)
     if "causal" in needs:
         causal_map(both_directions=False, **pair, **common)
+    for table in needs:
+        if table.startswith(SCORED):
+            score(table.removeprefix(SCORED), **pair, **common)
 
 
 def resolve(
@@ -112,12 +117,16 @@ def resolve(
         seed: Of the study.
     """
     selection = selection_settings(settings, label)
+    if selection.planted:
+        return [Selected(label, "", 0, tuple(planted_truth(checkpoint.folder.parent)))]
     if selection.rule is None:
         names = select_tensors(
             checkpoint, where=selection.where, all_parameters=selection.all_parameters, names=selection.names
         )
         return [Selected(label, "", 0, tuple(names))]
     tables = {name: read_table(out / s.file) for name, s in SOURCES.items() if (out / s.file).is_file()}
+    if selection.among is not None:
+        tables = {name: table[table["name"].str.contains(selection.among)] for name, table in tables.items()}
     rule = RULES[selection.rule]
     elsewhere = isinstance(rule, Control) and rule.elsewhere
     numbers = range(1, draws + 1) if is_random(selection) else [0]

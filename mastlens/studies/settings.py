@@ -12,6 +12,7 @@ from mastlens.errors import BadSetting, unknown
 from mastlens.runs.reading import is_folder, read_toml
 from mastlens.studies.reading import from_table
 from mastlens.unlearning.matching import Grid
+from mastlens.unlearning.settings import FIRST, TAKEN, OwnResponses
 
 FORGET = "forget"
 """The split that is unlearned; every other one is kept."""
@@ -24,6 +25,8 @@ _ORGANISM = "organism:"
 _REGIONS = ("train", "calibration", "eval")
 _KEPT = ("all", "chosen", "none")
 _CROSSINGS = ("crossed", "cycled")
+SOURCE, SFT = STARTS = ("source", "sft")
+"""Where a run begins: at the edited checkpoint's own values, or at those of before RLVR in what is selected."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ class SelectionSettings:
 
     Attributes:
         rule: A ranking rule or a control.
+        among: A regular expression over the names that a rule chooses from; None for all that were measured.
+        planted: What moved in a planted lineage: the truth.
         where: A regular expression over the names of weight matrices.
         names: The matrices themselves.
         all_parameters: Every weight matrix.
@@ -103,14 +108,20 @@ class SelectionSettings:
     where: str | None = None
     names: tuple[str, ...] | None = None
     all_parameters: bool = False
+    planted: bool = False
+    among: str | None = None
     top: int | None = None
     match: str = "mast"
     parameters: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
-        ways = [self.rule is not None, self.where is not None, self.names is not None, self.all_parameters]
-        if sum(ways) != 1:
-            raise BadSetting("say what to edit in exactly one way: rule, where, names or all_parameters.")
+        named = [self.rule is not None, self.where is not None, self.names is not None]
+        if sum([*named, self.all_parameters, self.planted]) != 1:
+            raise BadSetting("say what to edit in exactly one way: rule, where, names, all_parameters or planted.")
+        if self.among is not None and self.rule is None:
+            raise BadSetting("among is what a rule chooses from: it goes with rule alone.")
+        for pattern in (self.among, self.where):
+            check_pattern(pattern)
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,9 @@ class ComparisonSettings:
         draws: Of each random selection; None for the study's.
         draw_seeds: ``crossed``: every draw with every seed; ``cycled``: each draw with one of them, in turn.
         grid: Instead of the study's.
+        start: Where runs begin: at the ``source``, or at the values of ``sft`` in what is selected (put back, then
+            restore).
+        take: ``first`` of a run's checkpoints that forgot enough, or the ``best``: the one that kept the most.
         suffix: Put behind the objective's name: tells two comparisons apart that differ in grid or weight alone.
     """
 
@@ -135,6 +149,8 @@ class ComparisonSettings:
     draws: int | None = None
     draw_seeds: str = "crossed"
     grid: Grid | None = None
+    start: str = SOURCE
+    take: str = FIRST
     suffix: str = ""
 
     def __post_init__(self):
@@ -142,6 +158,10 @@ class ComparisonSettings:
             raise BadSetting("a comparison needs at least one objective and one selection.")
         if self.draw_seeds not in _CROSSINGS:
             raise unknown("draw_seeds", self.draw_seeds, _CROSSINGS)
+        if self.start not in STARTS:
+            raise unknown("start", self.start, STARTS)
+        if self.take not in TAKEN:
+            raise unknown("take", self.take, TAKEN)
         if not _LABEL.fullmatch(f"x{self.suffix}"):
             raise BadSetting(f"the suffix {self.suffix!r} ends a folder's name: letters, digits and _ . + - only.")
 
@@ -182,6 +202,10 @@ class StudySettings:
         draws: Random selections.
         top: How many tensors a rule selects.
         rank: k of the principal subspaces.
+        candidates: A regular expression over the names of the weight matrices that rules measure; None for attention's
+            projections, ``.`` for all, embeddings included.
+        own_responses: How models' own responses are drawn, for objectives that learn from them; None for one a problem
+            at temperature 1, as long as the evaluation's.
         keep_edits: Whose edit files stay: ``all``, ``chosen`` (not those of random draws), ``none``.
         objectives: Label to an objective's name and coefficients, as ``make_objective`` takes them.
         selections: Label to a selection.
@@ -203,6 +227,8 @@ class StudySettings:
     draws: int = 20
     top: int = 96
     rank: int = 16
+    candidates: str | None = None
+    own_responses: OwnResponses | None = None
     keep_edits: str = "chosen"
     objectives: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     selections: Mapping[str, SelectionSettings] = field(default_factory=dict)
@@ -228,6 +254,7 @@ class StudySettings:
             raise unknown("keep_edits", self.keep_edits, _KEPT)
         if self.draws < 1:
             raise BadSetting(f"draws is at least 1; it is {self.draws}.")
+        check_pattern(self.candidates)
         if not self.compare and not self.negate:
             raise BadSetting("there is nothing to do: write at least one [[compare]] or [[negate]].")
         for label in (*self.objectives, *self.selections):
@@ -235,9 +262,26 @@ class StudySettings:
                 raise BadSetting(f"{label!r} names a folder: letters, digits and _ . + - only.")
 
     @property
+    def drawn(self) -> OwnResponses:
+        """How models' own responses are drawn."""
+        return self.own_responses or OwnResponses(max_new_tokens=self.decoding.max_new_tokens)
+
+    @property
     def summary(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
         return asdict(self) | {"decoding": self.decoding.summary}
+
+
+def check_pattern(pattern: str | None) -> None:
+    """Raise unless it is a regular expression, or None.
+
+    Raises:
+        MastlensError: With what is wrong.
+    """
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise BadSetting(f"{pattern!r} is no regular expression: {error}.") from error
 
 
 def study_file(study: str | os.PathLike[str]) -> Path:
@@ -252,7 +296,7 @@ def study_file(study: str | os.PathLike[str]) -> Path:
 
         name, named = text.removeprefix(_ORGANISM), study_names()
         if name in named:
-            return Path(str(named[name].study))
+            return named[name]
         if name in ORGANISMS:
             own = ORGANISMS[name].command
             raise BadSetting(
@@ -267,26 +311,35 @@ def study_file(study: str | os.PathLike[str]) -> Path:
     return path
 
 
-def read_study(study: str | os.PathLike[str]) -> StudySettings:
+def read_study(study: str | os.PathLike[str], organism: str | None = None) -> StudySettings:
     """Read a study file and check it. Paths in it are relative to its folder.
 
     Args:
         study: A TOML file, or ``organism:NAME`` for the study of a lineage.
+        organism: Another lineage, in place of the one that the file names.
 
     Raises:
         MastlensError: If it is missing, no TOML, or says something that makes no sense, with the place.
     """
     path = study_file(study)
-    return parse_study(read_toml(path), where=path.name, folder=path.parent)
+    if organism is None and os.fspath(study).startswith(_ORGANISM):
+        from mastlens.organisms import ORGANISMS
+
+        named = os.fspath(study).removeprefix(_ORGANISM)
+        organism = named if named in ORGANISMS else None  # lineages of one kind share a file
+    return parse_study(read_toml(path), where=path.name, folder=path.parent, organism=organism)
 
 
-def parse_study(table: Mapping[str, Any], *, where: str = "the study", folder: Path | None = None) -> StudySettings:
+def parse_study(
+    table: Mapping[str, Any], *, where: str = "the study", folder: Path | None = None, organism: str | None = None
+) -> StudySettings:
     """Return the settings that a parsed study file describes.
 
     Args:
         table: As ``tomllib`` returns it. ``organism = "NAME"`` stands for its lineage, files and decoding limit.
         where: What to call it in a message.
         folder: What relative paths are relative to.
+        organism: Another lineage, in place of the one that it names.
 
     Raises:
         MastlensError: As ``read_study``.
@@ -294,6 +347,10 @@ def parse_study(table: Mapping[str, Any], *, where: str = "the study", folder: P
     folder = folder or Path()
     table = dict(table)
     name = table.pop("organism", None)
+    if organism is not None:
+        if name is None:
+            raise BadSetting(f"{where} names its own checkpoints and files and no organism: leave --organism out.")
+        name = table["name"] = organism
     if name is not None:
         table = _of_organism(str(name)) | table
     missing = [key for key in ("lineage", "train", "calibration", "eval") if key not in table]

@@ -18,7 +18,7 @@ from mastlens.errors import MastlensError, NotFound
 from mastlens.models.weights import swapped
 from mastlens.registry import code_digest
 from mastlens.runs.executors import Work
-from mastlens.runs.files import write_table
+from mastlens.runs.files import sha256_file, write_table
 from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, read_record, stage
 from mastlens.studies.arms import (
@@ -32,8 +32,9 @@ from mastlens.studies.arms import (
 )
 from mastlens.studies.bench import Bench
 from mastlens.studies.exam import Exam, measure_answers
+from mastlens.studies.imitation import own_texts, responses_file
 from mastlens.studies.reading import located
-from mastlens.studies.settings import StudySettings
+from mastlens.studies.settings import SFT, StudySettings
 from mastlens.unlearning.objectives import OBJECTIVES, make_objective
 
 ANSWERS, MEASURES = "responses.parquet", "measures.parquet"
@@ -135,6 +136,11 @@ class Workshop:
         if arm.kind == "matched":
             code = code_digest(OBJECTIVES.find(arm.making["name"]))
             matched = {"decoding": summary["decoding"], "matching": summary["target"], "target": self.target}
+            needs = make_objective(**arm.making).needs
+            if needs.own_responses:
+                matched["own_responses"] = sha256_file(responses_file(self.out, arm.seed))
+            if arm.start == SFT or needs.increment or needs.own_responses:
+                matched["sft"] = self.bench.sft.fingerprint
             return {**arm.identity, **matched, **({} if code is None else {"code": code})}
         return {**arm.identity, "decoding": summary["decoding"], "rank": self.settings.rank}
 
@@ -162,15 +168,19 @@ class Workshop:
 
     def _matched(self, arm: Arm, folder: Path) -> EditWithSteps:
         assert arm.grid is not None
+        objective = make_objective(**arm.making)
         return matched_edit(
             self.bench,
             folder,
             arm.names,
-            make_objective(**arm.making),
+            objective,
             grid=arm.grid,
             target=self.target,
             retain=arm.retain,
             seed=arm.seed,
+            start=arm.start,
+            take=arm.take,
+            own=own_texts(self.settings, self.bench, self.out, arm.seed, objective),
             settings={"arm": arm.name},
         )
 
@@ -197,6 +207,7 @@ def bench_of(settings: StudySettings, device: str) -> Bench:
         decoding=settings.decoding,
         neutral=settings.neutral,
         refusals=settings.refusals,
+        sft=settings.lineage.sft,
         forget_items=settings.target.forget_items,
         retain_items=settings.target.retain_items,
         device=device,

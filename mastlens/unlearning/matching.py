@@ -18,7 +18,7 @@ from torch import Tensor
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.edits.edit import Edit
 from mastlens.edits.making import make_edit
-from mastlens.errors import BadSetting, MastlensWarning
+from mastlens.errors import BadSetting, MastlensWarning, unknown
 from mastlens.models.weights import snapshot, swapped
 from mastlens.problems.encoding import EncodedProblem
 from mastlens.runs.cost import measured
@@ -26,6 +26,8 @@ from mastlens.selection.tensors import named_matrices
 from mastlens.unlearning.control import CONTROL
 from mastlens.unlearning.loop import Step, Unlearner
 from mastlens.unlearning.objectives import Objective
+from mastlens.unlearning.rewinding import Imitated
+from mastlens.unlearning.settings import BEST, FIRST, TAKEN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -131,6 +133,7 @@ class _Candidate:
     records: list[dict[str, Any]]
     seconds: float
     peak_mb: float | None
+    kept: float | None = None
 
 
 def match_forgetting(
@@ -147,14 +150,19 @@ def match_forgetting(
     traces: Sequence[Sequence[EncodedProblem]] | None = None,
     cot: Sequence[EncodedProblem] | None = None,
     reflection: Sequence[int] = (),
+    begin_at: Mapping[str, Tensor] | None = None,
+    imitated: Imitated | None = None,
+    before: Mapping[str, Tensor] | None = None,
+    take: str = FIRST,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
 ) -> Matched:
-    """Run the grid and return the arm at its first checkpoint at or below the target forget accuracy.
+    """Run the grid and return the arm at a checkpoint at or below the target forget accuracy.
 
-    For each learning rate the run ends at the first such checkpoint. Of the learning rates that reached one, that
-    which kept the most retain accuracy is taken; ties go to the earlier one. If none did, the checkpoint that forgot
-    most is taken, the first of equals.
+    For each learning rate the run ends at the first such checkpoint; with ``take="best"`` it goes on, and of all of
+    them the one that kept the most retain accuracy is taken: for objectives that restore what they cost. Of the
+    learning rates that reached one, that which kept the most retain accuracy is taken; ties go to the earlier one. If
+    none did, the checkpoint that forgot most is taken, the first of equals.
 
     A checkpoint is judged only as far as the question needs: most are far from the target, which a few items show.
     The accuracies in full, which matter only where the target is out of reach, are found by running the same steps
@@ -173,6 +181,10 @@ def match_forgetting(
         traces: For R2MU: each forget document's traces.
         cot: For R2MU: chains of thought to keep.
         reflection: For the reflection token penalty: the tokens.
+        begin_at: Name to stored tensor of what is selected, where runs begin at other values than the checkpoint's.
+        imitated: What the SFT model says at the tokens of ``forget``, for an objective that imitates it.
+        before: Name to stored tensor of the SFT model, for an objective that gives back its increment.
+        take: ``first`` or ``best`` of a run's checkpoints at or below the target.
         seed: Decides the batches.
         settings: Kept with the edit.
     """
@@ -180,7 +192,17 @@ def match_forgetting(
     stored = list(dict.fromkeys(m if isinstance(m, str) else m.stored for m in matrices))
     looked: dict[tuple[float, int], Tally] = {}
     diverged: dict[float, None] = {}
-    optional = {"alternatives": alternatives, "traces": traces, "cot": cot, "reflection": reflection}
+    if take not in TAKEN:
+        raise unknown("choice of a run's checkpoint (take)", take, TAKEN)
+    optional = {
+        "alternatives": alternatives,
+        "traces": traces,
+        "cot": cot,
+        "reflection": reflection,
+        "begin_at": begin_at,
+        "imitated": imitated,
+        "before": before,
+    }
     notes = dict(settings or {})
 
     def run(lr: float, most: int, *, to_the_end: bool = False) -> _Candidate | None:
@@ -216,14 +238,16 @@ def match_forgetting(
                 break
             tally = calibration.forget(most)
             looked[lr, len(records)] = max(tally, looked.get((lr, len(records)), tally), key=lambda t: t.items)
-            if tally.correct <= most:
-                weights = snapshot(model, stored)
-                candidate = _Candidate(
-                    lr, len(records), tally.correct, weights, records[:], seconds, max(peaks) or None
-                )
+            if tally.correct > most:
+                continue
+            kept = calibration.retain() if take == BEST and not to_the_end else None
+            if kept is None or candidate is None or kept > (candidate.kept or 0.0):
+                weights, peak = snapshot(model, stored), max(peaks) or None
+                candidate = _Candidate(lr, len(records), tally.correct, weights, records[:], seconds, peak, kept)
+            if to_the_end:
                 most = tally.correct - 1
-                if not to_the_end:
-                    break
+            elif take == FIRST:
+                break
         steps.close()
         return candidate
 
@@ -264,6 +288,9 @@ def _kept_most(model: "PreTrainedModel", candidates: list[_Candidate], calibrati
         return candidates[0]
     kept = []
     for candidate in candidates:
+        if candidate.kept is not None:
+            kept.append(candidate.kept)
+            continue
         with swapped(model, candidate.weights):
             kept.append(calibration.retain())
     return candidates[kept.index(max(kept))]

@@ -77,6 +77,10 @@ class ProbeSettings:
         return {key: value for key, value in asdict(self).items() if key not in ("forget", "retain")}
 
 
+FIRST, BEST = TAKEN = ("first", "best")
+"""Which checkpoint of a run is taken of those that forgot enough: the first, or the one that kept the most."""
+
+
 @dataclass(frozen=True)
 class OwnResponses:
     """How the responses are drawn that models give themselves: the whole distribution, nothing cut from it.

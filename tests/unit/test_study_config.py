@@ -1,7 +1,7 @@
 """A study file is checked before anything runs: every mistake is told with its place and the nearest valid name."""
 
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,10 @@ from mastlens.analysis.scores import SCORERS
 from mastlens.decoding.prompts import problem_prompts
 from mastlens.errors import MastlensError
 from mastlens.organisms import lineage_folder
+from mastlens.organisms.organism import STUDIES
 from mastlens.problems.reading import read_problems
 from mastlens.selection import RULES
+from mastlens.studies.arms import Arm
 from mastlens.studies.bench import Bench
 from mastlens.studies.planning import check_objectives, plan_arms
 from mastlens.studies.reading import from_table
@@ -86,6 +88,12 @@ def test_paths_are_relative_to_the_file(tmp_path):
         (GOOD + '\n[[compare]]\nobjectives = ["ga"]\nselections = []', ["compare 2", "at least one"]),
         (GOOD + "\n[selections.x]\ntop = 3", ["selections, x", "exactly one way"]),
         (GOOD + '\n[selections."a/b"]\nwhere = "x"', ["'a/b'", "names a folder"]),
+        (GOOD + '\n[selections.x]\nrule = "mast"\namong = "("', ["selections, x", "no regular expression"]),
+        (GOOD + '\n[selections.x]\nwhere = "."\namong = "q"', ["selections, x", "rule alone"]),
+        ('candidates = "("' + GOOD, ["no regular expression"]),
+        (GOOD + 'start = "base"', ["compare 1", "'base'", "sft"]),
+        (GOOD + 'take = "last"', ["compare 1", "'last'", "best"]),
+        ("own_responses = { temperature = 0 }" + GOOD, ["own_responses", "above 0"]),
         (GOOD + '\n[eval]\nforget = "x"', ["[eval]", "at least one retain split"]),
         (GOOD + '\n[eval]\nforget = "x"\nretain = "y"', ["'retain'", "Rename"]),
         (GOOD + '\n[train]\nforget = "x"\nkept = "y"', ["[train]", "one for 'retain'"]),
@@ -186,12 +194,33 @@ def test_a_retain_term_is_asked_for_or_needed(tmp_path):
     assert arms[-1].making == {"name": "ga", "retain_weight": 3.0}
 
 
-def test_an_objective_whose_responses_nobody_draws_is_refused():
+def test_gates_begin_at_the_source():
     settings = read_study("organism:unlearning")
-    first = replace(settings.compare[0], objectives=("rewind",))
-    with pytest.raises(m.NotSupported, match="rewind learns from responses that models give themselves"):
+    first = replace(settings.compare[0], objectives=("gates",), start="sft")
+    with pytest.raises(m.NotSupported, match="gates begins at the source"):
         check_objectives(replace(settings, compare=(first,)))
-    check_objectives(settings)
+    check_objectives(replace(settings, compare=(replace(first, start="source"),)))
+    check_objectives(replace(settings, compare=(replace(first, objectives=("rewind",)),)))
+
+
+def test_a_study_may_be_of_another_lineage(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text('organism = "planted-scattered"\n[[negate]]\nselections = ["mast"]\n')
+    settings = read_study(path, "qwen2")
+    assert settings.lineage.rlvr == "organism:qwen2/rlvr"
+    assert settings.name == "qwen2"
+    assert settings.eval["forget"].endswith("qwen2/forget-eval.jsonl")
+    whole = asdict(settings)
+    with pytest.raises(m.MastlensError, match="no organism: leave --organism out"):
+        parse_study({key: whole[key] for key in ("lineage", "train", "calibration", "eval")}, organism="qwen2")
+
+
+def test_newer_settings_leave_older_arms_what_they_are(tmp_path):
+    """A default that is new decides nothing: a run that was begun before goes on."""
+    plain = Arm("ga/x/seed-0", "matched", "ga", making={"name": "ga"})
+    assert not {"start", "take"} & set(plain.identity)
+    for changed in (replace(plain, start="sft"), replace(plain, take="best")):
+        assert changed.identity != plain.identity
 
 
 def test_the_shipped_study_compares_everything_with_at_least_twenty_draws_and_three_seeds():
@@ -219,6 +248,29 @@ def test_the_shipped_study_compares_everything_with_at_least_twenty_draws_and_th
     # what is drawn has draws, and what is not has none
     assert is_random(selection_settings(settings, "random-matched"))
     assert not is_random(selection_settings(settings, "mast"))
+
+
+def test_the_studies_of_going_back_hold_every_selection_against_every_objective():
+    for spec in ("organism:rewind", STUDIES / "planted.toml"):
+        settings = read_study(spec, "qwen2")
+        check_selections(settings)
+        check_objectives(settings)
+        chosen = [set(part.selections) - {"random-matched"} for part in settings.compare if len(part.selections) > 1]
+        assert all(one == chosen[0] for one in chosen)
+        assert ("truth" in chosen[0]) == (spec != "organism:rewind")
+        assert {part.start for part in settings.compare} == {"source", "sft"}
+        drawn = {objective for part in settings.compare for objective in part.objectives
+                 if "random-matched" in part.selections}  # fmt: skip
+        assert drawn == {"graddiff", "npo", "rewind"}
+        assert settings.candidates == "."
+        assert settings.drawn.max_new_tokens == settings.decoding.max_new_tokens
+
+
+def test_lineages_of_one_kind_share_a_study_and_each_has_its_own(monkeypatch):
+    monkeypatch.setattr("mastlens.organisms.organism.Organism.present", False)
+    for name in ("planted-layer", "planted-vo"):  # neither is in this cache
+        with pytest.raises(m.MastlensError, match=f"mastlens organism build {name}"):
+            read_study(f"organism:{name}")
 
 
 @dataclass(frozen=True)

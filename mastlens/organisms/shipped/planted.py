@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mastlens.organisms.organism import CACHED, Organism
+from mastlens.organisms.organism import CACHED, STUDIES, Organism
 from mastlens.organisms.plants import PLANTS
 from mastlens.organisms.recipes.planted import PlantedRecipe
 from mastlens.organisms.recipes.qwen2 import Recipe
@@ -36,6 +36,7 @@ def _planted(kind: str, architecture: str = "qwen2", *, tied: bool = True) -> Or
         recipe=PlantedRecipe(lineage=lineage, kind=kind),
         build=_build,
         resumable=True,
+        study=STUDIES / "planted.toml",
         decoding={"max_new_tokens": 56, "batch_size": 152},
     )
 

@@ -26,7 +26,7 @@ QWEN2 = Organism(
     recipe=Recipe(),
     build=_build,
     study=STUDIES / "unlearning.toml",
-    study_names=("unlearning",),
+    studies={"unlearning": STUDIES / "unlearning.toml", "rewind": STUDIES / "rewind.toml"},
     command="mastlens run organism:qwen2 --out DIR",
     decoding={"max_new_tokens": 56, "batch_size": 152},
 )
