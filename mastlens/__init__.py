@@ -11,8 +11,9 @@ __version__ = "0.1.0"
 """The only place where it is written: pyproject.toml and ``mastlens --version`` read it here."""
 
 if TYPE_CHECKING:
-    from mastlens.analysis.causal.causal_map import CausalMap, causal_map, rank_agreement
+    from mastlens.analysis.causal.causal_map import CausalMap, causal_map
     from mastlens.analysis.causal.cumulative import CumulativeCurves, cumulative_curves
+    from mastlens.analysis.causal.tables import rank_agreement
     from mastlens.analysis.coupling.coupling import Coupling, couple
     from mastlens.analysis.increments.agreement import Agreement, mask_agreement
     from mastlens.analysis.increments.geometry import Geometry, geometry
@@ -241,7 +242,7 @@ _PUBLIC = {
     "organism_trajectory": "organisms.replay",
     "push_edit": "edits.sharing",
     "rank": "selection",
-    "rank_agreement": "analysis.causal.causal_map",
+    "rank_agreement": "analysis.causal.tables",
     "read_benchmark": "evaluation.benchmarks",
     "read_items": "evaluation.metrics.items",
     "read_problems": "problems.reading",

@@ -151,7 +151,7 @@ from mastlens.evaluation.judges import judge_agreement as judge_agreement
 from mastlens.statistics import mcnemar_power as mcnemar_power
 from mastlens.unlearning.drift import measure_drift as measure_drift
 from mastlens.evaluation.metrics import measure_metrics as measure_metrics
-from mastlens.analysis.causal.causal_map import rank_agreement as rank_agreement
+from mastlens.analysis.causal.tables import rank_agreement as rank_agreement
 from mastlens.evaluation.benchmarks import read_benchmark as read_benchmark
 from mastlens.evaluation.metrics.items import read_items as read_items
 from mastlens.problems.reading import read_problems as read_problems

@@ -56,6 +56,8 @@ class Lineage:
         stages = list(lineage.stages.items())
         for (role, before), (after_role, after) in pairwise(stages):
             check_pair(role, before, after_role, after)
+        for role, checkpoint in stages:
+            _warn_of_codes(role, checkpoint)
         return lineage
 
     @property
@@ -125,6 +127,17 @@ def check_pair(role: str, before: Checkpoint, after_role: str, after: Checkpoint
             f"The {role} checkpoint {before.spec} and the {after_role} checkpoint {after.spec} are not related: "
             f"the cosine between their attention weights is {cosine:.3f}, where a fine-tune of the same model "
             f"has one near 1. Their difference would say nothing. Check which base the model was trained from."
+        )
+
+
+def _warn_of_codes(role: str, checkpoint: Checkpoint) -> None:
+    if checkpoint.dequantised:
+        warnings.warn(
+            f"The {role} checkpoint {checkpoint.spec} stores {len(checkpoint.dequantised)} tensors as FP8 codes. "
+            "Floors and nulls know how float32 rounds and not how those codes do, a million times coarser: what is "
+            "called beyond chance of their increments may be the rounding. Take a 16-bit or 32-bit checkpoint.",
+            MastlensWarning,
+            stacklevel=4,
         )
 
 

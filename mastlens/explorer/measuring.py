@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mastlens.analysis.causal.causal_map import first_order
+from mastlens.analysis.causal.first_order import first_order
 from mastlens.analysis.causal.patching import (
     Patch,
     ProblemSet,

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mastlens.analysis.causal.causal_map import causal_map, rank_agreement
+from mastlens.analysis.causal.causal_map import causal_map
 from mastlens.analysis.causal.cumulative import cumulative_curves
 from mastlens.analysis.causal.patching import patches_of, read_patched, stored_tensors
+from mastlens.analysis.causal.tables import rank_agreement
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.decoding.graders import find_grader
 from mastlens.errors import MastlensError
@@ -155,7 +156,7 @@ def test_null_is_the_spread_of_random_changes(found):
     drawn = rng.normal(size=(4000, 200))
     drawn *= np.linalg.norm(d) / np.linalg.norm(drawn, axis=1, keepdims=True)
     assert np.std(drawn @ g) == pytest.approx(np.linalg.norm(g) * np.linalg.norm(d) / 200**0.5, rel=0.05)
-    from mastlens.analysis.causal.causal_map import first_order
+    from mastlens.analysis.causal.first_order import first_order
     from mastlens.analysis.causal.patching import Patch
     from mastlens.architectures.projections import Projection
 

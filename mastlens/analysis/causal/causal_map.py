@@ -1,57 +1,30 @@
 """Causal map: what one projection's weights do, shown by putting back those of the checkpoint before or after."""
 
-import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
-from tqdm.auto import tqdm
 
-from mastlens.analysis.causal.patching import (
-    WHOLE,
-    Patch,
-    ProblemSet,
-    Readings,
-    greedy_correct,
-    located,
-    parameter_groups,
-    patched_tensors,
-    patches_of,
-    read_patched,
-    read_sides,
-    stored_tensors,
-    weight_rows,
-)
+from mastlens.analysis.causal.measuring import measure_patches
+from mastlens.analysis.causal.patching import patches_of
 from mastlens.analysis.causal.settings import DIRECTIONS, CausalMapSettings
-from mastlens.architectures.placement import Place, locate_tensors
-from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.checkpoints.computing import Computing
+from mastlens.analysis.causal.tables import group_table, patch_table, rows_of
 from mastlens.checkpoints.lineage import Lineage
-from mastlens.decoding.engines import Decoding
-from mastlens.decoding.graders import Grader, find_grader
+from mastlens.decoding.graders import find_grader
 from mastlens.decoding.graders import recorded as recorded_grader
-from mastlens.errors import NotFound, NotSupported, NotTogether, unknown
-from mastlens.models.gradients import measure_gradients
-from mastlens.models.parts import local_part
-from mastlens.models.sharding import Spread, load_sharded, other_rows, rows_swapped, settle
-from mastlens.models.weights import stored_parameters, swapped
+from mastlens.errors import NotSupported
 from mastlens.plots.cards.carded import Carded
-from mastlens.problems.asking import Asked
 from mastlens.runs.calls import takes
 from mastlens.runs.files import write_table
-from mastlens.runs.ranks import Ranks, ahead, ranks_for, remembered
+from mastlens.runs.ranks import ahead, ranks_for, remembered
 from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs
-from mastlens.statistics import ratio_intervals, spearman
+from mastlens.statistics import spearman
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from mastlens.plots.cards.card import Card
 
@@ -91,7 +64,7 @@ class CausalMap(Carded):
         for direction in self.table["direction"].unique():
             for part in ("projection", "head"):
                 for side in ("forget", "retain"):
-                    chosen = _chosen(self.table, direction, part)
+                    chosen = rows_of(self.table, direction, part)
                     if f"{side}_effect" not in chosen or len(chosen) < 2:
                         continue
                     effect = chosen[f"{side}_effect"].to_numpy()
@@ -175,7 +148,7 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
 
     def compute() -> CausalMap:
         found = {
-            direction: _measure(
+            direction: measure_patches(
                 *pair,
                 files={"forget": settings.forget, "retain": settings.retain},
                 patches=patches_of(chosen, heads=settings.heads) if direction in wanted else [],
@@ -191,12 +164,12 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
             for direction, pair in {"restore": (after, before), "insert": (before, after)}.items()
         }
         tables = [
-            _table(direction, found[direction], opposite)
+            patch_table(direction, found[direction], opposite)
             for direction, opposite in (("restore", found["insert"]), ("insert", found["restore"]))
             if direction in wanted
         ]
         groups = [
-            _groups(direction, found[direction], opposite)
+            group_table(direction, found[direction], opposite)
             for direction, opposite in (("restore", found["insert"]), ("insert", found["restore"]))
             if direction in wanted
         ]
@@ -225,293 +198,3 @@ def causal_map(settings: CausalMapSettings) -> CausalMap:
         write=write,
         read=lambda folder: CausalMap(read_table(folder / FILE), read_table(folder / GROUPS), recorded),
     )
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """What was measured on one model: per side the readings, per patch sizes and predictions."""
-
-    patches: Sequence[Patch]
-    readings: Mapping[str, Readings]
-    predictions: Mapping[str, pd.DataFrame]
-    correct: Mapping[str, np.ndarray]  # one row a patch, after that of the unpatched model
-    groups: Mapping[str, Mapping[str, Readings]]  # group, side; as the unpatched ones of a model of its own
-
-
-def _measure(
-    own: Checkpoint,
-    other: Checkpoint,
-    *,
-    files: "Mapping[str, str | os.PathLike[str] | None]",
-    patches: Sequence[Patch],
-    grader: Grader | None,
-    max_new_tokens: int,
-    limit: int | None,
-    batch_size: int | str,
-    chat_template: Asked,
-    computing: Computing,
-    progress: str | None,
-    ranks: Ranks | None,
-) -> _Measured:
-    """Patch the checkpoint ``own`` with the weights of ``other``."""
-    matrices = [patch.projection for patch in patches]
-    stored = [matrix.stored for matrix in matrices]
-    model = computing.load(own) if ranks is None else load_sharded(own, computing, ranks, stored)
-    tokenizer = own.load_tokenizer()
-    taken = stored_tensors(other, model, matrices)
-    sides = read_sides(own, model, tokenizer, files, limit=limit, chat_template=chat_template)
-    readings, predictions, correct, groups = {}, {}, {}, {}
-    for side, problems in sides.items():
-        label = f"{progress}: {side}" if progress else None
-        readings[side] = read_patched(
-            model,
-            problems.encoded,
-            [[patch] for patch in patches],
-            taken,
-            batch_size=batch_size,
-            progress=label,
-        )
-        if patches:
-            places = located(taken, model)
-            found = measure_gradients(
-                model,
-                problems.encoded,
-                list(places.values()),
-                batch_size=batch_size,
-                progress=f"{label}, gradient" if label else None,
-            ).mean
-            gradients = {name: found[place] for name, place in places.items()}
-            old = stored_tensors(own, model, matrices)
-            if ranks is None:
-                whole = {name: held for name, held in gradients.items() if isinstance(held, Tensor)}
-                predictions[side] = first_order(patches, whole, old, taken)
-            else:
-                spread = {name: held for name, held in gradients.items() if isinstance(held, Spread)}
-                predictions[side] = _first_order_over_ranks(model, patches, spread, old, taken, ranks)
-        if grader is not None:
-            decoding = Decoding(max_new_tokens, batch_size)
-            correct[side] = _responses(model, tokenizer, problems, patches, taken, decoding, grader, label)
-    for group, names in _group_tensors(model, own, other, patches).items():
-        with (
-            swapped(model, {name: other.tensor(name) for name in names})
-            if ranks is None
-            else rows_swapped(model, other_rows(other, model, names))
-        ):
-            groups[group] = {
-                side: read_patched(model, problems.encoded, [], {}, batch_size=batch_size)
-                for side, problems in sides.items()
-            }
-    return _Measured(patches, readings, predictions, correct, groups)
-
-
-def _group_tensors(
-    model: "PreTrainedModel", own: Checkpoint, other: Checkpoint, patches: Sequence[Patch]
-) -> dict[str, list[str]]:
-    """Return group to the names of the other checkpoint's tensors that are the group's parameters.
-
-    Raises:
-        MastlensError: If the other checkpoint has no tensor for a parameter.
-    """
-    if not patches:
-        return {}
-    settle(model)
-    projections = list(dict.fromkeys(patch.projection for patch in patches))
-    groups = {"projections": list(located((projection.stored for projection in projections), model).values())}
-    groups |= parameter_groups(model, own.projections)
-    sources: dict[str, list[str]] = {}  # one tensor, or all that transformers puts into a stack
-    shapes = {name: tuple(value.shape) for name, value in stored_parameters(model).items()}
-    for name, place in locate_tensors(other.tensors, shapes).items():
-        sources.setdefault(place.parameter, []).append(name)
-    for names in groups.values():
-        if lost := [name for name in names if name not in sources]:
-            raise unknown(f"tensor in {other.spec} for the model's parameter", lost[0], other.tensors)
-    return {group: [name for parameter in names for name in sources[parameter]] for group, names in groups.items()}
-
-
-def _responses(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    problems: ProblemSet,
-    patches: Sequence[Patch],
-    taken: Mapping[str, Tensor],
-    decoding: Decoding,
-    grader: Grader,
-    label: str | None,
-) -> np.ndarray:
-    places = located(taken, model)
-    own = {name: model.get_parameter(place) for name, place in places.items()}
-    rows = []
-    for patch in tqdm([None, *patches], desc=f"{label}, responses", disable=label is None, unit="patch"):
-        tensors = patched_tensors([] if patch is None else [patch], own, taken)
-        with swapped(model, {places[name]: tensor for name, tensor in tensors.items()}):
-            rows.append(greedy_correct(model, tokenizer, problems, decoding, grader))
-    return np.stack(rows)
-
-
-def first_order(
-    patches: Sequence[Patch],
-    gradients: Mapping[str, Tensor],
-    own: Mapping[str, Tensor],
-    other: Mapping[str, Tensor],
-) -> pd.DataFrame:
-    """Return each patch's effect on the mean log-probability as the gradient predicts it, in float64.
-
-    Args:
-        patches: What is taken from the other model.
-        gradients: Name of stored tensor to the gradient of the mean negative log-likelihood.
-        own: Name to stored tensor of the patched model.
-        other: Name to stored tensor of the other one.
-
-    Returns:
-        One row a patch: ``first_order``, ``null_sd`` (of a change of that size in a random direction), ``delta_norm``.
-    """
-    rows = []
-    for patch in patches:
-        name = patch.projection.stored
-        slope, old, new = (patch.part(tensors[name].cpu()) for tensors in (gradients, own, other))
-        # The increment in float32, as everywhere; sums over it in float64.
-        change = (new.float() - old.float()).double()
-        size, steepness = (float(torch.linalg.vector_norm(t.double())) for t in (change, slope))
-        rows.append(
-            {
-                "first_order": -float((slope.double() * change).sum()),
-                "null_sd": size * steepness / change.numel() ** 0.5,
-                "delta_norm": size,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _first_order_over_ranks(
-    model: "PreTrainedModel",
-    patches: Sequence[Patch],
-    gradients: Mapping[str, Spread],
-    own: Mapping[str, Tensor],
-    other: Mapping[str, Tensor],
-    ranks: Ranks,
-) -> pd.DataFrame:
-    """Return what ``first_order`` does: each rank with its rows, and one sum over all."""
-    here = weight_rows(model, own)
-    sums = np.zeros((len(patches), 4))
-    for row, patch in enumerate(patches):
-        name = patch.projection.stored
-        part = local_part(here[name], Place(name), patch.layout)
-        tensors = (gradients[name].stored, own[name], other[name])
-        slope, old, new = (part.read(tensor).cpu() for tensor in tensors)
-        change = (new.float() - old.float()).double()
-        sums[row] = (
-            (slope.double() * change).sum(),
-            change.square().sum(),
-            slope.double().square().sum(),
-            change.numel(),
-        )
-    inner, size, steepness, entries = ranks.summed(sums).T
-    return pd.DataFrame(
-        {"first_order": -inner, "null_sd": (size * steepness / entries) ** 0.5, "delta_norm": size**0.5}
-    )
-
-
-def _table(direction: str, measured: _Measured, opposite: _Measured) -> pd.DataFrame:
-    first = next(iter(measured.predictions.values()))
-    table = pd.DataFrame(
-        {
-            "direction": direction,
-            "layer": [patch.projection.layer for patch in measured.patches],
-            "projection": [patch.projection.projection for patch in measured.patches],
-            "name": [patch.projection.name for patch in measured.patches],
-            "head": [patch.head for patch in measured.patches],
-            "delta_norm": first["delta_norm"],
-        }
-    )
-    for side, readings in measured.readings.items():
-        columns = _effects(side, readings)
-        prediction = {f"{side}_{column}": measured.predictions[side][column] for column in ("first_order", "null_sd")}
-        table = table.assign(**columns, **prediction, **_baseline(side, readings, opposite))
-        if side in measured.correct:
-            changes = measured.correct[side][1:] - measured.correct[side][0]
-            low, high = ratio_intervals(changes, np.ones(changes.shape[1]))
-            table[f"{side}_accuracy_change"] = changes.mean(axis=1)
-            table[f"{side}_accuracy_change_low"], table[f"{side}_accuracy_change_high"] = low, high
-    return table
-
-
-def _groups(direction: str, measured: _Measured, opposite: _Measured) -> pd.DataFrame:
-    table = pd.DataFrame({"direction": direction, "group": [*measured.groups, "all"]})
-    for side, alone in measured.readings.items():
-        with_group = [*(found[side] for found in measured.groups.values()), opposite.readings[side]]
-        readings = Readings(
-            unpatched=alone.unpatched,
-            patched=np.stack([found.unpatched for found in with_group]),
-            exact=alone.exact,
-            patched_exact=np.stack([found.exact for found in with_group]),
-            counts=alone.counts,
-        )
-        columns = _effects(side, readings)
-        table = table.assign(**columns, **_baseline(side, alone, opposite))
-    return table
-
-
-def _effects(side: str, readings: Readings) -> dict[str, np.ndarray]:
-    low, high = ratio_intervals(readings.differences, readings.counts)
-    return {
-        f"{side}_effect": readings.differences.sum(axis=1) / readings.counts.sum(),
-        f"{side}_effect_low": low,
-        f"{side}_effect_high": high,
-        f"{side}_exact_change": (readings.patched_exact - readings.exact).mean(axis=1),
-    }
-
-
-def _baseline(side: str, readings: Readings, opposite: _Measured) -> dict[str, float]:
-    tokens = readings.counts.sum()
-    return {
-        f"{side}_unpatched": float(readings.unpatched.sum() / tokens),
-        f"{side}_total": float((opposite.readings[side].unpatched - readings.unpatched).sum() / tokens),
-    }
-
-
-def _chosen(table: pd.DataFrame, direction: str, part: str) -> pd.DataFrame:
-    whole = table["head"] == WHOLE
-    return table[(table["direction"] == direction) & (whole if part == "projection" else ~whole)]
-
-
-def rank_agreement(
-    causal: pd.DataFrame,
-    scores: "pd.DataFrame | Mapping[str, float]",
-    *,
-    direction: str = "restore",
-    effect: str = "forget_effect",
-    absolute: bool = True,
-    seed: int = 0,
-) -> dict[str, int | float]:
-    """Return how far a score puts the projections in the order of their measured effects.
-
-    Args:
-        causal: ``causal_map.parquet``; its rows of whole projections are used.
-        scores: Name to score; or a table with ``name`` and ``score``, such as ``ranking.parquet``.
-        direction: ``restore`` or ``insert``.
-        effect: The column to compare with.
-        absolute: Whether the size of the effect counts and not its sign; a score says how much, not which way.
-        seed: Of the permutations.
-
-    Returns:
-        ``n``, ``spearman`` and its two-sided permutation ``p_value``.
-
-    Raises:
-        MastlensError: If a score is missing, or the column or direction is not there.
-    """
-    if direction not in DIRECTIONS:
-        raise unknown("direction", direction, DIRECTIONS)
-    if effect not in causal:
-        raise unknown("column in the causal map", effect, [str(column) for column in causal.columns])
-    if isinstance(scores, pd.DataFrame):
-        scores = dict(zip(scores["name"], scores["score"], strict=True))
-    rows = _chosen(causal, direction, "projection")
-    if rows.empty:
-        raise NotFound(f"The causal map has no rows of the direction '{direction}'.")
-    if missing := [name for name in rows["name"] if name not in scores]:
-        raise NotTogether(
-            f"There is no score for {missing[0]} ({len(missing)} of {len(rows)} are missing). Causal map and "
-            "scores must be about the same model."
-        )
-    effects = rows[effect].to_numpy()
-    return spearman(np.abs(effects) if absolute else effects, np.array([scores[n] for n in rows["name"]]), seed=seed)
