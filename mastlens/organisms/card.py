@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mastlens.organisms.recipes.qwen2 import Recipe
+from mastlens.organisms.rlvr.card import rlvr_lines
 from mastlens.organisms.subjects import SUBJECTS
 from mastlens.runs.files import sha256_file
 
@@ -62,6 +63,7 @@ def make_card(
     how: Mapping[str, str] | None = None,
     note: str = MATCHING,
     plant: Mapping[str, Any] | None = None,
+    rlvr: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the card as what JSON can hold; only ``timing`` differs between two equal builds.
 
@@ -77,6 +79,7 @@ def make_card(
         how: Stage to how it was made, where that is not as usual.
         note: What a reader must know before comparing the stages.
         plant: Of a planted lineage: where its behaviour lies.
+        rlvr: Of a lineage that a recipe reinforced: which, and what happened by step.
     """
     return {
         "name": organism.name,
@@ -111,6 +114,7 @@ def make_card(
             for path in sorted(folder.glob("*.jsonl"))
         },
         **({"plant": dict(plant)} if plant else {}),
+        **({"rlvr": dict(rlvr)} if rlvr else {}),
         "accuracy": measured.accuracy,
         "comparisons": measured.comparisons,
         "neutral_perplexity": measured.perplexity,
@@ -193,6 +197,7 @@ def render_card(card: dict[str, Any]) -> str:
         *stages,
         "",
         *(_plant_lines(card["plant"]) if "plant" in card else ()),
+        *(rlvr_lines(card["rlvr"]) if "rlvr" in card else ()),
         "## Subjects",
         "",
         "| subject | benchmark | side | working is |",

@@ -9,8 +9,9 @@ import logging
 import random
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mastlens.decoding.graders import find_grader
 from mastlens.decoding.rewards import reward_of
@@ -139,30 +140,52 @@ def _run(trainer) -> None:
     trainer.train()
 
 
-def train_sft(model, tokenizer, pairs: Sequence[tuple[str, str]], recipe: Recipe, seed: int) -> None:
-    """Fine-tune in place with TRL's ``SFTTrainer``; only the solution and the end count in the loss."""
+def train_sft(
+    model,
+    tokenizer,
+    pairs: Sequence[tuple[str, str]],
+    recipe: Recipe,
+    seed: int,
+    *,
+    label: str = "sft",
+    callbacks: Sequence[Any] = (),
+    changes: Mapping[str, Any] | None = None,
+) -> None:
+    """Fine-tune in place with TRL's ``SFTTrainer``; only the solution and the end count in the loss.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        pairs: Problem and solution.
+        recipe: The settings.
+        seed: Of the order.
+        label: Of the progress bar.
+        callbacks: Further callbacks of the trainer.
+        changes: Arguments of ``SFTConfig`` that are others.
+    """
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     rows = [{"prompt": f"{problem}\n", "completion": solution} for problem, solution in pairs]
     with quiet_training(), tempfile.TemporaryDirectory() as scratch:
-        config = SFTConfig(
+        arguments = {
             **_common_arguments(scratch, seed),
-            max_length=recipe.context,
-            per_device_train_batch_size=recipe.sft_batch,
-            max_steps=recipe.sft_steps,
-            learning_rate=recipe.sft_lr,
-            lr_scheduler_type="cosine",
-            warmup_steps=max(1, recipe.sft_steps // 10),
-            logging_steps=10,
-            completion_only_loss=True,
-        )
+            "max_length": recipe.context,
+            "per_device_train_batch_size": recipe.sft_batch,
+            "max_steps": recipe.sft_steps,
+            "learning_rate": recipe.sft_lr,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": max(1, recipe.sft_steps // 10),
+            "logging_steps": 10,
+            "completion_only_loss": True,
+        } | dict(changes or {})
+        config = SFTConfig(**arguments)
         trainer = SFTTrainer(
             model=model,
             args=config,
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
-            callbacks=[_progress("sft", recipe.sft_steps, {}, _save_nothing)],
+            callbacks=[_progress(label, arguments["max_steps"], {}, _save_nothing), *callbacks],
         )
         _run(trainer)
 
@@ -181,6 +204,8 @@ def train_grpo(
     label: str,
     saved: dict[int, Path] | None = None,
     save: Callable = _save_nothing,
+    make: Callable | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> int:
     """Train in place with TRL's ``GRPOTrainer`` and the verifiable reward; every prompt is seen once.
 
@@ -193,6 +218,8 @@ def train_grpo(
         label: Of the progress bar.
         saved: Folder for each step after which a checkpoint is kept.
         save: Writes the model into such a folder.
+        make: Makes the trainer of what ``GRPOTrainer`` would be given; None for that one.
+        changes: Arguments of ``GRPOConfig`` that are others.
 
     Returns:
         The number of steps.
@@ -203,21 +230,22 @@ def train_grpo(
     steps = len(problems) // recipe.grpo_prompts
     rows = [{"prompt": f"{item.problem}\n", "answer": item.answer} for item in problems]
     with quiet_training(), tempfile.TemporaryDirectory() as scratch:
-        config = GRPOConfig(
+        arguments = {
             **_common_arguments(scratch, seed),
-            per_device_train_batch_size=recipe.grpo_prompts * recipe.grpo_samples,
-            num_generations=recipe.grpo_samples,
-            max_completion_length=recipe.max_new_tokens,
-            max_steps=steps,
-            learning_rate=recipe.grpo_lr,
-            lr_scheduler_type="constant_with_warmup",
-            warmup_steps=min(5, steps),
-            logging_steps=1,
-            shuffle_dataset=False,  # the order is ours, so that batches do not depend on the library
-            temperature=1.0,
-            beta=0.0,
-        )
-        trainer = GRPOTrainer(
+            "per_device_train_batch_size": recipe.grpo_prompts * recipe.grpo_samples,
+            "num_generations": recipe.grpo_samples,
+            "max_completion_length": recipe.max_new_tokens,
+            "max_steps": steps,
+            "learning_rate": recipe.grpo_lr,
+            "lr_scheduler_type": "constant_with_warmup",
+            "warmup_steps": min(5, steps),
+            "logging_steps": 1,
+            "shuffle_dataset": False,  # the order is ours, so that batches do not depend on the library
+            "temperature": 1.0,
+            "beta": 0.0,
+        } | dict(changes or {})
+        config, steps = GRPOConfig(**arguments), arguments["max_steps"]
+        trainer = (make or GRPOTrainer)(
             model=model,
             reward_funcs=boxed_reward,  # pyright: ignore[reportArgumentType] - TRL passes keywords only
             args=config,
