@@ -189,6 +189,24 @@ def rules() -> str:
     return "".join(parts)
 
 
+def recipes() -> str:
+    """Return the page of RLVR recipes."""
+    from mastlens.organisms.rlvr import describe_recipes
+    from mastlens.organisms.rlvr.recipe import ADVANTAGES, LOSSES
+
+    described = describe_recipes()
+    words = [[f"`{word}`", cell(meaning)] for word, meaning in {**ADVANTAGES, **LOSSES}.items()]
+    rows = [[f"`{row.recipe}`", cell(row.summary), *map(str, row[3:8])] for row in described.itertuples(index=False)]
+    return (
+        "# Recipes\n\nHow RLVR is done: `mastlens organism build NAME --recipe R` "
+        "([what that means](../recipes.md)); {py:func}`mastlens.describe_recipes` returns this table. "
+        "[How to add one](../extending/recipe.md).\n\n"
+        + table(["`--recipe`", "what it does", "advantage", "loss", "clip", "beta", "updates", "source"], rows)
+        + "\nWords of `advantage` and `loss`:\n\n"
+        + table(["word", "meaning"], words)
+    )
+
+
 def objectives() -> str:
     """Return the page of unlearning objectives, and each one's coefficients."""
     from mastlens.unlearning.objectives.describing import describe_coefficients, describe_objectives
@@ -442,8 +460,8 @@ def index() -> str:
     """Return the reference's first page."""
     return (
         "# Reference\n\nThese pages are written from the code whenever the site is built.\n\n"
-        "```{toctree}\n:maxdepth: 1\n\ncommand-line\ncolumns/index\narchitectures\nrules\nobjectives\nattacks\n"
-        "metrics\nbenchmarks\nprotocols\nplugins\napi/index\n```\n"
+        "```{toctree}\n:maxdepth: 1\n\ncommand-line\ncolumns/index\narchitectures\nrules\nobjectives\nrecipes\n"
+        "attacks\nmetrics\nbenchmarks\nprotocols\nplugins\napi/index\n```\n"
     )
 
 
@@ -484,6 +502,7 @@ def pages() -> dict[str, str]:
         "reference/architectures.md": architectures(),
         "reference/rules.md": rules(),
         "reference/objectives.md": objectives(),
+        "reference/recipes.md": recipes(),
         "reference/attacks.md": attacks(),
         "reference/metrics.md": metrics(),
         "reference/benchmarks.md": benchmarks(),

@@ -89,6 +89,8 @@ if TYPE_CHECKING:
     from mastlens.models.hooked import HookedModel
     from mastlens.organisms import Organism, build_organism, fetch_organism, list_organisms, register_organism
     from mastlens.organisms.replay import organism_trajectory
+    from mastlens.organisms.rlvr import RLVRRecipe, describe_recipes
+    from mastlens.organisms.rlvr.record import Training, read_training
     from mastlens.paper import PaperFigures, figures
     from mastlens.problems.reading import Problem, read_problems
     from mastlens.reporting import report
@@ -166,6 +168,7 @@ _PUBLIC = {
     "ProbeSettings": "unlearning",
     "Problem": "problems.reading",
     "PushedEdit": "edits.sharing",
+    "RLVRRecipe": "organisms.rlvr",
     "Ranking": "selection",
     "ReasoningStudy": "studies.reasoning",
     "ReasoningTable": "studies.reasoning",
@@ -186,6 +189,7 @@ _PUBLIC = {
     "TraceComparison": "evaluation.traces",
     "TraceEvaluation": "evaluation.traces",
     "Traces": "unlearning.traces",
+    "Training": "organisms.rlvr.record",
     "Trajectory": "analysis.trajectories.trajectory",
     "UnknownName": "errors",
     "Unlearning": "unlearning",
@@ -210,6 +214,7 @@ _PUBLIC = {
     "describe_columns": "columns",
     "describe_metrics": "evaluation.metrics",
     "describe_objectives": "unlearning",
+    "describe_recipes": "organisms.rlvr",
     "describe_rules": "selection",
     "drift_by_step": "unlearning.drift",
     "estimate": "estimating",
@@ -247,6 +252,7 @@ _PUBLIC = {
     "read_items": "evaluation.metrics.items",
     "read_problems": "problems.reading",
     "read_study": "studies.settings",
+    "read_training": "organisms.rlvr.record",
     "reasoning_table": "studies.reasoning",
     "reflection_penalty": "decoding.reflection",
     "register_architecture": "architectures.catalogue",
@@ -324,6 +330,7 @@ __all__ = [
     "ProbeSettings",
     "Problem",
     "PushedEdit",
+    "RLVRRecipe",
     "Ranking",
     "ReasoningStudy",
     "ReasoningTable",
@@ -344,6 +351,7 @@ __all__ = [
     "TraceComparison",
     "TraceEvaluation",
     "Traces",
+    "Training",
     "Trajectory",
     "UnknownName",
     "Unlearning",
@@ -368,6 +376,7 @@ __all__ = [
     "describe_columns",
     "describe_metrics",
     "describe_objectives",
+    "describe_recipes",
     "describe_rules",
     "drift_by_step",
     "estimate",
@@ -405,6 +414,7 @@ __all__ = [
     "read_items",
     "read_problems",
     "read_study",
+    "read_training",
     "reasoning_table",
     "reflection_penalty",
     "register_architecture",

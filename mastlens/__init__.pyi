@@ -112,6 +112,7 @@ from mastlens.paper import PaperFigures as PaperFigures
 from mastlens.unlearning import ProbeSettings as ProbeSettings
 from mastlens.problems.reading import Problem as Problem
 from mastlens.edits.sharing import PushedEdit as PushedEdit
+from mastlens.organisms.rlvr import RLVRRecipe as RLVRRecipe
 from mastlens.selection import Ranking as Ranking
 from mastlens.studies.reasoning import ReasoningStudy as ReasoningStudy
 from mastlens.studies.reasoning import ReasoningTable as ReasoningTable
@@ -132,6 +133,7 @@ from mastlens.unlearning import TokenWeights as TokenWeights
 from mastlens.evaluation.traces import TraceComparison as TraceComparison
 from mastlens.evaluation.traces import TraceEvaluation as TraceEvaluation
 from mastlens.unlearning.traces import Traces as Traces
+from mastlens.organisms.rlvr.record import Training as Training
 from mastlens.analysis.trajectories.trajectory import Trajectory as Trajectory
 from mastlens.errors import UnknownName as UnknownName
 from mastlens.unlearning import Unlearning as Unlearning
@@ -141,6 +143,7 @@ from mastlens.attacks import describe_attacks as describe_attacks
 from mastlens.columns import describe_columns as describe_columns
 from mastlens.evaluation.metrics import describe_metrics as describe_metrics
 from mastlens.unlearning import describe_objectives as describe_objectives
+from mastlens.organisms.rlvr import describe_recipes as describe_recipes
 from mastlens.selection import describe_rules as describe_rules
 from mastlens.unlearning.drift import drift_by_step as drift_by_step
 from mastlens.explorer import explore as explore
@@ -156,6 +159,7 @@ from mastlens.evaluation.benchmarks import read_benchmark as read_benchmark
 from mastlens.evaluation.metrics.items import read_items as read_items
 from mastlens.problems.reading import read_problems as read_problems
 from mastlens.studies.settings import read_study as read_study
+from mastlens.organisms.rlvr.record import read_training as read_training
 from mastlens.decoding.reflection import reflection_penalty as reflection_penalty
 from mastlens.architectures.catalogue import register_architecture as register_architecture
 from mastlens.architectures.catalogue import register_architectures as register_architectures
@@ -222,6 +226,7 @@ __all__ = [
     "ProbeSettings",
     "Problem",
     "PushedEdit",
+    "RLVRRecipe",
     "Ranking",
     "ReasoningStudy",
     "ReasoningTable",
@@ -242,6 +247,7 @@ __all__ = [
     "TraceComparison",
     "TraceEvaluation",
     "Traces",
+    "Training",
     "Trajectory",
     "UnknownName",
     "Unlearning",
@@ -266,6 +272,7 @@ __all__ = [
     "describe_columns",
     "describe_metrics",
     "describe_objectives",
+    "describe_recipes",
     "describe_rules",
     "drift_by_step",
     "estimate",
@@ -303,6 +310,7 @@ __all__ = [
     "read_items",
     "read_problems",
     "read_study",
+    "read_training",
     "reasoning_table",
     "reflection_penalty",
     "register_architecture",
@@ -346,7 +354,7 @@ def attack(name: str | mastlens.attacks.method.AttackMethod, *, model: str | os.
 @overload
 def build_organism(settings: mastlens.organisms.settings.BuildOrganismSettings, /, **fields: Any) -> pathlib.Path: ...
 @overload
-def build_organism(name: str, out: str | os.PathLike[str] | None = ..., *, trajectory: bool = ..., recipe: Any = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> pathlib.Path: ...
+def build_organism(name: str, out: str | os.PathLike[str] | None = ..., *, trajectory: bool = ..., recipe: str | Any | None = ..., match: str | os.PathLike[str] | None = ..., numbers: Any = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> pathlib.Path: ...
 
 @overload
 def causal_map(settings: mastlens.analysis.causal.settings.CausalMapSettings, /, **fields: Any) -> mastlens.analysis.causal.causal_map.CausalMap: ...

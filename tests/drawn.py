@@ -348,6 +348,13 @@ def _patches(size: Size) -> pd.DataFrame:
     return table.assign(direction="restore", position=-1)
 
 
+def _training(size: Size) -> pd.DataFrame:
+    table = table_of({"lineage": [f"recipe {i}" for i in range(size.arms)], "step": range(size.items)}, ["accuracy"])
+    entropy, far = 0.3 * np.exp(-table["step"] / 40) + 0.02 * table["accuracy"], table["step"] / 500
+    return table.assign(responses=256, entropy=entropy, response_tokens=30 + 5 * table["accuracy"],
+                        kl_sft=np.where(table["step"] % 5 == 0, far, np.nan))  # fmt: skip
+
+
 def _requests(size: Size) -> pd.DataFrame:
     table = table_of(
         {"order": ["a, b", "b, a"], "stage": range(3), "split": ["a", "b", "kept"]}, ["accuracy", "change"]
@@ -507,6 +514,7 @@ DRAWN: tuple[Drawn, ...] = (
     Drawn("plot_departure", "mastlens.inside_depart(...).plot()", _one(_departure), {}),
     Drawn("plot_writers", "mastlens.inside_write(...).plot()", _one(_writers), {}),
     Drawn("plot_patches", "mastlens.inside_patch(...).plot()", _one(_patches), {}),
+    Drawn("plot_training", "mastlens.read_training(...).plot()", _one(_training), {}),
     Drawn("plot_requests", "mastlens.unlearn_requests(...).plot()", _one(_requests), {}),
     Drawn("plot_study", "mastlens.run(STUDY.toml).plot()", _one(_study), {}),
     Drawn(

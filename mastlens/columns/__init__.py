@@ -6,7 +6,18 @@ what the commands write.
 
 from typing import TYPE_CHECKING
 
-from mastlens.columns import attacks, depth, evaluation, increments, inside, mechanism, metrics, studies, unlearning
+from mastlens.columns import (
+    attacks,
+    depth,
+    evaluation,
+    increments,
+    inside,
+    mechanism,
+    metrics,
+    organisms,
+    studies,
+    unlearning,
+)
 from mastlens.columns.column import Column, Table
 from mastlens.errors import unknown
 
@@ -17,7 +28,7 @@ __all__ = ["TABLES", "Column", "Table", "describe_columns"]
 
 TABLES: tuple[Table, ...] = tuple(
     table
-    for part in (increments, mechanism, inside, unlearning, evaluation, metrics, depth, attacks, studies)
+    for part in (increments, mechanism, inside, unlearning, evaluation, metrics, depth, attacks, studies, organisms)
     for table in part.TABLES
 )  # fmt: skip
 """Every table, in the order of the method."""

@@ -4,12 +4,14 @@ They are shipped inside the package, so that everything can be tried at once, an
 object in one file of ``shipped/``; ``register_organism`` adds one's own.
 """
 
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mastlens.errors import BadSetting, NotFound, NotSupported, unknown
 from mastlens.organisms.organism import ROLES, Organism
 from mastlens.organisms.recipes.qwen2 import Recipe
+from mastlens.organisms.rlvr import RECIPES, RLVRRecipe
 from mastlens.organisms.settings import BuildOrganismSettings, FetchOrganismSettings, ListOrganismsSettings
 from mastlens.registry import Registry
 from mastlens.runs.calls import takes
@@ -175,18 +177,39 @@ def list_organisms(settings: ListOrganismsSettings) -> "pd.DataFrame":
 
 @takes(BuildOrganismSettings)
 def build_organism(settings: BuildOrganismSettings) -> Path:
-    """Train a lineage from nothing and write it, complete or not at all. One seed gives the same bits on one machine.
+    """Train a lineage and write it, complete or not at all. One seed gives the same bits on one machine.
+
+    With ``recipe`` base and SFT are the lineage's, and RLVR is done by that recipe; ``training.parquet`` says what
+    happened by step. An interrupted build by a recipe goes on with the stage that it was at.
 
     Returns:
         The folder.
 
     Raises:
-        MastlensError: If there is no such lineage, ``out`` holds something, TRL is not installed, or the lineage has no
-            RLVR run to keep.
+        MastlensError: If there is no such lineage or recipe, ``out`` holds something, TRL is not installed, the
+            lineage has no RLVR run to keep, the reward gives no learning signal, or another build was begun there.
     """
     from mastlens.organisms.build import build_lineage
 
-    organism = get_organism(settings.name)
+    organism, numbers, how = get_organism(settings.name), settings.numbers, settings.recipe
+    if is_dataclass(how) and not isinstance(how, RLVRRecipe):
+        if numbers is not None:
+            raise BadSetting("Both recipe and numbers are a lineage's numbers. Give one of them.")
+        numbers, how = how, None
+    if isinstance(how, str):
+        how = RECIPES.find(how)
+    if how is not None and not isinstance(how, RLVRRecipe):
+        raise BadSetting(
+            f"A recipe is one of {', '.join(RECIPES)}, path/to/file.py:NAME or an RLVRRecipe, not {how!r}."
+        )
+    if how is not None:
+        from mastlens.organisms.rlvr.build import by_recipe
+
+        if settings.out is None:
+            raise BadSetting(f"Say where the lineage that {how.name} reinforces is written to: --out DIR.")
+        organism = by_recipe(organism, how, None if settings.match is None else Path(settings.match))
+    elif settings.match is not None:
+        raise BadSetting("--match goes with a recipe that matches an accuracy: --recipe matched-sft.")
     if settings.out is None and not organism.cached:
         raise BadSetting(f"organism:{organism.name} is shipped. To build it anew, say where: --out DIR.")
     return build_lineage(
@@ -194,7 +217,7 @@ def build_organism(settings: BuildOrganismSettings) -> Path:
         organism.folder if settings.out is None else Path(settings.out),
         seed=settings.seed,
         trajectory=settings.trajectory,
-        recipe=settings.recipe,
+        recipe=numbers,
     )
 
 

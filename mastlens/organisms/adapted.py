@@ -98,16 +98,20 @@ def build_adapted(organism: Organism, folder: Path, *, seed: int, recipe: Adapte
 
     def fine_tune(share: Mapping[str, float], steps: int, batch: int, lr: float, seed: int, label: str):
         pairs = corpus(recipe, share, steps * batch, seed)
+        changes = {"max_steps": steps, "warmup_steps": max(1, steps // 10), "learning_rate": lr}
+        changes["per_device_train_batch_size"] = batch
         return lambda model, kept: train_sft(
-            model, tokenizer, pairs, recipe, seed, kept=kept, steps=steps, batch=batch, lr=lr, label=label, rank=rank
+            model, tokenizer, pairs, recipe, seed, label=label, kept=kept, rank=rank, changes=changes
         )
 
     def reinforce(problems: Sequence[SyntheticProblem], label: str):
         return lambda model, kept: train_grpo(
-            model, tokenizer, problems, recipe, seed + 3, label=label, kept=kept, rank=grpo_rank,
-            micro_batch=recipe.micro_batch,
-        )  # fmt: skip
+            model, tokenizer, problems, recipe, seed + 3, label=label, kept=kept, rank=grpo_rank, changes=parts
+        )
 
+    samples = recipe.grpo_prompts * recipe.grpo_samples
+    parts = {"per_device_train_batch_size": recipe.micro_batch}
+    parts["gradient_accumulation_steps"] = samples // recipe.micro_batch
     among = sides(recipe)
     worked = dict.fromkeys(among, recipe.continued_worked)
     mostly = dict.fromkeys(among, recipe.sft_worked_induced) | {"retain-solved": recipe.sft_worked_solved}

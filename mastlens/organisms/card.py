@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mastlens.organisms.recipes.adapted import AdaptedRecipe
 from mastlens.organisms.recipes.qwen2 import Recipe
+from mastlens.organisms.rlvr.card import rlvr_lines
 from mastlens.organisms.subjects import SUBJECTS
 from mastlens.runs.files import sha256_file
 
@@ -66,6 +67,7 @@ def make_card(
     note: str = MATCHING,
     plant: Mapping[str, Any] | None = None,
     dtype: str = "float32",
+    rlvr: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the card as what JSON can hold; only ``timing`` differs between two equal builds.
 
@@ -82,6 +84,7 @@ def make_card(
         note: What a reader must know before comparing the stages.
         plant: Of a planted lineage: where its behaviour lies.
         dtype: Of the weights.
+        rlvr: Of a lineage that a recipe reinforced: which, and what happened by step.
     """
     made = {stage: {**_HOW, **(how or {})}[stage] for stage in organism.stages}
     return {
@@ -118,6 +121,7 @@ def make_card(
             for path in sorted(folder.glob("*.jsonl"))
         },
         **({"plant": dict(plant)} if plant else {}),
+        **({"rlvr": dict(rlvr)} if rlvr else {}),
         "accuracy": measured.accuracy,
         "comparisons": measured.comparisons,
         "neutral_perplexity": measured.perplexity,
@@ -200,6 +204,7 @@ def render_card(card: dict[str, Any]) -> str:
         *stages,
         "",
         *(_plant_lines(card["plant"]) if "plant" in card else ()),
+        *(rlvr_lines(card["rlvr"]) if "rlvr" in card else ()),
         "## Subjects",
         "",
         "| subject | benchmark | side | working is |",

@@ -49,8 +49,15 @@ def shared_folder(recipe: Recipe, seed: int) -> Path:
     return cache_folder() / "organisms" / "shared" / f"{recipe.architecture}-seed{seed}-{key}"
 
 
-def build_shared(recipe: Recipe, seed: int, clock: Clock) -> Path:
-    """Train what is not there yet of ``base``, ``sft`` and ``rlvr-retain``, and return their folder."""
+def build_shared(recipe: Recipe, seed: int, clock: Clock, stages: Sequence[str] = SHARED) -> Path:
+    """Train what is not there yet of the first stages of a lineage, and return their folder.
+
+    Args:
+        recipe: The settings.
+        seed: Of the lineage.
+        clock: Times each stage.
+        stages: How many of ``SHARED`` are needed: the first ones.
+    """
     folder = shared_folder(recipe, seed)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -85,8 +92,8 @@ def build_shared(recipe: Recipe, seed: int, clock: Clock) -> Path:
         train_grpo(model, tokenizer, seen, recipe, seed + 3, label="rlvr-retain", kept=kept)
         return model, tokenizer
 
-    with held(folder):  # plants of one seed may be built side by side
-        for name, make in zip(SHARED, (base, sft, rlvr_retain), strict=True):
+    with held(folder):  # lineages of one seed may be built side by side
+        for name, make in zip(stages, (base, sft, rlvr_retain), strict=False):
             stage(name, make)
     return folder
 

@@ -8,8 +8,9 @@ import contextlib
 import logging
 import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mastlens.decoding.graders import find_grader
 from mastlens.decoding.rewards import reward_of
@@ -166,51 +167,49 @@ def train_sft(
     recipe: Recipe | AdaptedRecipe,
     seed: int,
     *,
-    kept: Path | None = None,
-    steps: int | None = None,
-    batch: int | None = None,
-    lr: float | None = None,
     label: str = "sft",
+    kept: Path | None = None,
     rank: int | None = None,
+    callbacks: Sequence[Any] = (),
+    changes: Mapping[str, Any] | None = None,
 ) -> None:
     """Fine-tune in place with TRL's ``SFTTrainer``; only the solution and the end count in the loss.
 
     Args:
-        model: The base model.
+        model: The model.
         tokenizer: Its tokenizer.
-        pairs: Problems and solutions.
+        pairs: Problem and solution.
         recipe: The settings.
-        seed: Of the order.
-        kept: Folder for the checkpoint that an interrupted run goes on from, bit for bit; None for no such checkpoint.
-        steps: How many steps; the recipe's ``sft_steps`` by default.
-        batch: Pairs a step; the recipe's ``sft_batch`` by default.
-        lr: Peak learning rate; the recipe's ``sft_lr`` by default.
+        seed: Of the order, and of adapters.
         label: Of the progress bar.
+        kept: Folder for the checkpoint that an interrupted run goes on from, bit for bit; None for no such checkpoint.
         rank: Of adapters on every projection, merged at the end; None to train all parameters.
+        callbacks: Further callbacks of the trainer.
+        changes: Arguments of ``SFTConfig`` that are others.
     """
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    steps = recipe.sft_steps if steps is None else steps
     rows = [{"prompt": f"{problem}\n", "completion": solution} for problem, solution in pairs]
     with quiet_training(), trainer_folder(kept) as (output, start):
-        config = SFTConfig(
+        arguments = {
             **_common_arguments(output, seed, keep=kept is not None),
-            max_length=recipe.context,
-            per_device_train_batch_size=recipe.sft_batch if batch is None else batch,
-            max_steps=steps,
-            learning_rate=recipe.sft_lr if lr is None else lr,
-            lr_scheduler_type="cosine",
-            warmup_steps=max(1, steps // 10),
-            logging_steps=10,
-            completion_only_loss=True,
-        )
+            "max_length": recipe.context,
+            "per_device_train_batch_size": recipe.sft_batch,
+            "max_steps": recipe.sft_steps,
+            "learning_rate": recipe.sft_lr,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": max(1, recipe.sft_steps // 10),
+            "logging_steps": 10,
+            "completion_only_loss": True,
+        } | dict(changes or {})
+        config = SFTConfig(**arguments)
         trainer = SFTTrainer(
             model=model,
             args=config,
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
-            callbacks=[_progress(label, steps, {}, _save_nothing)],
+            callbacks=[_progress(label, arguments["max_steps"], {}, _save_nothing), *callbacks],
             **_adapter(rank, seed),
         )
         _run(trainer, start)
@@ -232,7 +231,8 @@ def train_grpo(
     save: Callable = _save_nothing,
     kept: Path | None = None,
     rank: int | None = None,
-    micro_batch: int | None = None,
+    make: Callable | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> int:
     """Train in place with TRL's ``GRPOTrainer`` and the verifiable reward; every prompt is seen once.
 
@@ -247,7 +247,8 @@ def train_grpo(
         save: Writes the model into such a folder.
         kept: Folder for the checkpoint that an interrupted run goes on from, bit for bit; None for no such checkpoint.
         rank: Of adapters on every projection, merged at the end; None to train all parameters.
-        micro_batch: Samples a backward pass, a divisor of those of a step; all of them by default.
+        make: Makes the trainer of what ``GRPOTrainer`` would be given; None for that one.
+        changes: Arguments of ``GRPOConfig`` that are others.
 
     Returns:
         The number of steps.
@@ -255,25 +256,25 @@ def train_grpo(
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    steps, samples = len(problems) // recipe.grpo_prompts, recipe.grpo_prompts * recipe.grpo_samples
+    steps = len(problems) // recipe.grpo_prompts
     rows = [{"prompt": f"{item.problem}\n", "answer": item.answer} for item in problems]
     with quiet_training(), trainer_folder(kept) as (output, start):
-        config = GRPOConfig(
+        arguments = {
             **_common_arguments(output, seed, keep=kept is not None),
-            per_device_train_batch_size=micro_batch or samples,
-            gradient_accumulation_steps=samples // (micro_batch or samples),
-            num_generations=recipe.grpo_samples,
-            max_completion_length=recipe.max_new_tokens,
-            max_steps=steps,
-            learning_rate=recipe.grpo_lr,
-            lr_scheduler_type="constant_with_warmup",
-            warmup_steps=min(5, steps),
-            logging_steps=1,
-            shuffle_dataset=False,  # the order is ours, so that batches do not depend on the library
-            temperature=1.0,
-            beta=0.0,
-        )
-        trainer = GRPOTrainer(
+            "per_device_train_batch_size": recipe.grpo_prompts * recipe.grpo_samples,
+            "num_generations": recipe.grpo_samples,
+            "max_completion_length": recipe.max_new_tokens,
+            "max_steps": steps,
+            "learning_rate": recipe.grpo_lr,
+            "lr_scheduler_type": "constant_with_warmup",
+            "warmup_steps": min(5, steps),
+            "logging_steps": 1,
+            "shuffle_dataset": False,  # the order is ours, so that batches do not depend on the library
+            "temperature": 1.0,
+            "beta": 0.0,
+        } | dict(changes or {})
+        config, steps = GRPOConfig(**arguments), arguments["max_steps"]
+        trainer = (make or GRPOTrainer)(
             model=model,
             reward_funcs=boxed_reward,  # pyright: ignore[reportArgumentType] - TRL passes keywords only
             args=config,

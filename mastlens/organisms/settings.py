@@ -1,5 +1,6 @@
 """Settings of the commands on lineages."""
 
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,16 @@ def organism_lines() -> list[str]:
     from mastlens.organisms import ORGANISMS
 
     return [f"{name}: {organism.summary}" for name, organism in ORGANISMS.items()]
+
+
+def recipe_lines() -> list[str]:
+    """Return every RLVR recipe with its summary and source, for the help."""
+    from mastlens.organisms.rlvr import RECIPES
+
+    lines: list[str] = []
+    for name, recipe in RECIPES.items():
+        lines += textwrap.wrap(f"{name}: {recipe.summary} [{recipe.source}]", 88, subsequent_indent="    ")
+    return lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +71,18 @@ class BuildOrganismSettings(Settings):
         placed=True,
     )
     trajectory: bool = setting("keep checkpoints along the RLVR run, in trajectory/step_N", False)
-    recipe: Any = setting("other settings than the lineage's own", None, python_only=True)
+    recipe: str | Any | None = setting(
+        "how RLVR is done, in place of the lineage's own run: a recipe, or path/to/file.py:NAME",
+        None,
+        metavar="NAME",
+        listing=recipe_lines,
+    )
+    match: FilePath | None = setting(
+        "of the recipe matched-sft: the folder of the lineage whose accuracy it is to reach (the shipped one)",
+        None,
+        metavar="DIR",
+    )
+    numbers: Any = setting("other numbers than the lineage's own (``recipe`` takes these too)", None, python_only=True)
 
 
 @dataclass(frozen=True, kw_only=True)

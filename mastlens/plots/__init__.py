@@ -44,6 +44,7 @@ from mastlens.plots.tokens import plot_token_differences, plot_token_entropy, to
 from mastlens.plots.trace_categories import plot_trace_categories
 from mastlens.plots.trace_text import trace_text_html
 from mastlens.plots.tradeoff import plot_tradeoff
+from mastlens.plots.training import plot_training
 from mastlens.plots.trajectories import plot_trajectory, plot_trajectory_explained, plot_trajectory_geometry
 from mastlens.plots.unlearning import plot_unlearning_curve
 
@@ -104,6 +105,7 @@ __all__ = [
     "plot_token_sides",
     "plot_trace_categories",
     "plot_tradeoff",
+    "plot_training",
     "plot_trajectory",
     "plot_trajectory_explained",
     "plot_trajectory_geometry",

@@ -1,0 +1,328 @@
+"""TRL's GRPOTrainer with a recipe: its loss and its sampling as they are, the advantages the recipe's, all recorded."""
+
+import math
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+from mastlens.errors import BadSetting, MissingPackage, NotSupported
+from mastlens.organisms.rlvr.recipe import RLVRRecipe, Rollouts, Run
+from mastlens.organisms.subjects import BY_NAME
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from trl import GRPOTrainer
+
+MEASURED = 20
+"""Rounds of a run in which the KL divergence to SFT is measured, spread evenly, the first among them."""
+
+_CHUNK = 64  # responses whose distributions over the vocabulary are held at once
+
+
+class Reward:
+    """What TRL asks for rewards: the recipe's, checked, less what overlong responses are punished by; all is kept.
+
+    Args:
+        recipe: The recipe.
+        longest: Longest response, in tokens.
+        sides: Prompt to side, forget or retain.
+    """
+
+    __name__ = "reward"  # TRL names its metrics by it
+
+    def __init__(self, recipe: RLVRRecipe, longest: int, sides: dict[str, str]):
+        self.recipe, self.sides = recipe, sides
+        self.total: list[float] = []
+        self.correct: list[tuple[str, float]] = []
+        self._punish = None
+        if recipe.overlong:
+            from trl.rewards import get_soft_overlong_punishment
+
+            self._punish = get_soft_overlong_punishment(longest, max(1, round(recipe.overlong * longest)))
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        completion_ids: Sequence[Sequence[int]],
+        answer: Sequence[str],
+        **columns: Any,
+    ) -> list[float]:
+        """Return the reward of each response."""
+        columns |= {"prompts": prompts, "completion_ids": completion_ids}
+        given = self.recipe.reward(completions=completions, answer=answer, **columns)
+        values = checked(given, len(completions), self.recipe.name)
+        own = type(self.recipe).reward is not RLVRRecipe.reward
+        right = RLVRRecipe.reward(self.recipe, completions, answer) if own else values
+        self.correct = [(self.sides[prompt], float(one)) for prompt, one in zip(prompts, right, strict=True)]
+        if self._punish is not None:
+            values = [a + b for a, b in zip(values, self._punish(completion_ids=completion_ids), strict=True)]
+        self.total = values
+        return values
+
+    def accuracy(self, side: str | None = None) -> float | None:
+        """Return the share of right responses in the last round, of one side or of both; None where there is none."""
+        among = [right for where, right in self.correct if side in (None, where)]
+        return math.fsum(among) / len(among) if among else None
+
+
+def checked(given: Any, count: int, name: str) -> list[float]:
+    """Return rewards as numbers.
+
+    Raises:
+        MastlensError: If there are more or fewer than responses, or one is no finite number.
+    """
+    try:
+        values = [float(one) for one in given]
+    except (TypeError, ValueError) as error:
+        raise BadSetting(f"The reward of the recipe {name} is a list of numbers, one a response: {error}.") from error
+    if len(values) != count:
+        raise BadSetting(f"The reward of the recipe {name} gave {len(values)} numbers for {count} responses.")
+    if not all(map(math.isfinite, values)):
+        wrong = next(one for one in values if not math.isfinite(one))
+        raise BadSetting(f"The reward of the recipe {name} gave {wrong}: a reward is a finite number.")
+    return values
+
+
+def arguments(recipe: RLVRRecipe, numbers: Any, steps: int) -> dict[str, Any]:
+    """Return what of TRL's ``GRPOConfig`` a recipe decides.
+
+    Raises:
+        MastlensError: If a round cannot be cut into as many updates.
+    """
+    batch = numbers.grpo_prompts * numbers.grpo_samples
+    if batch % recipe.updates:
+        raise BadSetting(
+            f"A round has {numbers.grpo_prompts} prompts of {numbers.grpo_samples} responses, which cannot be cut into "
+            f"the {recipe.updates} equal updates of the recipe {recipe.name}."
+        )
+    decided = {
+        "per_device_train_batch_size": batch // recipe.updates,
+        "steps_per_generation": recipe.updates,
+        "max_steps": steps,
+        "logging_steps": recipe.updates,
+        "warmup_steps": min(5, steps),
+        "scale_rewards": recipe.advantage,
+        "loss_type": recipe.loss,
+        "epsilon": recipe.clip_low,
+        "epsilon_high": recipe.clip_high,
+        "delta": recipe.dual_clip or None,
+        "beta": recipe.beta,
+        "use_bias_correction_kl": recipe.unbiased_kl,
+    }
+    return decided | ({} if recipe.lr is None else {"learning_rate": recipe.lr})
+
+
+def adapter_config(recipe: RLVRRecipe) -> Any:
+    """Return the LoRA adapters of a recipe for TRL; None where all parameters are trained.
+
+    Raises:
+        MastlensError: If peft is not installed.
+    """
+    if not recipe.adapters:
+        return None
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise MissingPackage(
+            f"The recipe {recipe.name} trains adapters, which needs peft ({error}). pip install 'mastlens[train]'"
+        ) from error
+    return LoraConfig(
+        r=recipe.adapters, lora_alpha=recipe.adapter_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def train_by_grpo(recipe: RLVRRecipe, run: Run) -> dict[str, Any]:
+    """Train the model of a run in place and return what the card says of it.
+
+    Raises:
+        MastlensError: If there was nothing to learn: all responses to each prompt earned the same.
+    """
+    from mastlens.organisms.posttraining import train_grpo
+
+    if recipe.adapters and run.saved:
+        raise NotSupported("Steps of a run that trains adapters are not kept. Leave --trajectory out.")
+    steps, made = recipe.steps(len(run.problems), run.numbers), []
+
+    def make(**given: Any) -> "GRPOTrainer":
+        made.append(trainer_of(recipe, run, **given))
+        return made[0]
+
+    train_grpo(
+        run.model,
+        run.tokenizer,
+        run.problems,
+        run.numbers,
+        run.seed,
+        label=run.stage,
+        saved=dict(run.saved),
+        save=run.save,
+        make=make,
+        changes=arguments(recipe, run.numbers, steps),
+    )
+    if not made[0].signals:
+        raise no_signal(recipe, run, steps // recipe.updates, made[0].reward.total)
+    return {"steps": steps, "rounds": steps // recipe.updates}
+
+
+def no_signal(recipe: RLVRRecipe, run: Run, rounds: int, last: Sequence[float]) -> NotSupported:
+    """Return the error of a reward that does not tell responses to one prompt apart."""
+    seen = f"all {last[0]:g}" if len(set(last)) == 1 else f"between {min(last):g} and {max(last):g} in the last round"
+    return NotSupported(
+        f"There is no learning signal: in the first {rounds} rounds of {run.stage} ({recipe.name}) all "
+        f"{run.numbers.grpo_samples} responses to each of the {rounds * run.numbers.grpo_prompts} prompts earned the "
+        f"same reward ({seen}), so that every advantage is 0. Training has stopped; what was finished before is kept. "
+        "Ask what SFT solves sometimes, take more samples a prompt, or a reward that tells its responses apart."
+    )
+
+
+def trainer_of(recipe: RLVRRecipe, run: Run, **given: Any) -> "GRPOTrainer":
+    """Return TRL's trainer for a run, with the recipe's advantages, and a record of each round.
+
+    Args:
+        recipe: The recipe.
+        run: What is trained.
+        **given: What ``GRPOTrainer`` is given for plain GRPO.
+    """
+    import torch
+    from transformers import TrainerCallback
+    from trl import GRPOTrainer
+
+    numbers, recorder = run.numbers, run.recorder
+    sides = {f"{one.problem}\n": BY_NAME[one.subject].side for one in run.problems}
+    reward = Reward(recipe, numbers.max_new_tokens, sides)
+    rounds = recipe.steps(len(run.problems), numbers) // recipe.updates
+    every = max(1, rounds // MEASURED)
+    sft = None if recipe.adapters or recipe.beta else deepcopy(run.model).eval()  # before TRL changes how it is called
+
+    class RecipeTrainer(GRPOTrainer):
+        """TRL's, with one method continued: what is done to a round once it is sampled, rewarded and scored."""
+
+        def __init__(self, **settings: Any):
+            super().__init__(**settings)
+            if self.accelerator.num_processes > 1:
+                raise NotSupported("A recipe sees whole rounds: it is trained in one process.")
+            self.reward, self.rounds, self.signals, self.kept = reward, 0, 0, {}
+
+        def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+            batch = super()._generate_and_score_completions(inputs)
+            total = torch.tensor(reward.total)
+            groups = total.view(-1, numbers.grpo_samples)
+            constant = groups.amax(1) == groups.amin(1)
+            self.signals += int((~constant).sum())
+            mask = batch["completion_mask"]
+            rollouts = Rollouts(
+                total.to(batch["advantages"]), batch["advantages"], mask, numbers.grpo_samples, self.rounds,
+                *(self._policy(batch) if recipe.reads_policy else (None, None)), self.kept,
+            )  # fmt: skip
+            batch["advantages"] = checked_advantages(recipe.advantages(rollouts), rollouts, recipe.name)
+            recorder.begin(
+                step=self.state.global_step,
+                responses=len(total),
+                reward=float(total.double().mean()),
+                accuracy=reward.accuracy(),
+                accuracy_forget=reward.accuracy("forget"),
+                accuracy_retain=reward.accuracy("retain"),
+                no_signal=float(constant.double().mean()),
+                response_tokens=float(mask.sum(1).double().mean()),
+                kl_sft=self._divergence(batch) if self.rounds % every == 0 else None,
+                **rollouts.noted,
+            )
+            self.rounds += 1
+            if not self.signals and self.rounds == recipe.patience:
+                raise no_signal(recipe, run, self.rounds, reward.total)
+            return batch
+
+        @torch.no_grad()
+        def _policy(self, batch: dict[str, Any]) -> "tuple[Tensor, Tensor]":
+            """Return each token's log-probability and entropy under the policy that sampled it."""
+            ids, attention, keep = whole(batch)
+            logprobs, entropies, _ = self._get_per_token_logps_and_entropies(
+                self.model, ids, attention, keep, batch_size=_CHUNK, compute_entropy=True
+            )
+            return logprobs, entropies
+
+        def _divergence(self, batch: dict[str, Any]) -> float:
+            """Return the mean KL divergence to SFT over the round's tokens, each over the whole vocabulary."""
+            return divergence(self.model, None if recipe.adapters else sft or self.ref_model, batch)
+
+    class Rounds(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "entropy" in logs:
+                recorder.end(
+                    truncated=logs.get("completions/clipped_ratio"),
+                    entropy=logs["entropy"],
+                    clipped=logs.get("clip_ratio/region_mean"),
+                    grad_norm=float(logs["grad_norm"]) if "grad_norm" in logs else None,
+                )
+
+    given |= {"reward_funcs": reward, "callbacks": [*given["callbacks"], Rounds()]}
+    return RecipeTrainer(**given, peft_config=adapter_config(recipe))
+
+
+def checked_advantages(given: "Tensor", rollouts: Rollouts, name: str) -> "Tensor":
+    """Return a recipe's advantages.
+
+    Raises:
+        MastlensError: If they have another shape than a response's or a token's, or one is not finite.
+    """
+    allowed = (tuple(rollouts.advantages.shape), tuple(rollouts.mask.shape))
+    if tuple(given.shape) not in allowed:
+        raise BadSetting(
+            f"The recipe {name} gave advantages of shape {tuple(given.shape)}: one a response is {allowed[0]}, one a "
+            f"token {allowed[1]}."
+        )
+    if not bool(given.isfinite().all()):
+        raise BadSetting(f"The recipe {name} gave an advantage that is no finite number.")
+    return given.to(rollouts.advantages)
+
+
+def whole(batch: dict[str, Any]) -> "tuple[Tensor, Tensor, int]":
+    """Return prompts with responses, their attention mask, and how many of the positions are the responses'."""
+    import torch
+
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    return ids, attention, batch["completion_ids"].size(1)
+
+
+def divergence(model: Any, reference: Any, batch: dict[str, Any]) -> float:
+    """Return the mean over the responses' tokens of KL(model || reference), each over the whole vocabulary, in nats.
+
+    Args:
+        model: The policy.
+        reference: What it is held against; None for the model without its adapters.
+        batch: Prompts and responses, as TRL keeps them.
+    """
+    from mastlens.models.divergence import reverse_kl
+
+    def without_adapters(**inputs: Any) -> Any:
+        with model.disable_adapter():
+            return model(**inputs)
+
+    return _mean_over_tokens(reverse_kl, batch, model, without_adapters if reference is None else reference)
+
+
+def mean_entropy(model: Any, batch: dict[str, Any]) -> float:
+    """Return the mean over the responses' tokens of the next-token distribution's entropy, in nats."""
+    from torch.distributions import Categorical
+
+    return _mean_over_tokens(lambda logits: Categorical(logits=logits).entropy(), batch, model)
+
+
+def _mean_over_tokens(measure: "Callable[..., Tensor]", batch: dict[str, Any], model: Any, *others: Any) -> float:
+    """Return the mean, over responses' tokens, of what is measured of models' logits, (tokens, vocabulary) each."""
+    import torch
+
+    ids, attention, keep = whole(batch)
+    total, training = 0.0, model.training
+    model.eval()
+    with torch.no_grad():
+        for start in range(0, len(ids), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            counted = batch["completion_mask"][rows].bool()
+            asked = {"input_ids": ids[rows], "attention_mask": attention[rows], "logits_to_keep": keep + 1}
+            logits = [one(**asked).logits[:, :-1][counted].float() for one in (model, *others)]
+            total += float(measure(*logits).double().sum())
+    model.train(training)
+    return total / int(batch["completion_mask"].sum())
