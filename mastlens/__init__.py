@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mastlens.analysis.increments.geometry import Geometry, geometry
     from mastlens.analysis.increments.shards import merge
     from mastlens.analysis.inside.departing import Departure, inside_depart
+    from mastlens.analysis.inside.directing import Directions, inside_direct
     from mastlens.analysis.inside.patching import ActivationPatches, inside_patch
     from mastlens.analysis.inside.writing import Writers, inside_write
     from mastlens.analysis.scores.scored import Scores, score
@@ -136,6 +137,7 @@ _PUBLIC = {
     "CumulativeCurves": "analysis.causal.cumulative",
     "Depth": "evaluation",
     "Departure": "analysis.inside.departing",
+    "Directions": "analysis.inside.directing",
     "Drift": "unlearning.drift",
     "Edit": "edits.edit",
     "EditComparison": "evaluation",
@@ -222,6 +224,7 @@ _PUBLIC = {
     "grade_disagreements": "evaluation",
     "harness_scores": "evaluation.harness",
     "inside_depart": "analysis.inside.departing",
+    "inside_direct": "analysis.inside.directing",
     "inside_patch": "analysis.inside.patching",
     "inside_write": "analysis.inside.writing",
     "inspect": "checkpoints.inspection",
@@ -294,6 +297,7 @@ __all__ = [
     "CumulativeCurves",
     "Departure",
     "Depth",
+    "Directions",
     "Drift",
     "Edit",
     "EditComparison",
@@ -380,6 +384,7 @@ __all__ = [
     "grade_disagreements",
     "harness_scores",
     "inside_depart",
+    "inside_direct",
     "inside_patch",
     "inside_write",
     "inspect",

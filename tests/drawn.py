@@ -348,6 +348,16 @@ def _patches(size: Size) -> pd.DataFrame:
     return table.assign(direction="restore", position=-1)
 
 
+def _directions(size: Size) -> pd.DataFrame:
+    columns = [f"auc_{when}{end}" for when in ("before", "after") for end in ("", "_p", "_distinguishable")]
+    table = table_of({"probe": ["mean", "logistic"], "layer": range(-1, size.layers)}, columns)
+    rise = 0.5 + 0.45 * np.clip(table["layer"] / size.layers, 0, 1)
+    for name, value in (("auc_before", rise), ("auc_after", rise + 0.03)):
+        ends = {f"{name}_low": value - 0.1, f"{name}_high": value + 0.02}
+        table = table.assign(**{name: value, f"{name}_null": 0.5}, **ends)
+    return table.assign(site="resid_post", head=-1, position=0)
+
+
 def _requests(size: Size) -> pd.DataFrame:
     table = table_of(
         {"order": ["a, b", "b, a"], "stage": range(3), "split": ["a", "b", "kept"]}, ["accuracy", "change"]
@@ -507,6 +517,7 @@ DRAWN: tuple[Drawn, ...] = (
     Drawn("plot_departure", "mastlens.inside_depart(...).plot()", _one(_departure), {}),
     Drawn("plot_writers", "mastlens.inside_write(...).plot()", _one(_writers), {}),
     Drawn("plot_patches", "mastlens.inside_patch(...).plot()", _one(_patches), {}),
+    Drawn("plot_directions", "mastlens.inside_direct(...).plot()", _one(_directions), {}),
     Drawn("plot_requests", "mastlens.unlearn_requests(...).plot()", _one(_requests), {}),
     Drawn("plot_study", "mastlens.run(STUDY.toml).plot()", _one(_study), {}),
     Drawn(

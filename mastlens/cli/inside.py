@@ -8,8 +8,14 @@ from mastlens.cli.tables import show
 
 if TYPE_CHECKING:
     from mastlens.analysis.inside.departing import Departure
+    from mastlens.analysis.inside.directing import Directions
     from mastlens.analysis.inside.patching import ActivationPatches
-    from mastlens.analysis.inside.settings import InsideDepartSettings, InsidePatchSettings, InsideWriteSettings
+    from mastlens.analysis.inside.settings import (
+        InsideDepartSettings,
+        InsideDirectSettings,
+        InsidePatchSettings,
+        InsideWriteSettings,
+    )
     from mastlens.analysis.inside.writing import Writers
 
 
@@ -71,6 +77,26 @@ def inside_patch(result: "ActivationPatches", settings: "InsidePatchSettings") -
             "rows": len(table),
             "claims": {value: asdict(claim(table, value))},
             "agreement": agreement.to_dict("records"),
+            "out": str(settings.out),
+        },
+    )
+
+
+def inside_direct(result: "Directions", settings: "InsideDirectSettings") -> Outcome:
+    """Tell what directions there are, and what RLVR does along them."""
+    from mastlens.statistics import claim
+
+    table = result.table
+    columns = ["layer", "site", "head", "position", "probe", "auc_before", "auc_before_distinguishable", "auc_after"]
+    columns += ["auc_after_distinguishable", "cosine", "writes", "writes_null", "writes_distinguishable", "reads"]
+    columns += ["reads_null", "reads_distinguishable"]
+    measures = ("auc_before", "auc_after", "cosine", "writes", "reads")
+    return Outcome(
+        show(table, columns, rows=60),
+        {
+            "rows": len(table),
+            "texts": int(table["texts"].iloc[0]),
+            "claims": {measure: asdict(claim(table, measure)) for measure in measures},
             "out": str(settings.out),
         },
     )

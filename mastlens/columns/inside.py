@@ -107,4 +107,55 @@ PATCH = Table(
     ),
 )  # fmt: skip
 
-TABLES = (DEPART, FORKS, WRITE, PATCH)
+_SHUFFLED = "the same with shuffled labels"
+_GAPS = "distance of the classes' means along the direction in SFT"
+
+
+def _along(name: str, meaning: str, unit: str) -> tuple[Column, ...]:
+    shuffled = f"what chance gives: RLVR, along directions from shuffled labels; `{name}_p` is beyond both"
+    ends = (
+        Column(f"{name}_chance_{end}", f"{end} end of the 95 % that the null gives which explains it best", unit)
+        for end in ("low", "high")
+    )
+    return (*_beside(name, meaning, unit), Column(f"{name}_null_shuffled", shuffled, unit), *ends)
+
+
+DIRECT = Table(
+    "inside_direct.parquet",
+    "mastlens inside direct",
+    "a probe and a place",
+    (
+        LAYER,
+        Column("site", "the activation's name in `HookedModel`", kind="text"),
+        Column("head", "from 0; -1 for the whole activation", kind="whole"),
+        Column("position", "of the token in the response that the state is read for, from 0; -1: mean over all",
+               kind="whole"),
+        Column("probe", "`mean`: difference of the classes' means; `logistic`", kind="text"),
+        Column("trained", "texts that directions were found on", kind="whole"),
+        Column("texts", "texts held out", kind="whole"),
+        Column("positives", "of these, with the label", kind="whole"),
+        *(
+            column
+            for when, model in (("before", "SFT"), ("after", "RLVR"))
+            for column in (
+                *measured(Column(f"auc_{when}", f"area under the curve of held-out texts in {model}", kind="number"),
+                          _SHUFFLED),
+                Column(f"auc_{when}_low", f"lower end of the 95 % interval of `auc_{when}`, over texts",
+                       source="DeLong et al. 1988"),
+                Column(f"auc_{when}_high", f"upper end of the 95 % interval of `auc_{when}`, over texts"),
+            )
+        ),
+        Column("auc_change", "`auc_after` - `auc_before`", kind="number"),
+        Column("auc_change_low", "lower end of its 95 % interval, paired; NaN where no text tells both apart"),
+        Column("auc_change_high", "upper end of its 95 % interval, paired; NaN where no text tells both apart"),
+        *measured(Column("cosine", "of SFT's direction and RLVR's", kind="number"), _SHUFFLED),
+        Column("gap", _GAPS, "in units of the activation", kind="number"),
+        *_along("writes", "how far RLVR moves held-out texts along SFT's direction", "gap"),
+        Column("reads_before", "what a step of a gap along SFT's direction, towards a text's own class, adds to its "
+               "log-probability in SFT, to first order", "nat a text", kind="number"),
+        Column("reads_after", "the same in RLVR", "nat a text", kind="number"),
+        *_along("reads", "after - before", "nat a text"),
+    ),
+)  # fmt: skip
+
+TABLES = (DEPART, FORKS, WRITE, PATCH, DIRECT)

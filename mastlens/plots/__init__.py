@@ -12,6 +12,7 @@ from mastlens.plots.coupling import plot_coupling, plot_coupling_heads
 from mastlens.plots.coupling_spectrum import plot_coupling_spectrum
 from mastlens.plots.departure import plot_departure
 from mastlens.plots.depth import plot_depth
+from mastlens.plots.directions import plot_directions
 from mastlens.plots.evaluation import plot_accuracy
 from mastlens.plots.extrapolation import plot_extrapolation
 from mastlens.plots.figure import Figure, TextFigure
@@ -67,6 +68,7 @@ __all__ = [
     "plot_cumulative",
     "plot_departure",
     "plot_depth",
+    "plot_directions",
     "plot_edits",
     "plot_extrapolation",
     "plot_first_order",

@@ -104,6 +104,10 @@ ROWS = (
     Row("inside depart " + LINEAGE + " --split forget={i}/forget.jsonl --limit 2 --draws 2 --out {o}"),
     Row("inside write " + LINEAGE + " --split forget={i}/forget.jsonl --limit 2 --draws 2 --out {o}"),
     Row("inside patch " + LINEAGE + " --split f={i}/forget.jsonl --limit 1 --draws 2 --sites z --layers 1 --out {o}"),
+    Row(
+        "inside direct " + LINEAGE + " --texts {i}/forget.jsonl --label subject=Algebra --draws 2 --shuffles 2 "
+        "--layers 1 --sites resid_post --probes mean --out {o}"
+    ),
     Row("traces --model {i}/rlvr --forget {i}/forget.jsonl --max-new-tokens 4 --segment-tokens 8 --out {o}"),
     Row(
         f"unlearn --rlvr {{i}}/rlvr --where {TOP} {PAIR} --objective npo --steps 2 --lr 1e-4 "

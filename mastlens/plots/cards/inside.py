@@ -65,6 +65,35 @@ def writers_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     )
 
 
+def directions_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
+    """Return the card of directions that tell texts apart, counted beyond shuffled labels and random changes."""
+    label = f"{settings.get('label', 'the label')!r}"
+    first = table.iloc[0]
+    verdict = (
+        f"Of {first['texts']:.0f} held-out texts, {first['positives']:.0f} with {label}, a probe tells which: in SFT "
+        f"{claim(table, 'auc_before').sentence('probe')}, in RLVR {claim(table, 'auc_after').sentence('probe')}. "
+    )
+    if settings.get("draws", 1):
+        verdict += (
+            f"What RLVR moves along SFT's direction: {claim(table, 'writes').sentence('reading')}; how it answers to "
+            f"it: {claim(table, 'reads').sentence('reading')}."
+        )
+    else:
+        verdict += "No random changes were made (draws=0), so what RLVR does along it has no verdict."
+    beyond = is_beyond(table, "auc_before") | is_beyond(table, "auc_after")
+    order = table.assign(beyond=beyond, size=table[["auc_before", "auc_after"]].max(axis=1))
+    order = order.sort_values(["beyond", "size"], ascending=False, kind="stable")
+    columns = ["probe", "layer", "site", "head", "position", "auc_before", "auc_before_null", "auc_after"]
+    return Card(
+        "Inside: directions that tell texts apart",
+        verdict,
+        order[[*columns, "auc_after_null", "writes", "writes_null", "reads", "reads_null", "beyond"]],
+        len(table),
+        None,
+        ("result.plot()", "result.plot('writes')", "result.vectors"),
+    )
+
+
 def patches_card(table: pd.DataFrame, agreement: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     """Return the card of what exchanged activations do, counted beyond what random changes of that size do."""
     value = "effect" if "effect" in table else "first_order"
