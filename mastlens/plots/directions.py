@@ -23,14 +23,16 @@ MEASURES = ("auc", "writes", "reads")
 
 
 @honest
-def plot_directions(table: pd.DataFrame, measure: str = "auc", probe: str = "mean", *, subtitle: str = "") -> Figure:
+def plot_directions(
+    table: pd.DataFrame, measure: str = "auc", probe: str | None = None, *, subtitle: str = ""
+) -> Figure:
     """Draw by layer how well a direction tells held-out texts apart, or what RLVR does along it.
 
     Args:
         table: ``inside_direct.parquet``.
         measure: ``auc`` (in both models, with intervals, beside shuffled labels), ``writes`` or ``reads`` (of RLVR,
             beside random changes).
-        probe: ``mean`` or ``logistic``.
+        probe: ``mean`` or ``logistic``; by default the first that the table has.
         subtitle: Model, revision, dtype, seed.
 
     Raises:
@@ -42,10 +44,13 @@ def plot_directions(table: pd.DataFrame, measure: str = "auc", probe: str = "mea
     wanted = [f"{column}{end}" for column in columns for end in ("", "_null", "_distinguishable")]
     ends = [f"{column}_{end}" for column in columns for end in _ends(measure)]
     need(table, [*_PLACE, *wanted, *ends], figure="plot_directions", writer=_WRITER)
-    if probe not in distinct(table, "probe"):
-        raise unknown("probe", probe, distinct(table, "probe"))
+    there = distinct(table, "probe")
+    chosen = there[0] if probe is None else probe
+    if chosen not in there:
+        raise unknown("probe", chosen, there)
     extra = [column for column in (f"{one}_p" for one in columns) if column in table]
-    drawn = rows_with(take(table, [*_PLACE, *wanted, *ends, *extra]), "probe", probe).reset_index(drop=True)
+    drawn = take(table, [*_PLACE, *wanted, *ends, *extra])
+    drawn = rows_with(drawn, "probe", chosen).reset_index(drop=True)
     drawn["place"] = _places(drawn)
     fig = go.Figure()
     several = len(distinct(drawn, "place")) > 1

@@ -55,7 +55,7 @@ class Directions(Carded):
 
         return directions_card(self.table, self.settings)
 
-    def plot(self, measure: str = "auc", probe: str = "mean") -> "go.Figure":
+    def plot(self, measure: str = "auc", probe: str | None = None) -> "go.Figure":
         """Draw what a probe tells by layer, in both models; or ``writes`` or ``reads``, beside random changes."""
         from mastlens.plots.directions import plot_directions
 

@@ -39,7 +39,7 @@ def beside_null(column: str, value: float, draws: Sequence[float]) -> dict[str, 
     if math.isnan(value) or not len(draws):
         return {column: value, **{f"{column}_{end}": none for end, none in _NOTHING.items()}}
     # Draws that all happen to be positive do not make a measure so, of which a value is not.
-    return judged(column, value, [drawn_law(draws, signed=value <= 0)])
+    return judged(column, value, [drawn_law(draws, signed=bool(value <= 0))])
 
 
 def beside_both(column: str, value: float, draws: Sequence[float], turned: Sequence[float]) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def beside_both(column: str, value: float, draws: Sequence[float], turned: Seque
     ends = f"{column}_chance_low", f"{column}_chance_high"
     if math.isnan(value) or not len(draws) or any(map(math.isnan, turned)):
         return told | dict.fromkeys((f"{column}_null_shuffled", *ends), math.nan)
-    law, other = drawn_law(draws, signed=value <= 0), _shuffled_law(turned)
+    law, other = drawn_law(draws, signed=bool(value <= 0)), _shuffled_law(turned)
     told[f"{column}_null_shuffled"] = other.mean
     if other.p_value(value) > told[f"{column}_p"]:
         law, judgement = other, judged(column, value, [other])
