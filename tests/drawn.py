@@ -358,6 +358,11 @@ def _directions(size: Size) -> pd.DataFrame:
     return table.assign(site="resid_post", head=-1, position=0)
 
 
+def _features(size: Size) -> pd.DataFrame:
+    columns = ["change", "change_low", "change_high", "change_null", "change_distinguishable"]
+    return table_of({"split": ["forget"], "feature": range(size.items)}, columns)
+
+
 def _requests(size: Size) -> pd.DataFrame:
     table = table_of(
         {"order": ["a, b", "b, a"], "stage": range(3), "split": ["a", "b", "kept"]}, ["accuracy", "change"]
@@ -518,6 +523,7 @@ DRAWN: tuple[Drawn, ...] = (
     Drawn("plot_writers", "mastlens.inside_write(...).plot()", _one(_writers), {}),
     Drawn("plot_patches", "mastlens.inside_patch(...).plot()", _one(_patches), {}),
     Drawn("plot_directions", "mastlens.inside_direct(...).plot()", _one(_directions), {}),
+    Drawn("plot_features", "mastlens.inside_dictionary(...).plot()", _one(_features), {}),
     Drawn("plot_requests", "mastlens.unlearn_requests(...).plot()", _one(_requests), {}),
     Drawn("plot_study", "mastlens.run(STUDY.toml).plot()", _one(_study), {}),
     Drawn(

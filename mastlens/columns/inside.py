@@ -158,4 +158,54 @@ DIRECT = Table(
     ),
 )  # fmt: skip
 
-TABLES = (DEPART, FORKS, WRITE, PATCH, DIRECT)
+_EXCHANGED = f"{_DRAWS}; `_p` is beyond these and beyond SFT and RLVR exchanged text by text"
+
+
+def _changed(name: str, meaning: str, unit: str = "") -> tuple[Column, ...]:
+    return (
+        *measured(Column(name, meaning, unit, kind="number"), _EXCHANGED),
+        Column(f"{name}_q", f"`{name}_p` over all features of the split; distinguishable up to 0.05",
+               source="Benjamini and Hochberg 1995"),
+        Column(f"{name}_low", "lower end of its 95 % interval, paired, over texts", unit),
+        Column(f"{name}_high", "upper end of its 95 % interval, paired, over texts", unit),
+    )  # fmt: skip
+
+
+DICTIONARY = Table(
+    "inside_dictionary.parquet",
+    "mastlens inside dictionary",
+    "a split and a feature that is on at some token in SFT or RLVR",
+    (
+        *(Column("site", "the activation that the dictionary reads", kind="text") if one.name == "site" else one
+          for one in _PLACE),
+        Column("feature", "from 0", kind="whole"),
+        Column("before", "mean activation in SFT", "of the dictionary", kind="number"),
+        Column("after", "mean activation in RLVR", "of the dictionary", kind="number"),
+        *_changed("change", "after - before", "of the dictionary"),
+        Column("firing_before", "share of tokens at which it is above 0 in SFT", kind="number"),
+        Column("firing_after", "the same in RLVR", kind="number"),
+        *_changed("firing_change", "after - before of that"),
+    ),
+)  # fmt: skip
+
+FIT = Table(
+    "inside_dictionary_fit.parquet",
+    "mastlens inside dictionary",
+    "a split",
+    (
+        SPLIT_NAME,
+        LAYER,
+        Column("site", "the activation that the dictionary reads", kind="text"),
+        Column("tokens", "tokens behind the row", kind="whole"),
+        Column("features", "of the dictionary", kind="whole"),
+        Column("alive", "features that are on at some token in SFT or RLVR", kind="whole"),
+        Column("fvu_before", "share of the variance of SFT's states that the dictionary does not give back",
+               kind="number"),
+        Column("fvu_after", "the same of RLVR's", kind="number"),
+        *_beside("fvu", "after - before"),
+        Column("l0_before", "features on in SFT, mean over tokens", kind="number"),
+        Column("l0_after", "the same in RLVR", kind="number"),
+    ),
+)  # fmt: skip
+
+TABLES = (DEPART, FORKS, WRITE, PATCH, DIRECT, DICTIONARY, FIT)

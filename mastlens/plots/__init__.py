@@ -15,6 +15,7 @@ from mastlens.plots.depth import plot_depth
 from mastlens.plots.directions import plot_directions
 from mastlens.plots.evaluation import plot_accuracy
 from mastlens.plots.extrapolation import plot_extrapolation
+from mastlens.plots.features import plot_features
 from mastlens.plots.figure import Figure, TextFigure
 from mastlens.plots.files import SavedFigure, save_figure, save_figures, save_text_figure
 from mastlens.plots.forgetting import plot_collateral, plot_edits
@@ -71,6 +72,7 @@ __all__ = [
     "plot_directions",
     "plot_edits",
     "plot_extrapolation",
+    "plot_features",
     "plot_first_order",
     "plot_head_map",
     "plot_increment_magnitude",

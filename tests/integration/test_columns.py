@@ -14,6 +14,7 @@ from mastlens.evaluation.comparison import compare_tables
 from mastlens.organisms import lineage_folder
 from mastlens.runs.reading import read_table
 from tests.columns import declared, undeclared, unwritten
+from tests.lineages import write_identity
 
 BASE, SFT, RLVR, AIM = (f"organism:qwen2/{stage}" for stage in ("base", "sft", "rlvr", "rlvr-retain"))
 
@@ -54,6 +55,8 @@ def commands(folder: Path) -> list[str]:
         f"inside write {lineage} --split forget={f} --draws 2 --out {folder}/inside",
         f"inside direct {lineage} --texts {s} --label subject=Algebra --layers 1 --sites resid_post --draws 2 "
         f"--shuffles 2 --out {folder}/inside",
+        f"inside dictionary {lineage} --dictionary {write_identity(folder / 'sae', 96, layer=7)} --split forget={f} "
+        f"--draws 2 --out {folder}/inside",
         f"inside patch {lineage} --split forget={f} --limit 2 --layers 1 --draws 2 --out {folder}/inside",
         f"rank {folder}/run --top 2",
         f"cumulative-curves {lineage} {pair} --draws 1 --points 1 --ranking {folder}/all/ranking.parquet "

@@ -9,6 +9,7 @@ import mastlens as m
 from mastlens.cli.registry import COMMANDS
 from mastlens.evaluation.safety.refusals import RefusalPhrases
 from mastlens.problems.settings import Reading
+from tests.lineages import write_identity
 
 from .test_traces import PEOPLE, TOWNS
 
@@ -60,6 +61,9 @@ def cases(tiny, files, edit, part):
         "inside write": lambda **o: m.inside_write(**two, **o),
         "inside direct": lambda **o: m.inside_direct(
             sft=tiny.sft, rlvr=tiny.rlvr, texts=file("forget"), label="subject=Algebra", draws=0, probes=["mean"], **o
+        ),
+        "inside dictionary": lambda **o: m.inside_dictionary(
+            **two, dictionary=write_identity(tiny.sft.parent / "sae", 32, layer=1), **o
         ),
         "inside patch": lambda **o: m.inside_patch(**two, sites=("z",), exact=False, **o),
         "depth-score": lambda **o: m.depth_score(**splits, reference=tiny.sft, edit=edit, **o),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mastlens.errors import BadSetting
@@ -208,3 +209,30 @@ class InsideDirectSettings(PairSettings):
         from mastlens.analysis.inside.labels import read_labelled  # declarations are read without pandas
 
         return read_labelled(pair, self.texts, self.label, limit=self.limit, asking=self.asking)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsideDictionarySettings(SplitSettings):
+    """Settings of ``inside dictionary``."""
+
+    command, group = "inside dictionary", LOOK
+    summary = "which features of a sparse autoencoder RLVR raised or lowered"
+    example = f"inside dictionary {_PAIR} --dictionary sae --split forget=forget.jsonl --limit 24 --out run"
+    function = "mastlens.analysis.inside.featuring:inside_dictionary"
+    then = "inside patch --sft {sft} --rlvr {rlvr} --split forget=forget.jsonl --out {out}"
+
+    dictionary: FilePath = setting(
+        "a sparse autoencoder in SAELens' format: a folder with cfg.json and sae_weights.safetensors", metavar="DIR"
+    )
+    site: str | None = setting("the activation that it reads, where its configuration does not say", None)
+    layer: int | None = setting("the layer of that, likewise", None)
+
+    @property
+    def inputs(self) -> Mapping[str, FilePath]:
+        """Split to file, and the dictionary's files."""
+        folder = Path(self.dictionary)
+        return {
+            **self.splits,
+            "dictionary": folder / "sae_weights.safetensors",
+            "its configuration": folder / "cfg.json",
+        }
