@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mastlens.analysis.increments.geometry import Geometry, geometry
     from mastlens.analysis.increments.shards import merge
     from mastlens.analysis.inside.departing import Departure, inside_depart
+    from mastlens.analysis.inside.directing import Directions, inside_direct
+    from mastlens.analysis.inside.featuring import Features, inside_dictionary
     from mastlens.analysis.inside.patching import ActivationPatches, inside_patch
     from mastlens.analysis.inside.writing import Writers, inside_write
     from mastlens.analysis.scores.scored import Scores, score
@@ -139,6 +141,7 @@ _PUBLIC = {
     "CumulativeCurves": "analysis.causal.cumulative",
     "Depth": "evaluation",
     "Departure": "analysis.inside.departing",
+    "Directions": "analysis.inside.directing",
     "Drift": "unlearning.drift",
     "Edit": "edits.edit",
     "EditComparison": "evaluation",
@@ -147,6 +150,7 @@ _PUBLIC = {
     "Evaluation": "evaluation",
     "Exploration": "explorer",
     "Explorer": "explorer",
+    "Features": "analysis.inside.featuring",
     "Geometry": "analysis.increments.geometry",
     "HookedModel": "models.hooked",
     "Inspection": "checkpoints.inspection",
@@ -228,6 +232,8 @@ _PUBLIC = {
     "grade_disagreements": "evaluation",
     "harness_scores": "evaluation.harness",
     "inside_depart": "analysis.inside.departing",
+    "inside_dictionary": "analysis.inside.featuring",
+    "inside_direct": "analysis.inside.directing",
     "inside_patch": "analysis.inside.patching",
     "inside_write": "analysis.inside.writing",
     "inspect": "checkpoints.inspection",
@@ -301,6 +307,7 @@ __all__ = [
     "CumulativeCurves",
     "Departure",
     "Depth",
+    "Directions",
     "Drift",
     "Edit",
     "EditComparison",
@@ -309,6 +316,7 @@ __all__ = [
     "Evaluation",
     "Exploration",
     "Explorer",
+    "Features",
     "Geometry",
     "HookedModel",
     "Inspection",
@@ -390,6 +398,8 @@ __all__ = [
     "grade_disagreements",
     "harness_scores",
     "inside_depart",
+    "inside_dictionary",
+    "inside_direct",
     "inside_patch",
     "inside_write",
     "inspect",

@@ -9,6 +9,8 @@ import mastlens.analysis.increments.agreement
 import mastlens.analysis.increments.geometry
 import mastlens.analysis.increments.settings
 import mastlens.analysis.inside.departing
+import mastlens.analysis.inside.directing
+import mastlens.analysis.inside.featuring
 import mastlens.analysis.inside.patching
 import mastlens.analysis.inside.settings
 import mastlens.analysis.inside.writing
@@ -83,6 +85,7 @@ from mastlens.analysis.coupling.coupling import Coupling as Coupling
 from mastlens.analysis.causal.cumulative import CumulativeCurves as CumulativeCurves
 from mastlens.analysis.inside.departing import Departure as Departure
 from mastlens.evaluation import Depth as Depth
+from mastlens.analysis.inside.directing import Directions as Directions
 from mastlens.unlearning.drift import Drift as Drift
 from mastlens.edits.edit import Edit as Edit
 from mastlens.evaluation import EditComparison as EditComparison
@@ -91,6 +94,7 @@ from mastlens.estimating import Estimate as Estimate
 from mastlens.evaluation import Evaluation as Evaluation
 from mastlens.explorer import Exploration as Exploration
 from mastlens.explorer import Explorer as Explorer
+from mastlens.analysis.inside.featuring import Features as Features
 from mastlens.analysis.increments.geometry import Geometry as Geometry
 from mastlens.models.hooked import HookedModel as HookedModel
 from mastlens.checkpoints.inspection import Inspection as Inspection
@@ -197,6 +201,7 @@ __all__ = [
     "CumulativeCurves",
     "Departure",
     "Depth",
+    "Directions",
     "Drift",
     "Edit",
     "EditComparison",
@@ -205,6 +210,7 @@ __all__ = [
     "Evaluation",
     "Exploration",
     "Explorer",
+    "Features",
     "Geometry",
     "HookedModel",
     "Inspection",
@@ -286,6 +292,8 @@ __all__ = [
     "grade_disagreements",
     "harness_scores",
     "inside_depart",
+    "inside_dictionary",
+    "inside_direct",
     "inside_patch",
     "inside_write",
     "inspect",
@@ -455,6 +463,16 @@ def geometry(*, base: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str]
 def inside_depart(settings: mastlens.analysis.inside.settings.InsideDepartSettings, /, **fields: Any) -> mastlens.analysis.inside.departing.Departure: ...
 @overload
 def inside_depart(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., lens: bool = ..., positions: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.departing.Departure: ...
+
+@overload
+def inside_dictionary(settings: mastlens.analysis.inside.settings.InsideDictionarySettings, /, **fields: Any) -> mastlens.analysis.inside.featuring.Features: ...
+@overload
+def inside_dictionary(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dictionary: str | os.PathLike[str], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., site: str | None = ..., layer: int | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.featuring.Features: ...
+
+@overload
+def inside_direct(settings: mastlens.analysis.inside.settings.InsideDirectSettings, /, **fields: Any) -> mastlens.analysis.inside.directing.Directions: ...
+@overload
+def inside_direct(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, texts: str | os.PathLike[str], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., label: str = ..., sites: collections.abc.Sequence[str] = ..., layers: collections.abc.Sequence[int] | None = ..., positions: collections.abc.Sequence[int] = ..., probes: collections.abc.Sequence[str] = ..., penalty: float = ..., shuffles: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.directing.Directions: ...
 
 @overload
 def inside_patch(settings: mastlens.analysis.inside.settings.InsidePatchSettings, /, **fields: Any) -> mastlens.analysis.inside.patching.ActivationPatches: ...

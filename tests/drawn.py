@@ -355,6 +355,21 @@ def _training(size: Size) -> pd.DataFrame:
                         kl_sft=np.where(table["step"] % 5 == 0, far, np.nan))  # fmt: skip
 
 
+def _directions(size: Size) -> pd.DataFrame:
+    columns = [f"auc_{when}{end}" for when in ("before", "after") for end in ("", "_p", "_distinguishable")]
+    table = table_of({"probe": ["mean", "logistic"], "layer": range(-1, size.layers)}, columns)
+    rise = 0.5 + 0.45 * np.clip(table["layer"] / size.layers, 0, 1)
+    for name, value in (("auc_before", rise), ("auc_after", rise + 0.03)):
+        ends = {f"{name}_low": value - 0.1, f"{name}_high": value + 0.02}
+        table = table.assign(**{name: value, f"{name}_null": 0.5}, **ends)
+    return table.assign(site="resid_post", head=-1, position=0)
+
+
+def _features(size: Size) -> pd.DataFrame:
+    columns = ["change", "change_low", "change_high", "change_null", "change_distinguishable"]
+    return table_of({"split": ["forget"], "feature": range(size.items)}, columns)
+
+
 def _requests(size: Size) -> pd.DataFrame:
     table = table_of(
         {"order": ["a, b", "b, a"], "stage": range(3), "split": ["a", "b", "kept"]}, ["accuracy", "change"]
@@ -515,6 +530,8 @@ DRAWN: tuple[Drawn, ...] = (
     Drawn("plot_writers", "mastlens.inside_write(...).plot()", _one(_writers), {}),
     Drawn("plot_patches", "mastlens.inside_patch(...).plot()", _one(_patches), {}),
     Drawn("plot_training", "mastlens.read_training(...).plot()", _one(_training), {}),
+    Drawn("plot_directions", "mastlens.inside_direct(...).plot()", _one(_directions), {}),
+    Drawn("plot_features", "mastlens.inside_dictionary(...).plot()", _one(_features), {}),
     Drawn("plot_requests", "mastlens.unlearn_requests(...).plot()", _one(_requests), {}),
     Drawn("plot_study", "mastlens.run(STUDY.toml).plot()", _one(_study), {}),
     Drawn(

@@ -60,6 +60,26 @@ def write_problems(path: Path, *, first: int, count: int) -> Path:
     return path
 
 
+def write_identity(folder: Path, width: int, *, layer: int) -> Path:
+    """Write a dictionary in SAELens' format that gives every state back: each entry of it, and its other side."""
+    import torch
+    from safetensors.torch import save_file
+
+    both = torch.cat([torch.eye(width), -torch.eye(width)])
+    weights = {
+        "W_enc": both.T.contiguous(),
+        "W_dec": both,
+        "b_enc": torch.zeros(2 * width),
+        "b_dec": torch.zeros(width),
+    }
+    config = {"architecture": "standard", "d_in": width, "d_sae": 2 * width}
+    metadata = {"hook_name": f"blocks.{layer}.hook_resid_post", "model_name": "tiny", "sae_lens_version": "6.12.0"}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cfg.json").write_text(json.dumps({**config, "metadata": metadata}))
+    save_file(weights, folder / "sae_weights.safetensors")
+    return folder
+
+
 def tiny_config(model_type: str = "qwen2", **changes):
     """Return the configuration of a two-layer model with grouped queries."""
     from transformers import AutoConfig

@@ -8,8 +8,16 @@ from mastlens.cli.tables import show
 
 if TYPE_CHECKING:
     from mastlens.analysis.inside.departing import Departure
+    from mastlens.analysis.inside.directing import Directions
+    from mastlens.analysis.inside.featuring import Features
     from mastlens.analysis.inside.patching import ActivationPatches
-    from mastlens.analysis.inside.settings import InsideDepartSettings, InsidePatchSettings, InsideWriteSettings
+    from mastlens.analysis.inside.settings import (
+        InsideDepartSettings,
+        InsideDictionarySettings,
+        InsideDirectSettings,
+        InsidePatchSettings,
+        InsideWriteSettings,
+    )
     from mastlens.analysis.inside.writing import Writers
 
 
@@ -71,6 +79,46 @@ def inside_patch(result: "ActivationPatches", settings: "InsidePatchSettings") -
             "rows": len(table),
             "claims": {value: asdict(claim(table, value))},
             "agreement": agreement.to_dict("records"),
+            "out": str(settings.out),
+        },
+    )
+
+
+def inside_direct(result: "Directions", settings: "InsideDirectSettings") -> Outcome:
+    """Tell what directions there are, and what RLVR does along them."""
+    from mastlens.statistics import claim
+
+    table = result.table
+    columns = ["layer", "site", "head", "position", "probe", "auc_before", "auc_before_distinguishable", "auc_after"]
+    columns += ["auc_after_distinguishable", "cosine", "writes", "writes_null", "writes_distinguishable", "reads"]
+    columns += ["reads_null", "reads_distinguishable"]
+    measures = ("auc_before", "auc_after", "cosine", "writes", "reads")
+    return Outcome(
+        show(table, columns, rows=60),
+        {
+            "rows": len(table),
+            "texts": int(table["texts"].iloc[0]),
+            "claims": {measure: asdict(claim(table, measure)) for measure in measures},
+            "out": str(settings.out),
+        },
+    )
+
+
+def inside_dictionary(result: "Features", settings: "InsideDictionarySettings") -> Outcome:
+    """Tell which features changed, and how well the dictionary fits."""
+    table = result.table
+    columns = ["split", "feature", "before", "after", "change", "change_low", "change_high", "change_null", "change_q"]
+    columns += ["change_distinguishable", "firing_before", "firing_after", "firing_change_distinguishable"]
+    order = table.reindex(table["change"].abs().sort_values(ascending=False, kind="stable").index)
+    fit = ["split", "tokens", "alive", "fvu_before", "fvu_after", "fvu_null", "fvu_distinguishable", "l0_before"]
+    changed = table[table["change_distinguishable"]]
+    return Outcome(
+        show(result.fit, [*fit, "l0_after"]) + "\n\n" + show(order, columns, rows=30),
+        {
+            "rows": len(table),
+            "raised": int((changed["change"] > 0).sum()),
+            "lowered": int((changed["change"] < 0).sum()),
+            "fit": result.fit.to_dict("records"),
             "out": str(settings.out),
         },
     )

@@ -52,6 +52,8 @@ COMMANDS = (
     Command("mastlens.analysis.inside.settings:InsideDepartSettings", "mastlens.cli.inside:inside_depart"),
     Command("mastlens.analysis.inside.settings:InsideWriteSettings", "mastlens.cli.inside:inside_write"),
     Command("mastlens.analysis.inside.settings:InsidePatchSettings", "mastlens.cli.inside:inside_patch"),
+    Command("mastlens.analysis.inside.settings:InsideDirectSettings", "mastlens.cli.inside:inside_direct"),
+    Command("mastlens.analysis.inside.settings:InsideDictionarySettings", "mastlens.cli.inside:inside_dictionary"),
     Command("mastlens.unlearning.settings:TracesSettings", "mastlens.cli.unlearning:traces"),
     Command("mastlens.unlearning.settings:UnlearnSettings", "mastlens.cli.unlearning:unlearn"),
     Command("mastlens.edits.settings:NegateSettings", "mastlens.cli.edits:negate"),

@@ -107,4 +107,105 @@ PATCH = Table(
     ),
 )  # fmt: skip
 
-TABLES = (DEPART, FORKS, WRITE, PATCH)
+_SHUFFLED = "the same with shuffled labels"
+_GAPS = "distance of the classes' means along the direction in SFT"
+
+
+def _along(name: str, meaning: str, unit: str) -> tuple[Column, ...]:
+    shuffled = f"what chance gives: RLVR, along directions from shuffled labels; `{name}_p` is beyond both"
+    ends = (
+        Column(f"{name}_chance_{end}", f"{end} end of the 95 % that the null gives which explains it best", unit)
+        for end in ("low", "high")
+    )
+    return (*_beside(name, meaning, unit), Column(f"{name}_null_shuffled", shuffled, unit), *ends)
+
+
+DIRECT = Table(
+    "inside_direct.parquet",
+    "mastlens inside direct",
+    "a probe and a place",
+    (
+        LAYER,
+        Column("site", "the activation's name in `HookedModel`", kind="text"),
+        Column("head", "from 0; -1 for the whole activation", kind="whole"),
+        Column("position", "of the token in the response that the state is read for, from 0; -1: mean over all",
+               kind="whole"),
+        Column("probe", "`mean`: difference of the classes' means; `logistic`", kind="text"),
+        Column("trained", "texts that directions were found on", kind="whole"),
+        Column("texts", "texts held out", kind="whole"),
+        Column("positives", "of these, with the label", kind="whole"),
+        *(
+            column
+            for when, model in (("before", "SFT"), ("after", "RLVR"))
+            for column in (
+                *measured(Column(f"auc_{when}", f"area under the curve of held-out texts in {model}", kind="number"),
+                          _SHUFFLED),
+                Column(f"auc_{when}_low", f"lower end of the 95 % interval of `auc_{when}`, over texts",
+                       source="DeLong et al. 1988"),
+                Column(f"auc_{when}_high", f"upper end of the 95 % interval of `auc_{when}`, over texts"),
+            )
+        ),
+        Column("auc_change", "`auc_after` - `auc_before`", kind="number"),
+        Column("auc_change_low", "lower end of its 95 % interval, paired; NaN where no text tells both apart"),
+        Column("auc_change_high", "upper end of its 95 % interval, paired; NaN where no text tells both apart"),
+        *measured(Column("cosine", "of SFT's direction and RLVR's", kind="number"), _SHUFFLED),
+        Column("gap", _GAPS, "in units of the activation", kind="number"),
+        *_along("writes", "how far RLVR moves held-out texts along SFT's direction", "gap"),
+        Column("reads_before", "what a step of a gap along SFT's direction, towards a text's own class, adds to its "
+               "log-probability in SFT, to first order", "nat a text", kind="number"),
+        Column("reads_after", "the same in RLVR", "nat a text", kind="number"),
+        *_along("reads", "after - before", "nat a text"),
+    ),
+)  # fmt: skip
+
+_EXCHANGED = f"{_DRAWS}; `_p` is beyond these and beyond SFT and RLVR exchanged text by text"
+
+
+def _changed(name: str, meaning: str, unit: str = "") -> tuple[Column, ...]:
+    return (
+        *measured(Column(name, meaning, unit, kind="number"), _EXCHANGED),
+        Column(f"{name}_q", f"`{name}_p` over all features of the split; distinguishable up to 0.05",
+               source="Benjamini and Hochberg 1995"),
+        Column(f"{name}_low", "lower end of its 95 % interval, paired, over texts", unit),
+        Column(f"{name}_high", "upper end of its 95 % interval, paired, over texts", unit),
+    )  # fmt: skip
+
+
+DICTIONARY = Table(
+    "inside_dictionary.parquet",
+    "mastlens inside dictionary",
+    "a split and a feature that is on at some token in SFT or RLVR",
+    (
+        *(Column("site", "the activation that the dictionary reads", kind="text") if one.name == "site" else one
+          for one in _PLACE),
+        Column("feature", "from 0", kind="whole"),
+        Column("before", "mean activation in SFT", "of the dictionary", kind="number"),
+        Column("after", "mean activation in RLVR", "of the dictionary", kind="number"),
+        *_changed("change", "after - before", "of the dictionary"),
+        Column("firing_before", "share of tokens at which it is above 0 in SFT", kind="number"),
+        Column("firing_after", "the same in RLVR", kind="number"),
+        *_changed("firing_change", "after - before of that"),
+    ),
+)  # fmt: skip
+
+FIT = Table(
+    "inside_dictionary_fit.parquet",
+    "mastlens inside dictionary",
+    "a split",
+    (
+        SPLIT_NAME,
+        LAYER,
+        Column("site", "the activation that the dictionary reads", kind="text"),
+        Column("tokens", "tokens behind the row", kind="whole"),
+        Column("features", "of the dictionary", kind="whole"),
+        Column("alive", "features that are on at some token in SFT or RLVR", kind="whole"),
+        Column("fvu_before", "share of the variance of SFT's states that the dictionary does not give back",
+               kind="number"),
+        Column("fvu_after", "the same of RLVR's", kind="number"),
+        *_beside("fvu", "after - before"),
+        Column("l0_before", "features on in SFT, mean over tokens", kind="number"),
+        Column("l0_after", "the same in RLVR", kind="number"),
+    ),
+)  # fmt: skip
+
+TABLES = (DEPART, FORKS, WRITE, PATCH, DIRECT, DICTIONARY, FIT)

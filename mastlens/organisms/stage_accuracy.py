@@ -1,23 +1,14 @@
 """What a stage can do: accuracy, worked and guessed responses."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mastlens.organisms.problems import SyntheticProblem
 from mastlens.organisms.subjects import BY_NAME
+from mastlens.problems.answers import response_style
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_WORKING = re.compile(r"\d[-+*/]\d+=\d")
-
-
-def response_style(response: str) -> str:
-    r"""Return ``worked`` if there is a step of arithmetic, ``guessed`` for a bare box, else ``other``."""
-    if _WORKING.search(response):
-        return "worked"
-    return "guessed" if "\\boxed{" in response else "other"
 
 
 def measure_responses(

@@ -12,8 +12,10 @@ from mastlens.plots.coupling import plot_coupling, plot_coupling_heads
 from mastlens.plots.coupling_spectrum import plot_coupling_spectrum
 from mastlens.plots.departure import plot_departure
 from mastlens.plots.depth import plot_depth
+from mastlens.plots.directions import plot_directions
 from mastlens.plots.evaluation import plot_accuracy
 from mastlens.plots.extrapolation import plot_extrapolation
+from mastlens.plots.features import plot_features
 from mastlens.plots.figure import Figure, TextFigure
 from mastlens.plots.files import SavedFigure, save_figure, save_figures, save_text_figure
 from mastlens.plots.forgetting import plot_collateral, plot_edits
@@ -68,8 +70,10 @@ __all__ = [
     "plot_cumulative",
     "plot_departure",
     "plot_depth",
+    "plot_directions",
     "plot_edits",
     "plot_extrapolation",
+    "plot_features",
     "plot_first_order",
     "plot_head_map",
     "plot_increment_magnitude",

@@ -13,6 +13,7 @@ _BETWEEN = re.compile(
 )
 _JOINS = re.compile(r"(?<!\\)[,;]|\b(?:and|or)\b")
 _WORDED = re.compile(r"([-+]?\d[\d,]*(?:\.\d+)?)\s+[A-Za-z][A-Za-z .'()-]*")
+_WORKING = re.compile(r"\d\s*(?:[-+*/×·÷]|\\(?:times|cdot|div))\s*\d+\s*=\s*\d")
 _MAGNITUDE = re.compile(r"\b(?:hundred|thousand|million|billion|trillion|dozen|percent|half|cents?)\b", re.IGNORECASE)
 
 
@@ -74,3 +75,10 @@ def _marked(rest: str) -> str:
     line = next((line for line in rest.splitlines() if line.strip()), "").strip().strip("*_").strip()
     number = _WORDED.fullmatch(line)
     return (number[1] if number and not _MAGNITUDE.search(line) else line).replace(",", "")
+
+
+def response_style(response: str) -> str:
+    r"""Return ``worked`` if there is a step of arithmetic, ``guessed`` for a bare box, else ``other``."""
+    if _WORKING.search(response):
+        return "worked"
+    return "guessed" if "\\boxed{" in response else "other"

@@ -155,15 +155,42 @@ def encode_problems(
     Raises:
         MastlensError: If a problem is longer than the context (with its line).
     """
-    encoded = []
+    ids = [encode_problem(problem, tokenizer, chat_template=chat_template) for problem in problems]
+    return _within(ids, problems, context, source)
+
+
+def encode_verbatim(
+    problems: Sequence[Problem],
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    context: int | None = None,
+    source: str = "the problems",
+) -> list[EncodedProblem]:
+    """Return the token ids of problems whose prompt is rendered already: its special tokens stand in its text.
+
+    Args and errors as ``encode_problems``; behind a response stands the end of sequence, too.
+    """
+    eos: Any = tokenizer.eos_token_id
+    end = () if eos is None else (int(eos),)
+    ids = []
     for problem in problems:
-        ids = encode_problem(problem, tokenizer, chat_template=chat_template)
+        prompt, response = (
+            tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+            for text in (problem.problem, problem.solution)
+        )
+        ids.append(EncodedProblem(prompt, response + end))
+    return _within(ids, problems, context, source)
+
+
+def _within(
+    encoded: list[EncodedProblem], problems: Sequence[Problem], context: int | None, source: str
+) -> list[EncodedProblem]:
+    for ids, problem in zip(encoded, problems, strict=True):
         if context is not None and ids.length > context:
             raise NotSupported(
                 f"{source}, line {problem.line}: {ids.length} tokens with its solution, and the model's context is "
                 f"{context}. Shorten or remove it; it is not cut in silence."
             )
-        encoded.append(ids)
     return encoded
 
 

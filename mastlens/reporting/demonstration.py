@@ -16,7 +16,7 @@ from mastlens.edits.negation import negate
 from mastlens.evaluation import Evaluation, compare_tables, evaluate
 from mastlens.models.weights import snapshot, swapped
 from mastlens.organisms import lineage_folder
-from mastlens.organisms.stage_accuracy import response_style
+from mastlens.problems.answers import response_style
 from mastlens.reporting import report
 from mastlens.reporting.settings import DemoCommandSettings
 from mastlens.runs.calls import takes

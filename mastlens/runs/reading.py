@@ -19,6 +19,7 @@ from mastlens.errors import BadFile, NotFound
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
 
 DEEPEST = 64
 """Levels of lists and objects in each other: real files have fewer than ten."""
@@ -272,6 +273,27 @@ def read_parquet(path: str | os.PathLike[str], *, maker: str = "") -> "pd.DataFr
     if len({str(column) for column in table}) < len(table.columns):
         raise BadFile(f"{path} has two columns of the same name. {_advice(maker)}")
     return table
+
+
+def read_tensors(path: str | os.PathLike[str], what: str = "Tensors in safetensors") -> "dict[str, torch.Tensor]":
+    """Return name to tensor of a safetensors file, in a copy that does not hang on the file.
+
+    Args:
+        path: The file.
+        what: What should be in it, for the message.
+
+    Raises:
+        MastlensError: If it is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not is_plain_file(path):
+        raise NotFound(f"There is no file {path}. {what} are expected.")
+    try:
+        with safe_open(path, framework="pt", backend="pread") as stream:
+            return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadFile(f"{path} cannot be read ({error}). {what} are expected.") from error
 
 
 def _advice(maker: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mastlens.evaluation.protocol import MATH_SUBJECTS
-from tests.lineages import write_lineage, write_problems
+from tests.lineages import write_identity, write_lineage, write_problems
 
 READ_ONLY = ("inspect", "edit show", "compare", "compare-traces", "organism list", "estimate", "benchmarks list")
 """Commands that write nothing of their own."""
@@ -104,6 +104,14 @@ ROWS = (
     Row("inside depart " + LINEAGE + " --split forget={i}/forget.jsonl --limit 2 --draws 2 --out {o}"),
     Row("inside write " + LINEAGE + " --split forget={i}/forget.jsonl --limit 2 --draws 2 --out {o}"),
     Row("inside patch " + LINEAGE + " --split f={i}/forget.jsonl --limit 1 --draws 2 --sites z --layers 1 --out {o}"),
+    Row(
+        "inside direct " + LINEAGE + " --texts {i}/texts.jsonl --label subject=Algebra --draws 2 --shuffles 2 "
+        "--layers 1 --sites resid_post --probes mean --out {o}"
+    ),
+    Row(
+        "inside dictionary " + LINEAGE + " --dictionary {i}/sae --split f={i}/forget.jsonl --limit 2 --draws 2 "
+        "--out {o}"
+    ),
     Row("traces --model {i}/rlvr --forget {i}/forget.jsonl --max-new-tokens 4 --segment-tokens 8 --out {o}"),
     Row(
         f"unlearn --rlvr {{i}}/rlvr --where {TOP} {PAIR} --objective npo --steps 2 --lr 1e-4 "
@@ -227,6 +235,8 @@ def write_inputs(folder: Path) -> None:
     for number, side in enumerate(("forget", "retain")):
         for kind, first in (("calibration", 200), ("eval", 300)):
             write_problems(folder / f"{side}-{kind}.jsonl", first=first + 50 * number, count=2)
+    write_problems(folder / "texts.jsonl", first=100, count=14)
+    write_identity(folder / "sae", 32, layer=1)
     _write_texts(folder)
     toml = STUDY.format(i=folder)
     (folder / "study.toml").write_text(toml)

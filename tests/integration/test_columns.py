@@ -14,6 +14,7 @@ from mastlens.evaluation.comparison import compare_tables
 from mastlens.organisms import lineage_folder
 from mastlens.runs.reading import read_table
 from tests.columns import declared, undeclared, unwritten
+from tests.lineages import write_identity
 
 BASE, SFT, RLVR, AIM = (f"organism:qwen2/{stage}" for stage in ("base", "sft", "rlvr", "rlvr-retain"))
 
@@ -30,6 +31,7 @@ def commands(folder: Path) -> list[str]:
     f, r, e, m, n = (first_lines(files / f"{name}.jsonl", folder / f"{name}.jsonl", 4) for name in names)
     names = ("forget-text", "retain-text", "maths-cot", "forget-choices-eval", "forget-open-eval")
     t, k, c, q, o = (first_lines(think / f"{name}.jsonl", folder / f"{name}.jsonl", 3) for name in names)
+    s = first_lines(files / "retain-train.jsonl", folder / "subjects.jsonl", 64)
     lineage, top = f"--sft {SFT} --rlvr {RLVR}", "'layers.7'"
     pair, small = f"--forget {f} --retain {r}", "--max-new-tokens 8"
     edit, splits = f"{folder}/run/edit.safetensors", f"--split forget={e} retain={m}"
@@ -51,6 +53,10 @@ def commands(folder: Path) -> list[str]:
         f"token-differences --base {BASE} {lineage} --split forget={f} --out {folder}/tokens",
         f"inside depart {lineage} --split forget={f} --lens --positions 1 --draws 2 --out {folder}/inside",
         f"inside write {lineage} --split forget={f} --draws 2 --out {folder}/inside",
+        f"inside direct {lineage} --texts {s} --label subject=Algebra --layers 1 --sites resid_post --draws 2 "
+        f"--shuffles 2 --out {folder}/inside",
+        f"inside dictionary {lineage} --dictionary {write_identity(folder / 'sae', 96, layer=7)} --split forget={f} "
+        f"--draws 2 --out {folder}/inside",
         f"inside patch {lineage} --split forget={f} --limit 2 --layers 1 --draws 2 --out {folder}/inside",
         f"rank {folder}/run --top 2",
         f"cumulative-curves {lineage} {pair} --draws 1 --points 1 --ranking {folder}/all/ranking.parquet "

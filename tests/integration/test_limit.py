@@ -9,6 +9,7 @@ import mastlens as m
 from mastlens.cli.registry import COMMANDS
 from mastlens.evaluation.safety.refusals import RefusalPhrases
 from mastlens.problems.settings import Reading
+from tests.lineages import write_identity
 
 from .test_traces import PEOPLE, TOWNS
 
@@ -58,6 +59,12 @@ def cases(tiny, files, edit, part):
         ),
         "inside depart": lambda **o: m.inside_depart(**two, **o),
         "inside write": lambda **o: m.inside_write(**two, **o),
+        "inside direct": lambda **o: m.inside_direct(
+            sft=tiny.sft, rlvr=tiny.rlvr, texts=file("forget"), label="subject=Algebra", draws=0, probes=["mean"], **o
+        ),
+        "inside dictionary": lambda **o: m.inside_dictionary(
+            **two, dictionary=write_identity(tiny.sft.parent / "sae", 32, layer=1), **o
+        ),
         "inside patch": lambda **o: m.inside_patch(**two, sites=("z",), exact=False, **o),
         "depth-score": lambda **o: m.depth_score(**splits, reference=tiny.sft, edit=edit, **o),
         "score": lambda **o: m.score("path", **pair, where=LAST, **o),
@@ -91,6 +98,10 @@ COMMANDS_THAT_READ = sorted(c.settings.command for c in COMMANDS if issubclass(c
 def test_the_first_problems_of_a_file_are_all_that_is_read(tiny, files, edit, command):
     whole, short = (cases(tiny, files, edit, part) for part in ("whole", "short"))
     assert sorted(whole) == COMMANDS_THAT_READ  # a new command has its case here
+    if command == "inside direct":  # one text has no other to be told from
+        with pytest.raises(m.MastlensError, match=f"All {LIMIT} texts are of one class"):
+            whole[command](limit=LIMIT, progress=False)
+        return
     found = tables(whole[command](limit=LIMIT, progress=False))
     if command == "evaluate-safety":  # draws so many of each kind, by the seed
         assert len(found["table"]) == LIMIT

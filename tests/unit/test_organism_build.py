@@ -8,7 +8,7 @@ import pytest
 from mastlens import organisms
 from mastlens.errors import MastlensError
 from mastlens.organisms.recipes.qwen2 import Recipe
-from mastlens.organisms.stage_accuracy import response_style
+from mastlens.problems.answers import response_style
 from mastlens.runs.files import sha256_file
 
 pytest.importorskip("trl", reason="the extra 'train' is not installed")

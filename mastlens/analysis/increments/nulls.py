@@ -42,7 +42,7 @@ class Null:
             estimated from ``draws`` samples, so that a new value is judged by the predictive Student law), or
             ``lognormal`` (the same for the logarithm: ``mean`` is then the geometric one, ``sd`` that of the logs).
         source: ``isotropic``, ``rotated``, ``signs``, ``placed``, ``stored``, ``hypergeometric``,
-            ``magnitude-matched``, ``asymptotic`` or ``sampled``.
+            ``magnitude-matched``, ``asymptotic``, ``shuffled`` (labels) or ``sampled``.
         draws: Number of samples behind the moments; 0 where they are exact. A ``beta`` law with draws has an exact mean
             and a sampled spread: its tail is widened as Student's is beside the normal one.
         step: Spacing of the values that the statistic can take; half of it is the continuity correction.

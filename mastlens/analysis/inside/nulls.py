@@ -2,21 +2,26 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from mastlens.analysis.increments.nulls import Null, judged, sampled_null
 
-SOURCE = "signs"
+SOURCE, SHUFFLED = "signs", "shuffled"
 _NOTHING: dict[str, Any] = {"null": math.nan, "z": math.nan, "p": math.nan, "judged_by": "", "distinguishable": False}
 
 
-def drawn_law(values: Sequence[float]) -> Null:
+def drawn_law(values: Sequence[float], *, signed: bool = False) -> Null:
     """Return the law of a measure from its values under random changes.
 
     Of a measure that is positive under each of them, the logarithm is taken to be normal: sizes of effects vary by
     factors. Either way a new value is judged by the predictive Student law of so many draws.
+
+    Args:
+        values: One a draw.
+        signed: That the measure may be negative, whatever the draws are.
     """
-    if min(values) > 0:
+    if min(values) > 0 and not signed:
         logs = sampled_null([math.log(value) for value in values])
         return Null(math.exp(logs.mean), logs.sd, "lognormal", SOURCE, logs.draws)
     law = sampled_null(values)
@@ -33,4 +38,46 @@ def beside_null(column: str, value: float, draws: Sequence[float]) -> dict[str, 
     """
     if math.isnan(value) or not len(draws):
         return {column: value, **{f"{column}_{end}": none for end, none in _NOTHING.items()}}
-    return judged(column, value, [drawn_law(draws)])
+    # Draws that all happen to be positive do not make a measure so, of which a value is not.
+    return judged(column, value, [drawn_law(draws, signed=bool(value <= 0))])
+
+
+def beside_both(column: str, value: float, draws: Sequence[float], turned: Sequence[float]) -> dict[str, Any]:
+    """Return what RLVR does along a direction beside two nulls, of which the one counts that explains it best.
+
+    The columns of ``beside_null``; ``X_null_shuffled``, the mean of the second null; ``X_chance_low`` and
+    ``X_chance_high``, between which the one that counts lies 95 times in 100.
+
+    Args:
+        column: What is measured.
+        value: Of the RLVR model along the direction.
+        draws: Of each random change along the direction.
+        turned: Of the RLVR model along directions that were found from shuffled labels.
+    """
+    told = beside_null(column, value, draws)
+    ends = f"{column}_chance_low", f"{column}_chance_high"
+    if math.isnan(value) or not len(draws) or any(map(math.isnan, turned)):
+        return told | dict.fromkeys((f"{column}_null_shuffled", *ends), math.nan)
+    law, other = drawn_law(draws, signed=bool(value <= 0)), _shuffled_law(turned)
+    told[f"{column}_null_shuffled"] = other.mean
+    if other.p_value(value) > told[f"{column}_p"]:
+        law, judgement = other, judged(column, value, [other])
+        told |= {f"{column}_{end}": judgement[f"{column}_{end}"] for end in ("p", "judged_by", "distinguishable")}
+    return told | dict(zip(ends, law.interval(), strict=True))
+
+
+def _shuffled_law(values: Sequence[float]) -> Null:
+    return replace(sampled_null(values), source=SHUFFLED)
+
+
+def beside_shuffled(column: str, value: float, draws: Sequence[float]) -> dict[str, Any]:
+    """Return what labels tell beside what shuffled ones do: the columns of ``increments.nulls.judged``.
+
+    Args:
+        column: What is measured.
+        value: With the labels as they are.
+        draws: With each shuffling.
+    """
+    if math.isnan(value) or any(map(math.isnan, draws)):
+        return {column: value, **{f"{column}_{end}": none for end, none in _NOTHING.items()}}
+    return judged(column, value, [_shuffled_law(draws)])

@@ -6,9 +6,9 @@ their places but for the sign, its singular values and its norm, and it goes thr
 the computation, any change of that size and kind does.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,13 +22,19 @@ from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import NotTogether
 from mastlens.models.weights import named_weights, stored_parameters
 from mastlens.problems.asking import Asked
-from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems
-from mastlens.problems.reading import read_problems
+from mastlens.problems.encoding import (
+    EncodedProblem,
+    check_tokenizer,
+    context_length,
+    encode_problems,
+    encode_verbatim,
+)
+from mastlens.problems.reading import Problem, read_problems
 
 if TYPE_CHECKING:
     import os
 
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 RLVR = 0
 """The turn in which the changed model is the RLVR model; the random changes have the turns from 1 on."""
@@ -66,26 +72,42 @@ class Pair:
         Raises:
             MastlensError: If the models or their tokenizers differ in shape, or a text is longer than a context.
         """
+        return {split: self.encoded(read_problems(path, limit), str(path), asking) for split, path in splits.items()}
+
+    def encoded(
+        self, problems: Sequence[Problem], source: str, asking: Asked, *, verbatim: bool = False
+    ) -> list[EncodedProblem]:
+        """Return problems as token ids, which both models read alike.
+
+        Args:
+            problems: The problems.
+            source: What to call them in a message, e.g. their file.
+            asking: How they are asked.
+            verbatim: Whether what is asked is a rendered prompt already, which is read as it stands.
+
+        Raises:
+            MastlensError: If the models or their tokenizers differ in shape, or a text is longer than a context.
+        """
         self._check_shapes()
-        tokenizers = {one.spec: one.load_tokenizer() for one in (self.sft, self.rlvr)}
         lengths = [context_length(model.config) for model in (self.source, self.changed)]
         context = min((length for length in lengths if length is not None), default=None)
-        found = {}
-        for split, path in splits.items():
-            problems = read_problems(path, limit)
-            check_tokenizer(tokenizers[self.rlvr.spec], problems, self.rlvr.spec)
-            found[split], theirs = (
-                encode_problems(problems, tokenizers[spec], context=context, chat_template=asking, source=str(path))
-                for spec in (self.rlvr.spec, self.sft.spec)
+        encode = encode_verbatim if verbatim else partial(encode_problems, chat_template=asking)
+        # A rendered prompt has special tokens, which are lost between encoding and decoding by design.
+        shown = [replace(one, problem=one.solution) for one in problems] if verbatim else problems
+        check_tokenizer(self._tokenizers[0], shown, self.rlvr.spec)
+        read = [encode(problems, tokenizer, context=context, source=source) for tokenizer in self._tokenizers]
+        apart = next((p.line for p, a, b in zip(problems, *read, strict=True) if a != b), None)
+        if apart is not None:
+            raise NotTogether(
+                f"{source}, line {apart}: the tokenizers (or chat templates) of {self.sft.spec} and {self.rlvr.spec} "
+                "make other tokens of it, so there is no token at which both could be compared. Give both "
+                "checkpoints the same tokenizer files, or take --no-chat-template."
             )
-            apart = next((p.line for p, a, b in zip(problems, found[split], theirs, strict=True) if a != b), None)
-            if apart is not None:
-                raise NotTogether(
-                    f"{path}, line {apart}: the tokenizers (or chat templates) of {self.sft.spec} and {self.rlvr.spec} "
-                    "make other tokens of it, so there is no token at which both could be compared. Give both "
-                    "checkpoints the same tokenizer files, or take --no-chat-template."
-                )
-        return found
+        return read[0]
+
+    @cached_property
+    def _tokenizers(self) -> "tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]":
+        return self.rlvr.load_tokenizer(), self.sft.load_tokenizer()
 
     @cached_property
     def source(self) -> "PreTrainedModel":

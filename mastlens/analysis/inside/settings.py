@@ -2,10 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mastlens.errors import BadSetting
 from mastlens.problems.settings import Reading
 from mastlens.runs.settings import LOOK, CheckpointPath, FilePath, path_to, setting
+
+if TYPE_CHECKING:
+    from mastlens.analysis.inside.labels import LabelledTexts
+    from mastlens.analysis.inside.pair import Pair
+    from mastlens.problems.encoding import EncodedProblem
 
 _PAIR = "--sft organism:qwen2/sft --rlvr organism:qwen2/rlvr"
 LEAST_DRAWS = 2
@@ -18,21 +25,48 @@ class PairSettings(Reading):
 
     sft: CheckpointPath = setting(path_to("what RLVR started from"), metavar="PATH")
     rlvr: CheckpointPath = setting(path_to("after RLVR"), metavar="PATH")
-    splits: Mapping[str, FilePath] = setting("problems, JSON lines, whose solutions are the texts", flag="--split")
     draws: int = setting(
         "random changes of the size of RLVR's, the null; 0 for none, which leaves every row without a verdict", 8
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.splits:
-            raise BadSetting("There are no texts to look at. Give at least one split, e.g. forget=forget-train.jsonl.")
         if self.draws and self.draws < LEAST_DRAWS:
             raise BadSetting(f"{self.draws} random changes (--draws) have no spread: take {LEAST_DRAWS} or more, or 0.")
 
+    @property
+    def inputs(self) -> Mapping[str, FilePath]:
+        """Role to file of the texts."""
+        raise NotImplementedError
+
+    def texts_for(self, pair: "Pair") -> Any:
+        """Return the texts as both models read them."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, kw_only=True)
-class InsideDepartSettings(PairSettings):
+class SplitSettings(PairSettings):
+    """What those have that look at the solutions of problems."""
+
+    splits: Mapping[str, FilePath] = setting("problems, JSON lines, whose solutions are the texts", flag="--split")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.splits:
+            raise BadSetting("There are no texts to look at. Give at least one split, e.g. forget=forget-train.jsonl.")
+
+    @property
+    def inputs(self) -> Mapping[str, FilePath]:
+        """Split to file."""
+        return self.splits
+
+    def texts_for(self, pair: "Pair") -> "Mapping[str, list[EncodedProblem]]":
+        """Return split to its texts."""
+        return pair.texts(self.splits, limit=self.limit, asking=self.asking)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsideDepartSettings(SplitSettings):
     """Settings of ``inside depart``."""
 
     command, group = "inside depart", LOOK
@@ -51,7 +85,7 @@ class InsideDepartSettings(PairSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InsideWriteSettings(PairSettings):
+class InsideWriteSettings(SplitSettings):
     """Settings of ``inside write``."""
 
     command, group = "inside write", LOOK
@@ -74,7 +108,7 @@ class InsideWriteSettings(PairSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InsidePatchSettings(PairSettings):
+class InsidePatchSettings(SplitSettings):
     """Settings of ``inside patch``."""
 
     command, group = "inside patch", LOOK
@@ -102,3 +136,103 @@ class InsidePatchSettings(PairSettings):
         super().__post_init__()
         if not self.sites:
             raise BadSetting("There is nothing to exchange: name at least one activation (--sites), e.g. z.")
+
+
+PROBES = ("mean", "logistic")
+"""Ways to a direction: the difference of the classes' means, and a logistic regression's coefficients."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsideDirectSettings(PairSettings):
+    """Settings of ``inside direct``."""
+
+    command, group = "inside direct", LOOK
+    summary = "directions that tell two kinds of texts apart, and what RLVR writes to and reads from them"
+    example = f"inside direct {_PAIR} --texts texts.jsonl --label worked --out run"
+    function = "mastlens.analysis.inside.directing:inside_direct"
+    then = "inside patch --sft {sft} --rlvr {rlvr} --split forget=forget.jsonl --out {out}"
+
+    texts: FilePath = setting(
+        "texts with labels, JSON lines or parquet: responses.parquet of evaluate, problems with a column more, or your "
+        "own prompt and response",
+        metavar="FILE",
+    )
+    label: str = setting(
+        "the column that says which texts are alike: of truth values, or COLUMN=VALUE for those that have the value; "
+        "worked, where there is no such column: a step of arithmetic in the response, against a bare box",
+        "worked",
+        metavar="COLUMN[=VALUE]",
+    )
+    sites: Sequence[str] = setting(
+        "activations by their names in HookedModel; those that lie by heads are read head by head",
+        ("embed", "resid_post"),
+        metavar="NAME",
+        shown_default="embed resid_post",
+    )
+    layers: Sequence[int] | None = setting(
+        "only in these layers; -1 is outside of them", None, metavar="N,N,...", separator=","
+    )
+    positions: Sequence[int] = setting(
+        "states that these tokens of the response are predicted from: 0 is the end of the prompt; -1 the mean over all",
+        (0,),
+        metavar="N,N,...",
+        separator=",",
+        shown_default="0",
+    )
+    probes: Sequence[str] = setting(
+        "how a direction is found",
+        PROBES,
+        metavar="mean|logistic",
+        shown_default="mean logistic",
+    )
+    penalty: float = setting("of the logistic probe: L2, on states in units of their spread; 1 / C", 1.0)
+    shuffles: int = setting("shufflings of the labels, the null of what a probe tells", 20)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sites or not self.positions or not self.probes:
+            raise BadSetting("There is nothing to probe: name at least one of --sites, --positions and --probes.")
+        if min(self.positions) < -1:
+            raise BadSetting(f"There is no position {min(self.positions)} (--positions): 0 is the first token, -1 all.")
+        if not self.penalty > 0:
+            raise BadSetting(f"A penalty (--penalty) is above 0, it is {self.penalty:g}.")
+        if self.shuffles < LEAST_DRAWS:
+            raise BadSetting(f"{self.shuffles} shufflings (--shuffles) have no spread: take {LEAST_DRAWS} or more.")
+
+    @property
+    def inputs(self) -> Mapping[str, FilePath]:
+        """The file of texts."""
+        return {"texts": self.texts}
+
+    def texts_for(self, pair: "Pair") -> "LabelledTexts":
+        """Return the texts that have a label."""
+        from mastlens.analysis.inside.labels import read_labelled  # declarations are read without pandas
+
+        return read_labelled(pair, self.texts, self.label, limit=self.limit, asking=self.asking)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsideDictionarySettings(SplitSettings):
+    """Settings of ``inside dictionary``."""
+
+    command, group = "inside dictionary", LOOK
+    summary = "which features of a sparse autoencoder RLVR raised or lowered"
+    example = f"inside dictionary {_PAIR} --dictionary sae --split forget=forget.jsonl --limit 24 --out run"
+    function = "mastlens.analysis.inside.featuring:inside_dictionary"
+    then = "inside patch --sft {sft} --rlvr {rlvr} --split forget=forget.jsonl --out {out}"
+
+    dictionary: FilePath = setting(
+        "a sparse autoencoder in SAELens' format: a folder with cfg.json and sae_weights.safetensors", metavar="DIR"
+    )
+    site: str | None = setting("the activation that it reads, where its configuration does not say", None)
+    layer: int | None = setting("the layer of that, likewise", None)
+
+    @property
+    def inputs(self) -> Mapping[str, FilePath]:
+        """Split to file, and the dictionary's files."""
+        folder = Path(self.dictionary)
+        return {
+            **self.splits,
+            "dictionary": folder / "sae_weights.safetensors",
+            "its configuration": folder / "cfg.json",
+        }

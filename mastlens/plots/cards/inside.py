@@ -65,6 +65,62 @@ def writers_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     )
 
 
+def directions_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
+    """Return the card of directions that tell texts apart, counted beyond shuffled labels and random changes."""
+    label = f"{settings.get('label', 'the label')!r}"
+    first = table.iloc[0]
+    verdict = (
+        f"Of {first['texts']:.0f} held-out texts, {first['positives']:.0f} with {label}, a probe tells which: in SFT "
+        f"{claim(table, 'auc_before').sentence('probe')}, in RLVR {claim(table, 'auc_after').sentence('probe')}. "
+    )
+    if settings.get("draws", 1):
+        verdict += (
+            f"What RLVR moves along SFT's direction: {claim(table, 'writes').sentence('reading')}; how it answers to "
+            f"it: {claim(table, 'reads').sentence('reading')}."
+        )
+    else:
+        verdict += "No random changes were made (draws=0), so what RLVR does along it has no verdict."
+    beyond = is_beyond(table, "auc_before") | is_beyond(table, "auc_after")
+    order = table.assign(beyond=beyond, size=table[["auc_before", "auc_after"]].max(axis=1))
+    order = order.sort_values(["beyond", "size"], ascending=False, kind="stable")
+    columns = ["probe", "layer", "site", "head", "position", "auc_before", "auc_before_null", "auc_after"]
+    return Card(
+        "Inside: directions that tell texts apart",
+        verdict,
+        order[[*columns, "auc_after_null", "writes", "writes_null", "reads", "reads_null", "beyond"]],
+        len(table),
+        None,
+        ("result.plot()", "result.plot('writes')", "result.vectors"),
+    )
+
+
+def features_card(table: pd.DataFrame, fit: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
+    """Return the card of the features that RLVR raised or lowered, and of how well the dictionary fits."""
+    said = []
+    for split, part in table.groupby("split", sort=False):
+        changed = part[part["change_distinguishable"]]
+        raised = int((changed["change"] > 0).sum())
+        said.append(f"{split}: {raised} raised and {len(changed) - raised} lowered of {len(part):,} that are ever on")
+    fits = ", ".join(f"{row['fvu_before']:.2g} and {row['fvu_after']:.2g}" for row in fit.to_dict("records"))
+    verdict = (
+        f"Features beyond both nulls, at most 5 % of them by chance: {'; '.join(said)}. Of the states' variance the "
+        f"dictionary leaves {fits} in SFT and RLVR."
+    )
+    if not settings.get("draws", 1):
+        verdict = f"No random changes were made (draws=0), so no feature has a verdict. {verdict.split('. ')[-1]}"
+    order = table.assign(beyond=table["change_distinguishable"], size=table["change"].abs())
+    order = order.sort_values(["beyond", "size"], ascending=False, kind="stable")
+    columns = ["split", "feature", "before", "after", "change_low", "change_high", "change_null", "change_q"]
+    return Card(
+        "Inside: features that RLVR raised or lowered",
+        verdict,
+        order[[*columns, "firing_before", "firing_after", "beyond"]],
+        len(table),
+        None,
+        ("result.plot()", "result.fit"),
+    )
+
+
 def patches_card(table: pd.DataFrame, agreement: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     """Return the card of what exchanged activations do, counted beyond what random changes of that size do."""
     value = "effect" if "effect" in table else "first_order"
