@@ -99,7 +99,7 @@ def _held(model: Any, name: str) -> Tensor | None:
             layer = model.get_submodule(f"{parent}.{fused}")
         except AttributeError:
             continue
-        sizes = list(getattr(layer, "output_partition_sizes", ()))
+        sizes: list[int] = list(getattr(layer, "output_partition_sizes", ()))
         value = _whole(layer, kind)
         if value is None or len(sizes) != len(parts):
             return None

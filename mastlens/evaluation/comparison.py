@@ -71,6 +71,11 @@ class Comparison(Carded):
         """The items lost or gained, with what was asked and both responses."""
         return self.items[self.items["change"].isin(["lost", "gained"])].reset_index(drop=True)
 
+    @property
+    def differing(self) -> pd.DataFrame:
+        """The items whose response is another text, however it was graded: what two engines, say, do differently."""
+        return self.items[self.items["response_before"] != self.items["response_after"]].reset_index(drop=True)
+
     def plot(self) -> "go.Figure":
         """Draw the items lost and gained."""
         from mastlens.plots import plot_items

@@ -181,7 +181,9 @@ def test_between_two_engines_the_responses_that_differ_are_counted(tmp_path):
     after.loc[[2, 7], "response"] = "other"
     old = folder_of(tmp_path, "old", before, engine="transformers")
     with pytest.warns(MastlensWarning, match=r"engine \(transformers, then vllm\).*2 of 20 responses are not the same"):
-        compare(old, folder_of(tmp_path, "new", after, engine="vllm"))
+        compared = compare(old, folder_of(tmp_path, "new", after, engine="vllm"))
+    assert compared.differing["response_after"].tolist() == ["other"] * 2
+    assert compared.differing["item"].tolist() == after.loc[[2, 7], "item"].tolist()
     with pytest.warns(MastlensWarning, match=r"seed \(None, then 1\)[^0-9]*$"):
         compare(old, folder_of(tmp_path, "seed", after, engine="transformers", seed=1))
 

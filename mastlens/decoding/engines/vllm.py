@@ -223,7 +223,7 @@ class VllmEngine(Engine):
         final = self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY
         for place, (prompt, parameters) in enumerate(asked):
             how = self._vllm.SamplingParams(**parameters, detokenize=False, output_kind=final)
-            engine.add_request(str(place), {"prompt_token_ids": list(prompt)}, how)
+            engine.add_request(str(place), {"type": "token", "prompt_token_ids": list(prompt)}, how)
         with tqdm(total=len(asked), desc=progress, disable=progress is None, unit="item", smoothing=0) as bar:
             while engine.has_unfinished_requests():
                 for output in engine.step():
