@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +46,11 @@ def lineage(tmp_path_factory):
 
 
 @pytest.fixture
-def run(python, tmp_path):
-    """Runs a module with vLLM's interpreter; behind it no temporary file of ours is left, and no process."""
-    place = tmp_path / "temporary"
-    place.mkdir()
+def run(python):
+    """Runs a module with vLLM's interpreter; behind it no temporary file of ours is left."""
+    # Not below tmp_path: vLLM's sockets stand there, whose names have at most 107 characters.
+    folder = tempfile.TemporaryDirectory(prefix="mv-")
+    place = Path(folder.name)
 
     def run(*words):
         ours = {"TMPDIR": str(place), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -61,7 +63,8 @@ def run(python, tmp_path):
         assert [path.name for path in place.iterdir() if "mastlens" in path.name] == []
         return done
 
-    return run
+    yield run
+    folder.cleanup()
 
 
 @torch.no_grad()
@@ -75,7 +78,7 @@ def ties_where_they_part(model, prompt, ours, theirs):
 
 
 def test_an_edited_checkpoint_is_one_model_in_both_engines(lineage, run, tmp_path):
-    edit = m.negate_increment(sft=lineage.base, rlvr=lineage.rlvr, where="layers.1.self_attn.[qo]_proj")
+    edit = m.negate(sft=lineage.base, rlvr=lineage.rlvr, where="layers.1.self_attn.[qo]_proj")
     edit.save(tmp_path / "edit.safetensors")
     before = {name: value.clone() for name, value in Checkpoint(lineage.rlvr).load_model().state_dict().items()}
     rng = np.random.default_rng(0)

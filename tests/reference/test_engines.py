@@ -128,7 +128,7 @@ def test_nothing_runs_on_and_no_variable_stays_whatever_happens(tiny, vllm):
 
 @pytest.fixture(scope="module")
 def edit(tiny):
-    return m.negate_increment(sft=tiny.sft, rlvr=tiny.rlvr, where="layers.1.self_attn.[qv]_proj")
+    return m.negate(sft=tiny.sft, rlvr=tiny.rlvr, where="layers.1.self_attn.[qv]_proj")
 
 
 @pytest.fixture
