@@ -5,7 +5,7 @@ BIN := .venv/bin
 # A worker a core; the tests of a file share what it makes, and the slow ones, which are sorted first, begin first.
 APART := -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo figures gallery notebooks test types tests quick lint format docs long organism clean
+.PHONY: help demo figures gallery notebooks test types tests quick lint format docs long vllm organism clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -65,6 +65,9 @@ long: .venv/.dev ## what takes longer than the tests: the demo from a built whee
 	$(BIN)/python -m tests.fuzz --inputs 10000 --command-line 200
 	$(BIN)/python -m tests.injection
 	$(BIN)/python -m tests.kills --times 30
+
+vllm: .venv/.dev ## test the engine vllm against vLLM itself; MASTLENS_VLLM_PYTHON names the Python of its environment (docs/vllm.md)
+	$(BIN)/python -m pytest -m long tests/integration/test_vllm.py
 
 organism: .venv/.dev ## train the shipped lineage anew into build/qwen2
 	$(BIN)/mastlens organism build qwen2 --out build/qwen2

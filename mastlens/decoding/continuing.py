@@ -7,7 +7,6 @@ length; another engine; a response that was known already) is read from the begi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,28 +14,27 @@ from transformers.cache_utils import Cache
 
 from mastlens.decoding.engines import Engine, HuggingFaceEngine
 from mastlens.decoding.rolling import Prefill
-from mastlens.models.likelihood import Reading, sequence_logprobs, states_at
+from mastlens.models.likelihood import Reading, states_at
 from mastlens.models.memory import tokens_that_fit
 from mastlens.problems.encoding import AUTO, EncodedProblem, pack
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 class Continuations:
     """Texts behind prompts, and their log-probabilities as far as they are known.
 
     Args:
-        model: The model, in evaluation mode.
+        engine: What reads them.
         texts: Name of a prompt to the texts that follow it, by kind: prompt and continuation as token ids.
     """
 
-    def __init__(self, model: "PreTrainedModel", texts: Mapping[str, Mapping[str, EncodedProblem]]):
-        self.model, self.texts = model, texts
+    def __init__(self, engine: Engine, texts: Mapping[str, Mapping[str, EncodedProblem]]):
+        self.engine, self.texts = engine, texts
         self._sums: dict[tuple[str, str], float] = {}
 
-    def watch(self, engine: Engine) -> Engine:
-        """Return the engine with an eye on the prompts that it reads; as it is, if it keeps them to itself."""
+    @property
+    def watched(self) -> Engine:
+        """The engine with an eye on the prompts that it reads; as it is, if it keeps them to itself."""
+        engine = self.engine
         return replace(engine, prefilled=self.read) if isinstance(engine, HuggingFaceEngine) else engine
 
     def read(self, names: Sequence[str], prefill: Prefill) -> None:
@@ -51,7 +49,7 @@ class Continuations:
         # Of several samples of a prompt, one will do.
         asked = sorted({one.key: one for one in asked}.values(), key=lambda one: -len(one.ids))
         first = prefill.logits.log_softmax(dim=-1)
-        most = tokens_that_fit(self.model.device, backward=False, each=None)
+        most = tokens_that_fit(prefill.lengths.device, backward=False, each=None)
         for part in pack((len(one.ids) for one in asked), AUTO, most):
             together = asked[part]
             sums = torch.stack([first[one.row, one.ids[0]] for one in together])
@@ -61,7 +59,9 @@ class Continuations:
 
     def _rest(self, asked: "Sequence[_Asked]", prefill: Prefill) -> Tensor:
         """Return the summed log-probability of each text behind its first token."""
-        device, width = self.model.device, prefill.layers[0].get_seq_length()
+        assert isinstance(self.engine, HuggingFaceEngine)  # no other shows what it has read
+        model, width = self.engine.model, prefill.layers[0].get_seq_length()
+        device = model.device
         rows = torch.tensor([one.row for one in asked], device=device)
         sizes = torch.tensor([len(one.ids) - 1 for one in asked], device=device)
         tokens = torch.zeros((len(asked), int(sizes.max()) + 1), dtype=torch.long)
@@ -80,9 +80,9 @@ class Continuations:
 
         def run() -> Tensor:
             cache = Cache(layers=[layer.rows(rows) for layer in prefill.layers])
-            return self.model(**inputs, past_key_values=cache, use_cache=True).logits
+            return model(**inputs, past_key_values=cache, use_cache=True).logits
 
-        hidden, head = states_at(self.model, counted, run)
+        hidden, head = states_at(model, counted, run)
         reading = Reading(hidden, head, tokens[:, 1:][counted], counted.nonzero()[:, 0], len(asked))
         return reading.logprobs.sums
 
@@ -99,7 +99,7 @@ class Continuations:
         missing = [name for name in self.texts if (name, kind) not in self._sums]
         if missing:
             encoded = [self.texts[name][kind] for name in missing]
-            sums, _ = sequence_logprobs(self.model, encoded, batch_size=batch_size, progress=progress)
+            sums = self.engine.logprobs(encoded, batch_size=batch_size, progress=progress)
             self._sums |= {(name, kind): float(total) for name, total in zip(missing, sums, strict=True)}
         return {name: self._sums[name, kind] for name in self.texts}
 

@@ -265,7 +265,11 @@ def end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -
     Raises:
         MastlensError: If neither names one.
     """
-    stated = getattr(model.generation_config, "eos_token_id", None)
+    return ends_among(getattr(model.generation_config, "eos_token_id", None), tokenizer)
+
+
+def ends_among(stated: int | list[int] | None, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Return what ``end_tokens`` does, where a generation configuration states these."""
     ends = stated if isinstance(stated, list) else [stated]
     ends = [int(e) for e in [tokenizer.eos_token_id, *ends, turn_end(tokenizer)] if e is not None]
     if not ends:

@@ -71,6 +71,11 @@ class Comparison(Carded):
         """The items lost or gained, with what was asked and both responses."""
         return self.items[self.items["change"].isin(["lost", "gained"])].reset_index(drop=True)
 
+    @property
+    def differing(self) -> pd.DataFrame:
+        """The items whose response is another text, however it was graded: what two engines, say, do differently."""
+        return self.items[self.items["response_before"] != self.items["response_after"]].reset_index(drop=True)
+
     def plot(self) -> "go.Figure":
         """Draw the items lost and gained."""
         from mastlens.plots import plot_items
@@ -108,12 +113,25 @@ def warn_of_other_settings(before: str | os.PathLike[str], after: str | os.PathL
     differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)] if old and new else []
     if differing:
         said = ", ".join(f"{key} ({old.get(key)}, then {new.get(key)})" for key in differing)
+        engines = ""
+        if "engine" in differing and (differ := differing_responses(*map(read_responses, (before, after)))) is not None:
+            engines = (
+                f" {int(differ.sum())} of {len(differ)} responses are not the same text: engines round differently, "
+                "and where two tokens have nearly the same logit they may choose differently, with no edit at all."
+            )
         warnings.warn(
             f"{before} and {after} were evaluated with other settings: {said}. What differs between them is not "
-            "the edit alone.",
+            f"the edit alone.{engines}",
             MastlensWarning,
             stacklevel=3,
         )
+
+
+def differing_responses(before: pd.DataFrame, after: pd.DataFrame) -> pd.Series | None:
+    """Return of each response that both tables have whether its text differs; None where they have none in common."""
+    keys = [*_KEYS, *(["sample"] if "sample" in before and "sample" in after else [])]
+    both = before[[*keys, "response"]].merge(after[[*keys, "response"]], on=keys, suffixes=("_before", "_after"))
+    return both["response_before"] != both["response_after"] if len(both) else None
 
 
 def compare_tables(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mastlens.decoding.answering import answer
 from mastlens.decoding.continuing import Continuations
-from mastlens.decoding.engines import ENGINES, Decoding, Engine, HuggingFaceEngine
+from mastlens.decoding.engines import ENGINES, Decoding, Engine, HuggingFaceEngine, Opening
 from mastlens.decoding.graders import Grader, find_grader, recorded
 from mastlens.decoding.prompts import Prompt, items_of
 from mastlens.edits.edited import EditedCheckpoint
@@ -18,7 +18,7 @@ from mastlens.errors import BadSetting, NotSupported
 from mastlens.evaluation.settings import EvaluateSettings
 from mastlens.plots.cards.carded import Carded
 from mastlens.problems.asking import Asked
-from mastlens.problems.encoding import EncodedProblem, check_tokenizer, context_length, encode_problems, encode_prompt
+from mastlens.problems.encoding import EncodedProblem, check_tokenizer, encode_problems, encode_prompt
 from mastlens.problems.reading import Problem, read_problems
 from mastlens.problems.thinking import answer_ids, prompt_opens
 from mastlens.registry import code_digest
@@ -181,14 +181,10 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
 def _evaluate(asked: EvaluateSettings, splits: Mapping[str, FilePath]) -> Evaluation:
     decoding = asked.decoding(stop_at_answer=asked.stop_at_answer)
     writer = ENGINES.find(asked.engine)
+    options = asked.engine_options(writer)
     grader = find_grader(asked.grader)
     tested = EditedCheckpoint.open(asked.model, asked.edit)
     checkpoint = tested.checkpoint
-    if tested.edit is not None and not writer.in_memory:
-        raise NotSupported(
-            f"The engine {writer.name!r} reads checkpoints from disk and cannot take an edit in memory. Write the "
-            "edited checkpoint first: mastlens edit apply EDIT --to PATH --out NEW; then evaluate --model NEW."
-        )
     computing = asked.computing(checkpoint)
     asking = asked.asking
     settings: dict[str, Any] = {"dtype": computing.dtype, "limit": asked.limit}
@@ -197,7 +193,7 @@ def _evaluate(asked: EvaluateSettings, splits: Mapping[str, FilePath]) -> Evalua
         "max_new_tokens": decoding.max_new_tokens,
         **asking.record(),
     }
-    settings |= {"stop_at_answer": asked.stop_at_answer, "engine": writer.name}
+    settings |= {"stop_at_answer": asked.stop_at_answer, "engine": writer.name, **options}
     sampling = decoding.sampling
     settings |= {"samples": asked.samples, "sampling": None if sampling is None else asdict(sampling)}
     settings |= {} if (code := code_digest(writer)) is None else {"engine_code": code}
@@ -210,25 +206,25 @@ def _evaluate(asked: EvaluateSettings, splits: Mapping[str, FilePath]) -> Evalua
         problems = {name: read_problems(path, asked.limit) for name, path in splits.items()}
         key = sha256_json([settings, inputs | tested.inputs, checkpoint.behaviour_digest])
         keep = None if asked.out is None else Path(asked.out) / _PARTIAL
-        with tested.loaded(computing) as (loaded, tokenizer):
-            for split in problems.values():
-                check_tokenizer(tokenizer, split, checkpoint.spec)
-            with Ledger(keep, key) as ledger:
-                table = evaluate_model(
-                    loaded,
-                    tokenizer,
-                    problems,
-                    decoding,
-                    engine=writer.open(loaded, tokenizer, checkpoint.folder),
-                    grader=grader,
-                    think=asked.think,
-                    samples=asked.samples,
-                    chat_template=asking,
-                    solution_logprob=asked.solution_logprob,
-                    progress=asked.progress,
-                    sources={name: str(path) for name, path in splits.items()},
-                    ledger=ledger,
-                )
+        tokenizer = checkpoint.load_tokenizer()
+        for split in problems.values():
+            check_tokenizer(tokenizer, split, checkpoint.spec)
+        opening = Opening(checkpoint, tokenizer, tested.changes, computing, asked.batch_size, options)
+        with writer.opened(opening) as engine, Ledger(keep, key) as ledger:
+            table = evaluate_model(
+                engine,
+                tokenizer,
+                problems,
+                decoding,
+                grader=grader,
+                think=asked.think,
+                samples=asked.samples,
+                chat_template=asking,
+                solution_logprob=asked.solution_logprob,
+                progress=asked.progress,
+                sources={name: str(path) for name, path in splits.items()},
+                ledger=ledger,
+            )
         return Evaluation(table, settings)
 
     kept = Kept(Evaluation, {"table": FILE}, (SUMMARY, lambda result: summarise(result.table)), _PARTIAL)
@@ -236,12 +232,11 @@ def _evaluate(asked: EvaluateSettings, splits: Mapping[str, FilePath]) -> Evalua
 
 
 def evaluate_model(
-    model: "PreTrainedModel",
+    model: "PreTrainedModel | Engine",
     tokenizer: "PreTrainedTokenizerBase",
     splits: Mapping[str, Sequence[Problem]],
     decoding: Decoding | None = None,
     *,
-    engine: Engine | None = None,
     grader: Grader | None = None,
     think: str = "free",
     samples: int = 1,
@@ -254,11 +249,10 @@ def evaluate_model(
     """Return the table of ``evaluate`` for a model in memory.
 
     Args:
-        model: The model.
+        model: The model, or an engine that holds it.
         tokenizer: Its tokenizer.
         splits: Name to problems.
         decoding: How responses are written; None for the defaults.
-        engine: What writes them; None for the model in memory.
         grader: What is right; mathematics by default.
         think: The think mode of the prompts.
         samples: Responses an item.
@@ -269,6 +263,7 @@ def evaluate_model(
         ledger: Keeps responses as they are finished, and knows those of an interrupted run.
     """
     decoding = decoding or Decoding()
+    engine = model if isinstance(model, Engine) else HuggingFaceEngine(model, tokenizer)
     keys = items_of(splits)
     encoded = [
         ids
@@ -277,7 +272,7 @@ def evaluate_model(
             ps,
             tokenizer,
             think=think,
-            context=context_length(model.config),
+            context=engine.context,
             chat_template=chat_template,
             source=(sources or {}).get(split, f"split {split!r}"),
         )
@@ -295,9 +290,9 @@ def evaluate_model(
         prompt.name: {"answer": short, **({"solution": long} if solution_logprob else {})}
         for prompt, short, long in zip(prompts, answers, encoded, strict=True)
     }
-    following = Continuations(model, texts)
+    following = Continuations(engine, texts)
     answered = answer(
-        following.watch(engine or HuggingFaceEngine(model, tokenizer)),
+        following.watched,
         prompts,
         decoding,
         samples=samples,

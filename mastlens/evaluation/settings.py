@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mastlens.decoding.settings import grading
+from mastlens.decoding.settings import Serving, grading
 from mastlens.evaluation.metrics.settings import MetricChoice
 from mastlens.problems.settings import Reading
 from mastlens.problems.thinking import PARTS, THINK
@@ -22,12 +22,6 @@ JUDGES = ("rule", "endpoint", "local")
 OFF = "off"
 STYLES = ("plain", "boxed")
 _SOURCE = "a file, a folder, or a dataset of the hub (OWNER/NAME[:CONFIG][@REVISION])"
-
-
-def _engines() -> list[str]:
-    from mastlens.decoding.engines import ENGINES
-
-    return [f"Engines: {', '.join(ENGINES)}."]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +78,7 @@ class HarnessTasks:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(Answering):
+class EvaluateSettings(Serving, Answering):
     """Settings of ``evaluate``."""
 
     command, group = "evaluate", JUDGE
@@ -104,7 +98,6 @@ class EvaluateSettings(Answering):
         "send accuracies to a tracker, which decides nothing", None, choices=TRACKERS, metavar="NAME"
     )
     stop_at_answer: bool = setting("end a response at its first complete box", False)
-    engine: str = setting("what generates", "transformers", listing=_engines, metavar="ENGINE")
     solution_logprob: bool = setting("leave out the reference solution's log-probability", True)
     grader: str | Any = grading()
     harness: HarnessTasks | None = setting(

@@ -176,6 +176,18 @@ def test_other_settings_are_no_edit(tmp_path):
     assert compare(old, folder_of(tmp_path, "same", after)).table["b"].tolist() == [3]
 
 
+def test_between_two_engines_the_responses_that_differ_are_counted(tmp_path):
+    before, after = (side.assign(response=[str(i) for i in range(20)]) for side in pair(forget=(20, 10, 3, 0)))
+    after.loc[[2, 7], "response"] = "other"
+    old = folder_of(tmp_path, "old", before, engine="transformers")
+    with pytest.warns(MastlensWarning, match=r"engine \(transformers, then vllm\).*2 of 20 responses are not the same"):
+        compared = compare(old, folder_of(tmp_path, "new", after, engine="vllm"))
+    assert compared.differing["response_after"].tolist() == ["other"] * 2
+    assert compared.differing["item"].tolist() == after.loc[[2, 7], "item"].tolist()
+    with pytest.warns(MastlensWarning, match=r"seed \(None, then 1\)[^0-9]*$"):
+        compare(old, folder_of(tmp_path, "seed", after, engine="transformers", seed=1))
+
+
 @pytest.fixture
 def edits(tmp_path):
     """A source and two edits: one forgets and costs nothing certain, one loses everything."""

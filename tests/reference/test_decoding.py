@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,6 @@ import mastlens as m
 from mastlens.decoding.answering import respond
 from mastlens.decoding.continuing import Continuations
 from mastlens.decoding.engines import Decoding, HuggingFaceEngine
-from mastlens.decoding.engines.vllm import VllmEngine
 from mastlens.decoding.generation import Response, generate
 from mastlens.decoding.rolling import can_roll
 from mastlens.decoding.sampling import Sampling, draw
@@ -226,8 +224,12 @@ def test_a_prompt_is_read_once_for_its_response_and_for_what_follows_it(name, mo
         again.append(len(given[1]))
         return sequence_logprobs(*given, **settings)
 
-    monkeypatch.setattr("mastlens.decoding.continuing.sequence_logprobs", read_again)
-    following, rest, short = Continuations(model, texts), Continuations._rest, [MemoryError()]
+    monkeypatch.setattr("mastlens.decoding.engines.huggingface.sequence_logprobs", read_again)
+    following, rest, short = (
+        Continuations(HuggingFaceEngine(model, Letters()), texts),
+        Continuations._rest,
+        [MemoryError()],
+    )
 
     def runs_out_once(*given):
         if short:
@@ -236,7 +238,7 @@ def test_a_prompt_is_read_once_for_its_response_and_for_what_follows_it(name, mo
 
     monkeypatch.setattr(Continuations, "_rest", runs_out_once)
     asked = {f"some/{place}/{sample}": prompts[place] for sample in (0, 1) for place in range(len(prompts))}
-    responses = respond(following.watch(HuggingFaceEngine(model, Letters())), asked, Decoding(12, 4))
+    responses = respond(following.watched, asked, Decoding(12, 4))
     assert responses == alone * 2
     for kind in ("solution", "answer"):
         found = following.logprobs(kind, batch_size="auto")
@@ -428,48 +430,3 @@ def test_samples_of_an_item_stand_side_by_side(tiny, ending):
         responses(tiny, ending, samples=3)
     with pytest.raises(m.MastlensError, match="vllm"):
         responses(tiny, ending, engine="vlm")
-
-
-class StandIn(SimpleNamespace):
-    """vLLM as far as it is called: keeps what it is given and answers with fixed tokens."""
-
-    def __init__(self, token_lists):
-        super().__init__(calls=[], SamplingParams=lambda **settings: settings, token_lists=token_lists)
-
-    def LLM(self, **settings):
-        self.calls.append(settings)
-        return self
-
-    def generate(self, prompts, parameters, use_tqdm):
-        self.calls.append((prompts, parameters))
-        return [
-            SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids, text=Letters().decode(ids), finish_reason=reason)])
-            for ids, reason in self.token_lists
-        ]
-
-
-def test_vllm_gets_the_same_arguments(monkeypatch):
-    letters, vocabulary = Letters(), Letters().get_vocab()
-    text = [vocabulary[c] for c in r"a\boxed{7}b"]
-    engine = StandIn([(text, "stop"), (text[:4], "length")])
-    monkeypatch.setitem(sys.modules, "vllm", engine)
-    writer = VllmEngine("folder", letters, (0,))
-    plain = respond(writer, {"a": [1, 2], "b": [3]}, Decoding(max_new_tokens=9, batch_size=2))
-    assert plain == [Response(r"a\boxed{7}b", 11, "end"), Response(r"a\bo", 4, "length")]
-    assert engine.calls[0] | {"model": "folder", "max_num_seqs": 2, "generation_config": "vllm"} == engine.calls[0]
-    given, parameters = engine.calls[1]
-    assert given == [{"prompt_token_ids": [1, 2]}, {"prompt_token_ids": [3]}]
-    assert {(p["temperature"], p["max_tokens"], *p["stop_token_ids"]) for p in parameters} == {(0.0, 9, 0)}
-    drawing = Decoding(sampling=Sampling(0.7, 0.9, 4), stop_at_answer=True)
-    cut = respond(writer, {"a": [1, 2], "b": [3]}, drawing)
-    assert cut == [Response(r"a\boxed{7}", 10, "answer"), Response(r"a\bo", 4, "length")]
-    drawn = engine.calls[3][1]
-    assert {(p["temperature"], p["top_p"]) for p in drawn} == {(0.7, 0.9)}
-    assert len({p["seed"] for p in drawn}) == 2
-    assert max(p["seed"] for p in drawn) < 2**63
-
-
-def test_without_vllm_the_message_says_so(monkeypatch):
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(m.MastlensError, match="pip install"):
-        respond(VllmEngine("folder", Letters(), (0,)), {"a": [1]})

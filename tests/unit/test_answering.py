@@ -1,5 +1,6 @@
 """Prompt, response, grade: what is asked, in which order, what is graded, what is kept; with an engine of one's own."""
 
+from contextlib import contextmanager
 from typing import ClassVar
 
 import numpy as np
@@ -18,14 +19,21 @@ class Echo(Engine):
     """Writes each prompt's token ids behind its name, a fixed text around them; ends at a given number of responses."""
 
     name: ClassVar[str] = "echo"
-    in_memory: ClassVar[bool] = False
+    context: ClassVar[int | None] = None
+    open_ones: ClassVar[int] = 0
 
     def __init__(self, text="{}", breaks_after=None):
         self.text, self.breaks_after, self.asked = text, breaks_after, []
 
     @classmethod
-    def open(cls, model, tokenizer, folder):
-        return cls(rf"\boxed{{{{7}}}} from {folder.name}")
+    @contextmanager
+    def opened(cls, opening):
+        cls.open_ones += 1
+        changed = " ".join(sorted(opening.changes)) or "nothing"
+        try:
+            yield cls(rf"\boxed{{{{7}}}} from {opening.checkpoint.folder.name}, {changed} changed")
+        finally:
+            cls.open_ones -= 1
 
     def respond(self, prompts, decoding, *, names, finished, progress=None):
         self.asked.append((list(names), decoding))
@@ -34,6 +42,10 @@ class Echo(Engine):
             if self.breaks_after is not None and len(prompts) - 1 - place >= self.breaks_after:
                 raise KeyboardInterrupt
             finished(place, Response(self.text.format(f"{names[place]}:{list(prompts[place])}"), 3, "end"))
+
+    def logprobs(self, encoded, *, batch_size, progress=None):
+        assert type(self).open_ones == 1
+        return -np.array([len(one.prompt) + len(one.solution) / 100 for one in encoded])
 
 
 PROMPTS = [Prompt("a/0", (1, 2), "7"), Prompt("a/1", (3,), "8"), Prompt("b/0", (4,))]
@@ -99,14 +111,19 @@ def test_an_engine_of_ones_own_answers_an_evaluation(tiny, tmp_path):
     ENGINES.register(Echo)
     asked = {"model": tiny.rlvr, "splits": {"forget": tiny.forget}, "progress": False, "max_new_tokens": 4}
     made, plain = m.evaluate(**asked, engine="echo"), m.evaluate(**asked)
-    assert set(made.table["response"]) == {rf"\boxed{{7}} from {tiny.rlvr.name}"}
+    assert set(made.table["response"]) == {rf"\boxed{{7}} from {tiny.rlvr.name}, nothing changed"}
     assert list(made.table["correct"]) == list(made.table["gold"] == "7")
     assert list(made.table["prompt"]) == list(plain.table["prompt"])
-    for column in ("logprob_solution", "logprob_answer"):  # the model's own, whoever writes the responses
-        np.testing.assert_allclose(made.table[column], plain.table[column], rtol=1e-5)
+    for kind in ("solution", "answer"):  # the engine's own: no other holds the model
+        whole = -made.table[f"logprob_{kind}"]
+        np.testing.assert_allclose(whole % 1, made.table[f"{kind}_tokens"] / 100, atol=1e-9)
+    assert list(made.table["logprob_solution"]) != list(plain.table["logprob_solution"])
     assert made.settings["engine"] == "echo"
     assert len(made.settings["engine_code"]) == 64  # somebody's own code is part of what a result depends on
     assert "engine_code" not in plain.settings
     edit = m.negate_increment(sft=tiny.sft, rlvr=tiny.rlvr, where="v_proj", out=tmp_path / "edit")
-    with pytest.raises(m.MastlensError, match="edit apply"):
-        m.evaluate(**asked, engine="echo", edit=edit)
+    edited = m.evaluate(**asked, engine="echo", edit=edit)
+    assert f"{' '.join(sorted(edit.after))} changed" in edited.table["response"][0]
+    assert Echo.open_ones == 0
+    with pytest.raises(m.MastlensError, match=r"'echo' has no setting tensor_parallel_size .--tensor-parallel-size"):
+        m.evaluate(**asked, engine="echo", tensor_parallel_size=2)

@@ -1,7 +1,7 @@
-"""What writes responses: one engine a file. A new one is one file here, or a class that is registered."""
+"""What lets a model speak: one engine a file. A new one is one file here, or a class that is registered."""
 
 from mastlens.decoding.engines.huggingface import HuggingFaceEngine
-from mastlens.decoding.engines.interface import Decoding, Engine, Finished
+from mastlens.decoding.engines.interface import Decoding, Engine, Finished, Opening
 from mastlens.registry import Registry, subclasses_of
 
 ENGINES: Registry[type[Engine]] = Registry(
@@ -9,4 +9,4 @@ ENGINES: Registry[type[Engine]] = Registry(
 )
 """Name to engine."""
 
-__all__ = ["ENGINES", "Decoding", "Engine", "Finished", "HuggingFaceEngine"]
+__all__ = ["ENGINES", "Decoding", "Engine", "Finished", "HuggingFaceEngine", "Opening"]

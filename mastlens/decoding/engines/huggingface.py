@@ -1,12 +1,17 @@
 """The engine that decodes a transformers model in memory, with whatever edit is in it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from mastlens.decoding.engines.interface import Decoding, Engine, Finished
+import numpy as np
+
+from mastlens.decoding.engines.interface import Decoding, Engine, Finished, Opening
 from mastlens.decoding.generation import generate
+from mastlens.models.likelihood import sequence_logprobs
+from mastlens.models.weights import swapped
+from mastlens.problems.encoding import EncodedProblem, context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,7 +32,6 @@ class HuggingFaceEngine(Engine):
     """
 
     name: ClassVar[str] = "transformers"
-    in_memory: ClassVar[bool] = True
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
@@ -35,9 +39,17 @@ class HuggingFaceEngine(Engine):
     watching: Callable[[str, str], None] | None = None
 
     @classmethod
-    def open(cls, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> "HuggingFaceEngine":
-        """Return the engine for a model in memory; its folder plays no part."""
-        return cls(model, tokenizer)
+    @contextmanager
+    def opened(cls, opening: Opening) -> "Iterator[HuggingFaceEngine]":
+        """Load the model and put the edit into it (see ``Engine``)."""
+        model = opening.computing.load(opening.checkpoint)
+        with swapped(model, opening.changes):
+            yield cls(model, opening.tokenizer)
+
+    @property
+    def context(self) -> int | None:
+        """The model's context length in tokens."""
+        return context_length(self.model.config)
 
     def respond(
         self,
@@ -70,3 +82,9 @@ class HuggingFaceEngine(Engine):
             prefilled=None if watching is None else shown,
             written=None if heard is None else (lambda item, text: heard(names[item], text)),
         )
+
+    def logprobs(
+        self, encoded: Sequence[EncodedProblem], *, batch_size: int | str, progress: str | None = None
+    ) -> np.ndarray:
+        """Return the summed log-probability of each solution (see ``Engine``)."""
+        return sequence_logprobs(self.model, encoded, batch_size=batch_size, progress=progress)[0]
