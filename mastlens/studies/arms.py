@@ -141,9 +141,9 @@ def matched_edit(
     target: float,
     retain: bool,
     seed: int,
-    start: str,
-    take: str,
-    own: OwnTexts | None,
+    start: str = SOURCE,
+    take: str = FIRST,
+    own: OwnTexts | None = None,
     settings: Mapping[str, Any],
 ) -> EditWithSteps:
     """Make the edit at matched forgetting; what was looked at on the way goes to ``search.parquet`` in ``folder``.

@@ -18,7 +18,7 @@ from mastlens.organisms.problems import SyntheticProblem
 from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.rlvr.recipe import RLVRRecipe, Run
 from mastlens.organisms.rlvr.record import FILE, Recorder, as_table, kept_rows
-from mastlens.organisms.splits import problem_files, write_problem_files
+from mastlens.organisms.splits import measured_splits, problem_files, write_problem_files
 from mastlens.registry import code_digest
 from mastlens.runs.files import atomic_path, sha256_file, sha256_json, write_json, write_table, write_text
 from mastlens.runs.reading import read_object
@@ -86,7 +86,12 @@ def build_by_recipe(
     model, tokenizer = load_stage(folder / "base")
     with clock("card"):
         measured = measure_stages(
-            organism.stages, lambda stage: load_stage(folder / stage)[0], tokenizer, files, recipe, seed
+            organism.stages,
+            lambda stage: load_stage(folder / stage)[0],
+            tokenizer,
+            files,
+            measured_splits(recipe, seed),
+            recipe.max_new_tokens,
         )
     card = make_card(
         organism,
