@@ -144,6 +144,7 @@ def test_an_unfinished_build_is_not_gone_on_with_under_other_settings(tmp_path, 
     shutil.rmtree(tmp_path / "begun.unfinished")
 
 
+@pytest.mark.long
 def test_without_adapters_everything_moves(tmp_path, monkeypatch):
     whole = replace(SMALL, rank=0, continued_steps=1, sft_steps=1, grpo_forget=2, grpo_retain=2)
     monkeypatch.setattr(adapted, "measure_stages", _nothing_measured)
