@@ -6,6 +6,7 @@ PYTHON -m tests.vllm_cases CHECKPOINT EDIT ASKED.json ANSWERED.json
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from mastlens.checkpoints.checkpoint import Checkpoint
@@ -14,11 +15,13 @@ from mastlens.decoding.engines import Decoding, Opening
 from mastlens.decoding.engines.vllm import VllmEngine
 from mastlens.decoding.sampling import Sampling
 from mastlens.edits.edit import Edit
+from mastlens.errors import MastlensWarning
 from mastlens.problems.encoding import EncodedProblem
 
 
 def main() -> None:
     """Answer what is asked."""
+    warnings.simplefilter("error", MastlensWarning)  # the edit goes in place, not by way of a folder
     folder, edit, asked, answered = sys.argv[1:]
     checkpoint, given = Checkpoint(folder), json.loads(Path(asked).read_text())
     prompts, names = given["prompts"], [f"some/{place}/0" for place in range(len(given["prompts"]))]

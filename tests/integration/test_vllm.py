@@ -53,7 +53,13 @@ def run(python):
     place = Path(folder.name)
 
     def run(*words):
-        ours = {"TMPDIR": str(place), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        compiled = str(Path(tempfile.gettempdir()) / "mastlens-inductor")  # once, not in every test's own folder
+        ours = {
+            "TMPDIR": str(place),
+            "TORCHINDUCTOR_CACHE_DIR": compiled,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
         kept = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         done = subprocess.run(
             [python, "-m", *map(str, words)],
