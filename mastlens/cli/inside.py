@@ -26,7 +26,17 @@ def inside_depart(result: "Departure", settings: "InsideDepartSettings") -> Outc
     from mastlens.statistics import claim
 
     table = result.table[result.table["position"] == -1]
-    measures = ("difference", "angle_deg", "cka_distance", "lens_kl", "kl", "js", "entropy_change", "top_differs")
+    measures = (
+        "difference",
+        "angle_deg",
+        "cka_distance",
+        "procrustes",
+        "lens_kl",
+        "kl",
+        "js",
+        "entropy_change",
+        "top_differs",
+    )
     there = [measure for measure in measures if measure in table]
     columns = ["split", "layer", "site", "tokens"]
     columns += [f"{measure}{end}" for measure in ("difference", "kl") for end in ("", "_null", "_distinguishable")]

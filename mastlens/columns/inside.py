@@ -28,6 +28,8 @@ DEPART = Table(
         *_beside("angle_deg", "angle between the stream before and after, mean over tokens", "degree"),
         *_beside("cka_distance", "1 − linear CKA over 256 tokens of the split; NaN by position",
                  source="Kornblith et al., arXiv:1905.00414"),
+        *_beside("procrustes", "1 − (sum of the singular values of X'Y)², X and Y the states of the same 256 tokens, "
+                 "centred, at unit norm; NaN by position", source="Procrustes disparity"),
         *_beside("lens_kl", f"KL(SFT ‖ RLVR) of {_NEXT}, read off the layer by each model's final norm and output "
                  "embedding", "nat", source="logit lens", when="--lens"),
         *_beside("kl", f"KL(SFT ‖ RLVR) of {_NEXT}", "nat"),

@@ -16,6 +16,7 @@ from mastlens.statistics import claim
 
 _PLACE = ("split", "layer", "site", "position")
 _WRITER = "mastlens inside depart"
+_EVERY = 16  # layers or positions up to which each has its mark
 
 
 @honest
@@ -76,9 +77,12 @@ def plot_departure(
     spread = log_range(values) and not (values[np.isfinite(values)] <= 0).any()
     fig.update_yaxes(title_text=plain(label_of(measure)), type="log" if spread else "linear")
     if spread:
-        fig.update_yaxes(dtick="D2")  # 1, 2 and 5 of each decade: plotly's own marks every digit
+        # 1, 2 and 5 of each decade: plotly's own marks every digit; and 10^-4 rather than 100 µ
+        fig.update_yaxes(dtick="D2", exponentformat="power")
     x_title = "position in the solution (tokens)" if single else "layer (−1: the embedding)"
     fig.update_xaxes(title_text="all tokens" if of_next and not single else x_title, tickformat="d")
+    if numbers(drawn, axis).max() - numbers(drawn, axis).min() <= _EVERY:
+        fig.update_xaxes(dtick=1)  # no mark between two whole numbers
     found = claim(drawn, measure)
     noun = "position" if single else "split" if of_next else "stream reading"
     said = label_of(measure).split(" (")[0]

@@ -44,6 +44,7 @@ _LABELS = {
     "difference": "difference of the stream (‖after − before‖ / ‖before‖)",
     "angle_deg": "angle between the stream before and after (degrees)",
     "cka_distance": "1 − CKA of the stream before and after (no unit)",
+    "procrustes": "Procrustes distance of the stream before and after (0 to 1)",
     "lens_kl": "KL(SFT ‖ RLVR) of the layer's logit lens (nats)",
     "kl": "KL(SFT ‖ RLVR) of the next token (nats)",
     "js": "Jensen-Shannon divergence of the next token (nats)",

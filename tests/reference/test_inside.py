@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.spatial import procrustes
 from transformers import AutoModelForCausalLM
 
 import mastlens
@@ -96,6 +97,7 @@ def test_the_map_is_what_plain_transformers_gives(departure, tiny):
             assert row["angle_deg"] == pytest.approx(np.degrees(np.arccos(cosine)).mean(), rel=1e-4)
             if len(a) <= SAMPLE:
                 assert row["cka_distance"] == pytest.approx(1 - feature_cka(a, b), rel=1e-4)
+                assert row["procrustes"] == pytest.approx(procrustes(a, b)[2], rel=1e-3)
             a, b = (np.concatenate([text[place] for text in model]) for model in (old_lens, new_lens))
             assert row["lens_kl"] == pytest.approx(kl(a, b).mean(), rel=1e-3)
         a, b = np.concatenate(old_logits), np.concatenate(new_logits)
@@ -191,7 +193,7 @@ def test_batches_change_nothing_and_without_draws_there_is_no_verdict(departure,
         positions=2, batch_size=1, dtype="float32", progress=False,
     )  # fmt: skip
     assert "lens_kl" not in one.table
-    for measure in ("difference", "angle_deg", "cka_distance", "kl", "js", "top_differs"):
+    for measure in ("difference", "angle_deg", "cka_distance", "procrustes", "kl", "js", "top_differs"):
         np.testing.assert_allclose(one.table[measure], departure.table[measure], rtol=2e-3, atol=1e-9)
         assert one.table[f"{measure}_p"].isna().all()
         assert not one.table[f"{measure}_distinguishable"].any()
@@ -211,6 +213,12 @@ def test_measures_by_hand():
     assert distances.cka_distance(x, 3 * x @ turn + 1) == pytest.approx(0, abs=1e-12)
     y = x + 0.5 * torch.randn(40, 6, generator=generator, dtype=torch.float64)
     assert distances.cka_distance(x, y) == pytest.approx(1 - feature_cka(x.numpy(), y.numpy()), rel=1e-9)
+    assert distances.procrustes_distance(x, 3 * x @ turn + 1) == pytest.approx(0, abs=1e-12)
+    for a_, b_ in ((x, y), (x[:5], y[:5])):  # more tokens than entries, and fewer
+        theirs = procrustes(a_.numpy(), b_.numpy())[2]
+        assert distances.procrustes_distance(a_, b_) == pytest.approx(theirs, rel=1e-9)
+    assert math.isnan(distances.procrustes_distance(x[:2], y[:2]))
+    assert math.isnan(distances.procrustes_distance(torch.ones(5, 2).double(), x[:5, :2]))
     assert math.isnan(distances.cka_distance(x[:2], y[:2]))
     assert math.isnan(distances.cka_distance(torch.ones(5, 2).double(), x[:5, :2]))
     logits = torch.tensor([[0.0, 0.0, -math.inf]], dtype=torch.float64)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mastlens.analysis.inside.distances import cka_distance
+from mastlens.analysis.inside.distances import cka_distance, procrustes_distance
 from mastlens.analysis.inside.looking import Texts, looked_inside
 from mastlens.analysis.inside.nulls import beside_null
 from mastlens.analysis.inside.pair import RLVR, Pair
@@ -70,6 +70,7 @@ def inside_depart(settings: InsideDepartSettings) -> Departure:
     - ``difference``: |after - before| / |before|;
     - ``angle_deg``: the angle between the two, in degrees;
     - ``cka_distance``: 1 - linear CKA over 256 tokens of the split, spread evenly (not by position);
+    - ``procrustes``: the Procrustes distance of the same tokens, 0 where one is the other turned, moved and scaled;
     - ``lens_kl``: with ``lens``, KL(SFT || RLVR) of what each model's final norm and output embedding make of it;
 
     and for ``logits``: ``kl`` = KL(SFT || RLVR) of the next-token distributions over the whole vocabulary, ``js``,
@@ -105,7 +106,7 @@ def _rows(split: str, reading: PairReading, tally: Tally) -> list[dict[str, Any]
     rows = []
     for point in reading.points:
         name, layer = point
-        cka = [] if point == LOGITS else _cka(tally, point)
+        sampled = {} if point == LOGITS else _sampled(tally, point)
         for row, tokens in enumerate(tally.counts):
             if not tokens:
                 continue
@@ -115,16 +116,21 @@ def _rows(split: str, reading: PairReading, tally: Tally) -> list[dict[str, Any]
                 values = [math.nan] * tally.models
                 if (measure, point) in tally.sums:
                     values = tally.means(measure, point)[:, row].tolist()
-                elif measure == "cka_distance" and cka and not row:
-                    values = cka
+                elif measure in sampled and not row:
+                    values = sampled[measure]
                 told |= beside_null(measure, values[RLVR], values[1:])
             rows.append(told)
     return rows
 
 
-def _cka(tally: Tally, point: Point) -> list[float]:
+def _sampled(tally: Tally, point: Point) -> dict[str, list[float]]:
+    """Return what compares all tokens at once, of the sampled ones: measure to its value for each model."""
     before = tally.sampled[BEFORE, point].double()
-    return [cka_distance(before, tally.sampled[model, point].double()) for model in range(tally.models)]
+    measures = {"cka_distance": cka_distance, "procrustes": procrustes_distance}
+    return {
+        name: [of(before, tally.sampled[model, point].double()) for model in range(tally.models)]
+        for name, of in measures.items()
+    }
 
 
 _TOKENS = ("token", "sft_token", "rlvr_token")

@@ -44,6 +44,25 @@ def cka_distance(before: Float[Tensor, "tokens width"], after: Float[Tensor, "to
     return float(torch.linalg.matrix_norm(a - b) ** 2 / 2)
 
 
+def procrustes_distance(before: Float[Tensor, "tokens width"], after: Float[Tensor, "tokens width"]) -> float:
+    """Return what is left between two sets of vectors of the same tokens once one is moved, scaled and turned to fit.
+
+    As a share of their size: 1 - (sum of the singular values of X'Y)^2 of centred X and Y of unit norm, between 0 and 1
+    (the disparity of ``scipy.spatial.procrustes``). Taken from matrices of tokens x tokens. NaN for fewer than three
+    tokens, or where all vectors of a model are one.
+    """
+    if len(before) < 3:
+        return math.nan
+    parts = []
+    for part in (before, after):
+        centred = part - part.mean(dim=0)
+        size = torch.linalg.matrix_norm(centred)
+        if not float(size) > 0:
+            return math.nan
+        parts.append(torch.linalg.qr((centred / size).T, mode="r")[1])  # centred' = Q R, so X'Y = Q (R S') P'
+    return float((1 - torch.linalg.svdvals(parts[0] @ parts[1].T).sum() ** 2).clamp_min(0))
+
+
 def next_token(
     before: Float[Tensor, "tokens vocabulary"], after: Float[Tensor, "tokens vocabulary"]
 ) -> dict[str, Float[Tensor, " tokens"]]:

@@ -20,7 +20,7 @@ from mastlens.models.memory import float64_device
 from mastlens.problems.encoding import Batch, EncodedProblem
 
 EMBED, LOGITS = ("embed", OUTSIDE), ("logits", OUTSIDE)
-STREAM = ("difference", "angle_deg", "cka_distance", "lens_kl")
+STREAM = ("difference", "angle_deg", "cka_distance", "procrustes", "lens_kl")
 NEXT = ("kl", "js", "entropy_change", "top_differs")
 """Measures of a stream, and of what is said next."""
 
