@@ -7,8 +7,8 @@ score is the mean of |G| in it, standardised over all blocks of its layer, and
     S = a S_forget + (1 - a) |S_forget - S_retain|,    a = 1 / (1 + log 2), the paper's weight at its second task.
 
 The largest blocks of the whole model are kept. The paper looks at v alone, where it saw most of the large gradients;
-which matrices compete here is said by ``--where``. What RLVR changed is not read, so that a matrix which it left may rank
-first. The paper's experts, router and warm-up are not this.
+which matrices compete here is said by ``--where``. What RLVR changed is not read: a matrix may rank first that it left
+as it was. The paper's experts, router and warm-up are not this.
 """
 
 import math
