@@ -215,6 +215,20 @@ SCORE_SHAPLEY = Table(
     ),
 )  # fmt: skip
 
+SCORE_SETA = Table(
+    "score_seta.parquet",
+    "mastlens score seta",
+    "a matrix",
+    (
+        *_SCORED,
+        Column("score", "the share of its blocks that are among the largest of the model", null="`keep`, 0.13",
+               source="SETA, arXiv:2606.07500"),
+        Column("standard_error", "NaN: nothing is drawn"),
+        Column("blocks", "blocks of the matrix", kind="whole"),
+        Column("blocks_kept", "those among the largest", kind="whole"),
+    ),
+)  # fmt: skip
+
 CAUSAL_GROUPS = Table(
     "causal_groups.parquet",
     "mastlens causal-map",
@@ -317,6 +331,7 @@ TABLES = (
     SCORE_BEHAVIOUR,
     SCORE_SEARCH,
     SCORE_SHAPLEY,
+    SCORE_SETA,
     SCORE_GATES,
     CUMULATIVE,
     CUMULATIVE_AREAS,

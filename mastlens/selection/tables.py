@@ -52,7 +52,7 @@ SOURCES = {
     "geometry": Source("geometry.parquet", "geometry", "mastlens geometry", _rlvr),
     "coupling": Source("coupling.parquet", "couple", "mastlens couple"),
     "causal": Source("causal_map.parquet", "causal-map", "mastlens causal-map", _restored, shaped=False),
-    **{f"{SCORED}{rule}": _scored(rule) for rule in ("path", "behaviour", "gates", "search", "shapley")},
+    **{f"{SCORED}{rule}": _scored(rule) for rule in ("path", "behaviour", "gates", "search", "shapley", "seta")},
 }
 
 

@@ -47,6 +47,7 @@ def commands(folder: Path) -> list[str]:
         f"score path {lineage} {pair} --limit 2 --where {top} --parameter points=1 --out {folder}/run",
         f"score behaviour {lineage} {pair} --limit 2 --where {top} --parameter points=1 max_new_tokens=4 "
         f"--out {folder}/run",
+        f"score seta {lineage} {pair} --limit 2 --where {top} --out {folder}/run",
         f"score gates {lineage} {pair} --limit 2 --where {top} --parameter steps=1 --out {folder}/run",
         f"score search {lineage} {pair} --limit 2 --where {top} --parameter budget=8 --out {folder}/run",
         f"score shapley {lineage} {pair} --limit 2 --where {top} --parameter pairs=2 --out {folder}/run",

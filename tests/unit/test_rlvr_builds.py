@@ -278,6 +278,19 @@ def test_the_page_on_a_recipe_of_ones_own_does_what_it_says(tmp_path, monkeypatc
     assert code == sha256_file(tmp_path / "leave_one_out.py")
 
 
+def test_lineages_that_begin_alike_share_what_they_begin_with(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(rlvr_build, "build_shared", lambda *given: asked.append(given[0]) or tmp_path)
+    qwen2 = organisms.get_organism("qwen2")
+    half = replace(qwen2.recipe, grpo_forget=480, grpo_retain=640, eval_forget=9, max_new_tokens=8)
+    folder, source = rlvr_build._start(qwen2, half, organisms.DEFAULT_SEED, build.Clock())
+    assert (folder, source) == (qwen2.folder, "organism:qwen2")
+    for numbers, seed in ((half, 1), (replace(half, grpo_lr=1.0), 1), (replace(half, sft_steps=3), 0)):
+        assert rlvr_build._start(qwen2, numbers, seed, build.Clock()) == (tmp_path, "trained from nothing")
+    assert asked[0] == asked[1] == qwen2.recipe
+    assert asked[2] == replace(qwen2.recipe, sft_steps=3)
+
+
 def test_every_recipe_names_its_source():
     table = organisms.rlvr.describe_recipes()
     assert {"grpo", "grpo-kl", "dr-grpo", "dapo", "stare-o1", "stare-c2", "matched-sft"} <= set(table["recipe"])

@@ -128,6 +128,9 @@ NOTE = (
     "with how much was. The recipe matched-sft is the control for that."
 )
 
+_LATER = ("grpo_", "max_new_tokens", "train_", "calibration", "eval_", "trajectory")
+"""Numbers that base and SFT do not depend on, by how they begin."""
+
 _ALONG_THE_WAY = ("training-{}.rows", "told-{}.json", "samples-{}.ledger")
 
 
@@ -174,9 +177,11 @@ def _train(
 
 def _start(organism: Organism, recipe: Recipe, seed: int, clock: Clock) -> tuple[Path, str]:
     """Return the folder of base and SFT, and what the card says of where they are from."""
-    if (recipe, seed, organism.cached) == (organism.recipe, DEFAULT_SEED, False) and organism.present:
+    later = {name: getattr(organism.recipe, name) for name in asdict(recipe) if name.startswith(_LATER)}
+    beginning = replace(recipe, **later)  # so that lineages that begin alike share what they begin with
+    if (beginning, seed, organism.cached) == (organism.recipe, DEFAULT_SEED, False) and organism.present:
         return organism.folder, f"organism:{organism.name}"
-    return build_shared(recipe, seed, clock, STARTS), "trained from nothing"
+    return build_shared(beginning, seed, clock, STARTS), "trained from nothing"
 
 
 def _matched(organism: Organism, match: Path | None, source: str, seed: int, sft: str) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def as_table(rows: list[dict[str, Any]]) -> "pd.DataFrame":
     noted = sorted({key for row in rows for key in row} - set(COLUMNS))
     table = pd.DataFrame(rows, columns=[*COLUMNS, *noted])
     whole = {"step": "int64", "responses": "int64"}
-    return table.astype({name: whole.get(name, "float64") for name in table if name != "stage"})
+    return table.astype({str(name): whole.get(str(name), "float64") for name in table if name != "stage"})
 
 
 @dataclass(frozen=True)

@@ -31,3 +31,9 @@ GATES = measured_rule(
     "the part of its increment that is taken back where gates are learnt to lose forget and keep retain",
     "hard-concrete gates, arXiv:1712.01312, on the increment",
 )
+
+SETA = measured_rule(
+    "seta",
+    "the share of its blocks in which the forget gradient is large for its layer, and unlike the retain gradient",
+    "SETA, arXiv:2606.07500, sections 3 and 4: block selection alone",
+)

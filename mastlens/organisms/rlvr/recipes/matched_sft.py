@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.rlvr.recipe import RLVRRecipe, Run
 
 
@@ -24,6 +25,10 @@ class MatchedSFT(RLVRRecipe):
     most: int = 300
 
     needs_match: ClassVar[bool] = True
+
+    def steps(self, count: int, numbers: Recipe) -> int:
+        """Return the most steps that there can be."""
+        return self.most
 
     def train(self, run: Run) -> Mapping[str, Any]:
         """Sample, keep what is right, and train until accuracy is matched."""
