@@ -4,7 +4,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,29 +19,31 @@ ASKED = "asked.json"
 _STATE = "state.pt"
 
 
-def claim(begun: Path, asked: dict[str, Any]) -> None:
+def claim(begun: Path, asked: Mapping[str, Any], name: str = ASKED) -> None:
     """Write into an unfinished build's folder what it is of, or refuse to go on with one that is of something else.
 
     Args:
         begun: The folder; made if it is not there.
         asked: Settings and seed, as JSON has them.
+        name: Of the file.
 
     Raises:
         MastlensError: If the folder holds the beginning of a build with other settings.
     """
-    kept = begun / ASKED
-    if not kept.is_file():
+    path = begun / name
+    if not path.is_file():
         begun.mkdir(parents=True, exist_ok=True)
-        write_json(kept, asked)
+        write_json(path, dict(asked))
         return
-    asked = json.loads(json.dumps(asked))  # tuples are lists in a file
-    before = read_object(kept, "what an unfinished build is of")
-    other = sorted(name for name in asked.keys() | before.keys() if asked.get(name) != before.get(name))
-    if other:
-        told = ", ".join(f"{name} {before.get(name)!r}, now {asked.get(name)!r}" for name in other)
+    now = json.loads(json.dumps(dict(asked)))  # tuples are lists in a file
+    before = read_object(path, "what an unfinished build is of")
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if differing:
+        told = "; ".join(f"{key} was {before.get(key)}, and is {now.get(key)} now" for key in differing[:4])
+        more = f" (and {len(differing) - 4} more)" if len(differing) > 4 else ""
         raise StageRefused(
-            f"{begun} holds an unfinished build with other settings ({told}). "
-            "Finish it with those, or remove the folder."
+            f"{begun} holds a build that was begun with other settings: {told}{more}. What it finished is kept. Go on "
+            "with those settings, choose another folder, or remove it."
         )
 
 

@@ -139,7 +139,7 @@ def test_an_unfinished_build_is_not_gone_on_with_under_other_settings(tmp_path, 
     monkeypatch.setattr(adapted, "train_sft", stop)
     with pytest.raises(KeyboardInterrupt):
         made(tmp_path / "begun")
-    with pytest.raises(MastlensError, match="rank 4, now 8"):
+    with pytest.raises(MastlensError, match="rank was 4, and is 8 now"):
         made(tmp_path / "begun", replace(SMALL, rank=8))
     shutil.rmtree(tmp_path / "begun.unfinished")
 

@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mastlens.errors import BadSetting, NotFound, NotSupported, NotTogether, StageRefused
+from mastlens.errors import BadSetting, NotFound, NotSupported, NotTogether
 from mastlens.organisms import DEFAULT_SEED
 from mastlens.organisms.build import Clock, measure_stages, write_stage
 from mastlens.organisms.card import make_card, render_card
 from mastlens.organisms.organism import Organism
+from mastlens.organisms.partial import claim
 from mastlens.organisms.planted import build_shared, load_stage
 from mastlens.organisms.posttraining import rewarded_prompts
 from mastlens.organisms.problems import SyntheticProblem
@@ -65,7 +66,7 @@ def build_by_recipe(
     start, source = _start(organism, recipe, seed, clock)
     sft = sha256_file(start / "sft" / "model.safetensors")
     matched = _matched(organism, match, source, seed, sft) if how.needs_match else None
-    _refuse_others(folder, _settings(how, recipe, seed, trajectory, sft, matched))
+    claim(folder, _settings(how, recipe, seed, trajectory, sft, matched), BEGUN)
     for stage in STARTS:
         if not (folder / stage).is_dir():
             with atomic_path(folder / stage) as target:
@@ -225,18 +226,3 @@ def _settings(
         "sft": sft,
         "match": target,
     }
-
-
-def _refuse_others(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Raise if the folder holds what was begun with other settings; else note these."""
-    path = folder / BEGUN
-    begun = read_object(path) if path.is_file() else dict(settings)
-    differing = [key for key in {**begun, **settings} if begun.get(key) != settings.get(key)]
-    if differing:
-        told = "; ".join(f"{key} was {begun.get(key)}, and is {settings.get(key)} now" for key in differing[:4])
-        more = f" (and {len(differing) - 4} more)" if len(differing) > 4 else ""
-        raise StageRefused(
-            f"{folder} holds a build that was begun with other settings: {told}{more}. What it finished is kept. Go on "
-            "with those settings, choose another folder, or remove it."
-        )
-    write_json(path, dict(settings))
