@@ -185,8 +185,14 @@ def build_qwen2(organism: "Organism", folder: Path, seed: int, trajectory: bool,
 
 
 def write_stage(model, tokenizer, target: Path, *, recipe: Pretraining, seed: int) -> None:
-    """Write weights and tokenizer into a folder whose configuration the trainers have not touched."""
-    fresh = new_model(recipe, tokenizer, seed)
+    """Write weights and tokenizer into a folder whose configuration the trainers have not touched.
+
+    A run whose steps are kept goes on as one whose steps are not: what it samples does not depend on the writing.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        fresh = new_model(recipe, tokenizer, seed)
     fresh.load_state_dict(model.state_dict())
     with quiet_training():
         fresh.save_pretrained(target)

@@ -147,13 +147,10 @@ def _train(
     kept: bool,
 ) -> None:
     """Train a stage from ``sft`` and write it, with what the card says of it and its rows beside it."""
-    import torch
-
     model, tokenizer = load_stage(folder / "sft")
 
     def save(model: Any, target: Path) -> None:
-        with torch.random.fork_rng(devices=[]):  # a run whose steps are kept samples what it would have sampled
-            write_stage(model, tokenizer, target, recipe=recipe, seed=seed)
+        write_stage(model, tokenizer, target, recipe=recipe, seed=seed)
 
     steps = how.steps(len(problems), recipe)
     at = {round(steps * (i + 1) / recipe.trajectory) for i in range(recipe.trajectory)} - {0} if kept else set()
