@@ -11,6 +11,8 @@ import mastlens as m
 from mastlens.plots.cards.answers import attack_card
 from mastlens.plots.cards.card import ROWS, Card, CellMap
 from mastlens.plots.cards.carded import Carded
+from mastlens.plots.cards.inside import patches_card
+from mastlens.plots.cards.training import training_card
 from mastlens.plots.cards.weights import agreement_card, coupling_card, geometry_card, trajectory_card
 
 LIMIT = 30_000  # bytes
@@ -101,6 +103,30 @@ def test_every_result_shows_itself(results):
         assert repr(result) == result.card().text
         assert "table" in reader.tags, type(result).__name__
         assert max(map(len, repr(result).splitlines())) < 400
+
+
+def test_no_card_shows_a_column_twice():
+    row = {"split": "forget", "direction": "restore", "layer": 0, "site": "z", "head": -1, "effect": 1.0, "total": 2.0}
+    row |= {"effect_null": 0.1, "effect_distinguishable": True, "first_order": 0.9}
+    patches = patches_card(pd.DataFrame([row]), pd.DataFrame(), {})
+    check(patches)
+    rounds = [
+        {
+            "lineage": "a",
+            "recipe": "grpo",
+            "stage": "rlvr",
+            "step": step,
+            "accuracy": step / 20,
+            "entropy": 1 - step / 40,
+        }
+        for step in range(20)
+    ]
+    training = training_card(pd.DataFrame(rounds), {})
+    check(training)
+    assert training.verdict == "a: 2 % to 92 % of sampled responses right, entropy 0.99 to 0.54 nats."
+    for card in (patches, training):
+        assert card.rows.columns.is_unique
+        assert "effect" in card.text or "accuracy" in card.text
 
 
 def test_every_public_result_is_carded():

@@ -72,7 +72,7 @@ def made(tiny, tmp_path_factory):
             recorder = Recorder("rlvr", folder / "rows")
             run = Run("rlvr", model, tokenizer, PROBLEMS, NUMBERS, 0, 0, recorder, folder, {}, lambda *_: None)
             rows = [{"prompt": f"{one.problem}\n", "answer": one.answer} for one in PROBLEMS]
-            common = posttraining._common_arguments(str(folder), 0)
+            common = posttraining._common_arguments(folder, 0, keep=False)
             options = {"num_generations": SAMPLES, "max_completion_length": LONGEST, "shuffle_dataset": False}
             config = GRPOConfig(**{**common, **options, **arguments(recipe, NUMBERS, recipe.steps(2, NUMBERS))})
             given = {"args": config, "train_dataset": Dataset.from_list(rows), "processing_class": tokenizer}

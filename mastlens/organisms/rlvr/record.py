@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mastlens.errors import BadSetting, NotFound
+from mastlens.plots.cards.carded import Carded
 from mastlens.runs.reading import read_object, read_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mastlens.plots.cards.card import Card
     from mastlens.plots.figure import Figure
 
 FILE = "training.parquet"
@@ -82,8 +84,8 @@ def as_table(rows: list[dict[str, Any]]) -> "pd.DataFrame":
     return table.astype({str(name): whole.get(str(name), "float64") for name in table if name != "stage"})
 
 
-@dataclass(frozen=True)
-class Training:
+@dataclass(frozen=True, repr=False)
+class Training(Carded):
     """How lineages were reinforced, step by step.
 
     Attributes:
@@ -93,6 +95,12 @@ class Training:
 
     table: "pd.DataFrame"
     settings: Mapping[str, Mapping[str, Any]]
+
+    def card(self) -> "Card":
+        """Return what it says at first glance."""
+        from mastlens.plots.cards.training import training_card
+
+        return training_card(self.table, self.settings)
 
     def plot(self, stage: str = "rlvr") -> "Figure":
         """Draw accuracy, entropy, response length and KL to SFT over the steps, a line a lineage.

@@ -149,7 +149,7 @@ def patches_card(table: pd.DataFrame, agreement: pd.DataFrame, settings: Mapping
     return Card(
         "Inside: what exchanged activations do",
         verdict,
-        order[[column for column in (*columns, "beyond") if column in order]],
+        order[[column for column in columns if column in order]],
         len(table),
         None,
         ("result.plot()", "result.agreement"),
