@@ -51,7 +51,13 @@ def build_lineage(organism: "Organism", out: Path, *, seed: int, trajectory: boo
     """
     build, recipe = organism.build, recipe or organism.recipe
     if build is None or recipe is None:
-        raise NotSupported(f"organism:{organism.name} is a folder of checkpoints: there is no recipe to build it by.")
+        from mastlens.organisms import ORGANISMS
+
+        begun = [one.name for one in ORGANISMS.values() if _start(one).startswith(f"organism:{organism.name}/")]
+        more = f" Lineages that go on from it: {', '.join(begun)}." if begun else ""
+        raise NotSupported(
+            f"organism:{organism.name} is a folder of checkpoints: there is no recipe to build it by.{more}"
+        )
     if not isinstance(recipe, type(organism.recipe)):
         raise BadSetting(
             f"organism:{organism.name} is built by a {type(organism.recipe).__name__}, not a {type(recipe).__name__}."
@@ -79,6 +85,11 @@ def build_lineage(organism: "Organism", out: Path, *, seed: int, trajectory: boo
             folder.mkdir()
             build(organism, folder, seed=seed, recipe=recipe, trajectory=trajectory)
     return out
+
+
+def _start(organism: "Organism") -> str:
+    """Return the checkpoint that a lineage goes on from; nothing where it begins from nothing."""
+    return str(getattr(organism.recipe, "start", ""))
 
 
 def check_trainers() -> None:
