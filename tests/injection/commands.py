@@ -105,7 +105,7 @@ ROWS = (
     Row("inside write " + LINEAGE + " --split forget={i}/forget.jsonl --limit 2 --draws 2 --out {o}"),
     Row("inside patch " + LINEAGE + " --split f={i}/forget.jsonl --limit 1 --draws 2 --sites z --layers 1 --out {o}"),
     Row(
-        "inside direct " + LINEAGE + " --texts {i}/texts.jsonl --label subject=Algebra --draws 2 --shuffles 2 "
+        "inside direct " + LINEAGE + " --texts {i}/labelled.jsonl --label subject=Algebra --draws 2 --shuffles 2 "
         "--layers 1 --sites resid_post --probes mean --out {o}"
     ),
     Row(
@@ -235,7 +235,7 @@ def write_inputs(folder: Path) -> None:
     for number, side in enumerate(("forget", "retain")):
         for kind, first in (("calibration", 200), ("eval", 300)):
             write_problems(folder / f"{side}-{kind}.jsonl", first=first + 50 * number, count=2)
-    write_problems(folder / "texts.jsonl", first=100, count=14)
+    write_problems(folder / "labelled.jsonl", first=100, count=14)
     write_identity(folder / "sae", 32, layer=1)
     _write_texts(folder)
     toml = STUDY.format(i=folder)
