@@ -29,7 +29,7 @@ from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.splits import measured_splits, problem_files, write_problem_files
 from mastlens.organisms.stage_accuracy import compare_stages, measure_responses, summarise
 from mastlens.organisms.tokenizer import train_tokenizer
-from mastlens.runs.files import atomic_path, remove_leftovers, write_json, write_text
+from mastlens.runs.files import atomic_path, remove_all_leftovers, remove_leftovers, write_json, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,6 +73,7 @@ def build_lineage(organism: "Organism", out: Path, *, seed: int, trajectory: boo
         if organism.resumable:  # what is finished of an interrupted build waits beside the place where it belongs
             begun = out.with_name(f"{out.name}.unfinished")
             claim(begun, {"seed": seed, **asdict(recipe)})
+            remove_all_leftovers(begun)
             try:
                 build(organism, begun, seed=seed, recipe=recipe, trajectory=trajectory)
             except BaseException:

@@ -17,7 +17,7 @@ from mastlens.plots.figure import TextFigure
 from mastlens.plots.frame import readable_width
 from mastlens.plots.images import IMAGES, draw_images
 from mastlens.plots.tables import figure_table, layout_of, packed
-from mastlens.runs.files import atomic_path
+from mastlens.runs.files import atomic_path, remove_leftovers
 
 CONFIG = {
     "responsive": True,
@@ -155,6 +155,8 @@ def _share_plotly(folder: Path) -> None:
     shared = folder / _PLOTLY
     if not shared.is_file() or shared.stat().st_size != len(script):
         write_file(shared, script)
+    else:
+        remove_leftovers(shared)
 
 
 def write_file(path: Path, content: bytes) -> Path:

@@ -119,6 +119,13 @@ def remove_leftovers(path: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def remove_all_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in a folder, whatever they were writing: for what is not written again."""
+    for entry in list(folder.iterdir()) if folder.is_dir() else []:
+        if match := re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}", entry.name):
+            remove_leftovers(folder / match[1])
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` in one step."""
     with atomic_path(path) as temporary:

@@ -25,7 +25,7 @@ from mastlens.errors import BadSetting, NotTogether, unknown
 from mastlens.evaluation.responses import evaluate
 from mastlens.plots.cards.carded import Carded
 from mastlens.problems.reading import read_problems
-from mastlens.runs.files import write_table, write_text
+from mastlens.runs.files import remove_all_leftovers, write_table, write_text
 from mastlens.statistics import paired_interval, wilson
 from mastlens.unlearning.editing import unlearn
 
@@ -207,6 +207,7 @@ def _joined(files: Sequence[str | os.PathLike[str]], place: Path) -> Path:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if not (place / "forget.jsonl").is_file():
         write_text(place / "forget.jsonl", text)
+    remove_all_leftovers(place)
     return place / "forget.jsonl"
 
 

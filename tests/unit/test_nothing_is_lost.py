@@ -346,3 +346,22 @@ def test_a_folder_is_free_again_once_it_is_let_go(tmp_path):
     with held(tmp_path), held(tmp_path):
         assert not abandoned(tmp_path)
     assert abandoned(tmp_path)
+
+
+def test_what_is_written_once_has_its_leftovers_removed_all_the_same(tmp_path):
+    """A writer that was killed right after its file was in place leaves its scratch folder: nobody writes it again."""
+    from mastlens.plots.files import _share_plotly
+
+    for name in (".sft.abcd1234", ".rlvr.0123abcd", ".rlvr.x", "rlvr.abcd1234"):
+        (tmp_path / name).mkdir()
+    files.remove_all_leftovers(tmp_path / "not there")
+    with held(tmp_path / ".rlvr.0123abcd"):  # whose writer is at work
+        files.remove_all_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".rlvr.0123abcd", ".rlvr.x", "rlvr.abcd1234"}
+    files.remove_all_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".rlvr.x", "rlvr.abcd1234"}
+    shared = tmp_path / "figures"
+    _share_plotly(shared)
+    (shared / ".plotly.min.js.abcd1234").mkdir()
+    _share_plotly(shared)
+    assert [path.name for path in shared.iterdir()] == ["plotly.min.js"]
