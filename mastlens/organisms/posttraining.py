@@ -14,6 +14,7 @@ from typing import Any
 
 from mastlens.decoding.graders import find_grader
 from mastlens.decoding.rewards import reward_of
+from mastlens.errors import MissingPackage
 from mastlens.organisms.partial import trainer_folder
 from mastlens.organisms.problems import SyntheticProblem, draw_corpus, draw_split
 from mastlens.organisms.recipes.adapted import AdaptedRecipe
@@ -144,11 +145,22 @@ def _adapter(rank: int | None, seed: int) -> dict:
     if rank is None:
         return {}
     import torch
-    from peft import LoraConfig
 
     torch.manual_seed(seed)
-    how = LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
-    return {"peft_config": how}
+    return {"peft_config": lora(rank, 2 * rank)}
+
+
+def lora(rank: int, alpha: int) -> Any:
+    """Return LoRA adapters on every linear layer of the blocks, for TRL; their product is scaled by alpha / rank.
+
+    Raises:
+        MastlensError: If peft is not installed.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise MissingPackage(f"Training adapters needs peft ({error}). pip install 'mastlens[train]'") from error
+    return LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear")
 
 
 def _run(trainer, start: str | None) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-from mastlens.errors import BadSetting, MissingPackage, NotSupported
+from mastlens.errors import BadSetting, NotSupported
 from mastlens.organisms.rlvr.recipe import RLVRRecipe, Rollouts, Run
 from mastlens.organisms.subjects import BY_NAME
 
@@ -111,25 +111,6 @@ def arguments(recipe: RLVRRecipe, numbers: Any, steps: int) -> dict[str, Any]:
         "use_bias_correction_kl": recipe.unbiased_kl,
     }
     return decided | ({} if recipe.lr is None else {"learning_rate": recipe.lr})
-
-
-def adapter_config(recipe: RLVRRecipe) -> Any:
-    """Return the LoRA adapters of a recipe for TRL; None where all parameters are trained.
-
-    Raises:
-        MastlensError: If peft is not installed.
-    """
-    if not recipe.adapters:
-        return None
-    try:
-        from peft import LoraConfig
-    except ImportError as error:
-        raise MissingPackage(
-            f"The recipe {recipe.name} trains adapters, which needs peft ({error}). pip install 'mastlens[train]'"
-        ) from error
-    return LoraConfig(
-        r=recipe.adapters, lora_alpha=recipe.adapter_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
 
 
 def train_by_grpo(recipe: RLVRRecipe, run: Run) -> dict[str, Any]:
@@ -257,7 +238,9 @@ def trainer_of(recipe: RLVRRecipe, run: Run, **given: Any) -> "GRPOTrainer":
                 )
 
     given |= {"reward_funcs": reward, "callbacks": [*given["callbacks"], Rounds()]}
-    return RecipeTrainer(**given, peft_config=adapter_config(recipe))
+    from mastlens.organisms.posttraining import lora
+
+    return RecipeTrainer(**given, peft_config=lora(recipe.adapters, recipe.adapter_alpha) if recipe.adapters else None)
 
 
 def checked_advantages(given: "Tensor", rollouts: Rollouts, name: str) -> "Tensor":

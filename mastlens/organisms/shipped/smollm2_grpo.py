@@ -29,7 +29,11 @@ def _lineage(name: str, summary: str, recipe: AdaptedRecipe) -> Organism:
     )
 
 
-GRPO = _lineage("smollm2-grpo", "SmolLM2-135M after SFT and GRPO with adapters (about three hours)", AdaptedRecipe())
+GRPO = _lineage(
+    "smollm2-grpo",
+    "SmolLM2-135M after SFT and GRPO with adapters (hours; goes on where it was stopped)",
+    AdaptedRecipe(),
+)
 WHOLE = _lineage(
     "smollm2-grpo-whole",
     "the same with all parameters trained in every stage",
