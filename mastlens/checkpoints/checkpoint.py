@@ -20,6 +20,7 @@ from mastlens.checkpoints.adapters import Adapter
 from mastlens.checkpoints.behaviour import MODEL, TOKENIZER, adapter_part, behaviour_parts, digest_of
 from mastlens.checkpoints.digests import fingerprint_of, remembered_digests
 from mastlens.checkpoints.folders import check_sizes, companion_files, read_config, resolve_folder, tokenizer_files
+from mastlens.checkpoints.gguf import as_gridded
 from mastlens.checkpoints.quantised import as_weights
 from mastlens.checkpoints.shards import StoredTensor, index_weights, weight_files
 from mastlens.errors import BadFile, MastlensError, NotFound, NotSupported, unknown
@@ -41,8 +42,8 @@ class Checkpoint:
     are at least float32, whatever the base is stored in: PEFT's merge rounds to the base's dtype instead.
 
     Args:
-        spec: A local folder, a hub id with an optional ``@revision``, ``organism:NAME/STAGE``, an address such as
-            ``s3://bucket/folder``, or ``BASE+ADAPTER`` of two of these.
+        spec: A local folder, a GGUF file, a hub id with an optional ``@revision``, ``organism:NAME/STAGE``, an address
+            such as ``s3://bucket/folder``, or ``BASE+ADAPTER`` of two of these.
         base: Of an adapter, the checkpoint to add it to; by default what its configuration names.
 
     Attributes:
@@ -85,7 +86,8 @@ class Checkpoint:
         self.config: dict[str, Any] = read_config(folder)
         stored = index_weights(folder, self.config)
         check_sizes(folder, self.config, {name: one.shape for name, one in stored.items()})
-        self.tensors: Mapping[str, StoredTensor] = as_weights(folder, self.config, dict(sorted(stored.items())))
+        weights = as_weights(folder, self.config, dict(sorted(stored.items())))
+        self.tensors: Mapping[str, StoredTensor] = as_gridded(folder, weights)
 
     def _open_adapter(
         self, folder: Path, base: "str | os.PathLike[str] | Checkpoint | None", through: tuple[Path, ...]
@@ -169,6 +171,22 @@ class Checkpoint:
     def dequantised(self) -> frozenset[str]:
         """Names of the tensors that lie in their file as codes with scales, and are read as the weights they mean."""
         return frozenset(name for name, stored in self.tensors.items() if not stored.as_stored)
+
+    @property
+    def coded(self) -> dict[str, int]:
+        """What stands in the files in place of weights, e.g. ``FP8`` or ``GGUF Q4_1``, to in how many tensors."""
+        kinds = [stored.coded for stored in self.tensors.values() if stored.coded]
+        return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+
+    def spacing(self, projection: Projection) -> torch.Tensor | None:
+        """Return how far apart the numbers are that storage can hold, at each entry of a matrix.
+
+        None where the matrix's dtype says it: it was stored as it is, or an adapter was added in float32.
+        """
+        if self._adapter is not None:
+            return None
+        spacing = self.tensors[projection.stored].spacing()
+        return None if spacing is None else projection.read(spacing)
 
     @property
     def remote(self) -> frozenset[str]:

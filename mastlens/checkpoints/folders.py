@@ -8,7 +8,7 @@ from typing import Any
 
 from mastlens.checkpoints.remote import folder_of, is_address
 from mastlens.errors import BadFile, NotFound
-from mastlens.runs.reading import is_folder, is_there, read_object
+from mastlens.runs.reading import is_folder, is_plain_file, is_there, read_object
 
 MANIFEST = ".mastlens.json"
 """What ``export`` wrote into a folder, each file with its hash: overwriting removes nothing else."""
@@ -18,8 +18,8 @@ def resolve_folder(spec: str | os.PathLike[str]) -> Path:
     """Return the local folder that PATH names.
 
     Args:
-        spec: A local folder, a hub id with an optional ``@revision``, ``organism:NAME/STAGE``, or an address that
-            fsspec knows, such as ``s3://bucket/folder``: its tensors stay there.
+        spec: A local folder, a GGUF file, a hub id with an optional ``@revision``, ``organism:NAME/STAGE``, or an
+            address that fsspec knows, such as ``s3://bucket/folder``: its tensors stay there.
 
     Raises:
         MastlensError: If it names nothing that can be reached.
@@ -33,6 +33,10 @@ def resolve_folder(spec: str | os.PathLike[str]) -> Path:
         return folder_of(text)
     if is_folder(text):
         return Path(text)
+    if text.endswith(".gguf") and is_plain_file(text):
+        from mastlens.checkpoints.gguf import unpacked
+
+        return unpacked(Path(text))
     if is_there(text):
         raise BadFile(f"{text} is a file. A checkpoint is a folder with config.json and its weights.")
     repository, _, revision = text.partition("@")

@@ -25,7 +25,8 @@ class Inspection(Carded):
         table: One row a projection: ``layer``, ``projection``, ``name``, ``rows``, ``cols``, ``heads``,
             ``head_dim``, ``dtype``, ``bias``, and whether its output passes through a norm of its own (``norm``), its
             tensor holds other projections too (``fused``), and the file has it as (in, out) (``transposed``).
-        summary: ``architecture``, ``dtypes``, ``layers``, ``layers_without_projections``, ``parameters``,
+        summary: ``architecture``, ``dtypes``, ``coded`` (what the files hold in place of weights, to in how many
+            tensors), ``layers``, ``layers_without_projections``, ``parameters``,
             ``attention_parameters``, ``heads`` (of q), ``groups`` (heads of k), ``head_dim`` (of q), ``fused``,
             ``transposed``, ``tied``, the projections with ``biases`` and with ``norms``, ``fingerprint`` (of
             the weights), ``behaviour`` (of weights, configuration, tokenizer, chat template and generation settings).
@@ -73,6 +74,7 @@ def inspect(settings: InspectSettings) -> Inspection:
         "path": checkpoint.spec,
         "architecture": checkpoint.model_type,
         "dtypes": list(checkpoint.dtypes),
+        "coded": checkpoint.coded,
         "layers": len(layers),
         "layers_without_projections": sorted(set(layers) - {p.layer for p in projections}),
         "parameters": sum(math.prod(stored.shape) for stored in checkpoint.tensors.values()),

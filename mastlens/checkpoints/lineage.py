@@ -130,12 +130,24 @@ def check_pair(role: str, before: Checkpoint, after_role: str, after: Checkpoint
         )
 
 
+def spacings(before: Checkpoint, after: Checkpoint, projection: Projection) -> tuple[torch.Tensor | None, ...]:
+    """Return ``Checkpoint.spacing`` of a matrix before and after.
+
+    None twice where ``after`` is an adapter: the codes under it are there before and after, and their difference exact.
+    """
+    if after.base is not None:
+        return None, None
+    return before.spacing(projection), after.spacing(projection)
+
+
 def _warn_of_codes(role: str, checkpoint: Checkpoint) -> None:
-    if checkpoint.dequantised:
+    if checkpoint.coded:
+        kinds = ", ".join(f"{count} as {kind} codes" for kind, count in checkpoint.coded.items())
         warnings.warn(
-            f"The {role} checkpoint {checkpoint.spec} stores {len(checkpoint.dequantised)} tensors as FP8 codes. "
-            "Floors and nulls know how float32 rounds and not how those codes do, a million times coarser: what is "
-            "called beyond chance of their increments may be the rounding. Take a 16-bit or 32-bit checkpoint.",
+            f"The {role} checkpoint {checkpoint.spec} stores tensors as codes ({kinds}). The precision floor is that "
+            "of the codes, and few increments reach it. Of single entries (masks, agreement of masks) and of "
+            "trajectories only float32's rounding is known, far finer: what is called beyond chance there may be the "
+            "codes'. A 16-bit or 32-bit checkpoint says more.",
             MastlensWarning,
             stacklevel=4,
         )

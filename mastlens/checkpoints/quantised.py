@@ -41,9 +41,26 @@ class Dequantised(StoredTensor):
         """The stored tensors that it is read from."""
         return (self.codes, self.scales)
 
+    @property
+    def coded(self) -> str:
+        """What its file stores in place of the values."""
+        return "FP8"
+
     def read(self, start: int = 0, stop: int | None = None, *, mapped: bool = False) -> torch.Tensor:
         """Read the rows ``start`` to ``stop``, in float32, as memory of its own."""
-        value = self.codes.read(start, stop, mapped=mapped).float()
+        return self._scaled(self.codes.read(start, stop, mapped=mapped).float(), start, stop)
+
+    def spacing(self) -> torch.Tensor:
+        """Return how far apart the numbers are that code and scale can hold, at each entry, in float32."""
+        codes = self.codes.read()
+        limits = torch.finfo(codes.dtype)
+        mantissa, exponent = torch.frexp(codes.float())
+        power = torch.exp2(exponent.float() - 1).clamp_min_(limits.smallest_normal)
+        power[mantissa == 0] = limits.smallest_normal
+        return self._scaled(power.mul_(limits.eps), 0, None).abs_()
+
+    def _scaled(self, value: torch.Tensor, start: int, stop: int | None) -> torch.Tensor:
+        """Multiply something at the rows ``start`` to ``stop`` with their scales, in place."""
         scales = self.scales.read().float()
         if scales.numel() == 1:
             return value.mul_(scales.reshape(()))

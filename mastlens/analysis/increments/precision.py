@@ -50,9 +50,16 @@ def unit_in_last_place(stored: Float[Tensor, "rows cols"]) -> Float[Tensor, "row
     return _power_of_two(stored).mul_(torch.finfo(stored.dtype).eps)
 
 
-def rounding_variance(stored: Float[Tensor, "rows cols"]) -> float:
-    """Return the summed variance of the rounding errors of a stored matrix, ulp^2 / 12 an entry. Cheap."""
-    return _squared_units(stored) / 12
+def rounding_variance(stored: Float[Tensor, "rows cols"], spacing: Float[Tensor, "rows cols"] | None = None) -> float:
+    """Return the summed variance of the rounding errors of a stored matrix, ulp^2 / 12 an entry. Cheap.
+
+    Args:
+        stored: The matrix, in its dtype.
+        spacing: What takes the place of ulp where codes were stored (``Checkpoint.spacing``); it may have more rows.
+    """
+    if spacing is None:
+        return _squared_units(stored) / 12
+    return float(spacing[: len(stored)].double().square().sum()) / 12
 
 
 def precision_floor(variance: float, rows: int, cols: int) -> PrecisionFloor:

@@ -80,7 +80,8 @@ def off_principal_error(readings: EnergyReadings, subspace_error: float) -> floa
 class Stage:
     """One checkpoint's matrix, with what is computed of it at most once."""
 
-    def __init__(self, matrix: Tensor, options: Options, rank: int = 0):
+    def __init__(self, matrix: Tensor, options: Options, rank: int = 0, spacing: Tensor | None = None):
+        self.spacing = spacing  # of the numbers that storage can hold, where the matrix's dtype does not say it
         self.matrix = matrix.to(options.device)
         self.options = options
         self.rank = rank
@@ -104,7 +105,7 @@ class Stage:
         """Count the rounding and the energy of these rows, where they are the next that were not counted yet."""
         if rows.start == self._counted:
             part = self.matrix[rows]
-            self.variance += rounding_variance(part.cpu())
+            self.variance += rounding_variance(part.cpu(), None if self.spacing is None else self.spacing[rows])
             self.energy += frobenius_norm(part) ** 2
             self._counted = rows.stop
 

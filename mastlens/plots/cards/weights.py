@@ -207,13 +207,17 @@ def curves_card(areas: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     return Card("Cumulative curves", "; ".join(parts) + ".", areas[columns], next=("result.plot()",))
 
 
+def _of_codes(coded: Mapping[str, int]) -> str:
+    return f", read from codes ({', '.join(f'{count} as {kind}' for kind, count in coded.items())})" if coded else ""
+
+
 def inspection_card(table: pd.DataFrame, summary: Mapping[str, Any]) -> Card:
     """Return the card of a checkpoint."""
     what = summary.get("architecture", "checkpoint")
     verdict = (
         f"{what}, {summary.get('parameters', 0):,} parameters, of them {summary.get('attention_parameters', 0):,} in "
         f"{len(table)} attention projections over {summary.get('layers', '?')} layers; stored as "
-        f"{_listed(summary.get('dtypes', ''))}."
+        f"{_listed(summary.get('dtypes', ''))}{_of_codes(summary.get('coded', {}))}."
     )
     columns = ["layer", "projection", "name", "rows", "cols", "heads", "dtype"]
     rows = table[[column for column in columns if column in table]]
