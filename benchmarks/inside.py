@@ -154,9 +154,11 @@ def main() -> None:
     result = measure(given.lineage, given.problems, given.limit, given.rounds, given.layers)
     command = f"OMP_NUM_THREADS={torch.get_num_threads()} python -m benchmarks.inside --lineage {given.lineage}"
     command += f" --limit {given.limit} --rounds {given.rounds}"
+    command += f" --layers {','.join(map(str, given.layers))}" if given.layers else ""
+    name = "inside" if given.lineage == "organism:qwen2" else f"inside-{given.lineage.removeprefix('organism:')}"
     result |= {"rounds": given.rounds, "command": f"{command} --out benchmarks/results", **surroundings()}
     assert not math.isnan(result["completeness"])
-    write_results(given.out, "inside", result, as_page(result))
+    write_results(given.out, name, result, as_page(result))
 
 
 if __name__ == "__main__":
