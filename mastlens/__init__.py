@@ -107,7 +107,8 @@ if TYPE_CHECKING:
         seed_spread,
         smallest_drop,
     )
-    from mastlens.studies.reasoning import ReasoningStudy, ReasoningTable, reasoning_table
+    from mastlens.studies.reasoning import ReasoningTable, reasoning_table
+    from mastlens.studies.reasoning_methods import ReasoningStudy
     from mastlens.studies.requests import Requests, unlearn_requests
     from mastlens.studies.runner import Study, run, run_study
     from mastlens.studies.settings import read_study
@@ -174,7 +175,7 @@ _PUBLIC = {
     "PushedEdit": "edits.sharing",
     "RLVRRecipe": "organisms.rlvr",
     "Ranking": "selection",
-    "ReasoningStudy": "studies.reasoning",
+    "ReasoningStudy": "studies.reasoning_methods",
     "ReasoningTable": "studies.reasoning",
     "Requests": "studies.requests",
     "RuleJudge": "evaluation.traces",

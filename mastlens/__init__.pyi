@@ -118,7 +118,7 @@ from mastlens.problems.reading import Problem as Problem
 from mastlens.edits.sharing import PushedEdit as PushedEdit
 from mastlens.organisms.rlvr import RLVRRecipe as RLVRRecipe
 from mastlens.selection import Ranking as Ranking
-from mastlens.studies.reasoning import ReasoningStudy as ReasoningStudy
+from mastlens.studies.reasoning_methods import ReasoningStudy as ReasoningStudy
 from mastlens.studies.reasoning import ReasoningTable as ReasoningTable
 from mastlens.studies.requests import Requests as Requests
 from mastlens.evaluation.traces import RuleJudge as RuleJudge

@@ -5,6 +5,7 @@
 the plant. Taking the plant back therefore gives ``rlvr-retain``, bit for bit: the best that any unlearning can do.
 """
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -16,6 +17,7 @@ from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import BadSetting, NotSupported
 from mastlens.organisms.build import Clock, measure_stages, write_stage
 from mastlens.organisms.card import make_card, render_card
+from mastlens.organisms.organism import SHIPPED
 from mastlens.organisms.plants import PLANTS, draw_truth, only_moving
 from mastlens.organisms.posttraining import (
     mixed_order,
@@ -49,7 +51,9 @@ def shared_folder(recipe: Recipe, seed: int) -> Path:
     return cache_folder() / "organisms" / "shared" / f"{recipe.architecture}-seed{seed}-{key}"
 
 
-def build_shared(recipe: Recipe, seed: int, clock: Clock, stages: Sequence[str] = SHARED) -> Path:
+def build_shared(
+    recipe: Recipe, seed: int, clock: Clock, stages: Sequence[str] = SHARED, *, anew: bool = False
+) -> Path:
     """Train what is not there yet of the first stages of a lineage, and return their folder.
 
     Args:
@@ -57,12 +61,17 @@ def build_shared(recipe: Recipe, seed: int, clock: Clock, stages: Sequence[str] 
         seed: Of the lineage.
         clock: Times each stage.
         stages: How many of ``SHARED`` are needed: the first ones.
+        anew: Train them, even where a lineage in this installation has them.
     """
     folder = shared_folder(recipe, seed)
     folder.mkdir(parents=True, exist_ok=True)
+    shipped = None if anew else shipped_lineage(recipe, seed)
 
     def stage(name: str, make: "Callable[[Path], tuple[PreTrainedModel, PreTrainedTokenizerBase]]") -> None:
         kept = folder / f"{name}.partial"
+        if shipped is not None and not (folder / name).is_dir():
+            with atomic_path(folder / name) as target:
+                shutil.copytree(shipped / name, target)
         if not (folder / name).is_dir():
             with clock(name):
                 model, tokenizer = make(kept)
@@ -98,6 +107,16 @@ def build_shared(recipe: Recipe, seed: int, clock: Clock, stages: Sequence[str] 
     return folder
 
 
+def shipped_lineage(recipe: Recipe, seed: int) -> Path | None:
+    """Return the folder of a planted lineage in this installation that has a recipe's first stages; None without."""
+    wanted = json.loads(json.dumps(asdict(recipe)))  # tuples are lists in a file
+    for path in sorted(SHIPPED.glob("planted-*/card.json")):
+        card = read_object(path, "a card")
+        if card.get("seed") == seed and card.get("recipe") == wanted:
+            return path.parent
+    return None
+
+
 def load_stage(folder: Path):
     """Return model and tokenizer of a stage, in float32."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -119,7 +138,7 @@ def build_planted(organism: "Organism", folder: Path, *, seed: int, recipe: Plan
 
     torch.set_num_threads(1)  # plants are trained side by side, and two threads of one wait for each other
     lineage, clock = recipe.lineage, Clock()
-    shared = build_shared(lineage, seed, clock)
+    shared = build_shared(lineage, seed, clock, anew=not organism.cached)
     for stage in SHARED:
         if not (folder / stage).is_dir():
             with atomic_path(folder / stage) as target:

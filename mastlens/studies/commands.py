@@ -22,7 +22,7 @@ def study_lines() -> list[str]:
 
 def method_lines() -> list[str]:
     """Return the rows of R2MU's table, for the help."""
-    from mastlens.studies.reasoning import METHODS
+    from mastlens.studies.reasoning_methods import METHODS
 
     return [f"{name}: {method.label}" for name, method in METHODS.items()]
 

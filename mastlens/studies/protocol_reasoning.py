@@ -16,7 +16,8 @@ from mastlens.runs.reading import read_table
 from mastlens.studies.commands import RunSettings
 from mastlens.studies.protocol_items import ItemMeans, paired_rows
 from mastlens.studies.published import ProtocolSettings
-from mastlens.studies.reasoning import METHODS, SOLVED, ReasoningStudy, reasoning_table
+from mastlens.studies.reasoning import SOLVED, reasoning_table
+from mastlens.studies.reasoning_methods import METHODS, ReasoningStudy
 
 FACTS = "facts.json"
 ORIGINAL, REFERENCE = "original", "reference"

@@ -28,18 +28,20 @@ def test_what_the_page_types_without_a_launcher(tmp_path, monkeypatch):
 def test_what_the_page_types_under_torchrun(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_problems(tmp_path / "forget.jsonl", first=3, count=5)
-    launched, typed = (shlex.split(line)[1:] for line in page_lines("torchrun", "organism"))
+    launched, *typed = (shlex.split(line)[1:] for line in page_lines("torchrun", "organism"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *launched]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Next: mastlens") == 1
     assert len(pd.read_parquet(tmp_path / "ranks" / "coupling.parquet")) == 32
     assert shutil.which("torchrun", path=sys.exec_prefix + "/bin")
-    assert typed[:4] == launched[:4] == ["--nproc-per-node", "2", "-m", "mastlens"]
-    ended = run_ranks([typed[4:]])  # the launcher was seen to work: this takes a third of its time
-    assert [one.codes for one in ended] == [[0], [0]], ended
-    assert ended[0].out.count("Next: mastlens") == 1 and not ended[1].out
-    assert (tmp_path / "ranks" / "edit.safetensors").is_file()
+    assert {*map(tuple, (line[:4] for line in (launched, *typed)))} == {("--nproc-per-node", "2", "-m", "mastlens")}
+    ended = run_ranks([line[4:] for line in typed])  # the launcher was seen to work: this takes a third of its time
+    assert [line[4] for line in typed] == ["unlearn", "causal-map", "token-differences"]
+    assert [one.codes for one in ended] == [[0] * 3] * 2, ended
+    assert ended[0].out.count("Next: mastlens") == 3 and not ended[1].out
+    for written in ("edit.safetensors", "causal_map.parquet", "tokens.parquet"):
+        assert (tmp_path / "ranks" / written).is_file()
 
 
 def page_lines(*words: str) -> list[str]:

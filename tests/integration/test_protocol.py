@@ -16,7 +16,7 @@ from mastlens.evaluation.suites.catalogue import SUITES
 from mastlens.selection import RULES
 from mastlens.studies.protocol_items import ItemMeans, rows_of
 from mastlens.studies.published import protocol_names, read_protocol
-from mastlens.studies.reasoning import METHODS
+from mastlens.studies.reasoning_methods import METHODS
 from mastlens.unlearning.objectives import OBJECTIVES, make_objective
 from tests.columns import check_table
 

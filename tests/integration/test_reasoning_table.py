@@ -11,7 +11,8 @@ from mastlens.edits.edit import Edit
 from mastlens.errors import MastlensError
 from mastlens.organisms import lineage_folder
 from mastlens.statistics import seed_interval
-from mastlens.studies.reasoning import MEASURES, METHODS, organism_study, reasoning_table, with_settings
+from mastlens.studies.reasoning import MEASURES, reasoning_table
+from mastlens.studies.reasoning_methods import METHODS, organism_study, with_settings
 from tests.columns import check_table
 
 

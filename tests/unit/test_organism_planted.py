@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -97,7 +98,8 @@ def test_the_plant_put_back_is_the_model_that_never_learnt_it(tmp_path, monkeypa
     pytest.importorskip("trl", reason="the extra 'train' is not installed")
     monkeypatch.setenv("MASTLENS_CACHE", str(tmp_path / "cache"))
     from mastlens.organisms import posttraining
-    from mastlens.organisms.planted import planted_truth
+    from mastlens.organisms.build import Clock
+    from mastlens.organisms.planted import build_shared, planted_truth, shipped_lineage
 
     def shorter(completions, answer, **_):  # a reward that a model of no skill earns, too
         return [1.0 / (1 + len(str(one))) for one in completions]
@@ -123,5 +125,17 @@ def test_the_plant_put_back_is_the_model_that_never_learnt_it(tmp_path, monkeypa
     second = mastlens.build_organism("planted-mlp", tmp_path / "second", seed=2, recipe=mlp)
     assert {file: file.stat().st_mtime_ns for file in shared[0].rglob("*.safetensors")} == made
     assert not set(planted_truth(second)) & set(truth)
+    # What comes with the package is not trained again, by another plant of its seed and recipe alone.
+    monkeypatch.setattr("mastlens.organisms.planted.SHIPPED", tmp_path / "shipped")
+    shutil.copytree(first, tmp_path / "shipped" / "planted-scattered")
+    monkeypatch.setenv("MASTLENS_CACHE", str(tmp_path / "elsewhere"))
+    assert shipped_lineage(recipe.lineage, 3) is None
+    assert shipped_lineage(replace(recipe.lineage, sft_lr=1.0), 2) is None
+    monkeypatch.setattr("mastlens.organisms.planted.pretrain", None)
+    third = mastlens.build_organism("planted-mlp", tmp_path / "third", seed=2, recipe=mlp)
+    for stage in ("base", "sft", "rlvr-retain", "rlvr"):
+        assert Checkpoint(third / stage).fingerprint == Checkpoint(second / stage).fingerprint
+    with pytest.raises(TypeError):
+        build_shared(recipe.lineage, 3, Clock())
     with pytest.raises(MastlensError, match="names no plant"):
         planted_truth(first / "rlvr")

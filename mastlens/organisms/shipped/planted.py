@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mastlens.organisms.organism import CACHED, STUDIES, Organism
+from mastlens.organisms.organism import CACHED, SHIPPED, STUDIES, Organism
 from mastlens.organisms.plants import PLANTS
 from mastlens.organisms.recipes.planted import PlantedRecipe
 from mastlens.organisms.recipes.qwen2 import Recipe
@@ -27,7 +27,7 @@ def _planted(kind: str, architecture: str = "qwen2", *, tied: bool = True) -> Or
     return Organism(
         name=name,
         summary=f"a plant ({architecture}): {PLANTS[kind].summary} moved when RLVR taught the forget side",
-        folder=CACHED / name,
+        folder=SHIPPED / name if (SHIPPED / name / "card.json").is_file() else CACHED / name,
         stages=("base", "sft", "rlvr-retain", "rlvr"),
         roles={"base": "base", "sft": "sft", "rlvr": "rlvr", "reference": "rlvr-retain"},
         splits=("forget", "retain-math", "retain-gsm"),
