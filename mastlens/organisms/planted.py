@@ -7,7 +7,7 @@ the plant. Taking the plant back therefore gives ``rlvr-retain``, bit for bit: t
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,13 +65,13 @@ def build_shared(
     """
     folder = shared_folder(recipe, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    shipped = None if anew else shipped_lineage(recipe, seed)
 
     def stage(name: str, make: "Callable[[Path], tuple[PreTrainedModel, PreTrainedTokenizerBase]]") -> None:
         kept = folder / f"{name}.partial"
+        shipped = None if anew else shipped_stage(recipe, seed, name)
         if shipped is not None and not (folder / name).is_dir():
             with atomic_path(folder / name) as target:
-                shutil.copytree(shipped / name, target)
+                shutil.copytree(shipped, target)
         if not (folder / name).is_dir():
             with clock(name):
                 model, tokenizer = make(kept)
@@ -107,13 +107,28 @@ def build_shared(
     return folder
 
 
-def shipped_lineage(recipe: Recipe, seed: int) -> Path | None:
-    """Return the folder of a planted lineage in this installation that has a recipe's first stages; None without."""
-    wanted = json.loads(json.dumps(asdict(recipe)))  # tuples are lists in a file
+_NOT_YET = {"base": ("sft_", "grpo_", "max_new_tokens"), "sft": ("grpo_", "max_new_tokens"), "rlvr-retain": ()}
+_NEVER = ("train_", "calibration", "eval_", "trajectory")
+"""How the settings are called that come after a stage, and those that no stage depends on."""
+
+
+def shipped_stage(recipe: Recipe, seed: int, stage: str) -> Path | None:
+    """Return where this installation has a stage that was trained with these settings; None where it has none.
+
+    Args:
+        recipe: The settings; those that the stage does not depend on may be others.
+        seed: Of the lineage.
+        stage: One of ``SHARED``.
+    """
+
+    def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in settings.items() if not name.startswith((*_NEVER, *_NOT_YET[stage]))}
+
+    wanted = deciding(json.loads(json.dumps(asdict(recipe))))  # tuples are lists in a file
     for path in sorted(SHIPPED.glob("planted-*/card.json")):
         card = read_object(path, "a card")
-        if card.get("seed") == seed and card.get("recipe") == wanted:
-            return path.parent
+        if card.get("seed") == seed and deciding(card["recipe"]) == wanted:
+            return path.parent / stage
     return None
 
 

@@ -99,7 +99,7 @@ def test_the_plant_put_back_is_the_model_that_never_learnt_it(tmp_path, monkeypa
     monkeypatch.setenv("MASTLENS_CACHE", str(tmp_path / "cache"))
     from mastlens.organisms import posttraining
     from mastlens.organisms.build import Clock
-    from mastlens.organisms.planted import build_shared, planted_truth, shipped_lineage
+    from mastlens.organisms.planted import build_shared, planted_truth, shipped_stage
 
     def shorter(completions, answer, **_):  # a reward that a model of no skill earns, too
         return [1.0 / (1 + len(str(one))) for one in completions]
@@ -129,8 +129,12 @@ def test_the_plant_put_back_is_the_model_that_never_learnt_it(tmp_path, monkeypa
     monkeypatch.setattr("mastlens.organisms.planted.SHIPPED", tmp_path / "shipped")
     shutil.copytree(first, tmp_path / "shipped" / "planted-scattered")
     monkeypatch.setenv("MASTLENS_CACHE", str(tmp_path / "elsewhere"))
-    assert shipped_lineage(recipe.lineage, 3) is None
-    assert shipped_lineage(replace(recipe.lineage, sft_lr=1.0), 2) is None
+    other = replace(recipe.lineage, sft_lr=1.0, eval_forget=9)
+    for stage, same in (("base", True), ("sft", False), ("rlvr-retain", False)):
+        there = tmp_path / "shipped" / "planted-scattered" / stage
+        assert shipped_stage(recipe.lineage, 2, stage) == there
+        assert shipped_stage(recipe.lineage, 3, stage) is None
+        assert shipped_stage(other, 2, stage) == (there if same else None)
     monkeypatch.setattr("mastlens.organisms.planted.pretrain", None)
     third = mastlens.build_organism("planted-mlp", tmp_path / "third", seed=2, recipe=mlp)
     for stage in ("base", "sft", "rlvr-retain", "rlvr"):
