@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     )
     from mastlens.evaluation.metrics.items import read_items
     from mastlens.evaluation.multiple_choice import ChoiceScores, choices, score_choices
+    from mastlens.evaluation.process.model import ProcessRewardModel
     from mastlens.evaluation.protocol import mast_benchmarks
     from mastlens.evaluation.safety import SafetyEvaluation, evaluate_safety
     from mastlens.evaluation.suites.converting import convert_benchmark, list_benchmarks
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
     from mastlens.explorer.token_view import TokenView, view_tokens
     from mastlens.models.hooked import HookedModel
     from mastlens.organisms import Organism, build_organism, fetch_organism, list_organisms, register_organism
+    from mastlens.organisms.prm import train_prm
     from mastlens.organisms.replay import organism_trajectory
     from mastlens.organisms.rlvr import RLVRRecipe, describe_recipes
     from mastlens.organisms.rlvr.record import Training, read_training
@@ -139,8 +141,8 @@ _PUBLIC = {
     "Comparison": "evaluation",
     "Coupling": "analysis.coupling.coupling",
     "CumulativeCurves": "analysis.causal.cumulative",
-    "Depth": "evaluation",
     "Departure": "analysis.inside.departing",
+    "Depth": "evaluation",
     "Directions": "analysis.inside.directing",
     "Drift": "unlearning.drift",
     "Edit": "edits.edit",
@@ -171,6 +173,7 @@ _PUBLIC = {
     "PaperFigures": "paper",
     "ProbeSettings": "unlearning",
     "Problem": "problems.reading",
+    "ProcessRewardModel": "evaluation.process.model",
     "PushedEdit": "edits.sharing",
     "RLVRRecipe": "organisms.rlvr",
     "Ranking": "selection",
@@ -187,8 +190,8 @@ _PUBLIC = {
     "SteeringTexts": "unlearning",
     "Study": "studies.runner",
     "TokenDifferences": "analysis.tokens",
-    "TokenView": "explorer.token_view",
     "TokenPenalty": "decoding.reflection",
+    "TokenView": "explorer.token_view",
     "TokenWeights": "unlearning",
     "TraceComparison": "evaluation.traces",
     "TraceEvaluation": "evaluation.traces",
@@ -201,7 +204,6 @@ _PUBLIC = {
     "apply_edit": "edits.applying",
     "attack": "attacks",
     "build_organism": "organisms",
-    "depth_score": "evaluation",
     "causal_map": "analysis.causal.causal_map",
     "chat": "explorer.chatting",
     "choices": "evaluation.multiple_choice",
@@ -214,6 +216,7 @@ _PUBLIC = {
     "couple": "analysis.coupling.coupling",
     "cumulative_curves": "analysis.causal.cumulative",
     "demo": "reporting.demonstration",
+    "depth_score": "evaluation",
     "describe_attacks": "attacks",
     "describe_columns": "columns",
     "describe_metrics": "evaluation.metrics",
@@ -283,6 +286,7 @@ _PUBLIC = {
     "take_benchmark": "evaluation.benchmarks",
     "token_differences": "analysis.tokens",
     "traces": "unlearning.traces",
+    "train_prm": "organisms.prm",
     "trajectory": "analysis.trajectories.trajectory",
     "unlearn": "unlearning",
     "unlearn_requests": "studies.requests",
@@ -337,6 +341,7 @@ __all__ = [
     "PaperFigures",
     "ProbeSettings",
     "Problem",
+    "ProcessRewardModel",
     "PushedEdit",
     "RLVRRecipe",
     "Ranking",
@@ -449,6 +454,7 @@ __all__ = [
     "take_benchmark",
     "token_differences",
     "traces",
+    "train_prm",
     "trajectory",
     "unlearn",
     "unlearn_requests",

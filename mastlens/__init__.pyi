@@ -116,6 +116,7 @@ from mastlens.organisms import Organism as Organism
 from mastlens.paper import PaperFigures as PaperFigures
 from mastlens.unlearning import ProbeSettings as ProbeSettings
 from mastlens.problems.reading import Problem as Problem
+from mastlens.evaluation.process.model import ProcessRewardModel as ProcessRewardModel
 from mastlens.edits.sharing import PushedEdit as PushedEdit
 from mastlens.organisms.rlvr import RLVRRecipe as RLVRRecipe
 from mastlens.selection import Ranking as Ranking
@@ -232,6 +233,7 @@ __all__ = [
     "PaperFigures",
     "ProbeSettings",
     "Problem",
+    "ProcessRewardModel",
     "PushedEdit",
     "RLVRRecipe",
     "Ranking",
@@ -344,6 +346,7 @@ __all__ = [
     "take_benchmark",
     "token_differences",
     "traces",
+    "train_prm",
     "trajectory",
     "unlearn",
     "unlearn_requests",
@@ -363,7 +366,7 @@ def attack(name: str | mastlens.attacks.method.AttackMethod, *, model: str | os.
 @overload
 def build_organism(settings: mastlens.organisms.settings.BuildOrganismSettings, /, **fields: Any) -> pathlib.Path: ...
 @overload
-def build_organism(name: str, out: str | os.PathLike[str] | None = ..., *, trajectory: bool = ..., recipe: str | Any | None = ..., match: str | os.PathLike[str] | None = ..., numbers: Any = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> pathlib.Path: ...
+def build_organism(name: str, out: str | os.PathLike[str] | None = ..., *, trajectory: bool = ..., recipe: str | Any | None = ..., match: str | os.PathLike[str] | None = ..., prm: mastlens.evaluation.settings.PRMChoice | None = ..., judge: Any = ..., judged_by: mastlens.evaluation.settings.JudgeChoice | None = ..., numbers: Any = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> pathlib.Path: ...
 
 @overload
 def causal_map(settings: mastlens.analysis.causal.settings.CausalMapSettings, /, **fields: Any) -> mastlens.analysis.causal.causal_map.CausalMap: ...
@@ -443,7 +446,7 @@ def evaluate_safety(*, model: str | os.PathLike[str] | Any, data: collections.ab
 @overload
 def evaluate_traces(settings: mastlens.evaluation.settings.EvaluateTracesSettings, /, **fields: Any) -> mastlens.evaluation.traces.results.TraceEvaluation: ...
 @overload
-def evaluate_traces(*, model: str | os.PathLike[str] | Any, questions: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., edit: str | os.PathLike[str] | Any | None = ..., think: str = ..., max_new_tokens: int | None = ..., samples: int = ..., temperature: float = ..., top_p: float = ..., judge: Any = ..., judged_by: mastlens.evaluation.settings.JudgeChoice | None = ..., choices_think: str | None = ..., choices_ask: str = ..., judged: str = ..., reflection: float = ..., reflection_window: int | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.traces.results.TraceEvaluation: ...
+def evaluate_traces(*, model: str | os.PathLike[str] | Any, questions: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., edit: str | os.PathLike[str] | Any | None = ..., think: str = ..., max_new_tokens: int | None = ..., samples: int = ..., temperature: float = ..., top_p: float = ..., judge: Any = ..., judged_by: mastlens.evaluation.settings.JudgeChoice | None = ..., prm: mastlens.evaluation.settings.PRMChoice | None = ..., choices_think: str | None = ..., choices_ask: str = ..., judged: str = ..., reflection: float = ..., reflection_window: int | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.traces.results.TraceEvaluation: ...
 
 @overload
 def fetch_organism(settings: mastlens.organisms.settings.FetchOrganismSettings, /, **fields: Any) -> pathlib.Path: ...
@@ -599,6 +602,11 @@ def token_differences(*, rlvr: str | os.PathLike[str] | Any, splits: collections
 def traces(settings: mastlens.unlearning.settings.TracesSettings, /, **fields: Any) -> mastlens.unlearning.traces.Traces: ...
 @overload
 def traces(*, model: str | os.PathLike[str] | Any, forget: str | os.PathLike[str], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., preset: str = ..., segments: int | None = ..., segment_tokens: int | None = ..., trigger: str | None = ..., trigger_place: str | None = ..., max_new_tokens: int | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.unlearning.traces.Traces: ...
+
+@overload
+def train_prm(settings: mastlens.organisms.settings.TrainPRMSettings, /, **fields: Any) -> pathlib.Path: ...
+@overload
+def train_prm(name: str, out: str | os.PathLike[str] | None = ..., *, model: str | os.PathLike[str] | Any | None = ..., steps: int = ..., batch_size: int = ..., lr: float = ..., items: int = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> pathlib.Path: ...
 
 @overload
 def trajectory(settings: mastlens.analysis.trajectories.settings.TrajectorySettings, /, **fields: Any) -> mastlens.analysis.trajectories.trajectory.Trajectory: ...

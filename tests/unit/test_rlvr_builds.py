@@ -127,8 +127,8 @@ def test_the_record_and_the_card_say_what_happened(built):
     assert table[["entropy", "accuracy", "response_tokens", "grad_norm"]].notna().all().all()
     assert (table["gate"] == 1).all()
     assert table["accuracy_forget"].isna().tolist() == [False, False, False, True]  # rlvr-retain sees no forget prompt
-    check_table(built / "stare-c2" / "training.parquet", "organism build")
-    check_table(built / "grpo" / "training.parquet", "organism build", without=("--recipe stare-o1",))
+    check_table(built / "stare-c2" / "training.parquet", "organism build", without=("--recipe exprl-outcome",))
+    check_table(built / "grpo" / "training.parquet", "organism build", without=("--recipe stare-o1", "--recipe exprl-outcome"))
     dapo = pd.read_parquet(built / "dapo-kl" / "training.parquet")
     assert list(dapo["step"]) == [0, 4, 8, 0]  # four updates a round, one row a round
     card = json.loads((built / "dapo-kl" / "card.json").read_text())

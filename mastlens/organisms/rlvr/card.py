@@ -32,6 +32,8 @@ def rlvr_lines(told: Mapping[str, Any]) -> list[str]:
         f"By the recipe `{recipe['name']}`: {recipe['summary']} ({recipe['source']}). Base and SFT: {told['start']}.",
         "",
     ]
+    if "scorer" in told:
+        lines += ["Steps were scored by " + ", ".join(f"{key} `{value}`" for key, value in told["scorer"].items()), ""]
     lines += [f"- {stage}: {_said(about)}" for stage, about in told["stages"].items()]
     lines += [
         "",

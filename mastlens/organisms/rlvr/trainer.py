@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
+from mastlens.decoding.steps import steps_of_tokens
 from mastlens.errors import BadSetting, NotSupported
+from mastlens.evaluation.process.model import Scored
 from mastlens.organisms.rlvr.recipe import RLVRRecipe, Rollouts, Run
 from mastlens.organisms.subjects import BY_NAME
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 MEASURED = 20
 """Rounds of a run in which the KL divergence to SFT is measured, spread evenly, the first among them."""
 
+_NOTHING = 1e-9  # an advantage below this is none
 _CHUNK = 64  # responses whose distributions over the vocabulary are held at once
 
 
@@ -26,12 +29,22 @@ class Reward:
         recipe: The recipe.
         longest: Longest response, in tokens.
         sides: Prompt to side, forget or retain.
+        scoring: What is said of the steps of the round's responses, from prompts, responses and their tokens; None for
+            nothing.
     """
 
     __name__ = "reward"  # TRL names its metrics by it
 
-    def __init__(self, recipe: RLVRRecipe, longest: int, sides: dict[str, str]):
-        self.recipe, self.sides = recipe, sides
+    def __init__(
+        self,
+        recipe: RLVRRecipe,
+        longest: int,
+        sides: dict[str, str],
+        scoring: Callable[..., Sequence[Scored] | None] = lambda *_: None,
+    ):
+        self.recipe, self.sides, self.scoring = recipe, sides, scoring
+        self.scored: Sequence[Scored] | None = None
+        self.ids: Sequence[Sequence[int]] = ()
         self.total: list[float] = []
         self.correct: list[tuple[str, float]] = []
         self._punish = None
@@ -49,7 +62,8 @@ class Reward:
         **columns: Any,
     ) -> list[float]:
         """Return the reward of each response."""
-        columns |= {"prompts": prompts, "completion_ids": completion_ids}
+        self.scored, self.ids = self.scoring(prompts, completions, completion_ids), completion_ids
+        columns |= {"prompts": prompts, "completion_ids": completion_ids, "scored": self.scored}
         given = self.recipe.reward(completions=completions, answer=answer, **columns)
         values = checked(given, len(completions), self.recipe.name)
         own = type(self.recipe).reward is not RLVRRecipe.reward
@@ -171,8 +185,20 @@ def trainer_of(recipe: RLVRRecipe, run: Run, **given: Any) -> "GRPOTrainer":
 
     numbers, recorder = run.numbers, run.recorder
     sides = {f"{one.problem}\n": BY_NAME[one.subject].side for one in run.problems}
-    reward = Reward(recipe, numbers.max_new_tokens, sides)
     rounds = recipe.steps(len(run.problems), numbers) // recipe.updates
+    asked = {f"{one.problem}\n": one for one in run.problems}
+
+    def scoring(prompts: Sequence[str], texts: Sequence[str], ids: Sequence[Sequence[int]]) -> list[Scored] | None:
+        if run.scorer is None or not recipe.scores_round(trainer.rounds, rounds):
+            return None
+        pairs = [(asked[prompt], text) for prompt, text in zip(prompts, texts, strict=True)]
+        found = run.scorer.score(pairs, steps=recipe.scores_steps)
+        return [
+            one if one.scores is None or ended(row, run.tokenizer) else Scored(one.steps, (0.0,) * len(one.steps))
+            for one, row in zip(found, ids, strict=True)
+        ]
+
+    reward = Reward(recipe, numbers.max_new_tokens, sides, scoring)
     every = max(1, rounds // MEASURED)
     sft = None if recipe.adapters or recipe.beta else deepcopy(run.model).eval()  # before TRL changes how it is called
 
@@ -190,13 +216,19 @@ def trainer_of(recipe: RLVRRecipe, run: Run, **given: Any) -> "GRPOTrainer":
             total = torch.tensor(reward.total)
             groups = total.view(-1, numbers.grpo_samples)
             constant = groups.amax(1) == groups.amin(1)
-            self.signals += int((~constant).sum())
             mask = batch["completion_mask"]
             rollouts = Rollouts(
                 total.to(batch["advantages"]), batch["advantages"], mask, numbers.grpo_samples, self.rounds,
                 *(self._policy(batch) if recipe.reads_policy else (None, None)), self.kept,
+                scored=reward.scored, steps=None if reward.scored is None else self._steps(mask),
             )  # fmt: skip
             batch["advantages"] = checked_advantages(recipe.advantages(rollouts), rollouts, recipe.name)
+            if (counted := recipe.counted(rollouts)) is not None:
+                mask = batch["completion_mask"] = mask * counted[:, None].to(mask)
+                batch["num_items_in_batch"] = mask.sum().to(batch["num_items_in_batch"])
+            if reward.scored is not None:  # steps can be told apart where the reward is the same
+                constant = (batch["advantages"].reshape(len(groups), -1).abs() < _NOTHING).all(1).cpu()
+            self.signals += int((~constant).sum())
             recorder.begin(
                 step=self.state.global_step,
                 responses=len(total),
@@ -213,6 +245,13 @@ def trainer_of(recipe: RLVRRecipe, run: Run, **given: Any) -> "GRPOTrainer":
             if not self.signals and self.rounds == recipe.patience:
                 raise no_signal(recipe, run, self.rounds, reward.total)
             return batch
+
+        def _steps(self, mask: "Tensor") -> "Tensor":
+            """Return the step in which each token of a round begins, in the mask's shape."""
+            found = torch.zeros_like(mask)
+            for row, (ids, one) in enumerate(zip(reward.ids, reward.scored or (), strict=True)):
+                found[row, : len(ids)] = torch.tensor(steps_of_tokens(ids, one.steps, run.tokenizer)).to(mask)
+            return found
 
         @torch.no_grad()
         def _policy(self, batch: dict[str, Any]) -> "tuple[Tensor, Tensor]":
@@ -240,7 +279,14 @@ def trainer_of(recipe: RLVRRecipe, run: Run, **given: Any) -> "GRPOTrainer":
     given |= {"reward_funcs": reward, "callbacks": [*given["callbacks"], Rounds()]}
     from mastlens.organisms.posttraining import lora
 
-    return RecipeTrainer(**given, peft_config=lora(recipe.adapters, recipe.adapter_alpha) if recipe.adapters else None)
+    adapters = lora(recipe.adapters, recipe.adapter_alpha) if recipe.adapters else None
+    trainer = RecipeTrainer(**given, peft_config=adapters)
+    return trainer
+
+
+def ended(ids: Sequence[int], tokenizer: Any) -> bool:
+    """Return whether a response came to its end, and was not cut off."""
+    return len(ids) > 0 and ids[-1] == tokenizer.eos_token_id
 
 
 def checked_advantages(given: "Tensor", rollouts: Rollouts, name: str) -> "Tensor":
@@ -308,4 +354,4 @@ def _mean_over_tokens(measure: "Callable[..., Tensor]", batch: dict[str, Any], m
             logits = [one(**asked).logits[:, :-1][counted].float() for one in (model, *others)]
             total += float(measure(*logits).double().sum())
     model.train(training)
-    return total / int(batch["completion_mask"].sum())
+    return total / max(int(batch["completion_mask"].sum()), 1)
