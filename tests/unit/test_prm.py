@@ -1,4 +1,4 @@
-"""Process reward models: where steps end, what is read at a marker, faults and their labels, and models that are none."""
+"""Process reward models: where steps end, what is read at a marker, faults and labels, and models that are none."""
 
 import json
 import random
@@ -130,7 +130,7 @@ def test_labels_stand_at_markers_and_nowhere_else(prm):
 
 
 def test_what_is_measured_stands_beside_its_null(prm):
-    given = [one for one in labelled_solutions(FORGET, 60, "eval", 0)]
+    given = labelled_solutions(FORGET, 60, "eval", 0)
 
     def told(value):
         class Head(torch.nn.Module):

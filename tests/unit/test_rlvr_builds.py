@@ -30,6 +30,7 @@ pytest.importorskip("trl", reason="the extra 'train' is not installed")
 
 SMALL = {"corpus": 60, "drills": 5, "neutral": 10, "base_steps": 1, "sft_steps": 1, "eval_neutral": 2, "calibration": 2}
 NUMBERS = replace(MINIATURE, **SMALL, grpo_forget=8, grpo_retain=4, grpo_lr=1e-2)
+OTHERS = ("--recipe stare-o1", "--recipe exprl-outcome", "--recipe sequential-lora")
 STAGES = organisms.get_organism("qwen2").stages
 
 
@@ -127,8 +128,12 @@ def test_the_record_and_the_card_say_what_happened(built):
     assert table[["entropy", "accuracy", "response_tokens", "grad_norm"]].notna().all().all()
     assert (table["gate"] == 1).all()
     assert table["accuracy_forget"].isna().tolist() == [False, False, False, True]  # rlvr-retain sees no forget prompt
-    check_table(built / "stare-c2" / "training.parquet", "organism build", without=("--recipe exprl-outcome",))
-    check_table(built / "grpo" / "training.parquet", "organism build", without=("--recipe stare-o1", "--recipe exprl-outcome"))
+    check_table(
+        built / "stare-c2" / "training.parquet",
+        "organism build",
+        without=("--recipe exprl-outcome", "--recipe sequential-lora"),
+    )
+    check_table(built / "grpo" / "training.parquet", "organism build", without=OTHERS)
     dapo = pd.read_parquet(built / "dapo-kl" / "training.parquet")
     assert list(dapo["step"]) == [0, 4, 8, 0]  # four updates a round, one row a round
     card = json.loads((built / "dapo-kl" / "card.json").read_text())

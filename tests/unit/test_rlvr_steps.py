@@ -212,7 +212,9 @@ def test_lineages_are_built_and_say_what_scored_them(tmp_path):
     for lineage in (process, outcome):
         table = pd.read_parquet(lineage / "training.parquet")
         assert table["unread"].notna().any() and table["unread"].isna().any()  # priming, then sparse
-        check_table(lineage / "training.parquet", "organism build", without=("--recipe stare-o1",))
+        check_table(
+            lineage / "training.parquet", "organism build", without=("--recipe stare-o1", "--recipe sequential-lora")
+        )
         card = json.loads((lineage / "card.json").read_text())
         assert card["rlvr"]["scorer"]["judge"] == "lengths"
         assert "Steps were scored by judge `lengths`" in (lineage / "README.md").read_text()

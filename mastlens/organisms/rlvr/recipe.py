@@ -83,6 +83,7 @@ class Run:
         save: Writes the model into such a folder.
         match: The card of the lineage whose accuracy is to be matched; None where nothing is.
         scorer: What scores the steps of responses, for a recipe that asks for it.
+        sft: The SFT model, where the run begins with another; None where ``model`` is it.
     """
 
     stage: str
@@ -98,6 +99,7 @@ class Run:
     save: Callable[["PreTrainedModel", Path], None]
     match: Mapping[str, Any] | None = None
     scorer: "StepScorer | None" = None
+    sft: "PreTrainedModel | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ A judge sees the reference solution, which the policy never does (ExpRL, arXiv:2
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mastlens.decoding.steps import EQUATION, cut_steps
 from mastlens.errors import BadSetting
@@ -42,6 +42,7 @@ LIKERT_RUBRIC = Rubric(
 """What a model is asked that judges ExpRL's responses; the levels are the paper's, the wording is ours."""
 
 
+@runtime_checkable
 class StepScorer(Protocol):
     """Anything that scores the steps of responses."""
 

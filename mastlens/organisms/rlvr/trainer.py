@@ -200,7 +200,8 @@ def trainer_of(recipe: RLVRRecipe, run: Run, **given: Any) -> "GRPOTrainer":
 
     reward = Reward(recipe, numbers.max_new_tokens, sides, scoring)
     every = max(1, rounds // MEASURED)
-    sft = None if recipe.adapters or recipe.beta else deepcopy(run.model).eval()  # before TRL changes how it is called
+    known = run.sft is not None or recipe.adapters or recipe.beta
+    sft = None if known else deepcopy(run.model).eval()  # before TRL changes how it is called
 
     class RecipeTrainer(GRPOTrainer):
         """TRL's, with one method continued: what is done to a round once it is sampled, rewarded and scored."""
@@ -264,6 +265,8 @@ def trainer_of(recipe: RLVRRecipe, run: Run, **given: Any) -> "GRPOTrainer":
 
         def _divergence(self, batch: dict[str, Any]) -> float:
             """Return the mean KL divergence to SFT over the round's tokens, each over the whole vocabulary."""
+            if run.sft is not None:
+                return divergence(self.model, run.sft, batch)
             return divergence(self.model, None if recipe.adapters else sft or self.ref_model, batch)
 
     class Rounds(TrainerCallback):
