@@ -252,6 +252,40 @@ def test_a_finished_stage_is_not_trained_again(tmp_path, monkeypatch):
     assert len(pd.read_parquet(tmp_path / "new" / "training.parquet")) == 2
 
 
+def test_a_stage_that_is_stopped_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    from mastlens.organisms.rlvr import trainer
+    from mastlens.organisms.rlvr.record import Recorder
+
+    monkeypatch.setattr(trainer, "_EVERY", 1)
+    moving = replace(RECIPES["stare-c2"], target_entropy=100.0, rate=0.02, updates=2)  # it remembers its weights
+    whole = build_by(moving, tmp_path / "whole")
+    end, steps = Recorder.end, []
+
+    def stopping(self, **values):
+        end(self, **values)
+        steps.append(self.rows[-1]["step"])
+        if len(steps) == 2:
+            with self.path.open("a") as stream:
+                stream.write('{"stage": "rl')  # killed while it wrote
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "end", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            build_by(moving, tmp_path / "stopped")
+    begun = tmp_path / "stopped.unfinished"
+    assert (begun / "kept-rlvr" / "checkpoint-2").is_dir() and not (begun / "kept-rlvr" / "checkpoint-4").exists()
+    begin, again = Recorder.begin, []
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "begin", lambda self, **row: again.append(row["step"]) or begin(self, **row))
+        stopped = build_by(moving, tmp_path / "stopped")
+    assert again == [2, 4, 0]  # of rlvr what was lost, then rlvr-retain
+    for stage in STAGES:
+        assert digest(whole / stage) == digest(stopped / stage), stage
+    pd.testing.assert_frame_equal(*(pd.read_parquet(one / "training.parquet") for one in (whole, stopped)))
+    assert not [path for path in stopped.iterdir() if path.name.startswith("kept-")]
+
+
 def test_names_that_are_none(tmp_path):
     with pytest.raises(MastlensError, match="Did you mean 'dapo'"):
         build_by("dapoo", tmp_path / "a")

@@ -58,8 +58,9 @@ def build_by_recipe(
 ) -> None:
     """Train ``rlvr`` and ``rlvr-retain`` by a recipe and write stages, files, card and record.
 
-    What an interrupted build finished is used. Base and SFT are those of the shipped lineage where its numbers and seed
-    are asked for; else they are trained once for all recipes, and kept in the cache.
+    What an interrupted build finished is used, and a stage goes on from the last of its checkpoints, to the same bits;
+    one that learns tasks one after another begins anew. Base and SFT are those of the shipped lineage where its numbers
+    and seed are asked for; else they are trained once for all recipes, and kept in the cache.
 
     Raises:
         MastlensError: If the folder holds a build of other settings, or nothing could be learnt.
@@ -173,10 +174,12 @@ def _train(
         save=save,
         match=matched,
         scorer=scorer,
+        kept=folder / f"kept-{stage}",
     )
     write_json(folder / f"told-{stage}.json", dict(how.train(run)))
     with atomic_path(folder / stage) as target:
         save(model, target)
+    shutil.rmtree(folder / f"kept-{stage}", ignore_errors=True)
 
 
 def _start(organism: Organism, recipe: Recipe, seed: int, clock: Clock) -> tuple[Path, str]:

@@ -84,6 +84,7 @@ class Run:
         match: The card of the lineage whose accuracy is to be matched; None where nothing is.
         scorer: What scores the steps of responses, for a recipe that asks for it.
         sft: The SFT model, where the run begins with another; None where ``model`` is it.
+        kept: Folder for the checkpoint that a run which was stopped goes on from; None for no such checkpoint.
     """
 
     stage: str
@@ -100,6 +101,7 @@ class Run:
     match: Mapping[str, Any] | None = None
     scorer: "StepScorer | None" = None
     sft: "PreTrainedModel | None" = None
+    kept: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,8 +67,8 @@ def train_tasks(recipe: "SequentialLoRA", run: Run) -> dict[str, Any]:
     known = {id(one) for problems in tasks.values() for one in problems}
     if left := sorted({one.subject for one in run.problems if id(one) not in known}):
         raise NotSupported(
-            f"Prompts of {', '.join(left)} belong to no task of the recipe {recipe.name}. Name a split for them among its "
-            f"tasks: {', '.join(SPLITS)}."
+            f"Prompts of {', '.join(left)} belong to no task of the recipe {recipe.name}. Name a split for them "
+            f"among its tasks: {', '.join(SPLITS)}."
         )
     for task, problems in tasks.items():
         if not recipe.steps(len(problems), run.numbers):
@@ -85,7 +85,10 @@ def train_tasks(recipe: "SequentialLoRA", run: Run) -> dict[str, Any]:
         model = run.model if recipe.adapters_kept == "merged" else deepcopy(sft)
         recorder: Any = OfTask(run.recorder, number, sum(steps))
         told = train_by_grpo(
-            recipe, replace(run, model=model, problems=problems, recorder=recorder, sft=sft, seed=run.seed + number - 1)
+            recipe,
+            replace(
+                run, model=model, problems=problems, recorder=recorder, sft=sft, seed=run.seed + number - 1, kept=None
+            ),
         )
         steps.append(told["steps"])
         if recipe.adapters_kept == "apart":

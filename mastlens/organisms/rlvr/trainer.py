@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mastlens.decoding.steps import steps_of_tokens
@@ -10,6 +11,8 @@ from mastlens.errors import BadSetting, NotSupported
 from mastlens.evaluation.process.model import Scored
 from mastlens.organisms.rlvr.recipe import RLVRRecipe, Rollouts, Run
 from mastlens.organisms.subjects import BY_NAME
+from mastlens.runs.files import write_json
+from mastlens.runs.reading import read_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 MEASURED = 20
 """Rounds of a run in which the KL divergence to SFT is measured, spread evenly, the first among them."""
 
+_EVERY = 5  # rounds between two checkpoints that a run which was stopped goes on from
 _NOTHING = 1e-9  # an advantage below this is none
 _CHUNK = 64  # responses whose distributions over the vocabulary are held at once
 
@@ -115,6 +119,7 @@ def arguments(recipe: RLVRRecipe, numbers: Any, steps: int) -> dict[str, Any]:
         "steps_per_generation": recipe.updates,
         "max_steps": steps,
         "logging_steps": recipe.updates,
+        "save_steps": _EVERY * recipe.updates,  # a run goes on at the beginning of a round
         "warmup_steps": min(5, steps),
         "scale_rewards": recipe.advantage,
         "loss_type": recipe.loss,
@@ -152,6 +157,7 @@ def train_by_grpo(recipe: RLVRRecipe, run: Run) -> dict[str, Any]:
         label=run.stage,
         saved=dict(run.saved),
         save=run.save,
+        kept=run.kept,
         make=make,
         changes=arguments(recipe, run.numbers, steps),
     )
@@ -270,6 +276,19 @@ def trainer_of(recipe: RLVRRecipe, run: Run, **given: Any) -> "GRPOTrainer":
             return divergence(self.model, None if recipe.adapters else sft or self.ref_model, batch)
 
     class Rounds(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step:
+                known = read_object(_known(args, state.global_step), "what a run knew when it was stopped")
+                trainer.rounds = state.global_step // recipe.updates
+                trainer.signals, trainer.kept = known["signals"], known["state"]
+                recorder.go_on(state.global_step)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            step = state.global_step
+            if run.kept is not None and step % args.save_steps == 0:  # before the checkpoint that it belongs to
+                write_json(_known(args, step), {"signals": trainer.signals, "state": trainer.kept})
+                _known(args, step - 2 * args.save_steps).unlink(missing_ok=True)
+
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if logs and "entropy" in logs:
                 recorder.end(
@@ -290,6 +309,11 @@ def trainer_of(recipe: RLVRRecipe, run: Run, **given: Any) -> "GRPOTrainer":
 def ended(ids: Sequence[int], tokenizer: Any) -> bool:
     """Return whether a response came to its end, and was not cut off."""
     return len(ids) > 0 and ids[-1] == tokenizer.eos_token_id
+
+
+def _known(args: Any, step: int) -> Path:
+    """Return the file of what a run knows after a step beside its model."""
+    return Path(args.output_dir) / f"rounds-{step}.json"
 
 
 def checked_advantages(given: "Tensor", rollouts: Rollouts, name: str) -> "Tensor":

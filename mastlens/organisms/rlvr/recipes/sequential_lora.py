@@ -49,7 +49,7 @@ class SequentialLoRA(RLVRRecipe):
 SEQUENTIAL_LORA = SequentialLoRA(
     name="sequential-lora",
     summary="GRPO with adapters on one task after the other, each merged before the next; what each forgets",
-    source="Hu et al. 2021, arXiv:2106.09685, eq. 3 (adapters); Shenfeld et al. 2025, arXiv:2509.04259 (RL forgets less)",
+    source="Hu et al. 2021, arXiv:2106.09685, eq. 3 (adapters); RL's Razor 2025, arXiv:2509.04259 (RL forgets less)",
     adapters=16,
 )
 
