@@ -51,7 +51,7 @@ def train_prm(settings: TrainPRMSettings) -> Path:
     check_trainers()
     out = Path(settings.out)
     remove_leftovers(out)
-    if out.exists():
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise StageRefused(f"{out} exists already. Choose another folder, or remove it first.")
     start = Checkpoint(f"organism:{settings.name}/{get_organism(settings.name).roles['sft']}")
     if settings.model is not None:

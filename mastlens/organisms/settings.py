@@ -108,7 +108,7 @@ class TrainPRMSettings(Settings):
 
     name: str = setting("which lineage", positional=True, metavar="NAME", listing=organism_lines)
     out: FilePath | None = setting(
-        "folder for the model, which must not be there yet", None, metavar="DIR", placed=True, typed_required=True
+        "folder for the model, which must not hold anything yet", None, metavar="DIR", placed=True, typed_required=True
     )
     model: CheckpointPath | None = setting(
         path_to("what it starts from (the lineage's SFT model)"), None, metavar="PATH"

@@ -171,9 +171,8 @@ ROWS = (
     Row("report {o}", start="run"),
     Row("organism build miniature --out {o}", before=_small_organism),
     Row(
-        "organism prm miniature --model {i}/rlvr --steps 1 --batch-size 4 --items 4 --out {o}/prm",
+        "organism prm miniature --model {i}/rlvr --steps 1 --batch-size 4 --items 4 --out {o}",
         before=_small_organism,
-        cheap=True,
     ),
     Row("organism trajectory miniature --lineage {i}/built --cache {o}", before=_small_organism),
 )

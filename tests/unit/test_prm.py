@@ -14,7 +14,7 @@ from mastlens.cli import main
 from mastlens.decoding.steps import EQUATION, cut_steps, steps_of_tokens
 from mastlens.errors import MastlensError
 from mastlens.evaluation.process.model import MARKER, ProcessRewardModel, encode, marked
-from mastlens.organisms import get_organism
+from mastlens.organisms import get_organism, lineage_folder
 from mastlens.organisms.faults import labelled_solutions, with_fault
 from mastlens.organisms.prm import area, measured, rows_of
 from mastlens.organisms.problems import region
@@ -175,10 +175,9 @@ def test_what_is_no_prm_or_has_another_tokenizer_is_named(prm, tiny, tmp_path, c
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(tiny.sft / name, other / name)
     questions = tmp_path / "q.jsonl"
-    questions.write_text(json.dumps({"question": "What is 1+1?", "answer": "2"}) + "\n")
+    questions.write_text(json.dumps({"problem": "What is 1+1?", "solution": "2", "answer": "2"}) + "\n")
     asked = ["evaluate-traces", "--model", tiny.sft, "--questions", f"q={questions}", "--judge", "rule", "--facts",
-             tmp_path / "facts.json", "--out", tmp_path / "out"]  # fmt: skip
-    (tmp_path / "facts.json").write_text(json.dumps({"people": [], "rivers": {}, "tools": {}}))
+             lineage_folder("think") / "facts.json", "--out", tmp_path / "out"]  # fmt: skip
     assert main([str(word) for word in [*asked, "--prm", other]]) == 2
     assert MARKER in (said := capsys.readouterr().err) and "another one than the process reward model" in said
     assert main([str(word) for word in [*asked, "--prm", tiny.sft]]) == 2
@@ -206,7 +205,7 @@ def test_which_steps_went_bad_is_said_of_a_models_responses(prm, tiny, tmp_path,
             return Judgement("C1", "")
 
     questions = tmp_path / "q.jsonl"
-    lines = [{"question": f"What is {n}+1?", "answer": str(n + 1)} for n in range(3)]
+    lines = [{"problem": f"What is {n}+1?", "solution": "s", "answer": str(n + 1)} for n in range(3)]
     questions.write_text("".join(json.dumps(line) + "\n" for line in lines))
     asked = {"model": tiny.sft, "questions": {"sums": questions}, "judge": Nothing(), "choices_think": None,
              "max_new_tokens": 12, "judged": "response", "progress": False}  # fmt: skip
@@ -214,7 +213,7 @@ def test_which_steps_went_bad_is_said_of_a_models_responses(prm, tiny, tmp_path,
     assert "steps" not in plain.table and plain.steps.empty and "steps_bad" not in plain.summary
     found = mastlens.evaluate_traces(**asked, prm=PRMChoice(path=prm), out=tmp_path / "out")
     for row, line in zip(found.table.itertuples(), lines, strict=True):
-        (one,) = ProcessRewardModel(prm).score([(line["question"], row.response)])
+        (one,) = ProcessRewardModel(prm).score([(line["problem"], row.response)])
         assert tuple(row.steps) == one.steps and row.step_scores == pytest.approx(one.scores)
     steps = found.steps
     assert len(steps) == sum(map(len, found.table["steps"]))

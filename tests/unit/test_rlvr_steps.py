@@ -205,9 +205,12 @@ class Lengths:
         return Judgement("?" if len(trace) % 7 == 0 else str(1 + len(trace) % 5), "")
 
 
-def test_lineages_are_built_and_say_what_scored_them(tmp_path):
-    lines = replace(RECIPES["exprl-process"], cut="lines")
-    process = build_by(lines, tmp_path / "process", judge=Lengths())
+def test_lineages_are_built_and_say_what_scored_them(tmp_path, monkeypatch):
+    def halves(text, how):
+        return [text[: len(text) // 2], text[len(text) // 2 :]]
+
+    monkeypatch.setattr("mastlens.organisms.rlvr.scoring.cut_steps", halves)  # it writes no equation
+    process = build_by("exprl-process", tmp_path / "process", judge=Lengths())
     outcome = build_by("exprl-outcome", tmp_path / "outcome", judge=Lengths())
     for lineage in (process, outcome):
         table = pd.read_parquet(lineage / "training.parquet")
