@@ -91,7 +91,7 @@ if TYPE_CHECKING:
     from mastlens.explorer.token_view import TokenView, view_tokens
     from mastlens.models.hooked import HookedModel
     from mastlens.organisms import Organism, build_organism, fetch_organism, list_organisms, register_organism
-    from mastlens.organisms.prm import train_prm
+    from mastlens.organisms.prm import organism_prm
     from mastlens.organisms.replay import organism_trajectory
     from mastlens.organisms.rlvr import RLVRRecipe, describe_recipes
     from mastlens.organisms.rlvr.record import Training, read_training
@@ -253,6 +253,7 @@ _PUBLIC = {
     "measure_metrics": "evaluation.metrics",
     "merge": "analysis.increments.shards",
     "negate": "edits.negation",
+    "organism_prm": "organisms.prm",
     "organism_trajectory": "organisms.replay",
     "push_edit": "edits.sharing",
     "rank": "selection",
@@ -286,7 +287,6 @@ _PUBLIC = {
     "take_benchmark": "evaluation.benchmarks",
     "token_differences": "analysis.tokens",
     "traces": "unlearning.traces",
-    "train_prm": "organisms.prm",
     "trajectory": "analysis.trajectories.trajectory",
     "unlearn": "unlearning",
     "unlearn_requests": "studies.requests",
@@ -421,6 +421,7 @@ __all__ = [
     "measure_metrics",
     "merge",
     "negate",
+    "organism_prm",
     "organism_trajectory",
     "push_edit",
     "rank",
@@ -454,7 +455,6 @@ __all__ = [
     "take_benchmark",
     "token_differences",
     "traces",
-    "train_prm",
     "trajectory",
     "unlearn",
     "unlearn_requests",

@@ -313,6 +313,7 @@ __all__ = [
     "measure_metrics",
     "merge",
     "negate",
+    "organism_prm",
     "organism_trajectory",
     "push_edit",
     "rank",
@@ -346,7 +347,6 @@ __all__ = [
     "take_benchmark",
     "token_differences",
     "traces",
-    "train_prm",
     "trajectory",
     "unlearn",
     "unlearn_requests",
@@ -534,6 +534,11 @@ def negate(settings: mastlens.edits.settings.NegateSettings, /, **fields: Any) -
 def negate(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, ranking: str | os.PathLike[str] | None = ..., where: str | None = ..., all_parameters: bool = ..., names: collections.abc.Sequence[str] | None = ..., base: str | os.PathLike[str] | Any | None = ..., everything: bool = ..., scale: float = ..., part: str = ..., rank: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.edits.edit.Edit: ...
 
 @overload
+def organism_prm(settings: mastlens.organisms.settings.TrainPRMSettings, /, **fields: Any) -> pathlib.Path: ...
+@overload
+def organism_prm(name: str, out: str | os.PathLike[str] | None = ..., *, model: str | os.PathLike[str] | Any | None = ..., steps: int = ..., batch_size: int = ..., lr: float = ..., items: int = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> pathlib.Path: ...
+
+@overload
 def organism_trajectory(settings: mastlens.organisms.settings.OrganismTrajectorySettings, /, **fields: Any) -> pathlib.Path: ...
 @overload
 def organism_trajectory(name: str, *, cache: str | os.PathLike[str] | None = ..., lineage: str | os.PathLike[str] | None = ..., recipe: Any = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> pathlib.Path: ...
@@ -602,11 +607,6 @@ def token_differences(*, rlvr: str | os.PathLike[str] | Any, splits: collections
 def traces(settings: mastlens.unlearning.settings.TracesSettings, /, **fields: Any) -> mastlens.unlearning.traces.Traces: ...
 @overload
 def traces(*, model: str | os.PathLike[str] | Any, forget: str | os.PathLike[str], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., preset: str = ..., segments: int | None = ..., segment_tokens: int | None = ..., trigger: str | None = ..., trigger_place: str | None = ..., max_new_tokens: int | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.unlearning.traces.Traces: ...
-
-@overload
-def train_prm(settings: mastlens.organisms.settings.TrainPRMSettings, /, **fields: Any) -> pathlib.Path: ...
-@overload
-def train_prm(name: str, out: str | os.PathLike[str] | None = ..., *, model: str | os.PathLike[str] | Any | None = ..., steps: int = ..., batch_size: int = ..., lr: float = ..., items: int = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> pathlib.Path: ...
 
 @overload
 def trajectory(settings: mastlens.analysis.trajectories.settings.TrajectorySettings, /, **fields: Any) -> mastlens.analysis.trajectories.trajectory.Trajectory: ...

@@ -30,7 +30,7 @@ _LABEL = {0: "wrong", 1: "right"}
 
 
 @takes(TrainPRMSettings)
-def train_prm(settings: TrainPRMSettings) -> Path:
+def organism_prm(settings: TrainPRMSettings) -> Path:
     """Train a token classifier on a lineage's steps, from its SFT model, and write it, complete or not at all.
 
     Solutions come from the training region, half of them with a fault that is carried on; a step is right where it and

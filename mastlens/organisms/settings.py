@@ -103,7 +103,7 @@ class TrainPRMSettings(Settings):
     command, group = "organism prm", REPORT
     summary = "train a small process reward model on a lineage's steps"
     example = "organism prm qwen2 --out prm"
-    function = "mastlens.organisms.prm:train_prm"
+    function = "mastlens.organisms.prm:organism_prm"
     then = "organism build {name} --recipe prm --prm {out} --out lineage"
 
     name: str = setting("which lineage", positional=True, metavar="NAME", listing=organism_lines)

@@ -163,9 +163,9 @@ def test_the_command_writes_a_model_with_its_card(prm, tiny, tmp_path, capsys):
     assert main(["organism", "prm", "qwen2", "--out", str(prm)]) == 2
     assert "exists already" in capsys.readouterr().err
     with pytest.raises(MastlensError, match="no RLVR run"):
-        mastlens.train_prm("think", tmp_path / "none")
+        mastlens.organism_prm("think", tmp_path / "none")
     with pytest.raises(MastlensError, match="at least 1"):
-        mastlens.train_prm("qwen2", tmp_path / "none", steps=0)
+        mastlens.organism_prm("qwen2", tmp_path / "none", steps=0)
     assert list(tmp_path.iterdir()) == []
 
 
