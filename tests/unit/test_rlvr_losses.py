@@ -154,7 +154,7 @@ def test_what_is_recorded_of_a_round(made):
 
 
 def test_divergence_and_entropy_are_those_of_the_distributions(made):
-    from mastlens.organisms.rlvr.trainer import divergence, mean_entropy
+    from mastlens.organisms.rlvr.measures import divergence, mean_entropy
 
     trainer, batch, _ = made(RECIPES["grpo-kl"])
     other, policy = trainer.ref_model, trainer.model

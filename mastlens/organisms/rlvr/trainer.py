@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mastlens.decoding.steps import steps_of_tokens
 from mastlens.errors import BadSetting, NotSupported
 from mastlens.evaluation.process.model import Scored
+from mastlens.organisms.rlvr.measures import CHUNK, divergence, whole
 from mastlens.organisms.rlvr.recipe import RLVRRecipe, Rollouts, Run
 from mastlens.organisms.subjects import BY_NAME
 from mastlens.runs.files import write_json
@@ -23,7 +24,6 @@ MEASURED = 20
 
 _EVERY = 5  # rounds between two checkpoints that a run which was stopped goes on from
 _NOTHING = 1e-9  # an advantage below this is none
-_CHUNK = 64  # responses whose distributions over the vocabulary are held at once
 
 
 class Reward:
@@ -265,7 +265,7 @@ def trainer_of(recipe: RLVRRecipe, run: Run, **given: Any) -> "GRPOTrainer":
             """Return each token's log-probability and entropy under the policy that sampled it."""
             ids, attention, keep = whole(batch)
             logprobs, entropies, _ = self._get_per_token_logps_and_entropies(
-                self.model, ids, attention, keep, batch_size=_CHUNK, compute_entropy=True
+                self.model, ids, attention, keep, batch_size=CHUNK, compute_entropy=True
             )
             return logprobs, entropies
 
@@ -331,54 +331,3 @@ def checked_advantages(given: "Tensor", rollouts: Rollouts, name: str) -> "Tenso
     if not bool(given.isfinite().all()):
         raise BadSetting(f"The recipe {name} gave an advantage that is no finite number.")
     return given.to(rollouts.advantages)
-
-
-def whole(batch: dict[str, Any]) -> "tuple[Tensor, Tensor, int]":
-    """Return prompts with responses, their attention mask, and how many of the positions are the responses'."""
-    import torch
-
-    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
-    attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-    return ids, attention, batch["completion_ids"].size(1)
-
-
-def divergence(model: Any, reference: Any, batch: dict[str, Any]) -> float:
-    """Return the mean over the responses' tokens of KL(model || reference), each over the whole vocabulary, in nats.
-
-    Args:
-        model: The policy.
-        reference: What it is held against; None for the model without its adapters.
-        batch: Prompts and responses, as TRL keeps them.
-    """
-    from mastlens.models.divergence import reverse_kl
-
-    def without_adapters(**inputs: Any) -> Any:
-        with model.disable_adapter():
-            return model(**inputs)
-
-    return _mean_over_tokens(reverse_kl, batch, model, without_adapters if reference is None else reference)
-
-
-def mean_entropy(model: Any, batch: dict[str, Any]) -> float:
-    """Return the mean over the responses' tokens of the next-token distribution's entropy, in nats."""
-    from torch.distributions import Categorical
-
-    return _mean_over_tokens(lambda logits: Categorical(logits=logits).entropy(), batch, model)
-
-
-def _mean_over_tokens(measure: "Callable[..., Tensor]", batch: dict[str, Any], model: Any, *others: Any) -> float:
-    """Return the mean, over responses' tokens, of what is measured of models' logits, (tokens, vocabulary) each."""
-    import torch
-
-    ids, attention, keep = whole(batch)
-    total, training = 0.0, model.training
-    model.eval()
-    with torch.no_grad():
-        for start in range(0, len(ids), _CHUNK):
-            rows = slice(start, start + _CHUNK)
-            counted = batch["completion_mask"][rows].bool()
-            asked = {"input_ids": ids[rows], "attention_mask": attention[rows], "logits_to_keep": keep + 1}
-            logits = [one(**asked).logits[:, :-1][counted].float() for one in (model, *others)]
-            total += float(measure(*logits).double().sum())
-    model.train(training)
-    return total / max(int(batch["completion_mask"].sum()), 1)
