@@ -15,8 +15,8 @@ class Anchor:
 
     The selected matrices are cut into blocks. Those that are the forget side's own move freely: the largest by SETA's
     score of the mean gradients at the source, without those that the retain side's own score keeps. All others are the
-    shared part, anchored by a term of the loss, sum over its blocks of strength (1 + tanh(|W - V| / |V|)) |W - V|^2,
-    V the source's block. What has drifted further is pulled harder; that weight is a constant to the gradient. The
+    shared part, anchored by a term of the loss, the sum of ``strength (1 + tanh(|W - V| / |V|)) |W - V|^2`` over its
+    blocks, V the source's. What has drifted further is pulled harder; that weight is a constant to the gradient. The
     paper's factor for the number of earlier tasks is 1 here: there is one, the retain side.
 
     Attributes:
