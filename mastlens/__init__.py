@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     )
     from mastlens.evaluation.metrics.items import read_items
     from mastlens.evaluation.multiple_choice import ChoiceScores, choices, score_choices
+    from mastlens.evaluation.process.model import ProcessRewardModel
     from mastlens.evaluation.protocol import mast_benchmarks
     from mastlens.evaluation.safety import SafetyEvaluation, evaluate_safety
     from mastlens.evaluation.suites.converting import convert_benchmark, list_benchmarks
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
     from mastlens.explorer.token_view import TokenView, view_tokens
     from mastlens.models.hooked import HookedModel
     from mastlens.organisms import Organism, build_organism, fetch_organism, list_organisms, register_organism
+    from mastlens.organisms.prm import organism_prm
     from mastlens.organisms.replay import organism_trajectory
     from mastlens.organisms.rlvr import RLVRRecipe, describe_recipes
     from mastlens.organisms.rlvr.record import Training, read_training
@@ -140,8 +142,8 @@ _PUBLIC = {
     "Comparison": "evaluation",
     "Coupling": "analysis.coupling.coupling",
     "CumulativeCurves": "analysis.causal.cumulative",
-    "Depth": "evaluation",
     "Departure": "analysis.inside.departing",
+    "Depth": "evaluation",
     "Directions": "analysis.inside.directing",
     "Drift": "unlearning.drift",
     "Edit": "edits.edit",
@@ -172,6 +174,7 @@ _PUBLIC = {
     "PaperFigures": "paper",
     "ProbeSettings": "unlearning",
     "Problem": "problems.reading",
+    "ProcessRewardModel": "evaluation.process.model",
     "PushedEdit": "edits.sharing",
     "RLVRRecipe": "organisms.rlvr",
     "Ranking": "selection",
@@ -188,8 +191,8 @@ _PUBLIC = {
     "SteeringTexts": "unlearning",
     "Study": "studies.runner",
     "TokenDifferences": "analysis.tokens",
-    "TokenView": "explorer.token_view",
     "TokenPenalty": "decoding.reflection",
+    "TokenView": "explorer.token_view",
     "TokenWeights": "unlearning",
     "TraceComparison": "evaluation.traces",
     "TraceEvaluation": "evaluation.traces",
@@ -202,7 +205,6 @@ _PUBLIC = {
     "apply_edit": "edits.applying",
     "attack": "attacks",
     "build_organism": "organisms",
-    "depth_score": "evaluation",
     "causal_map": "analysis.causal.causal_map",
     "chat": "explorer.chatting",
     "choices": "evaluation.multiple_choice",
@@ -215,6 +217,7 @@ _PUBLIC = {
     "couple": "analysis.coupling.coupling",
     "cumulative_curves": "analysis.causal.cumulative",
     "demo": "reporting.demonstration",
+    "depth_score": "evaluation",
     "describe_attacks": "attacks",
     "describe_columns": "columns",
     "describe_metrics": "evaluation.metrics",
@@ -251,6 +254,7 @@ _PUBLIC = {
     "measure_metrics": "evaluation.metrics",
     "merge": "analysis.increments.shards",
     "negate": "edits.negation",
+    "organism_prm": "organisms.prm",
     "organism_trajectory": "organisms.replay",
     "push_edit": "edits.sharing",
     "rank": "selection",
@@ -338,6 +342,7 @@ __all__ = [
     "PaperFigures",
     "ProbeSettings",
     "Problem",
+    "ProcessRewardModel",
     "PushedEdit",
     "RLVRRecipe",
     "Ranking",
@@ -417,6 +422,7 @@ __all__ = [
     "measure_metrics",
     "merge",
     "negate",
+    "organism_prm",
     "organism_trajectory",
     "push_edit",
     "rank",

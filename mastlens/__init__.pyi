@@ -57,6 +57,7 @@ import mastlens.studies.commands
 import mastlens.studies.protocol
 import mastlens.studies.reasoning
 import mastlens.studies.runner
+import mastlens.unlearning.anchor
 import mastlens.unlearning.editing
 import mastlens.unlearning.robustness
 import mastlens.unlearning.settings
@@ -115,6 +116,7 @@ from mastlens.organisms import Organism as Organism
 from mastlens.paper import PaperFigures as PaperFigures
 from mastlens.unlearning import ProbeSettings as ProbeSettings
 from mastlens.problems.reading import Problem as Problem
+from mastlens.evaluation.process.model import ProcessRewardModel as ProcessRewardModel
 from mastlens.edits.sharing import PushedEdit as PushedEdit
 from mastlens.organisms.rlvr import RLVRRecipe as RLVRRecipe
 from mastlens.selection import Ranking as Ranking
@@ -231,6 +233,7 @@ __all__ = [
     "PaperFigures",
     "ProbeSettings",
     "Problem",
+    "ProcessRewardModel",
     "PushedEdit",
     "RLVRRecipe",
     "Ranking",
@@ -310,6 +313,7 @@ __all__ = [
     "measure_metrics",
     "merge",
     "negate",
+    "organism_prm",
     "organism_trajectory",
     "push_edit",
     "rank",
@@ -362,7 +366,7 @@ def attack(name: str | mastlens.attacks.method.AttackMethod, *, model: str | os.
 @overload
 def build_organism(settings: mastlens.organisms.settings.BuildOrganismSettings, /, **fields: Any) -> pathlib.Path: ...
 @overload
-def build_organism(name: str, out: str | os.PathLike[str] | None = ..., *, trajectory: bool = ..., recipe: str | Any | None = ..., match: str | os.PathLike[str] | None = ..., numbers: Any = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> pathlib.Path: ...
+def build_organism(name: str, out: str | os.PathLike[str] | None = ..., *, trajectory: bool = ..., recipe: str | Any | None = ..., match: str | os.PathLike[str] | None = ..., prm: mastlens.evaluation.settings.PRMChoice | None = ..., judge: Any = ..., judged_by: mastlens.evaluation.settings.JudgeChoice | None = ..., numbers: Any = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> pathlib.Path: ...
 
 @overload
 def causal_map(settings: mastlens.analysis.causal.settings.CausalMapSettings, /, **fields: Any) -> mastlens.analysis.causal.causal_map.CausalMap: ...
@@ -442,7 +446,7 @@ def evaluate_safety(*, model: str | os.PathLike[str] | Any, data: collections.ab
 @overload
 def evaluate_traces(settings: mastlens.evaluation.settings.EvaluateTracesSettings, /, **fields: Any) -> mastlens.evaluation.traces.results.TraceEvaluation: ...
 @overload
-def evaluate_traces(*, model: str | os.PathLike[str] | Any, questions: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., edit: str | os.PathLike[str] | Any | None = ..., think: str = ..., max_new_tokens: int | None = ..., samples: int = ..., temperature: float = ..., top_p: float = ..., judge: Any = ..., judged_by: mastlens.evaluation.settings.JudgeChoice | None = ..., choices_think: str | None = ..., choices_ask: str = ..., judged: str = ..., reflection: float = ..., reflection_window: int | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.traces.results.TraceEvaluation: ...
+def evaluate_traces(*, model: str | os.PathLike[str] | Any, questions: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., edit: str | os.PathLike[str] | Any | None = ..., think: str = ..., max_new_tokens: int | None = ..., samples: int = ..., temperature: float = ..., top_p: float = ..., judge: Any = ..., judged_by: mastlens.evaluation.settings.JudgeChoice | None = ..., prm: mastlens.evaluation.settings.PRMChoice | None = ..., choices_think: str | None = ..., choices_ask: str = ..., judged: str = ..., reflection: float = ..., reflection_window: int | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.evaluation.traces.results.TraceEvaluation: ...
 
 @overload
 def fetch_organism(settings: mastlens.organisms.settings.FetchOrganismSettings, /, **fields: Any) -> pathlib.Path: ...
@@ -530,6 +534,11 @@ def negate(settings: mastlens.edits.settings.NegateSettings, /, **fields: Any) -
 def negate(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, ranking: str | os.PathLike[str] | None = ..., where: str | None = ..., all_parameters: bool = ..., names: collections.abc.Sequence[str] | None = ..., base: str | os.PathLike[str] | Any | None = ..., everything: bool = ..., scale: float = ..., part: str = ..., rank: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.edits.edit.Edit: ...
 
 @overload
+def organism_prm(settings: mastlens.organisms.settings.TrainPRMSettings, /, **fields: Any) -> pathlib.Path: ...
+@overload
+def organism_prm(name: str, out: str | os.PathLike[str] | None = ..., *, model: str | os.PathLike[str] | Any | None = ..., steps: int = ..., batch_size: int = ..., lr: float = ..., items: int = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> pathlib.Path: ...
+
+@overload
 def organism_trajectory(settings: mastlens.organisms.settings.OrganismTrajectorySettings, /, **fields: Any) -> pathlib.Path: ...
 @overload
 def organism_trajectory(name: str, *, cache: str | os.PathLike[str] | None = ..., lineage: str | os.PathLike[str] | None = ..., recipe: Any = ..., seed: int = ..., device: str = ..., progress: bool = ...) -> pathlib.Path: ...
@@ -607,4 +616,4 @@ def trajectory(*paths: str | os.PathLike[str] | Any, start: str | os.PathLike[st
 @overload
 def unlearn(settings: mastlens.unlearning.settings.UnlearnSettings, /, **fields: Any) -> mastlens.unlearning.editing.Unlearning: ...
 @overload
-def unlearn(*, forget: str | os.PathLike[str], rlvr: str | os.PathLike[str] | Any, objective: str, steps: int, lr: float, ranking: str | os.PathLike[str] | None = ..., where: str | None = ..., all_parameters: bool = ..., names: collections.abc.Sequence[str] | None = ..., dtype: str = ..., batch_size: int = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., retain: str | os.PathLike[str] | None = ..., preset: str | None = ..., coefficients: collections.abc.Mapping[str, float] | None = ..., refusals: str | os.PathLike[str] | None = ..., allow_overlap: bool = ..., schedule: str = ..., warmup: int = ..., optimizer: str = ..., orthogonal_to_retain: int = ..., micro_batch: int | str = ..., checkpoint_activations: str = ..., track: str | None = ..., cache_mb: float = ..., traces: str | os.PathLike[str] | None = ..., cot: str | os.PathLike[str] | None = ..., sft: str | os.PathLike[str] | Any | None = ..., start: str = ..., noise: float = ..., own_responses: mastlens.unlearning.settings.OwnResponses | None = ..., responses: str | os.PathLike[str] | None = ..., robust: mastlens.unlearning.robustness.Robustness | None = ..., token_weights: mastlens.unlearning.token_weights.TokenWeights | bool | None = ..., probes: mastlens.unlearning.settings.ProbeSettings | None = ..., gamma: float | None = ..., retain_weight: float | None = ..., retain_loss: str | None = ..., beta: float | None = ..., gate: str | None = ..., price: float | None = ..., layer: int | None = ..., steering: float | None = ..., control_norm: float | None = ..., unthink_weight: float | None = ..., text_tokens: int | None = ..., trace_tokens: int | None = ..., in_context: bool | None = ..., cot_weight: float | None = ..., cot_tokens: int | None = ..., imitation: str | None = ..., reflection_weight: float | None = ..., reflection: str | None = ..., beta2: float | None = ..., delta: float | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.unlearning.editing.Unlearning: ...
+def unlearn(*, forget: str | os.PathLike[str], rlvr: str | os.PathLike[str] | Any, objective: str, steps: int, lr: float, ranking: str | os.PathLike[str] | None = ..., where: str | None = ..., all_parameters: bool = ..., names: collections.abc.Sequence[str] | None = ..., dtype: str = ..., batch_size: int = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., retain: str | os.PathLike[str] | None = ..., preset: str | None = ..., coefficients: collections.abc.Mapping[str, float] | None = ..., refusals: str | os.PathLike[str] | None = ..., allow_overlap: bool = ..., schedule: str = ..., warmup: int = ..., optimizer: str = ..., orthogonal_to_retain: int = ..., micro_batch: int | str = ..., checkpoint_activations: str = ..., track: str | None = ..., cache_mb: float = ..., traces: str | os.PathLike[str] | None = ..., cot: str | os.PathLike[str] | None = ..., sft: str | os.PathLike[str] | Any | None = ..., start: str = ..., noise: float = ..., own_responses: mastlens.unlearning.settings.OwnResponses | None = ..., responses: str | os.PathLike[str] | None = ..., robust: mastlens.unlearning.robustness.Robustness | None = ..., anchor: mastlens.unlearning.anchor.Anchor | None = ..., token_weights: mastlens.unlearning.token_weights.TokenWeights | bool | None = ..., probes: mastlens.unlearning.settings.ProbeSettings | None = ..., gamma: float | None = ..., retain_weight: float | None = ..., retain_loss: str | None = ..., beta: float | None = ..., gate: str | None = ..., price: float | None = ..., layer: int | None = ..., steering: float | None = ..., control_norm: float | None = ..., unthink_weight: float | None = ..., text_tokens: int | None = ..., trace_tokens: int | None = ..., in_context: bool | None = ..., cot_weight: float | None = ..., cot_tokens: int | None = ..., imitation: str | None = ..., reflection_weight: float | None = ..., reflection: str | None = ..., beta2: float | None = ..., delta: float | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.unlearning.editing.Unlearning: ...

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         FetchOrganismSettings,
         ListOrganismsSettings,
         OrganismTrajectorySettings,
+        TrainPRMSettings,
     )
     from mastlens.reporting.demonstration import Demonstration
     from mastlens.reporting.settings import DemoCommandSettings, ReportSettings
@@ -44,6 +45,17 @@ def organism_trajectory(result: Path, settings: "OrganismTrajectorySettings") ->
     if settings.cache is None and settings.lineage is None:
         text += f"; organism:{settings.name}/trajectory names them"
     return Outcome(text, {"folder": str(result)})
+
+
+def organism_prm(result: Path, settings: "TrainPRMSettings") -> Outcome:
+    """Tell where the process reward model is, and how well it tells right steps from wrong ones."""
+    import pandas as pd
+
+    from mastlens.organisms.prm import CARD
+    from mastlens.runs.reading import read_object
+
+    told = read_object(result / CARD, "a card")
+    return Outcome(f"{show(pd.DataFrame(told['accuracy']))}\n\nWrote {result}", {"out": str(result), **told})
 
 
 def organism_build(result: Path, settings: "BuildOrganismSettings | FetchOrganismSettings") -> Outcome:

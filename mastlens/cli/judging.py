@@ -119,6 +119,8 @@ def evaluate_traces(result: "TraceEvaluation", settings: "EvaluateTracesSettings
     columns = ["split", "n", "unjudged", "rt_ua", "rt_low", "rt_high", "fa_ua", "avg_ua", "accuracy", "truncated"]
     shares = result.categories.pivot(index="split", columns="category", values="share").reset_index()
     text = f"{show(result.summary, columns)}\n\n{show(shares)}"
+    if settings.prm is not None:
+        text += f"\n\n{show(result.summary, ['split', 'steps_n', 'steps_bad', 'steps_low', 'steps_high'])}"
     tables = {"splits": result.summary, "categories": result.categories}
     summary = {name: table.to_dict("records") for name, table in tables.items()}
     return Outcome(text, summary | {"out": str(settings.out)})
@@ -128,6 +130,9 @@ def compare_traces(result: "TraceComparison", settings: "CompareTracesSettings")
     """Tell what two models' traces reveal, paired."""
     tables = {"splits": result.table, "transitions": result.transitions}
     text = f"{show(result.table)}\n\n{show(result.transitions)}"
+    if result.steps is not None:
+        tables["steps"] = result.steps
+        text += f"\n\nResponses with a bad step:\n{show(result.steps)}"
     return Outcome(text, {name: table.to_dict("records") for name, table in tables.items()})
 
 

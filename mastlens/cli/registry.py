@@ -92,6 +92,7 @@ COMMANDS = (
     Command("mastlens.organisms.settings:OrganismTrajectorySettings", "mastlens.cli.commands:organism_trajectory"),
     Command("mastlens.organisms.settings:BuildOrganismSettings", "mastlens.cli.commands:organism_build"),
     Command("mastlens.organisms.settings:FetchOrganismSettings", "mastlens.cli.commands:organism_build"),
+    Command("mastlens.organisms.settings:TrainPRMSettings", "mastlens.cli.commands:organism_prm"),
 )
 """Every command, in the order of the help."""
 

@@ -252,6 +252,9 @@ TRACE_JUDGEMENTS = Table(
         Column("sentences", "the judged part, sentence by sentence"),
         Column("sentence_categories", "what each sentence alone reveals"),
         Column("choice_correct", "whether the likeliest option, without reasoning, is the right one (FA-UA)"),
+        Column("steps", "the judged part, cut into steps", when="--prm"),
+        Column("step_scores", "how likely each step is right, by the process reward model; NaN where it did not fit",
+               source="Qwen2.5-Math-PRM, arXiv:2501.07301", when="--prm"),
     ),
 )  # fmt: skip
 

@@ -3,6 +3,8 @@
 from mastlens.columns.column import Column, Table
 
 _STARE = "--recipe stare-o1"
+_TASKS = "--recipe sequential-lora"
+_SCORED = "--recipe exprl-outcome"
 
 TRAINING = Table(
     "training.parquet",
@@ -30,6 +32,8 @@ TRAINING = Table(
         ),
         Column("clipped", "share of tokens whose ratio was clipped", kind="number"),
         Column("grad_norm", "before it is clipped at 1", kind="number"),
+        Column("task", "the task that is trained, from 1", when=_TASKS, kind="number"),
+        Column("unread", "share of responses of which a judge said nothing readable", when=_SCORED, kind="number"),
         Column("gate", "whether entropy was below the target, so that tokens were re-weighted", when=_STARE),
         Column("weight_raised", "W, of surprising tokens in good responses", when=_STARE),
         Column("weight_lowered", "M, of surprising tokens in bad responses", when=_STARE),

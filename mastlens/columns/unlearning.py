@@ -44,6 +44,7 @@ STEPS = Table(
         Column("trace_loss", f"unweighted trace term {_LOSS}; NaN where nothing is steered"),
         Column("cot_loss", f"unweighted chain-of-thought term {_LOSS}; NaN where nothing is steered"),
         Column("reflection_loss", f"unweighted reflection penalty {_LOSS}; NaN where there is none"),
+        Column("anchor_loss", f"pull of the anchor on what has drifted from the source {_LOSS}; NaN without one"),
         Column("forget_probe_logprob", "of the calibration problems to forget; NaN between looks", "nat per token",
                when=_PROBE),
         Column("retain_probe_logprob", "of the calibration problems to keep; NaN between looks", "nat per token",

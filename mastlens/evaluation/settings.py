@@ -248,6 +248,24 @@ class JudgeChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PRMChoice:
+    """A process reward model, as it is asked for on the command line.
+
+    Attributes:
+        path: Where it is.
+        remote_code: Whether code that comes with it may run.
+    """
+
+    path: CheckpointPath = setting(
+        "a process reward model that scores each step: a folder or a hub id (Qwen2.5-Math-PRM, mastlens organism prm)",
+        metavar="PATH",
+    )
+    remote_code: bool = setting("let code run that comes with it (Qwen2.5-Math-PRM needs that)", False)
+
+    OPTIONS: ClassVar[Mapping[str, str]] = {"path": "--prm", "remote_code": "--prm-remote-code"}
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateTracesSettings(Answering):
     """Settings of ``evaluate-traces``."""
 
@@ -268,6 +286,9 @@ class EvaluateTracesSettings(Answering):
         None,
         flag="--judge",
         options={**JudgeChoice.OPTIONS, "facts": "--facts"},
+    )
+    prm: PRMChoice | None = setting(
+        "what scores each step of the part that is judged", None, flag="--prm", options=PRMChoice.OPTIONS
     )
     choices_think: str | None = setting(
         "think mode in which options are scored without reasoning (FA-UA); off: not at all",

@@ -204,12 +204,16 @@ def build_organism(settings: BuildOrganismSettings) -> Path:
         )
     if how is not None:
         from mastlens.organisms.rlvr.build import by_recipe
+        from mastlens.organisms.rlvr.scoring import find_scorer
 
         if settings.out is None:
             raise BadSetting(f"Say where the lineage that {how.name} reinforces is written to: --out DIR.")
-        organism = by_recipe(organism, how, None if settings.match is None else Path(settings.match))
+        scorer = find_scorer(settings, how)
+        organism = by_recipe(organism, how, None if settings.match is None else Path(settings.match), scorer)
     elif settings.match is not None:
         raise BadSetting("--match goes with a recipe that matches an accuracy: --recipe matched-sft.")
+    elif settings.prm is not None or settings.judge is not None or settings.judged_by is not None:
+        raise BadSetting("--prm and --judge go with a recipe that scores steps, e.g. --recipe prm or exprl-process.")
     if settings.out is None and not organism.cached:
         raise BadSetting(f"organism:{organism.name} is shipped. To build it anew, say where: --out DIR.")
     return build_lineage(

@@ -4,7 +4,8 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any
 
-from mastlens.runs.settings import REPORT, FilePath, Settings, setting
+from mastlens.evaluation.settings import JudgeChoice, PRMChoice
+from mastlens.runs.settings import REPORT, CheckpointPath, FilePath, Settings, path_to, setting
 
 
 def organism_lines() -> list[str]:
@@ -82,7 +83,40 @@ class BuildOrganismSettings(Settings):
         None,
         metavar="DIR",
     )
+    prm: PRMChoice | None = setting(
+        "of recipes that score steps by a process reward model", None, flag="--prm", options=PRMChoice.OPTIONS
+    )
+    judge: Any = setting("of recipes that a judge grades for: one of five levels", None, python_only=True)
+    judged_by: JudgeChoice | None = setting(
+        "of recipes that a judge grades for (rule: the organism's exact one)",
+        None,
+        flag="--judge",
+        options=JudgeChoice.OPTIONS,
+    )
     numbers: Any = setting("other numbers than the lineage's own (``recipe`` takes these too)", None, python_only=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPRMSettings(Settings):
+    """Settings of ``organism prm``."""
+
+    command, group = "organism prm", REPORT
+    summary = "train a small process reward model on a lineage's steps"
+    example = "organism prm qwen2 --out prm"
+    function = "mastlens.organisms.prm:organism_prm"
+    then = "organism build {name} --recipe prm --prm {out} --out lineage"
+
+    name: str = setting("which lineage", positional=True, metavar="NAME", listing=organism_lines)
+    out: FilePath | None = setting(
+        "folder for the model, which must not hold anything yet", None, metavar="DIR", placed=True, typed_required=True
+    )
+    model: CheckpointPath | None = setting(
+        path_to("what it starts from (the lineage's SFT model)"), None, metavar="PATH"
+    )
+    steps: int = setting("training steps", 300)
+    batch_size: int = setting("solutions a step", 64)
+    lr: float = setting("peak learning rate, a cosine to 0", 5e-4)
+    items: int = setting("solutions of each region that it is measured on", 400)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -177,6 +177,8 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
     check_splitting(chosen, settings.micro_batch, settings.checkpoint_activations, settings.batch_size)
     check_orthogonal(chosen, settings.orthogonal_to_retain, [] if retain else None)
     check_robust(chosen, settings.robust)
+    if settings.anchor is not None:
+        settings.anchor.check()
     check_schedule(settings.schedule, settings.warmup, settings.steps)
     check_tracker(settings.track)
     computing = settings.computing(*models.values())
@@ -204,6 +206,8 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
         deciding["own_responses"] = asdict(drawn) if settings.responses is None else None
     if settings.robust is not None:
         deciding["robust"] = asdict(settings.robust)
+    if settings.anchor is not None:
+        deciding["anchor"] = asdict(settings.anchor)
     if settings.start != "source":
         deciding["start"] = {"at": settings.start, **({"noise": settings.noise} if settings.start == "noise" else {})}
     files = {"forget": forget, "retain": retain, "refusals": settings.refusals, "traces": traces, "cot": cot}
@@ -302,6 +306,7 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
             **{key: getattr(settings, key) for key in (*_NEWER, "optimizer")},
             begin_at=starting_values(checkpoint, sft, selection, settings),
             robust=settings.robust,
+            anchor=settings.anchor,
             **more,
         )
         prober = None if probes is None else Prober(run, probes, tokenizer, read)
@@ -327,6 +332,8 @@ def unlearn(settings: UnlearnSettings) -> Unlearning:
         made = {**deciding, "inputs": inputs, "step": taken}
         if run.control is not None:
             made[CONTROL] = run.control.tolist()  # float32 comes back from JSON bit for bit
+        if run.anchoring is not None:
+            made["anchored"] = run.anchoring.record()
         if "before" in more:
             made["taken_back"] = taken_back(run.masters, Originals(checkpoint, list(stored)), more["before"])
         edit, swallowed = make_edit(checkpoint, model, selection, made, masters=run.masters.whole)

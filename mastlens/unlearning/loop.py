@@ -17,6 +17,8 @@ from mastlens.errors import BadSetting, MastlensWarning
 from mastlens.models.sharding import ranks_of, settle, weight_storages
 from mastlens.models.weights import owners
 from mastlens.problems.encoding import EncodedProblem
+from mastlens.unlearning.anchor import Anchor
+from mastlens.unlearning.anchoring import Anchoring
 from mastlens.unlearning.gating import GateOptimiser
 from mastlens.unlearning.hardening import Hardening, check_robust
 from mastlens.unlearning.masters import Masters
@@ -65,6 +67,7 @@ class Step:
         cot_loss: R2MU's term on chains of thought; NaN without any.
         reflection_loss: Mean probability of the listed reflection tokens on the forget batch; NaN where there is no
             penalty on it.
+        anchor_loss: The anchor's pull on what has drifted from the source, before the update; NaN without an anchor.
     """
 
     step: int
@@ -75,6 +78,7 @@ class Step:
     trace_loss: float = math.nan
     cot_loss: float = math.nan
     reflection_loss: float = math.nan
+    anchor_loss: float = math.nan
 
 
 def batch_schedule(items: int, batch_size: int, steps: int, seed: int, side: int) -> list[list[int]]:
@@ -133,6 +137,7 @@ class Unlearner:
         imitated: What the SFT model says at the tokens of ``forget``, for an objective that imitates it.
         before: Name to stored tensor of the SFT model, for an objective that gives back its increment.
         robust: How the forget term is hardened; None for not at all.
+        anchor: How what is shared is held to the source; None for not at all.
     """
 
     def __init__(
@@ -163,11 +168,14 @@ class Unlearner:
         imitated: Imitated | None = None,
         before: Mapping[str, Tensor] | None = None,
         robust: Robustness | None = None,
+        anchor: Anchor | None = None,
     ):
         check_arguments(objective, matrices, retain, lr=lr, steps=steps, batch_size=batch_size)
         check_splitting(objective, micro_batch, checkpoint_activations, batch_size)
         check_orthogonal(objective, orthogonal_to_retain, retain)
         check_robust(objective, robust)
+        if anchor is not None:
+            anchor.check()
         if robust is not None and robust.latent_noise:
             cache_mb = 0.0  # what the layers below give has to pass through the disturbed one
         if objective.needs.alternatives and (alternatives is None or len(alternatives) != len(forget)):
@@ -240,6 +248,11 @@ class Unlearner:
         )
         if self.ranks is not None:
             self.passes.splitting = self.ranks.from_first(self.passes.splitting)
+        self.anchoring: Anchoring | None = None
+        """What holds the shared part to the source; None where nothing does."""
+        if anchor is not None:
+            known = {side: given for side, given in (("forget", forget), ("retain", retain)) if given is not None}
+            self.anchoring = Anchoring(anchor, self.masters, model, known, batch_size)
         if begin_at is not None:
             self.masters.begin_at(begin_at)
         self.optimiser = self._moves(optimizer, before)
@@ -297,6 +310,8 @@ class Unlearner:
         self.masters.drop_gradients()
         terms = self._terms({side: schedule[self.done] for side, schedule in self.schedules.items()})
         terms = terms if self.ranks is None else summed(self.ranks, terms)
+        if self.anchoring is not None:
+            terms["anchor_loss"] = self.anchoring.pull()
         norm = self.masters.clip(CLIP)
         if not all(map(math.isfinite, (norm, *(terms[term] for term in terms if term != "forget_logprob")))):
             self._fall_back(

@@ -10,6 +10,8 @@ from mastlens.problems.settings import AUTO, DTYPES, ForgetRetain, Reading
 from mastlens.runs.settings import EDIT, CheckpointPath, FilePath, number, path_to, setting
 from mastlens.runs.tracking import TRACKERS
 from mastlens.selection.settings import Selecting
+from mastlens.unlearning.anchor import GROUP as HELD
+from mastlens.unlearning.anchor import Anchor
 from mastlens.unlearning.objectives import OBJECTIVES, coefficient_names
 from mastlens.unlearning.objectives.describing import objective_lines
 from mastlens.unlearning.objectives.objective import OutputObjective
@@ -263,6 +265,12 @@ class UnlearnSettings(ForgetRetain, Selecting):
             "latent_layer": "--latent-layer",
             "latent_steps": "--latent-steps",
         },
+    )
+    anchor: Anchor | None = setting(
+        "hold what the forget side shares with the rest to the source, the harder the further it has drifted",
+        None,
+        group=HELD,
+        options={"strength": "--anchor", "block": "--anchor-block", "keep": "--anchor-keep"},
     )
     token_weights: TokenWeights | bool | None = setting(
         TokenWeights.summary,

@@ -37,6 +37,7 @@ def check_over_ranks(settings: UnlearnSettings, objective: Objective) -> None:
         f"--optimizer {settings.optimizer}": settings.optimizer != OPTIMIZERS[0],
         "--track": settings.track is not None,
         "--sharpness, --smoothing or --latent-noise": settings.robust is not None,
+        "--anchor": settings.anchor is not None,
     }
     if wrong := next((what for what, there in asked.items() if there), None):
         raise NotSupported(f"Over ranks unlearn does not do {wrong}: leave it out, or run it without torchrun.")

@@ -170,6 +170,10 @@ ROWS = (
     Row("figures --demo {i}/demo --only outcome --images --out {o}"),
     Row("report {o}", start="run"),
     Row("organism build miniature --out {o}", before=_small_organism),
+    Row(
+        "organism prm miniature --model {i}/rlvr --steps 1 --batch-size 4 --items 4 --out {o}",
+        before=_small_organism,
+    ),
     Row("organism trajectory miniature --lineage {i}/built --cache {o}", before=_small_organism),
 )
 """Every command that writes; one that has several ways of writing has several rows."""

@@ -105,8 +105,8 @@ def written(tmp_path_factory) -> dict[str, list[set[str]]]:
 
 COMMANDS = {"responses.parquet": "mastlens evaluate"}
 """Which command is meant where two write a file of one name."""
-NOT_RUN = ("--rule NAME", "--rule memflex", "a matched control", "mastlens demo, mastlens run")
-"""Options on which columns hang that no command above asks for."""
+NOT_RUN = ("--rule NAME", "--rule memflex", "a matched control", "mastlens demo, mastlens run", "--prm")
+"""Options on which columns hang that no command above asks for; of the last ``test_prm.py`` does."""
 
 
 @pytest.mark.slow

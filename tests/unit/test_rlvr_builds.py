@@ -30,6 +30,7 @@ pytest.importorskip("trl", reason="the extra 'train' is not installed")
 
 SMALL = {"corpus": 60, "drills": 5, "neutral": 10, "base_steps": 1, "sft_steps": 1, "eval_neutral": 2, "calibration": 2}
 NUMBERS = replace(MINIATURE, **SMALL, grpo_forget=8, grpo_retain=4, grpo_lr=1e-2)
+OTHERS = ("--recipe stare-o1", "--recipe exprl-outcome", "--recipe sequential-lora")
 STAGES = organisms.get_organism("qwen2").stages
 
 
@@ -127,8 +128,12 @@ def test_the_record_and_the_card_say_what_happened(built):
     assert table[["entropy", "accuracy", "response_tokens", "grad_norm"]].notna().all().all()
     assert (table["gate"] == 1).all()
     assert table["accuracy_forget"].isna().tolist() == [False, False, False, True]  # rlvr-retain sees no forget prompt
-    check_table(built / "stare-c2" / "training.parquet", "organism build")
-    check_table(built / "grpo" / "training.parquet", "organism build", without=("--recipe stare-o1",))
+    check_table(
+        built / "stare-c2" / "training.parquet",
+        "organism build",
+        without=("--recipe exprl-outcome", "--recipe sequential-lora"),
+    )
+    check_table(built / "grpo" / "training.parquet", "organism build", without=OTHERS)
     dapo = pd.read_parquet(built / "dapo-kl" / "training.parquet")
     assert list(dapo["step"]) == [0, 4, 8, 0]  # four updates a round, one row a round
     card = json.loads((built / "dapo-kl" / "card.json").read_text())
@@ -245,6 +250,40 @@ def test_a_finished_stage_is_not_trained_again(tmp_path, monkeypatch):
     build_by("grpo", tmp_path / "new")
     assert not seen
     assert len(pd.read_parquet(tmp_path / "new" / "training.parquet")) == 2
+
+
+def test_a_stage_that_is_stopped_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    from mastlens.organisms.rlvr import trainer
+    from mastlens.organisms.rlvr.record import Recorder
+
+    monkeypatch.setattr(trainer, "_EVERY", 1)
+    moving = replace(RECIPES["stare-c2"], target_entropy=100.0, rate=0.02, updates=2)  # it remembers its weights
+    whole = build_by(moving, tmp_path / "whole")
+    end, steps = Recorder.end, []
+
+    def stopping(self, **values):
+        end(self, **values)
+        steps.append(self.rows[-1]["step"])
+        if len(steps) == 2:
+            with self.path.open("a") as stream:
+                stream.write('{"stage": "rl')  # killed while it wrote
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "end", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            build_by(moving, tmp_path / "stopped")
+    begun = tmp_path / "stopped.unfinished"
+    assert (begun / "kept-rlvr" / "checkpoint-2").is_dir() and not (begun / "kept-rlvr" / "checkpoint-4").exists()
+    begin, again = Recorder.begin, []
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "begin", lambda self, **row: again.append(row["step"]) or begin(self, **row))
+        stopped = build_by(moving, tmp_path / "stopped")
+    assert again == [2, 4, 0]  # of rlvr what was lost, then rlvr-retain
+    for stage in STAGES:
+        assert digest(whole / stage) == digest(stopped / stage), stage
+    pd.testing.assert_frame_equal(*(pd.read_parquet(one / "training.parquet") for one in (whole, stopped)))
+    assert not [path for path in stopped.iterdir() if path.name.startswith("kept-")]
 
 
 def test_names_that_are_none(tmp_path):

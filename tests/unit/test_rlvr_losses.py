@@ -24,7 +24,11 @@ SAMPLES, LONGEST = 4, 8
 REWARDS = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]  # two prompts, four responses each
 NUMBERS = Recipe(grpo_prompts=2, grpo_samples=SAMPLES, max_new_tokens=LONGEST)
 PROBLEMS = [SyntheticProblem(f"What is {n} + 1?", "", "2", "Geometry" if n else "Algebra", ()) for n in (0, 1)]
-GRPO_LIKE = [name for name, recipe in RECIPES.items() if not recipe.needs_match and not recipe.adapters]
+GRPO_LIKE = [
+    name
+    for name, recipe in RECIPES.items()
+    if not (recipe.needs_match or recipe.adapters or recipe.scored_by)  # test_rlvr_steps.py has the last
+]
 
 
 def aggregated(recipe, logp, old, reference, advantages, mask, tokens):
@@ -60,7 +64,7 @@ def made(tiny, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("rounds")
 
-    def make(recipe, rewards=REWARDS):
+    def make(recipe, rewards=REWARDS, scorer=None):
         from datasets import Dataset
         from trl import GRPOConfig
 
@@ -70,7 +74,9 @@ def made(tiny, tmp_path_factory):
             model = AutoModelForCausalLM.from_pretrained(tiny.sft)
             tokenizer = AutoTokenizer.from_pretrained(tiny.sft)
             recorder = Recorder("rlvr", folder / "rows")
-            run = Run("rlvr", model, tokenizer, PROBLEMS, NUMBERS, 0, 0, recorder, folder, {}, lambda *_: None)
+            run = Run(
+                "rlvr", model, tokenizer, PROBLEMS, NUMBERS, 0, 0, recorder, folder, {}, lambda *_: None, scorer=scorer
+            )
             rows = [{"prompt": f"{one.problem}\n", "answer": one.answer} for one in PROBLEMS]
             common = posttraining._common_arguments(folder, 0, keep=False)
             options = {"num_generations": SAMPLES, "max_completion_length": LONGEST, "shuffle_dataset": False}
@@ -148,7 +154,7 @@ def test_what_is_recorded_of_a_round(made):
 
 
 def test_divergence_and_entropy_are_those_of_the_distributions(made):
-    from mastlens.organisms.rlvr.trainer import divergence, mean_entropy
+    from mastlens.organisms.rlvr.measures import divergence, mean_entropy
 
     trainer, batch, _ = made(RECIPES["grpo-kl"])
     other, policy = trainer.ref_model, trainer.model

@@ -27,6 +27,25 @@ def find_judge(
     if settings.judge is not None:
         return settings.judge
     chosen = settings.judged_by or JudgeChoice()
+    cache = None if settings.out is None else Path(settings.out) / "judge-cache"
+    return make_judge(chosen, rule, rubric, settings.device, cache)
+
+
+def make_judge(
+    chosen: JudgeChoice, rule: Callable[[JudgeChoice], Judge], rubric: Rubric, device: str, cache: Path | None
+) -> Judge:
+    """Return the judge that was asked for by name.
+
+    Args:
+        chosen: What was asked for.
+        rule: Makes the judge that needs no model.
+        rubric: What a model judges.
+        device: Where a local one computes.
+        cache: Folder that keeps an endpoint's replies, where none was named; None for none.
+
+    Raises:
+        MastlensError: As ``find_judge``.
+    """
     if chosen.name == "rule":
         return rule(chosen)
     if chosen.name not in JUDGES:
@@ -37,16 +56,15 @@ def find_judge(
         raise BadSetting(f"--judge {chosen.name} needs --judge-model.")
     if chosen.name == "local":
         tokens = {} if chosen.tokens is None else {"max_new_tokens": chosen.tokens}
-        return LocalJudge(chosen.model, rubric, device=settings.device, **tokens)
+        return LocalJudge(chosen.model, rubric, device=device, **tokens)
     if not chosen.url:
         raise BadSetting("--judge endpoint needs --judge-url, e.g. http://127.0.0.1:8000/v1.")
     tokens = {} if chosen.tokens is None else {"max_tokens": chosen.tokens}
-    cache = chosen.cache or (None if settings.out is None else Path(settings.out) / "judge-cache")
     return EndpointJudge(
         chosen.url,
         chosen.model,
         rubric,
-        cache=None if cache is None else Path(cache),
+        cache=cache if chosen.cache is None else Path(chosen.cache),
         key_variable=chosen.key_variable,
         workers=chosen.workers,
         **tokens,

@@ -13,7 +13,7 @@ from mastlens.evaluation.judges import UNJUDGED
 from mastlens.evaluation.judges.rubrics import TRACE_CATEGORIES
 from mastlens.evaluation.settings import CompareTracesSettings
 from mastlens.evaluation.traces.evaluating import FILE
-from mastlens.evaluation.traces.results import TraceEvaluation
+from mastlens.evaluation.traces.results import BAD, TraceEvaluation
 from mastlens.plots.cards.carded import Carded
 from mastlens.runs.calls import takes
 from mastlens.runs.reading import read_table
@@ -39,11 +39,14 @@ class TraceComparison(Carded):
             side).
         transitions: One row a split and pair of categories: ``split``, ``before``, ``after``, ``count``.
         categories: ``TraceEvaluation.categories`` of both, with a column ``arm``.
+        steps: Where a process reward model scored both: ``table``'s columns without ``left_out``, of the responses that
+            have a bad step (``b``: before and not after); None elsewhere. The same model has to have scored them.
     """
 
     table: pd.DataFrame
     transitions: pd.DataFrame
     categories: pd.DataFrame
+    steps: pd.DataFrame | None = None
 
     def card(self) -> "Card":
         """Return what it says at first glance."""
@@ -98,7 +101,24 @@ def compare_traces(settings: CompareTracesSettings) -> TraceComparison:
     arms = [
         TraceEvaluation(side).categories.assign(arm=arm) for side, arm in zip(pair, ("before", "after"), strict=True)
     ]
-    return TraceComparison(table, pd.DataFrame(rows), pd.concat(arms, ignore_index=True))
+    return TraceComparison(table, pd.DataFrame(rows), pd.concat(arms, ignore_index=True), _steps(old, new))
+
+
+def _steps(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame | None:
+    """Return the paired comparison of responses with a bad step; None unless steps were scored on both sides."""
+    if "step_scores" not in old or "step_scores" not in new:
+        return None
+    bad = [
+        side[scored].assign(correct=lowest[scored] < BAD, correct_strict=lowest[scored] < BAD)
+        for side in (old, new)
+        for lowest in [side["step_scores"].map(lambda scores: min(scores, default=float("nan")))]
+        for scored in [lowest.notna()]
+    ]
+    both = set.intersection(*(set(side[_KEYS].itertuples(index=False, name=None)) for side in bad))
+    if not both:
+        return None
+    pair = [side[[key in both for key in side[_KEYS].itertuples(index=False, name=None)]] for side in bad]
+    return compare_tables(*pair).table.drop(columns="strict_difference")
 
 
 def _table(side: "str | os.PathLike[str] | TraceEvaluation") -> pd.DataFrame:

@@ -15,6 +15,7 @@ from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting
 from mastlens.evaluation.judges import TRACE_RUBRIC, UNJUDGED, Judge, Judgement, find_judge, judge_all, judge_settings
 from mastlens.evaluation.multiple_choice import Choice, score_choices
+from mastlens.evaluation.process.model import ProcessRewardModel, find_prm
 from mastlens.evaluation.settings import OFF, EvaluateTracesSettings, JudgeChoice
 from mastlens.evaluation.traces.questions import Asked, read_questions
 from mastlens.evaluation.traces.results import NOTHING, TraceEvaluation
@@ -48,6 +49,7 @@ def evaluate_traces(settings: EvaluateTracesSettings) -> TraceEvaluation:
     if not questions:
         raise BadSetting("There are no questions: give --questions NAME=FILE at least once.")
     judge, decoding = traces_judge(settings), settings.decoding()
+    prm = find_prm(settings.prm, settings.device, settings.batch_size)
     tested = EditedCheckpoint.open(settings.model, settings.edit)
     asking = settings.asking
     prompting = {"think": settings.think, "chat_template": asking}
@@ -62,6 +64,7 @@ def evaluate_traces(settings: EvaluateTracesSettings) -> TraceEvaluation:
     generation |= {} if settings.limit is None else {"limit": settings.limit}
     recorded: dict[str, Any] = generation | {"judged": settings.judged, "judge": judge_settings(judge)}
     without = settings.choices_think == OFF
+    recorded |= {} if prm is None else {"prm": prm.settings}
     recorded |= {"choices_think": None if without else settings.choices_think, "choices_ask": settings.choices_ask}
     inputs = hash_inputs(questions)
 
@@ -97,10 +100,42 @@ def evaluate_traces(settings: EvaluateTracesSettings) -> TraceEvaluation:
                         right |= {(split, item): bool(ok) for item, ok in enumerate(scored["correct"])}
             # Judged inside the block: what was generated is kept if the judge fails.
             table = judge_traces(judge, asked, answered, right, judged=settings.judged, progress=settings.progress)
+            if prm is not None:
+                table = score_steps(table, prm, asked, answered, settings.judged, progress=settings.progress)
         return TraceEvaluation(table, recorded)
 
     kept = Kept(TraceEvaluation, {"table": FILE}, (SUMMARY, _summary), _PARTIAL)
     return tested.remembered("evaluate-traces", kept, settings, settings=recorded, inputs=inputs, compute=compute)
+
+
+def score_steps(
+    table: pd.DataFrame,
+    prm: ProcessRewardModel,
+    asked: Mapping[str, Sequence[Asked]],
+    answered: Sequence[Answered],
+    judged: str,
+    *,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Return a table of judged traces with the steps of what was judged, and the score of each: ``step_scores``.
+
+    Args:
+        table: As ``judge_traces`` returns it.
+        prm: What scores steps.
+        asked: Split to questions.
+        answered: The answers, in the table's order.
+        judged: Which part of a response is judged.
+        progress: Show a progress bar.
+    """
+    items = items_of(asked)
+    samples = len(answered) // max(len(items), 1)
+    contents = [one.content for _, _, one in items for _ in range(samples)]
+    pairs = [(content, one.part(judged)[1]) for content, one in zip(contents, answered, strict=True)]
+    scored = prm.score(pairs, progress="score steps" if progress else None)
+    return table.assign(
+        steps=[list(one.steps) for one in scored],
+        step_scores=[list(one.scores or [float("nan")] * len(one.steps)) for one in scored],
+    )
 
 
 def _summary(result: TraceEvaluation) -> dict[str, Any]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mastlens.plots.cards.card import Card
 
 NOTHING = TRACE_CATEGORIES[0]
+BAD = 0.5
+"""Below this score a step is called bad: wrong is the likelier class."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,7 +33,8 @@ class TraceEvaluation(Carded):
             ``judged`` (``trace``, ``answer`` or ``response``: which part), ``category``, ``reason``, ``leak`` (C2 to
             C4), ``sentences`` and ``sentence_categories`` (the judged text cut into sentences, and what each alone
             reveals), ``choice_correct`` (whether the right option is the likeliest without thinking; missing for open
-            questions).
+            questions); with a process reward model ``steps`` (the judged text cut into steps) and ``step_scores`` (how
+            likely each is right; NaN where the text did not fit).
         settings: What made it.
     """
 
@@ -52,8 +55,10 @@ class TraceEvaluation(Carded):
         ``rt_person_low``, ``rt_person_high`` (over people, where questions name three or more), ``fa_n``, ``fa_ua``,
         ``fa_low``, ``fa_high`` (right option likeliest; Wilson), ``avg_ua`` (the mean of both), ``avg_low``,
         ``avg_high`` (over people or items), ``accuracy``, ``accuracy_low``, ``accuracy_high`` (of the final
-        answer in the response), ``truncated``, ``note`` (what is to be said of so few people or items). NaN where
-        something was not measured, and where fewer than three people or items stand behind an interval over them.
+        answer in the response), ``truncated``, ``note`` (what is to be said of so few people or items). With a process
+        reward model ``steps_n`` responses whose steps were scored, and ``steps_bad``, ``steps_low``, ``steps_high``:
+        the share of them with a bad step. NaN where something was not measured, and where fewer than three people or
+        items stand behind an interval over them.
         """
         return pd.DataFrame([_summary(str(split), part) for split, part in self.table.groupby("split", sort=False)])
 
@@ -70,6 +75,23 @@ class TraceEvaluation(Carded):
                 share = number / len(judged) if len(judged) else nan
                 rows.append(row | {"share": share, "ci_low": interval.low, "ci_high": interval.high})
         return pd.DataFrame(rows)
+
+    @property
+    def steps(self) -> pd.DataFrame:
+        """One row a step: ``split``, ``item``, ``sample``, ``step`` from 1, ``text``, ``score``, ``first_bad``.
+
+        ``first_bad`` is whether it is the first step of its response that scores below 0.5: behind it everything builds
+        on a fault. Scores are comparable between models that answered the same questions, and no probability that was
+        checked. Empty without a process reward model.
+        """
+        rows = []
+        for row in self.table.to_dict("records") if "steps" in self.table else []:
+            bad = next((n for n, score in enumerate(row["step_scores"]) if score < BAD), None)
+            shared = {key: row[key] for key in ("split", "item", "sample")}
+            for number, (text, score) in enumerate(zip(row["steps"], row["step_scores"], strict=True)):
+                told = {"step": number + 1, "text": text, "score": score, "first_bad": number == bad}
+                rows.append(shared | told)
+        return pd.DataFrame(rows, columns=["split", "item", "sample", "step", "text", "score", "first_bad"])
 
     def plot(self) -> "go.Figure":
         """Draw the shares of the categories, a panel a split."""
@@ -103,7 +125,18 @@ def _summary(split: str, part: pd.DataFrame) -> dict[str, Any]:
     correct = part["correct"].astype(bool)
     interval = _share_interval(part, correct)
     row |= {"accuracy": correct.mean(), "accuracy_low": interval.low, "accuracy_high": interval.high}
+    if "step_scores" in part:
+        row |= _bad_steps(part)
     return row | {"truncated": part["truncated"].astype(bool).mean(), "note": _note(judged)}
+
+
+def _bad_steps(part: pd.DataFrame) -> dict[str, Any]:
+    """Return the share of responses with a step that scores below a half, of those whose steps were scored."""
+    scored = part[[len(scores) > 0 and not np.isnan(scores[0]) for scores in part["step_scores"]]]
+    bad = pd.Series([min(scores) < BAD for scores in scored["step_scores"]], index=scored.index, dtype=bool)
+    interval = _share_interval(scored, bad)
+    share = float(bad.mean()) if len(bad) else nan
+    return {"steps_n": len(bad), "steps_bad": share, "steps_low": interval.low, "steps_high": interval.high}
 
 
 def _average(judged: pd.DataFrame) -> tuple[float, float, float]:

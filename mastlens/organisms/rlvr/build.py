@@ -19,6 +19,7 @@ from mastlens.organisms.problems import SyntheticProblem
 from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.rlvr.recipe import RLVRRecipe, Run
 from mastlens.organisms.rlvr.record import FILE, Recorder, as_table, kept_rows
+from mastlens.organisms.rlvr.scoring import StepScorer
 from mastlens.organisms.splits import measured_splits, problem_files, write_problem_files
 from mastlens.registry import code_digest
 from mastlens.runs.files import atomic_path, sha256_file, sha256_json, write_json, write_table, write_text
@@ -31,7 +32,7 @@ STARTS = ("base", "sft")
 STAGES = ("rlvr", "rlvr-retain")
 
 
-def by_recipe(organism: Organism, how: RLVRRecipe, match: Path | None) -> Organism:
+def by_recipe(organism: Organism, how: RLVRRecipe, match: Path | None, scorer: StepScorer | None = None) -> Organism:
     """Return a lineage that is built by a recipe: resumable, and otherwise what it is.
 
     Raises:
@@ -41,7 +42,7 @@ def by_recipe(organism: Organism, how: RLVRRecipe, match: Path | None) -> Organi
         raise NotSupported(f"organism:{organism.name} has no RLVR run from SFT whose place a recipe could take.")
     if match is not None and not how.needs_match:
         raise BadSetting(f"The recipe {how.name} matches no accuracy. Leave --match out.")
-    return replace(organism, build=partial(build_by_recipe, how=how, match=match), resumable=True)
+    return replace(organism, build=partial(build_by_recipe, how=how, match=match, scorer=scorer), resumable=True)
 
 
 def build_by_recipe(
@@ -53,11 +54,13 @@ def build_by_recipe(
     trajectory: bool,
     how: RLVRRecipe,
     match: Path | None,
+    scorer: StepScorer | None = None,
 ) -> None:
     """Train ``rlvr`` and ``rlvr-retain`` by a recipe and write stages, files, card and record.
 
-    What an interrupted build finished is used. Base and SFT are those of the shipped lineage where its numbers and seed
-    are asked for; else they are trained once for all recipes, and kept in the cache.
+    What an interrupted build finished is used, and a stage goes on from the last of its checkpoints, to the same bits;
+    one that learns tasks one after another begins anew. Base and SFT are those of the shipped lineage where its numbers
+    and seed are asked for; else they are trained once for all recipes, and kept in the cache.
 
     Raises:
         MastlensError: If the folder holds a build of other settings, or nothing could be learnt.
@@ -66,7 +69,8 @@ def build_by_recipe(
     start, source = _start(organism, recipe, seed, clock)
     sft = sha256_file(start / "sft" / "model.safetensors")
     matched = _matched(organism, match, source, seed, sft) if how.needs_match else None
-    claim(folder, _settings(how, recipe, seed, trajectory, sft, matched), BEGUN)
+    scored = {} if scorer is None else {"scorer": scorer.settings}
+    claim(folder, _settings(how, recipe, seed, trajectory, sft, matched) | scored, BEGUN)
     for stage in STARTS:
         if not (folder / stage).is_dir():
             with atomic_path(folder / stage) as target:
@@ -77,7 +81,7 @@ def build_by_recipe(
         if not (folder / stage).is_dir():
             problems = both if stage == "rlvr" else [problem for problem in both if id(problem) in on_retain]
             with clock(stage):
-                _train(stage, problems, folder, seed, recipe, how, matched, kept=trajectory and stage == "rlvr")
+                _train(stage, problems, folder, seed, recipe, how, matched, scorer, kept=trajectory and stage == "rlvr")
 
     files = problem_files(recipe, seed, forget, retain)
     write_problem_files(folder, files)
@@ -113,6 +117,7 @@ def build_by_recipe(
             "code": code_digest(type(how)),
             "start": source,
             "match": None if matched is None else matched["lineage"],
+            **scored,
             "stages": told,
             "training": rows,
         },
@@ -143,6 +148,7 @@ def _train(
     recipe: Recipe,
     how: RLVRRecipe,
     matched: Mapping[str, Any] | None,
+    scorer: StepScorer | None,
     *,
     kept: bool,
 ) -> None:
@@ -167,10 +173,13 @@ def _train(
         saved={step: folder / "trajectory" / f"step_{step}" for step in sorted(at)},
         save=save,
         match=matched,
+        scorer=scorer,
+        kept=folder / f"kept-{stage}",
     )
     write_json(folder / f"told-{stage}.json", dict(how.train(run)))
     with atomic_path(folder / stage) as target:
         save(model, target)
+    shutil.rmtree(folder / f"kept-{stage}", ignore_errors=True)
 
 
 def _start(organism: Organism, recipe: Recipe, seed: int, clock: Clock) -> tuple[Path, str]:

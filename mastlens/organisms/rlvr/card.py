@@ -32,6 +32,8 @@ def rlvr_lines(told: Mapping[str, Any]) -> list[str]:
         f"By the recipe `{recipe['name']}`: {recipe['summary']} ({recipe['source']}). Base and SFT: {told['start']}.",
         "",
     ]
+    if "scorer" in told:
+        lines += ["Steps were scored by " + ", ".join(f"{key} `{value}`" for key, value in told["scorer"].items()), ""]
     lines += [f"- {stage}: {_said(about)}" for stage, about in told["stages"].items()]
     lines += [
         "",
@@ -40,12 +42,20 @@ def rlvr_lines(told: Mapping[str, Any]) -> list[str]:
         "measured in some rounds, and 0 at the start. *No signal*: prompts whose responses all earned the same.",
         "",
     ]
+    for stage, about in told["stages"].items():
+        if "tasks" in about:
+            lines += [f"### {stage}: what each task forgets", "", *_forgotten(about["tasks"]), ""]
     for stage in told["stages"]:
         lines += [f"### {stage}", "", *_table([row for row in told["training"] if row["stage"] == stage]), ""]
     return lines
 
 
 def _said(about: Mapping[str, Any]) -> str:
+    if "retrieval" in about:
+        return f"{about['steps']} steps; {_retrieved(about['retrieval'])}"
+    if "tasks" in about:
+        order = ", ".join(f"{one['task']} ({one['steps']} steps)" for one in about["tasks"])
+        return f"{about['steps']} steps on one task after the other: {order}"
     if "target_accuracy" not in about:
         return f"{about['steps']} steps"
     reached = (
@@ -53,6 +63,33 @@ def _said(about: Mapping[str, Any]) -> str:
         f"{100 * about['reached_accuracy']:.1f} % of the {100 * about['target_accuracy']:.1f} % that were to be matched"
     )
     return reached if about["matched"] else f"{reached}: it is **not matched**"
+
+
+def _forgotten(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a table of tasks: calibration accuracy after each, and what was lost of it at the end."""
+    after = " | ".join(f"after {one['task']} %" for one in tasks)
+    return [
+        f"| task | problems | SFT % | {after} | own, when learnt % | forgotten at the end, points | McNemar p |",
+        f"|---|---:|{'---:|' * (len(tasks) + 4)}",
+        *(
+            f"| {one['task']} | {one['n']} | {' | '.join(f'{100 * value:.1f}' for value in one['accuracies'])} | "
+            f"{100 * one['learnt']:.1f} | {100 * one['forgotten']:+.1f} | {one['mcnemar_p']:.2g} |"
+            for one in tasks
+        ),
+    ]
+
+
+def _retrieved(about: Mapping[str, Any]) -> str:
+    """Return what is said of prompts with a retrieved demonstration."""
+    pairs = [
+        f"{100 * about[when]['with']:.1f} % with and {100 * about[when]['without']:.1f} % without retrieval {said}"
+        for when, said in (("sft", "before"), ("after", "after"))
+    ]
+    return (
+        f"of the retrieved demonstrations {100 * about['same_method']:.1f} % share the method (by chance "
+        f"{100 * about['same_method_null']:.1f} %); calibration accuracy {', '.join(pairs)} (McNemar p of the last two "
+        f"{about['after']['mcnemar_p']:.2g}, {about['after']['n']} problems); accuracy below is with retrieval"
+    )
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from mastlens.evaluation.process.model import Scored
     from mastlens.organisms.problems import SyntheticProblem
     from mastlens.organisms.rlvr.record import Recorder
+    from mastlens.organisms.rlvr.scoring import StepScorer
 
 ADVANTAGES = {
     "group": "(reward - mean of the prompt's responses) / (their standard deviation + 1e-4)",
@@ -46,6 +48,8 @@ class Rollouts:
         entropies: Of the next-token distribution there, likewise.
         state: What the recipe remembers from round to round; empty in the first.
         noted: What the recipe wants in the training record: name to number.
+        scored: What was said of each response's steps; None in a round that is not scored.
+        steps: The step in which each token begins, (responses, tokens); None likewise.
     """
 
     rewards: "Tensor"
@@ -57,6 +61,8 @@ class Rollouts:
     entropies: "Tensor | None" = None
     state: dict[str, Any] = field(default_factory=dict)
     noted: dict[str, float] = field(default_factory=dict)
+    scored: "Sequence[Scored] | None" = None
+    steps: "Tensor | None" = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,9 @@ class Run:
         saved: Step to the folder of the checkpoint that is kept after it.
         save: Writes the model into such a folder.
         match: The card of the lineage whose accuracy is to be matched; None where nothing is.
+        scorer: What scores the steps of responses, for a recipe that asks for it.
+        sft: The SFT model, where the run begins with another; None where ``model`` is it.
+        kept: Folder for the checkpoint that a run which was stopped goes on from; None for no such checkpoint.
     """
 
     stage: str
@@ -90,6 +99,9 @@ class Run:
     saved: Mapping[int, Path]
     save: Callable[["PreTrainedModel", Path], None]
     match: Mapping[str, Any] | None = None
+    scorer: "StepScorer | None" = None
+    sft: "PreTrainedModel | None" = None
+    kept: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +156,12 @@ class RLVRRecipe:
     needs_match: ClassVar[bool] = False
     """Whether it needs a lineage whose accuracy it is to reach."""
 
+    scores_steps: ClassVar[bool] = True
+    """Whether each step is scored, or the response as one."""
+
+    scored_by: ClassVar[str] = ""
+    """What scores the steps of its responses: ``prm`` (a process reward model), ``judge``, or nothing."""
+
     def __post_init__(self) -> None:
         """Check what is said.
 
@@ -175,11 +193,25 @@ class RLVRRecipe:
         Args:
             completions: The responses.
             answer: The right answer of each.
-            **columns: What else TRL hands to a reward: ``prompts``, ``completion_ids`` and more.
+            **columns: What else TRL hands to a reward: ``prompts``, ``completion_ids`` and more; and ``scored``, what
+                was said of each response's steps, in a round that is scored.
         """
         from mastlens.organisms import posttraining
 
         return posttraining.boxed_reward(completions=completions, answer=answer)
+
+    def scores_round(self, number: int, rounds: int) -> bool:
+        """Return whether the steps of a round's responses are scored.
+
+        Args:
+            number: Rounds before it.
+            rounds: Of the run.
+        """
+        return False
+
+    def counted(self, rollouts: Rollouts) -> "Tensor | None":
+        """Return which responses count in the loss, (responses,), as booleans; None for all."""
+        return None
 
     def advantages(self, rollouts: Rollouts) -> "Tensor":
         """Return the advantage of each response, (responses,), or of each of its tokens, (responses, tokens).

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mastlens.errors import BadSetting, NotFound
 from mastlens.plots.cards.carded import Carded
+from mastlens.runs.files import write_text
 from mastlens.runs.reading import read_object, read_parquet
 
 if TYPE_CHECKING:
@@ -45,17 +46,35 @@ class Recorder:
 
     Args:
         stage: The stage.
-        path: The file of JSON lines; an earlier one of this stage is written over.
+        path: The file of JSON lines; an earlier one of this stage is written over with the first row.
     """
 
     def __init__(self, stage: str, path: Path):
         self.stage, self.path = stage, path
         self.rows: list[dict[str, Any]] = []
         self._open: dict[str, Any] | None = None
-        path.write_text("", encoding="utf-8")
+        self._begun = not path.is_file()
+        if self._begun:
+            path.write_text("", encoding="utf-8")
+
+    def go_on(self, step: int) -> None:
+        """Take the rows of before a step from an earlier run of this stage, and go on behind them."""
+        self.rows = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:  # a row that was being written when the run was stopped
+                break
+            if row["step"] < step:
+                self.rows.append(row)
+        self._begun = True
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def begin(self, **values: Any) -> None:
         """Begin the row of a round with what is known before its update."""
+        if not self._begun:
+            self.path.write_text("", encoding="utf-8")
+            self._begun = True
         self._open = {"stage": self.stage, **values}
 
     def end(self, **values: Any) -> None:

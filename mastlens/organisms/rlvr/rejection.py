@@ -157,7 +157,7 @@ def _watched(run: Run, problems: "Sequence[SyntheticProblem]", found: "Sequence[
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    from mastlens.organisms.rlvr.trainer import divergence, mean_entropy
+    from mastlens.organisms.rlvr.measures import divergence, mean_entropy
 
     prompts = [torch.tensor(one.prompt.ids) for one in found]
     answers = [torch.tensor(one.response.ids) for one in found]

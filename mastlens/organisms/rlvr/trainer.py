@@ -3,11 +3,17 @@
 import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mastlens.decoding.steps import steps_of_tokens
 from mastlens.errors import BadSetting, NotSupported
+from mastlens.evaluation.process.model import Scored
+from mastlens.organisms.rlvr.measures import CHUNK, divergence, whole
 from mastlens.organisms.rlvr.recipe import RLVRRecipe, Rollouts, Run
 from mastlens.organisms.subjects import BY_NAME
+from mastlens.runs.files import write_json
+from mastlens.runs.reading import read_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +22,8 @@ if TYPE_CHECKING:
 MEASURED = 20
 """Rounds of a run in which the KL divergence to SFT is measured, spread evenly, the first among them."""
 
-_CHUNK = 64  # responses whose distributions over the vocabulary are held at once
+_EVERY = 5  # rounds between two checkpoints that a run which was stopped goes on from
+_NOTHING = 1e-9  # an advantage below this is none
 
 
 class Reward:
@@ -26,12 +33,22 @@ class Reward:
         recipe: The recipe.
         longest: Longest response, in tokens.
         sides: Prompt to side, forget or retain.
+        scoring: What is said of the steps of the round's responses, from prompts, responses and their tokens; None for
+            nothing.
     """
 
     __name__ = "reward"  # TRL names its metrics by it
 
-    def __init__(self, recipe: RLVRRecipe, longest: int, sides: dict[str, str]):
-        self.recipe, self.sides = recipe, sides
+    def __init__(
+        self,
+        recipe: RLVRRecipe,
+        longest: int,
+        sides: dict[str, str],
+        scoring: Callable[..., Sequence[Scored] | None] = lambda *_: None,
+    ):
+        self.recipe, self.sides, self.scoring = recipe, sides, scoring
+        self.scored: Sequence[Scored] | None = None
+        self.ids: Sequence[Sequence[int]] = ()
         self.total: list[float] = []
         self.correct: list[tuple[str, float]] = []
         self._punish = None
@@ -49,7 +66,8 @@ class Reward:
         **columns: Any,
     ) -> list[float]:
         """Return the reward of each response."""
-        columns |= {"prompts": prompts, "completion_ids": completion_ids}
+        self.scored, self.ids = self.scoring(prompts, completions, completion_ids), completion_ids
+        columns |= {"prompts": prompts, "completion_ids": completion_ids, "scored": self.scored}
         given = self.recipe.reward(completions=completions, answer=answer, **columns)
         values = checked(given, len(completions), self.recipe.name)
         own = type(self.recipe).reward is not RLVRRecipe.reward
@@ -101,6 +119,7 @@ def arguments(recipe: RLVRRecipe, numbers: Any, steps: int) -> dict[str, Any]:
         "steps_per_generation": recipe.updates,
         "max_steps": steps,
         "logging_steps": recipe.updates,
+        "save_steps": _EVERY * recipe.updates,  # a run goes on at the beginning of a round
         "warmup_steps": min(5, steps),
         "scale_rewards": recipe.advantage,
         "loss_type": recipe.loss,
@@ -138,6 +157,7 @@ def train_by_grpo(recipe: RLVRRecipe, run: Run) -> dict[str, Any]:
         label=run.stage,
         saved=dict(run.saved),
         save=run.save,
+        kept=run.kept,
         make=make,
         changes=arguments(recipe, run.numbers, steps),
     )
@@ -171,10 +191,23 @@ def trainer_of(recipe: RLVRRecipe, run: Run, **given: Any) -> "GRPOTrainer":
 
     numbers, recorder = run.numbers, run.recorder
     sides = {f"{one.problem}\n": BY_NAME[one.subject].side for one in run.problems}
-    reward = Reward(recipe, numbers.max_new_tokens, sides)
     rounds = recipe.steps(len(run.problems), numbers) // recipe.updates
+    asked = {f"{one.problem}\n": one for one in run.problems}
+
+    def scoring(prompts: Sequence[str], texts: Sequence[str], ids: Sequence[Sequence[int]]) -> list[Scored] | None:
+        if run.scorer is None or not recipe.scores_round(trainer.rounds, rounds):
+            return None
+        pairs = [(asked[prompt], text) for prompt, text in zip(prompts, texts, strict=True)]
+        found = run.scorer.score(pairs, steps=recipe.scores_steps)
+        return [
+            one if one.scores is None or ended(row, run.tokenizer) else Scored(one.steps, (0.0,) * len(one.steps))
+            for one, row in zip(found, ids, strict=True)
+        ]
+
+    reward = Reward(recipe, numbers.max_new_tokens, sides, scoring)
     every = max(1, rounds // MEASURED)
-    sft = None if recipe.adapters or recipe.beta else deepcopy(run.model).eval()  # before TRL changes how it is called
+    known = run.sft is not None or recipe.adapters or recipe.beta
+    sft = None if known else deepcopy(run.model).eval()  # before TRL changes how it is called
 
     class RecipeTrainer(GRPOTrainer):
         """TRL's, with one method continued: what is done to a round once it is sampled, rewarded and scored."""
@@ -190,13 +223,19 @@ def trainer_of(recipe: RLVRRecipe, run: Run, **given: Any) -> "GRPOTrainer":
             total = torch.tensor(reward.total)
             groups = total.view(-1, numbers.grpo_samples)
             constant = groups.amax(1) == groups.amin(1)
-            self.signals += int((~constant).sum())
             mask = batch["completion_mask"]
             rollouts = Rollouts(
                 total.to(batch["advantages"]), batch["advantages"], mask, numbers.grpo_samples, self.rounds,
                 *(self._policy(batch) if recipe.reads_policy else (None, None)), self.kept,
+                scored=reward.scored, steps=None if reward.scored is None else self._steps(mask),
             )  # fmt: skip
             batch["advantages"] = checked_advantages(recipe.advantages(rollouts), rollouts, recipe.name)
+            if (counted := recipe.counted(rollouts)) is not None:
+                mask = batch["completion_mask"] = mask * counted[:, None].to(mask)
+                batch["num_items_in_batch"] = mask.sum().to(batch["num_items_in_batch"])
+            if reward.scored is not None:  # steps can be told apart where the reward is the same
+                constant = (batch["advantages"].reshape(len(groups), -1).abs() < _NOTHING).all(1).cpu()
+            self.signals += int((~constant).sum())
             recorder.begin(
                 step=self.state.global_step,
                 responses=len(total),
@@ -214,20 +253,42 @@ def trainer_of(recipe: RLVRRecipe, run: Run, **given: Any) -> "GRPOTrainer":
                 raise no_signal(recipe, run, self.rounds, reward.total)
             return batch
 
+        def _steps(self, mask: "Tensor") -> "Tensor":
+            """Return the step in which each token of a round begins, in the mask's shape."""
+            found = torch.zeros_like(mask)
+            for row, (ids, one) in enumerate(zip(reward.ids, reward.scored or (), strict=True)):
+                found[row, : len(ids)] = torch.tensor(steps_of_tokens(ids, one.steps, run.tokenizer)).to(mask)
+            return found
+
         @torch.no_grad()
         def _policy(self, batch: dict[str, Any]) -> "tuple[Tensor, Tensor]":
             """Return each token's log-probability and entropy under the policy that sampled it."""
             ids, attention, keep = whole(batch)
             logprobs, entropies, _ = self._get_per_token_logps_and_entropies(
-                self.model, ids, attention, keep, batch_size=_CHUNK, compute_entropy=True
+                self.model, ids, attention, keep, batch_size=CHUNK, compute_entropy=True
             )
             return logprobs, entropies
 
         def _divergence(self, batch: dict[str, Any]) -> float:
             """Return the mean KL divergence to SFT over the round's tokens, each over the whole vocabulary."""
+            if run.sft is not None:
+                return divergence(self.model, run.sft, batch)
             return divergence(self.model, None if recipe.adapters else sft or self.ref_model, batch)
 
     class Rounds(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step:
+                known = read_object(_known(args, state.global_step), "what a run knew when it was stopped")
+                trainer.rounds = state.global_step // recipe.updates
+                trainer.signals, trainer.kept = known["signals"], known["state"]
+                recorder.go_on(state.global_step)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            step = state.global_step
+            if run.kept is not None and step % args.save_steps == 0:  # before the checkpoint that it belongs to
+                write_json(_known(args, step), {"signals": trainer.signals, "state": trainer.kept})
+                _known(args, step - 2 * args.save_steps).unlink(missing_ok=True)
+
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if logs and "entropy" in logs:
                 recorder.end(
@@ -240,7 +301,19 @@ def trainer_of(recipe: RLVRRecipe, run: Run, **given: Any) -> "GRPOTrainer":
     given |= {"reward_funcs": reward, "callbacks": [*given["callbacks"], Rounds()]}
     from mastlens.organisms.posttraining import lora
 
-    return RecipeTrainer(**given, peft_config=lora(recipe.adapters, recipe.adapter_alpha) if recipe.adapters else None)
+    adapters = lora(recipe.adapters, recipe.adapter_alpha) if recipe.adapters else None
+    trainer = RecipeTrainer(**given, peft_config=adapters)
+    return trainer
+
+
+def ended(ids: Sequence[int], tokenizer: Any) -> bool:
+    """Return whether a response came to its end, and was not cut off."""
+    return len(ids) > 0 and ids[-1] == tokenizer.eos_token_id
+
+
+def _known(args: Any, step: int) -> Path:
+    """Return the file of what a run knows after a step beside its model."""
+    return Path(args.output_dir) / f"rounds-{step}.json"
 
 
 def checked_advantages(given: "Tensor", rollouts: Rollouts, name: str) -> "Tensor":
@@ -258,54 +331,3 @@ def checked_advantages(given: "Tensor", rollouts: Rollouts, name: str) -> "Tenso
     if not bool(given.isfinite().all()):
         raise BadSetting(f"The recipe {name} gave an advantage that is no finite number.")
     return given.to(rollouts.advantages)
-
-
-def whole(batch: dict[str, Any]) -> "tuple[Tensor, Tensor, int]":
-    """Return prompts with responses, their attention mask, and how many of the positions are the responses'."""
-    import torch
-
-    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
-    attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-    return ids, attention, batch["completion_ids"].size(1)
-
-
-def divergence(model: Any, reference: Any, batch: dict[str, Any]) -> float:
-    """Return the mean over the responses' tokens of KL(model || reference), each over the whole vocabulary, in nats.
-
-    Args:
-        model: The policy.
-        reference: What it is held against; None for the model without its adapters.
-        batch: Prompts and responses, as TRL keeps them.
-    """
-    from mastlens.models.divergence import reverse_kl
-
-    def without_adapters(**inputs: Any) -> Any:
-        with model.disable_adapter():
-            return model(**inputs)
-
-    return _mean_over_tokens(reverse_kl, batch, model, without_adapters if reference is None else reference)
-
-
-def mean_entropy(model: Any, batch: dict[str, Any]) -> float:
-    """Return the mean over the responses' tokens of the next-token distribution's entropy, in nats."""
-    from torch.distributions import Categorical
-
-    return _mean_over_tokens(lambda logits: Categorical(logits=logits).entropy(), batch, model)
-
-
-def _mean_over_tokens(measure: "Callable[..., Tensor]", batch: dict[str, Any], model: Any, *others: Any) -> float:
-    """Return the mean, over responses' tokens, of what is measured of models' logits, (tokens, vocabulary) each."""
-    import torch
-
-    ids, attention, keep = whole(batch)
-    total, training = 0.0, model.training
-    model.eval()
-    with torch.no_grad():
-        for start in range(0, len(ids), _CHUNK):
-            rows = slice(start, start + _CHUNK)
-            counted = batch["completion_mask"][rows].bool()
-            asked = {"input_ids": ids[rows], "attention_mask": attention[rows], "logits_to_keep": keep + 1}
-            logits = [one(**asked).logits[:, :-1][counted].float() for one in (model, *others)]
-            total += float(measure(*logits).double().sum())
-    model.train(training)
-    return total / int(batch["completion_mask"].sum())
