@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from mastlens.analysis.inside.directing import Directions, inside_direct
     from mastlens.analysis.inside.featuring import Features, inside_dictionary
     from mastlens.analysis.inside.patching import ActivationPatches, inside_patch
+    from mastlens.analysis.inside.pathing import Paths, inside_path
+    from mastlens.analysis.inside.steering import Steering, inside_steer
+    from mastlens.analysis.inside.undoing import Undoing, inside_undo
     from mastlens.analysis.inside.writing import Writers, inside_write
     from mastlens.analysis.scores.scored import Scores, score
     from mastlens.analysis.tokens import TokenDifferences, token_differences
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from mastlens.edits.factors import LoraEdit, lora_edit
     from mastlens.edits.negation import negate
     from mastlens.edits.sharing import PushedEdit, push_edit
+    from mastlens.edits.steering import WrittenBias, steer_edit
     from mastlens.errors import (
         BadFile,
         BadSetting,
@@ -169,6 +173,7 @@ _PUBLIC = {
     "NotTogether": "errors",
     "Organism": "organisms",
     "PaperFigures": "paper",
+    "Paths": "analysis.inside.pathing",
     "ProbeSettings": "unlearning",
     "Problem": "problems.reading",
     "PushedEdit": "edits.sharing",
@@ -184,6 +189,7 @@ _PUBLIC = {
     "Scores": "analysis.scores.scored",
     "SeedSpread": "statistics",
     "StageRefused": "errors",
+    "Steering": "analysis.inside.steering",
     "SteeringTexts": "unlearning",
     "Study": "studies.runner",
     "TokenDifferences": "analysis.tokens",
@@ -195,9 +201,11 @@ _PUBLIC = {
     "Traces": "unlearning.traces",
     "Training": "organisms.rlvr.record",
     "Trajectory": "analysis.trajectories.trajectory",
+    "Undoing": "analysis.inside.undoing",
     "UnknownName": "errors",
     "Unlearning": "unlearning",
     "Writers": "analysis.inside.writing",
+    "WrittenBias": "edits.steering",
     "apply_edit": "edits.applying",
     "attack": "attacks",
     "build_organism": "organisms",
@@ -235,6 +243,9 @@ _PUBLIC = {
     "inside_dictionary": "analysis.inside.featuring",
     "inside_direct": "analysis.inside.directing",
     "inside_patch": "analysis.inside.patching",
+    "inside_path": "analysis.inside.pathing",
+    "inside_steer": "analysis.inside.steering",
+    "inside_undo": "analysis.inside.undoing",
     "inside_write": "analysis.inside.writing",
     "inspect": "checkpoints.inspection",
     "items_needed": "statistics",
@@ -280,6 +291,7 @@ _PUBLIC = {
     "selection_overlap": "selection",
     "show_edit": "edits.applying",
     "smallest_drop": "statistics",
+    "steer_edit": "edits.steering",
     "take_benchmark": "evaluation.benchmarks",
     "token_differences": "analysis.tokens",
     "traces": "unlearning.traces",
@@ -335,6 +347,7 @@ __all__ = [
     "NotTogether",
     "Organism",
     "PaperFigures",
+    "Paths",
     "ProbeSettings",
     "Problem",
     "PushedEdit",
@@ -350,6 +363,7 @@ __all__ = [
     "Scores",
     "SeedSpread",
     "StageRefused",
+    "Steering",
     "SteeringTexts",
     "Study",
     "TokenDifferences",
@@ -361,9 +375,11 @@ __all__ = [
     "Traces",
     "Training",
     "Trajectory",
+    "Undoing",
     "UnknownName",
     "Unlearning",
     "Writers",
+    "WrittenBias",
     "apply_edit",
     "attack",
     "build_organism",
@@ -401,6 +417,9 @@ __all__ = [
     "inside_dictionary",
     "inside_direct",
     "inside_patch",
+    "inside_path",
+    "inside_steer",
+    "inside_undo",
     "inside_write",
     "inspect",
     "items_needed",
@@ -446,6 +465,7 @@ __all__ = [
     "selection_overlap",
     "show_edit",
     "smallest_drop",
+    "steer_edit",
     "take_benchmark",
     "token_differences",
     "traces",

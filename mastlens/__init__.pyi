@@ -12,7 +12,10 @@ import mastlens.analysis.inside.departing
 import mastlens.analysis.inside.directing
 import mastlens.analysis.inside.featuring
 import mastlens.analysis.inside.patching
+import mastlens.analysis.inside.pathing
 import mastlens.analysis.inside.settings
+import mastlens.analysis.inside.steering
+import mastlens.analysis.inside.undoing
 import mastlens.analysis.inside.writing
 import mastlens.analysis.scores.scored
 import mastlens.analysis.scores.settings
@@ -29,6 +32,7 @@ import mastlens.edits.edit
 import mastlens.edits.factors
 import mastlens.edits.settings
 import mastlens.edits.sharing
+import mastlens.edits.steering
 import mastlens.estimating.needs
 import mastlens.estimating.settings
 import mastlens.evaluation.benchmarks
@@ -113,6 +117,7 @@ from mastlens.errors import NotSupported as NotSupported
 from mastlens.errors import NotTogether as NotTogether
 from mastlens.organisms import Organism as Organism
 from mastlens.paper import PaperFigures as PaperFigures
+from mastlens.analysis.inside.pathing import Paths as Paths
 from mastlens.unlearning import ProbeSettings as ProbeSettings
 from mastlens.problems.reading import Problem as Problem
 from mastlens.edits.sharing import PushedEdit as PushedEdit
@@ -128,6 +133,7 @@ from mastlens.decoding.sampling import Sampling as Sampling
 from mastlens.analysis.scores.scored import Scores as Scores
 from mastlens.statistics import SeedSpread as SeedSpread
 from mastlens.errors import StageRefused as StageRefused
+from mastlens.analysis.inside.steering import Steering as Steering
 from mastlens.unlearning import SteeringTexts as SteeringTexts
 from mastlens.studies.runner import Study as Study
 from mastlens.analysis.tokens import TokenDifferences as TokenDifferences
@@ -139,9 +145,11 @@ from mastlens.evaluation.traces import TraceEvaluation as TraceEvaluation
 from mastlens.unlearning.traces import Traces as Traces
 from mastlens.organisms.rlvr.record import Training as Training
 from mastlens.analysis.trajectories.trajectory import Trajectory as Trajectory
+from mastlens.analysis.inside.undoing import Undoing as Undoing
 from mastlens.errors import UnknownName as UnknownName
 from mastlens.unlearning import Unlearning as Unlearning
 from mastlens.analysis.inside.writing import Writers as Writers
+from mastlens.edits.steering import WrittenBias as WrittenBias
 from mastlens.explorer.chatting import chat as chat
 from mastlens.attacks import describe_attacks as describe_attacks
 from mastlens.columns import describe_columns as describe_columns
@@ -229,6 +237,7 @@ __all__ = [
     "NotTogether",
     "Organism",
     "PaperFigures",
+    "Paths",
     "ProbeSettings",
     "Problem",
     "PushedEdit",
@@ -244,6 +253,7 @@ __all__ = [
     "Scores",
     "SeedSpread",
     "StageRefused",
+    "Steering",
     "SteeringTexts",
     "Study",
     "TokenDifferences",
@@ -255,9 +265,11 @@ __all__ = [
     "Traces",
     "Training",
     "Trajectory",
+    "Undoing",
     "UnknownName",
     "Unlearning",
     "Writers",
+    "WrittenBias",
     "apply_edit",
     "attack",
     "build_organism",
@@ -295,6 +307,9 @@ __all__ = [
     "inside_dictionary",
     "inside_direct",
     "inside_patch",
+    "inside_path",
+    "inside_steer",
+    "inside_undo",
     "inside_write",
     "inspect",
     "items_needed",
@@ -340,6 +355,7 @@ __all__ = [
     "selection_overlap",
     "show_edit",
     "smallest_drop",
+    "steer_edit",
     "take_benchmark",
     "token_differences",
     "traces",
@@ -477,7 +493,22 @@ def inside_direct(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[
 @overload
 def inside_patch(settings: mastlens.analysis.inside.settings.InsidePatchSettings, /, **fields: Any) -> mastlens.analysis.inside.patching.ActivationPatches: ...
 @overload
-def inside_patch(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., sites: collections.abc.Sequence[str] = ..., layers: collections.abc.Sequence[int] | None = ..., exact: bool = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.patching.ActivationPatches: ...
+def inside_patch(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., sites: collections.abc.Sequence[str] = ..., layers: collections.abc.Sequence[int] | None = ..., exact: bool = ..., integrate: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.patching.ActivationPatches: ...
+
+@overload
+def inside_path(settings: mastlens.analysis.inside.settings.InsidePathSettings, /, **fields: Any) -> mastlens.analysis.inside.pathing.Paths: ...
+@overload
+def inside_path(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], senders: collections.abc.Sequence[str], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., receivers: collections.abc.Sequence[str] = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.pathing.Paths: ...
+
+@overload
+def inside_steer(settings: mastlens.analysis.inside.settings.InsideSteerSettings, /, **fields: Any) -> mastlens.analysis.inside.steering.Steering: ...
+@overload
+def inside_steer(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], directions: str | os.PathLike[str], direction: str, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., doses: collections.abc.Sequence[float] = ..., project: bool = ..., max_new_tokens: int = ..., grader: str | Any = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.steering.Steering: ...
+
+@overload
+def inside_undo(settings: mastlens.analysis.inside.settings.InsideUndoSettings, /, **fields: Any) -> mastlens.analysis.inside.undoing.Undoing: ...
+@overload
+def inside_undo(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], edited: str | os.PathLike[str] | Any, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., sites: collections.abc.Sequence[str] = ..., layers: collections.abc.Sequence[int] | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.undoing.Undoing: ...
 
 @overload
 def inside_write(settings: mastlens.analysis.inside.settings.InsideWriteSettings, /, **fields: Any) -> mastlens.analysis.inside.writing.Writers: ...
@@ -583,6 +614,11 @@ def score(rule: str, *, forget: str | os.PathLike[str], sft: str | os.PathLike[s
 def show_edit(settings: mastlens.edits.settings.ShowEditSettings, /, **fields: Any) -> mastlens.edits.edit.Edit: ...
 @overload
 def show_edit(edit: str | os.PathLike[str] | Any, *, seed: int = ..., device: str = ..., progress: bool = ...) -> mastlens.edits.edit.Edit: ...
+
+@overload
+def steer_edit(settings: mastlens.edits.settings.SteerEditSettings, /, **fields: Any) -> mastlens.edits.steering.WrittenBias: ...
+@overload
+def steer_edit(*, to: str | os.PathLike[str] | Any, directions: str | os.PathLike[str], direction: str, dose: float, out: str | os.PathLike[str], seed: int = ..., device: str = ..., progress: bool = ..., overwrite: bool = ...) -> mastlens.edits.steering.WrittenBias: ...
 
 @overload
 def take_benchmark(settings: mastlens.evaluation.settings.TakeBenchmarkSettings, /, **fields: Any) -> mastlens.evaluation.benchmarks.ProblemFiles: ...

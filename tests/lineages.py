@@ -80,6 +80,15 @@ def write_identity(folder: Path, width: int, *, layer: int) -> Path:
     return folder
 
 
+def write_direction(path: Path, name: str, width: int) -> Path:
+    """Write a direction as ``inside direct`` does, no two entries of it alike."""
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({name: torch.linspace(-0.2, 0.3, width)}, path)
+    return path
+
+
 def tiny_config(model_type: str = "qwen2", **changes):
     """Return the configuration of a two-layer model with grouped queries."""
     from transformers import AutoConfig

@@ -29,6 +29,7 @@ from mastlens.plots.measured import plot_measures, plot_reasoning
 from mastlens.plots.misdirection import plot_misdirection
 from mastlens.plots.overlap import plot_selection_overlap
 from mastlens.plots.pareto import pareto_front
+from mastlens.plots.paths import plot_paths
 from mastlens.plots.principal import plot_off_principal
 from mastlens.plots.projection import plot_projection_angles, plot_projection_spectrum, plot_standing
 from mastlens.plots.projection_effect import plot_projection_effect, plot_projection_map, plot_put_back
@@ -39,6 +40,7 @@ from mastlens.plots.responses import item_responses_html
 from mastlens.plots.scores import plot_scores
 from mastlens.plots.search import plot_search
 from mastlens.plots.spectra import plot_spectra
+from mastlens.plots.steering import plot_steering
 from mastlens.plots.study import plot_study, plot_study_selections
 from mastlens.plots.tables import figure_table
 from mastlens.plots.token_sides import plot_token_sides, token_sides_html
@@ -48,6 +50,7 @@ from mastlens.plots.trace_text import trace_text_html
 from mastlens.plots.tradeoff import plot_tradeoff
 from mastlens.plots.training import plot_training
 from mastlens.plots.trajectories import plot_trajectory, plot_trajectory_explained, plot_trajectory_geometry
+from mastlens.plots.undoing import plot_undoing
 from mastlens.plots.unlearning import plot_unlearning_curve
 
 __all__ = [
@@ -83,6 +86,7 @@ __all__ = [
     "plot_misdirection",
     "plot_off_principal",
     "plot_patches",
+    "plot_paths",
     "plot_principal_angles",
     "plot_projection_angles",
     "plot_projection_coupling",
@@ -102,6 +106,7 @@ __all__ = [
     "plot_selection_overlap",
     "plot_spectra",
     "plot_standing",
+    "plot_steering",
     "plot_study",
     "plot_study_selections",
     "plot_token_differences",
@@ -113,6 +118,7 @@ __all__ = [
     "plot_trajectory",
     "plot_trajectory_explained",
     "plot_trajectory_geometry",
+    "plot_undoing",
     "plot_unlearning_curve",
     "plot_writers",
     "save_figure",

@@ -56,9 +56,15 @@ def commands(folder: Path) -> list[str]:
         f"inside write {lineage} --split forget={f} --draws 2 --out {folder}/inside",
         f"inside direct {lineage} --texts {s} --label subject=Algebra --layers 1 --sites resid_post --draws 2 "
         f"--shuffles 2 --out {folder}/inside",
+        f"inside steer {lineage} --directions {folder}/inside/inside_directions.safetensors "
+        f"--direction sft/mean/resid_post/1/-1/0 --doses=-1 --split forget={f} --limit 2 --draws 2 --max-new-tokens 1 "
+        f"--out {folder}/inside",
+        f"inside path {lineage} --senders z.0.1 --split forget={f} --limit 2 --draws 2 --out {folder}/inside",
+        f"inside undo {lineage} --edited {AIM} --split forget={f} --limit 2 --layers 1 --sites z --draws 2 "
+        f"--out {folder}/inside",
         f"inside dictionary {lineage} --dictionary {write_identity(folder / 'sae', 96, layer=7)} --split forget={f} "
         f"--draws 2 --out {folder}/inside",
-        f"inside patch {lineage} --split forget={f} --limit 2 --layers 1 --draws 2 --out {folder}/inside",
+        f"inside patch {lineage} --split forget={f} --limit 2 --layers 1 --draws 2 --integrate 1 --out {folder}/inside",
         f"rank {folder}/run --top 2",
         f"cumulative-curves {lineage} {pair} --draws 1 --points 1 --ranking {folder}/all/ranking.parquet "
         f"--out {folder}/curves",

@@ -42,6 +42,18 @@ def beside_null(column: str, value: float, draws: Sequence[float]) -> dict[str, 
     return judged(column, value, [drawn_law(draws, signed=bool(value <= 0))])
 
 
+def chance_ends(value: float, draws: Sequence[float]) -> tuple[float, float]:
+    """Return between what a measure lies 95 times in 100 by the law of its draws; NaN where there are none.
+
+    Args:
+        value: What is held against them.
+        draws: See ``beside_null``.
+    """
+    if math.isnan(value) or not len(draws):
+        return math.nan, math.nan
+    return drawn_law(draws, signed=bool(value <= 0)).interval()
+
+
 def beside_both(column: str, value: float, draws: Sequence[float], turned: Sequence[float]) -> dict[str, Any]:
     """Return what RLVR does along a direction beside two nulls, of which the one counts that explains it best.
 
