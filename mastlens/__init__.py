@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mastlens.analysis.increments.agreement import Agreement, mask_agreement
     from mastlens.analysis.increments.geometry import Geometry, geometry
     from mastlens.analysis.increments.shards import merge
+    from mastlens.analysis.inside.crosscoding import SharedFeatures, inside_crosscoder
     from mastlens.analysis.inside.departing import Departure, inside_depart
     from mastlens.analysis.inside.directing import Directions, inside_direct
     from mastlens.analysis.inside.featuring import Features, inside_dictionary
@@ -189,6 +190,7 @@ _PUBLIC = {
     "Scores": "analysis.scores.scored",
     "SeedSpread": "statistics",
     "StageRefused": "errors",
+    "SharedFeatures": "analysis.inside.crosscoding",
     "Steering": "analysis.inside.steering",
     "SteeringTexts": "unlearning",
     "Study": "studies.runner",
@@ -239,6 +241,7 @@ _PUBLIC = {
     "geometry": "analysis.increments.geometry",
     "grade_disagreements": "evaluation",
     "harness_scores": "evaluation.harness",
+    "inside_crosscoder": "analysis.inside.crosscoding",
     "inside_depart": "analysis.inside.departing",
     "inside_dictionary": "analysis.inside.featuring",
     "inside_direct": "analysis.inside.directing",
@@ -362,6 +365,7 @@ __all__ = [
     "Sampling",
     "Scores",
     "SeedSpread",
+    "SharedFeatures",
     "StageRefused",
     "Steering",
     "SteeringTexts",
@@ -413,6 +417,7 @@ __all__ = [
     "geometry",
     "grade_disagreements",
     "harness_scores",
+    "inside_crosscoder",
     "inside_depart",
     "inside_dictionary",
     "inside_direct",

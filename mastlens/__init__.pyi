@@ -8,6 +8,7 @@ import mastlens.analysis.coupling.settings
 import mastlens.analysis.increments.agreement
 import mastlens.analysis.increments.geometry
 import mastlens.analysis.increments.settings
+import mastlens.analysis.inside.crosscoding
 import mastlens.analysis.inside.departing
 import mastlens.analysis.inside.directing
 import mastlens.analysis.inside.featuring
@@ -132,6 +133,7 @@ from mastlens.statistics import SampledAccuracy as SampledAccuracy
 from mastlens.decoding.sampling import Sampling as Sampling
 from mastlens.analysis.scores.scored import Scores as Scores
 from mastlens.statistics import SeedSpread as SeedSpread
+from mastlens.analysis.inside.crosscoding import SharedFeatures as SharedFeatures
 from mastlens.errors import StageRefused as StageRefused
 from mastlens.analysis.inside.steering import Steering as Steering
 from mastlens.unlearning import SteeringTexts as SteeringTexts
@@ -252,6 +254,7 @@ __all__ = [
     "Sampling",
     "Scores",
     "SeedSpread",
+    "SharedFeatures",
     "StageRefused",
     "Steering",
     "SteeringTexts",
@@ -303,6 +306,7 @@ __all__ = [
     "geometry",
     "grade_disagreements",
     "harness_scores",
+    "inside_crosscoder",
     "inside_depart",
     "inside_dictionary",
     "inside_direct",
@@ -474,6 +478,11 @@ def figures(out: str | os.PathLike[str] = ..., *, demo: str | os.PathLike[str] =
 def geometry(settings: mastlens.analysis.increments.settings.GeometrySettings, /, **fields: Any) -> mastlens.analysis.increments.geometry.Geometry: ...
 @overload
 def geometry(*, base: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, sft: str | os.PathLike[str] | Any | None = ..., rank: int | float | str = ..., full: bool = ..., masks: bool = ..., spectra: bool = ..., heads: bool = ..., where: str | None = ..., workers: int | None = ..., executor: str = ..., shard: str | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.increments.geometry.Geometry: ...
+
+@overload
+def inside_crosscoder(settings: mastlens.analysis.inside.settings.InsideCrosscoderSettings, /, **fields: Any) -> mastlens.analysis.inside.crosscoding.SharedFeatures: ...
+@overload
+def inside_crosscoder(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], crosscoder: str | os.PathLike[str], layer: int, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., site: str = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.crosscoding.SharedFeatures: ...
 
 @overload
 def inside_depart(settings: mastlens.analysis.inside.settings.InsideDepartSettings, /, **fields: Any) -> mastlens.analysis.inside.departing.Departure: ...

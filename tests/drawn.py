@@ -386,6 +386,12 @@ def _paths(size: Size) -> pd.DataFrame:
     return table.assign(direction="restore", sender=[f"z.{i}.0" for i in table["layer"]], receiver="logits", **ends)
 
 
+def _crosscoder(size: Size) -> pd.DataFrame:
+    columns = ["active", "active_null", "active_distinguishable"]
+    table = table_of({"split": ["forget"], "feature": range(size.items)}, columns)
+    return table.assign(share=(table["feature"] + 0.5) / size.items, active=table["active"].abs())
+
+
 def _features(size: Size) -> pd.DataFrame:
     columns = ["change", "change_low", "change_high", "change_null", "change_distinguishable"]
     return table_of({"split": ["forget"], "feature": range(size.items)}, columns)
@@ -555,6 +561,7 @@ DRAWN: tuple[Drawn, ...] = (
     Drawn("plot_steering", "mastlens.inside_steer(...).plot()", _one(_steering), {}),
     Drawn("plot_undoing", "mastlens.inside_undo(...).plot()", _one(_undoing), {}),
     Drawn("plot_paths", "mastlens.inside_path(...).plot()", _one(_paths), {}),
+    Drawn("plot_crosscoder", "mastlens.inside_crosscoder(...).plot()", _one(_crosscoder), {}),
     Drawn("plot_features", "mastlens.inside_dictionary(...).plot()", _one(_features), {}),
     Drawn("plot_requests", "mastlens.unlearn_requests(...).plot()", _one(_requests), {}),
     Drawn("plot_study", "mastlens.run(STUDY.toml).plot()", _one(_study), {}),

@@ -7,12 +7,14 @@ from mastlens.cli.outcome import Outcome
 from mastlens.cli.tables import show
 
 if TYPE_CHECKING:
+    from mastlens.analysis.inside.crosscoding import SharedFeatures
     from mastlens.analysis.inside.departing import Departure
     from mastlens.analysis.inside.directing import Directions
     from mastlens.analysis.inside.featuring import Features
     from mastlens.analysis.inside.patching import ActivationPatches
     from mastlens.analysis.inside.pathing import Paths
     from mastlens.analysis.inside.settings import (
+        InsideCrosscoderSettings,
         InsideDepartSettings,
         InsideDictionarySettings,
         InsideDirectSettings,
@@ -166,6 +168,24 @@ def inside_undo(result: "Undoing", settings: "InsideUndoSettings") -> Outcome:
             "rows": len(table),
             "claims": {"back": asdict(claim(table[~whole], "back"))},
             "answers": table.loc[whole, answers].to_dict("records"),
+            "out": str(settings.out),
+        },
+    )
+
+
+def inside_crosscoder(result: "SharedFeatures", settings: "InsideCrosscoderSettings") -> Outcome:
+    """Tell which features RLVR's change makes active, and how well the crosscoder fits."""
+    table = result.table
+    columns = ["split", "feature", "share", "cosine", "active", "active_low", "active_high", "active_null", "active_q"]
+    order = table.reindex((table["active"] - table["active_null"].fillna(0)).abs().sort_values(ascending=False).index)
+    changed = table[table["active_distinguishable"]]
+    return Outcome(
+        show(result.fit) + "\n\n" + show(order, [*columns, "active_distinguishable", "firing"], rows=30),
+        {
+            "rows": len(table),
+            "more": int((changed["active"] > changed["active_null"]).sum()),
+            "less": int((changed["active"] < changed["active_null"]).sum()),
+            "fit": result.fit.to_dict("records"),
             "out": str(settings.out),
         },
     )

@@ -57,6 +57,7 @@ COMMANDS = (
     Command("mastlens.analysis.inside.settings:InsideSteerSettings", "mastlens.cli.inside:inside_steer"),
     Command("mastlens.analysis.inside.settings:InsideUndoSettings", "mastlens.cli.inside:inside_undo"),
     Command("mastlens.analysis.inside.settings:InsideDictionarySettings", "mastlens.cli.inside:inside_dictionary"),
+    Command("mastlens.analysis.inside.settings:InsideCrosscoderSettings", "mastlens.cli.inside:inside_crosscoder"),
     Command("mastlens.unlearning.settings:TracesSettings", "mastlens.cli.unlearning:traces"),
     Command("mastlens.unlearning.settings:UnlearnSettings", "mastlens.cli.unlearning:unlearn"),
     Command("mastlens.edits.settings:NegateSettings", "mastlens.cli.edits:negate"),

@@ -105,8 +105,8 @@ PATCH = Table(
             _FIRST,
         ),
         *measured(
-            Column("integrated", "the same as the mean gradient between own and other activation says, heads of a layer "
-                   "together", _NATS, source="Hanna et al., arXiv:2403.17806", when="--integrate", kind="number"),
+            Column("integrated", "the same as the mean gradient between own and other activation says, heads of a layer"
+                   " together", _NATS, source="Hanna et al., arXiv:2403.17806", when="--integrate", kind="number"),
             _FIRST,
         ),
         Column("unpatched", "log-probability of the solutions without an exchange", _NATS, kind="number"),
@@ -300,4 +300,50 @@ FIT = Table(
     ),
 )  # fmt: skip
 
-TABLES = (DEPART, FORKS, WRITE, PATCH, PATH, DIRECT, STEER, UNDO, DICTIONARY, FIT)
+_UNITS = "of the states"
+
+
+def _active(name: str, meaning: str, unit: str = "") -> tuple[Column, ...]:
+    return (
+        *measured(Column(name, meaning, unit, kind="number"), f"where RLVR is one of {_DRAWS}"),
+        Column(f"{name}_q", f"`{name}_p` over all features of the split; distinguishable up to 0.05",
+               source="Benjamini and Hochberg 1995"),
+    )  # fmt: skip
+
+
+CROSSCODER = Table(
+    "inside_crosscoder.parquet",
+    "mastlens inside crosscoder",
+    "a split and a feature that is on at some token",
+    (
+        *(Column("site", "the activation that the crosscoder reads", kind="text") if one.name == "site" else one
+          for one in _PLACE),
+        Column("feature", "from 0", kind="whole"),
+        Column("share", "length of its decoder in RLVR over that in both models: 0 SFT's alone, 1 RLVR's alone",
+               source="Lindsey et al. 2024"),
+        Column("cosine", "of its decoders in SFT and RLVR; NaN where one is zero"),
+        *_active("active", "mean activation times the lengths of both decoders", _UNITS),
+        Column("active_low", "lower end of its 95 % interval, over texts", _UNITS),
+        Column("active_high", "upper end of its 95 % interval, over texts", _UNITS),
+        *_active("firing", "share of tokens at which it is above 0"),
+    ),
+)  # fmt: skip
+
+CROSSCODER_FIT = Table(
+    "inside_crosscoder_fit.parquet",
+    "mastlens inside crosscoder",
+    "a split",
+    (
+        SPLIT_NAME,
+        LAYER,
+        Column("site", "the activation that the crosscoder reads", kind="text"),
+        Column("tokens", "tokens behind the row", kind="whole"),
+        Column("features", "of the crosscoder", kind="whole"),
+        Column("alive", "features that are on at some token", kind="whole"),
+        Column("fvu_before", "share of the variance of SFT's states that is not given back", kind="number"),
+        *_beside("fvu_after", "the same of RLVR's"),
+        Column("l0", "features on, mean over tokens", kind="number"),
+    ),
+)  # fmt: skip
+
+TABLES = (DEPART, FORKS, WRITE, PATCH, PATH, DIRECT, STEER, UNDO, DICTIONARY, FIT, CROSSCODER, CROSSCODER_FIT)

@@ -10,6 +10,7 @@ from mastlens.plots.attention import plot_attention
 from mastlens.plots.causal import plot_causal_groups, plot_causal_map, plot_cumulative, plot_first_order
 from mastlens.plots.coupling import plot_coupling, plot_coupling_heads
 from mastlens.plots.coupling_spectrum import plot_coupling_spectrum
+from mastlens.plots.crosscoder import plot_crosscoder
 from mastlens.plots.departure import plot_departure
 from mastlens.plots.depth import plot_depth
 from mastlens.plots.directions import plot_directions
@@ -70,6 +71,7 @@ __all__ = [
     "plot_coupling",
     "plot_coupling_heads",
     "plot_coupling_spectrum",
+    "plot_crosscoder",
     "plot_cumulative",
     "plot_departure",
     "plot_depth",

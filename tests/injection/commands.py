@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mastlens.evaluation.protocol import MATH_SUBJECTS
-from tests.lineages import write_direction, write_identity, write_lineage, write_problems
+from tests.lineages import write_crosscoder, write_direction, write_identity, write_lineage, write_problems
 
 READ_ONLY = ("inspect", "edit show", "compare", "compare-traces", "organism list", "estimate", "benchmarks list")
 """Commands that write nothing of their own."""
@@ -116,6 +116,10 @@ ROWS = (
     Row(
         "inside path " + LINEAGE + " --senders z.0.1 --receivers logits --split f={i}/forget.jsonl --limit 1 --draws 2 "
         "--out {o}"
+    ),
+    Row(
+        "inside crosscoder " + LINEAGE + " --crosscoder {i}/crosscoder --layer 1 --split f={i}/forget.jsonl --limit 2 "
+        "--draws 2 --out {o}"
     ),
     Row(
         "inside undo " + LINEAGE + " --edited {i}/edited --split f={i}/forget.jsonl --limit 1 --draws 2 --sites z "
@@ -251,6 +255,7 @@ def write_inputs(folder: Path) -> None:
             write_problems(folder / f"{side}-{kind}.jsonl", first=first + 50 * number, count=2)
     write_problems(folder / "labelled.jsonl", first=100, count=14)
     write_identity(folder / "sae", 32, layer=1)
+    write_crosscoder(folder / "crosscoder", 32)
     (folder / "qwen3").mkdir()
     write_lineage(folder / "qwen3", "qwen3")
     write_direction(folder / "directions.safetensors", "sft/mean/out/1/-1/0", 32)

@@ -17,6 +17,7 @@ ELSEWHERE = {
     "inside steer",
     "inside path",
     "inside undo",
+    "inside crosscoder",
     "inside dictionary",
     "cumulative-curves",
     "evaluate-safety",

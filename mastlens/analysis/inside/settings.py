@@ -330,6 +330,31 @@ class InsideUndoSettings(SplitSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class InsideCrosscoderSettings(SplitSettings):
+    """Settings of ``inside crosscoder``."""
+
+    command, group = "inside crosscoder", LOOK
+    summary = "which features of a crosscoder SFT or RLVR has alone, and which RLVR's change makes active"
+    example = f"inside crosscoder {_PAIR} --crosscoder DIR --layer 12 --split forget=forget.jsonl --limit 24 --out run"
+    function = "mastlens.analysis.inside.crosscoding:inside_crosscoder"
+    then = "inside patch --sft {sft} --rlvr {rlvr} --split forget=forget.jsonl --out {out}"
+
+    crosscoder: FilePath = setting(
+        "a crosscoder of both models, SFT first, in dictionary_learning's format: a folder with config.json and "
+        "model.safetensors",
+        metavar="DIR",
+    )
+    layer: int = setting("the layer that it reads, which its folder does not say")
+    site: str = setting("the activation that it reads, likewise", "resid_post", metavar="NAME")
+
+    @property
+    def inputs(self) -> Mapping[str, FilePath]:
+        """Split to file, and the crosscoder's files."""
+        folder = Path(self.crosscoder)
+        return {**self.splits, "crosscoder": folder / "model.safetensors", "its configuration": folder / "config.json"}
+
+
+@dataclass(frozen=True, kw_only=True)
 class InsideDictionarySettings(SplitSettings):
     """Settings of ``inside dictionary``."""
 

@@ -10,6 +10,8 @@ from mastlens.plots.cards.wording import counted, is_beyond
 from mastlens.statistics import claim
 
 _SHOWN = ("split", "layer", "site", "difference", "difference_null", "kl", "kl_null", "top_differs", "beyond")
+_ALONE = 0.9
+"""Share of a feature's decoder from which on it is said to be one model's alone (Minder et al. 2025)."""
 _SPLIT = ("by_weights", "by_input", "by_readout")
 
 
@@ -174,6 +176,34 @@ def paths_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
         len(table),
         None,
         ("result.plot()", "result.table"),
+    )
+
+
+def crosscoder_card(table: pd.DataFrame, fit: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
+    """Return the card of the features that a pair has alone or shares, and of how well the crosscoder fits."""
+    said = []
+    for split, part in table.groupby("split", sort=False):
+        changed = part[part["active_distinguishable"]]
+        more = int((changed["active"] > changed["active_null"]).sum())
+        alone = f"{int((part['share'] > _ALONE).sum())} RLVR's alone, {int((part['share'] < 1 - _ALONE).sum())} SFT's"
+        said.append(f"{split}: {more} more and {len(changed) - more} less active of {len(part):,} ({alone})")
+    fits = ", ".join(f"{row['fvu_before']:.2g} and {row['fvu_after']:.2g}" for row in fit.to_dict("records"))
+    verdict = (
+        f"Features beyond random changes, at most 5 % of them by chance: {'; '.join(said)}. Of the states' variance "
+        f"the crosscoder leaves {fits} in SFT and RLVR."
+    )
+    if not settings.get("draws", 1):
+        verdict = f"No random changes were made (draws=0), so no feature has a verdict. {verdict.split('. ')[-1]}"
+    order = table.assign(beyond=table["active_distinguishable"], size=table["active"])
+    order = order.sort_values(["beyond", "size"], ascending=False, kind="stable")
+    columns = ["split", "feature", "share", "cosine", "active", "active_low", "active_high", "active_null", "active_q"]
+    return Card(
+        "Inside: features that SFT and RLVR share or have alone",
+        verdict,
+        order[[*columns, "firing", "beyond"]],
+        len(table),
+        None,
+        ("result.plot()", "result.fit"),
     )
 
 
