@@ -12,7 +12,7 @@ from tests.reference.plain import encode_file, load_model, logprob
 
 TEXTS = 3
 PATHS = [("z.0.2", "q.1.1"), ("z.0.2", "mlp_in.0"), ("z.0.2", "logits"), ("mlp_out.0", "logits"), ("mlp_out.0", "v.1")]
-PATHS += [("z.0.2", "x.1"), ("out.0", "mlp_in.1")]
+PATHS += [("out.0", "mlp_in.1")]
 
 
 def place(model, component):
@@ -91,11 +91,10 @@ def test_paths_are_those_of_plain_hooks(tiny):
     models = {"restore": (tiny.rlvr, tiny.sft), "insert": (tiny.sft, tiny.rlvr)}
     tokens = sum(len(solution) for _, solution in encoded)
     senders, receivers = (list(dict.fromkeys(one[i] for one in PATHS)) for i in (0, 1))
-    found = ask(tiny, senders=[one for one in senders if one != "out.0"], draws=2, batch_size=2,
+    found = ask(tiny, senders=[one for one in senders if one != "out.0"], batch_size=2,
                 receivers=[one for one in receivers if one != "mlp_in.0"]).table  # fmt: skip
     found = [found, ask(tiny, senders=["z.0.2", "out.0"], receivers=["mlp_in.0", "mlp_in.1"]).table]
     tables = [one.set_index(["direction", "sender", "receiver"]) for one in found]
-    assert 0 < tables[0].loc[("restore", "z.0.2", "logits"), "effect_p"] <= 1
     for way, folders in models.items():
         own, other = map(load_model, folders)
         for sender, receiver in PATHS:
@@ -180,4 +179,5 @@ def test_the_command_writes_what_is_declared(tmp_path, tiny):
     assert told.summary["rows"] == 8
     result = mastlens.inside_path(sft=tiny.sft, rlvr=tiny.rlvr, splits={"f": tiny.forget}, limit=2, draws=2,
                                   senders=["z.0.1"], progress=False)  # fmt: skip
+    assert result.table["effect_p"].between(0, 1).all() and (result.table["effect_null"] != 0).all()
     assert "paths carry" in result.card().verdict and "paths carry" in result.plot("insert").layout.title.text

@@ -13,7 +13,7 @@ from mastlens.analysis.inside.crosscoders import Crosscoder, read_crosscoder
 from mastlens.analysis.inside.featuring import RATE, SquaredError
 from mastlens.analysis.inside.looking import Texts, looked_inside
 from mastlens.analysis.inside.nulls import SOURCE, beside_null, beside_nulls
-from mastlens.analysis.inside.pair import Pair
+from mastlens.analysis.inside.pair import RLVR, Pair
 from mastlens.analysis.inside.settings import InsideCrosscoderSettings
 from mastlens.analysis.inside.tally import ALL
 from mastlens.errors import NotTogether
@@ -145,7 +145,7 @@ class _Reading:
                         found.errors[0].add(errors[0])
                         found.sums[:, items] = sums
                         found.counts[items] = np.bincount(rows.numpy(), minlength=len(items))
-        self.pair.take(0)
+        self.pair.take(RLVR)
         return found
 
     def _states(self, which: int, batch: Batch) -> torch.Tensor:

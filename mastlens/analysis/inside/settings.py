@@ -260,7 +260,7 @@ class InsideSteerSettings(SplitSettings):
         "--split forget=forget.jsonl retain=retain.jsonl --limit 24 --out run"
     )
     function = "mastlens.analysis.inside.steering:inside_steer"
-    then = "edit steer --to {rlvr} --directions {directions} --direction {direction} --dose X --out NEW"
+    then = "edit steer --to {rlvr} --directions {directions} --direction {direction} --dose=-1 --out NEW"
 
     draws: int = setting(
         "random directions of the same length, the null; 0 for none, which leaves every row without a verdict", 8

@@ -242,6 +242,5 @@ def _row(split: str, place: Place, read: _Read, sums: _Sums) -> dict[str, Any]:
     return row | dict(zip(("back_low", "back_high"), ends, strict=True))
 
 
-def _shares(values: Any, of: float) -> np.ndarray:
-    values = np.asarray(values, dtype=float)
-    return values / of if of else np.full_like(values, np.nan)
+def _shares(values: Any, of: float) -> Any:
+    return np.divide(values, of) if of else np.full(np.shape(values), np.nan)
