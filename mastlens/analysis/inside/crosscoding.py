@@ -106,13 +106,14 @@ class _Found:
     Attributes:
         counts: Tokens of each text.
         sums: Summed activation, and tokens at which a feature is on, of RLVR; [2, texts, features], float32.
-        drawn: The same over all texts under each random change, [2, draws, features].
+        totals: The same over all texts, of RLVR and of each random change, [2, 1 + draws, features]. All are added up
+            alike: what a change leaves as it is, is equal bit for bit, and no rounding is told as a finding.
         errors: Of SFT, RLVR and each random change.
     """
 
     counts: np.ndarray
     sums: np.ndarray
-    drawn: np.ndarray
+    totals: np.ndarray
     errors: list[SquaredError]
 
 
@@ -127,7 +128,7 @@ class _Reading:
     def read(self, encoded: Sequence[EncodedProblem], progress: str | None) -> _Found:
         draws, features = self.pair.draws, self.crosscoder.features
         found = _Found(np.zeros(len(encoded), dtype=int), np.zeros((2, len(encoded), features), dtype=np.float32),
-                       np.zeros((2, draws, features)), [SquaredError() for _ in range(2 + draws)])  # fmt: skip
+                       np.zeros((2, 1 + draws, features)), [SquaredError() for _ in range(2 + draws)])  # fmt: skip
         # Draw by draw: every weight is redrawn once, and SFT's states are computed once more for each.
         for turn in range(1 + draws):
             self.pair.take(turn)
@@ -139,9 +140,8 @@ class _Reading:
                     sums, errors = self._sums(self._states(0, batch), self._states(1, batch), rows, len(items))
                     # Noted at the end: a batch that does not fit memory is given again in halves.
                     found.errors[1 + turn].add(errors[1])
-                    if turn:
-                        found.drawn[:, turn - 1] += sums.sum(axis=1)
-                    else:
+                    found.totals[:, turn] += sums.sum(axis=1)
+                    if not turn:
                         found.errors[0].add(errors[0])
                         found.sums[:, items] = sums
                         found.counts[items] = np.bincount(rows.numpy(), minlength=len(items))
@@ -201,8 +201,8 @@ def _table(place: dict[str, Any], found: _Found, crosscoder: Crosscoder) -> pd.D
         table["cosine"] = (one * other).sum(axis=1) / (lengths[0] * lengths[1])
     for measure, (name, unit) in enumerate((("active", whole), ("firing", np.ones(len(alive))))):
         sums = found.sums[measure][:, alive].astype(np.float64) * unit
-        value, drawn = sums.sum(axis=0) / tokens, found.drawn[measure][:, alive] * unit / tokens
-        table = table.assign(**_judged(name, value, drawn))
+        value, *drawn = found.totals[measure][:, alive] * unit / tokens
+        table = table.assign(**_judged(name, value, np.array(drawn)))
         if name == "active":
             low, high = ratio_intervals(sums.T, found.counts.astype(float))
             table = table.assign(active_low=low, active_high=high)

@@ -71,6 +71,7 @@ def beside_nulls(values: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.
         return (np.full(len(values), np.nan),) * 3
     mean = draws.mean(axis=0)
     sd = draws.std(axis=0, ddof=1) if len(draws) > 1 else np.zeros(len(values))
+    sd = np.where((draws == draws[0]).all(axis=0), 0.0, sd)  # the mean of equal numbers may be off by rounding
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(sd > 0, (values - mean) / sd, np.nan)
     widened = math.sqrt(1 + 1 / len(draws))
