@@ -120,8 +120,8 @@ def read_crosscoder(path: str | os.PathLike[str]) -> Crosscoder:
         raise NotSupported(
             f"{folder} measures its features by the normalisation {named[:40]!r}; read are {', '.join(NORMALISATIONS)}."
         )
-    own = (tensors[name].float() for name in _NAMES)
-    return Crosscoder(str(folder), *own, threshold, named)
+    encoder, encoder_bias, decoder, decoder_bias = (tensors[name].float() for name in _NAMES)
+    return Crosscoder(str(folder), encoder, encoder_bias, decoder, decoder_bias, threshold, named)
 
 
 def _check_shapes(folder: Path, tensors: dict[str, Tensor]) -> None:

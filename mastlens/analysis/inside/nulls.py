@@ -68,7 +68,8 @@ def beside_nulls(values: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.
         draws: [draws, measures].
     """
     if not len(draws):
-        return (np.full(len(values), np.nan),) * 3
+        none = np.full(len(values), np.nan)
+        return none, none, none
     mean = draws.mean(axis=0)
     sd = draws.std(axis=0, ddof=1) if len(draws) > 1 else np.zeros(len(values))
     sd = np.where((draws == draws[0]).all(axis=0), 0.0, sd)  # the mean of equal numbers may be off by rounding

@@ -164,7 +164,7 @@ def _note(into: dict[Key, np.ndarray], key: Key, items: Sequence[int], values: n
 def _table(split: str, found: _Found) -> pd.DataFrame:
     tokens, keys = found.counts.sum(), list(found.effects)
     means = {way: sums.sum() / tokens for way, sums in found.unpatched.items()}
-    other = dict(zip(DIRECTIONS, reversed(DIRECTIONS), strict=True))
+    other: dict[str, str] = dict(zip(DIRECTIONS, reversed(DIRECTIONS), strict=True))
     low, high = ratio_intervals(np.stack([found.effects[key] for key in keys]), found.counts)
     ends = ratio_intervals(np.stack([found.resampled[key] for key in keys]), found.counts)
     rows = []

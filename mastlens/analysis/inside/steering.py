@@ -124,7 +124,7 @@ class _Steering:
                 with steered(self.hooked, steer):
                     return said(None)
             found = {"effect": sequence_logprobs(self.pair.changed, side.encoded, batch_size=size)[0]}
-            if decoding is not None:
+            if decoding is not None and grader is not None:
                 found["accuracy_change"] = greedy_correct(self.pair.changed, tokenizer, side, decoding, grader)
             return found
 

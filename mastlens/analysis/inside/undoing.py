@@ -175,8 +175,8 @@ class _Undoing:
                 found.tokens += len(rows)
                 for place, parts in noted[0].items():
                     if place not in found.sums:
-                        empty = (np.zeros(len(encoded)) for _ in range(4))
-                        found.sums[place] = _Sums(*empty, np.zeros((2, self.edit.draws)))
+                        one, two, three, four = (np.zeros(len(encoded)) for _ in range(4))
+                        found.sums[place] = _Sums(one, two, three, four, np.zeros((2, self.edit.draws)))
                     sums = found.sums[place]
                     sums.whole[items], sums.along[items], sums.off[items], sums.wanted[items] = parts
                     for number, drawn in enumerate(noted[1:]):

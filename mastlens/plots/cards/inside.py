@@ -102,7 +102,7 @@ def steering_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
     what = "taken out of" if first["how"] == "project" else "added to"
     said = []
     for split, part in table.groupby("split", sort=False):
-        low = part.loc[part["effect"].idxmin()]
+        low = part.iloc[int(part["effect"].argmin())]
         said.append(
             f"{split} {low['effect']:+.3g} at most down, at a dose of {low['dose']:g} (all of RLVR taken back: "
             f"{low['total']:+.3g})"
