@@ -15,15 +15,17 @@ from mastlens.statistics import claim
 
 _WRITER = "mastlens inside undo"
 _MEASURES = ("back", "left")
+_STREAM = "resid_post"
 
 
 @honest
-def plot_undoing(table: pd.DataFrame, site: str = "resid_post", measure: str = "back", *, subtitle: str = "") -> Figure:
+def plot_undoing(table: pd.DataFrame, site: str | None = None, measure: str = "back", *, subtitle: str = "") -> Figure:
     """Draw what an edit takes back of an activation by layer, a line a split, beside what it takes back of the answer.
 
     Args:
         table: ``inside_undo.parquet``.
-        site: The activation; of one that lies by heads, each head is a mark.
+        site: The activation; of one that lies by heads, each head is a mark. By default ``resid_post``, or the first
+            that the table has where it has none.
         measure: ``back``, the share taken back, or ``left``, the distance to the reference that is left.
         subtitle: Model, revision, dtype, seed.
 
@@ -34,8 +36,10 @@ def plot_undoing(table: pd.DataFrame, site: str = "resid_post", measure: str = "
         raise unknown("measure", measure, _MEASURES)
     wanted = [measure, f"{measure}_null", f"{measure}_distinguishable"]
     need(table, ["split", "layer", "site", "head", *wanted], figure="plot_undoing", writer=_WRITER)
-    if site not in distinct(table, "site"):
-        raise unknown("site", site, distinct(table, "site"))
+    there = distinct(table, "site")
+    site = site or (_STREAM if _STREAM in there else there[0])
+    if site not in there:
+        raise unknown("site", site, there)
     extra = [one for one in (f"{measure}_p", "back_low", "back_high", "said_back") if one in table]
     every = take(table, ["split", "layer", "site", "head", *wanted, *extra])
     drawn = rows_with(every, "site", site).reset_index(drop=True)
