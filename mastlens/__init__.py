@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from mastlens.analysis.increments.agreement import Agreement, mask_agreement
     from mastlens.analysis.increments.geometry import Geometry, geometry
     from mastlens.analysis.increments.shards import merge
+    from mastlens.analysis.inside.crosscoding import SharedFeatures, inside_crosscoder
     from mastlens.analysis.inside.departing import Departure, inside_depart
     from mastlens.analysis.inside.directing import Directions, inside_direct
     from mastlens.analysis.inside.featuring import Features, inside_dictionary
     from mastlens.analysis.inside.patching import ActivationPatches, inside_patch
+    from mastlens.analysis.inside.pathing import Paths, inside_path
+    from mastlens.analysis.inside.steering import Steering, inside_steer
+    from mastlens.analysis.inside.undoing import Undoing, inside_undo
     from mastlens.analysis.inside.writing import Writers, inside_write
     from mastlens.analysis.scores.scored import Scores, score
     from mastlens.analysis.tokens import TokenDifferences, token_differences
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from mastlens.edits.factors import LoraEdit, lora_edit
     from mastlens.edits.negation import negate
     from mastlens.edits.sharing import PushedEdit, push_edit
+    from mastlens.edits.steering import WrittenBias, steer_edit
     from mastlens.errors import (
         BadFile,
         BadSetting,
@@ -172,6 +177,7 @@ _PUBLIC = {
     "NotTogether": "errors",
     "Organism": "organisms",
     "PaperFigures": "paper",
+    "Paths": "analysis.inside.pathing",
     "ProbeSettings": "unlearning",
     "Problem": "problems.reading",
     "ProcessRewardModel": "evaluation.process.model",
@@ -188,6 +194,8 @@ _PUBLIC = {
     "Scores": "analysis.scores.scored",
     "SeedSpread": "statistics",
     "StageRefused": "errors",
+    "SharedFeatures": "analysis.inside.crosscoding",
+    "Steering": "analysis.inside.steering",
     "SteeringTexts": "unlearning",
     "Study": "studies.runner",
     "TokenDifferences": "analysis.tokens",
@@ -199,9 +207,11 @@ _PUBLIC = {
     "Traces": "unlearning.traces",
     "Training": "organisms.rlvr.record",
     "Trajectory": "analysis.trajectories.trajectory",
+    "Undoing": "analysis.inside.undoing",
     "UnknownName": "errors",
     "Unlearning": "unlearning",
     "Writers": "analysis.inside.writing",
+    "WrittenBias": "edits.steering",
     "apply_edit": "edits.applying",
     "attack": "attacks",
     "build_organism": "organisms",
@@ -235,10 +245,14 @@ _PUBLIC = {
     "geometry": "analysis.increments.geometry",
     "grade_disagreements": "evaluation",
     "harness_scores": "evaluation.harness",
+    "inside_crosscoder": "analysis.inside.crosscoding",
     "inside_depart": "analysis.inside.departing",
     "inside_dictionary": "analysis.inside.featuring",
     "inside_direct": "analysis.inside.directing",
     "inside_patch": "analysis.inside.patching",
+    "inside_path": "analysis.inside.pathing",
+    "inside_steer": "analysis.inside.steering",
+    "inside_undo": "analysis.inside.undoing",
     "inside_write": "analysis.inside.writing",
     "inspect": "checkpoints.inspection",
     "items_needed": "statistics",
@@ -285,6 +299,7 @@ _PUBLIC = {
     "selection_overlap": "selection",
     "show_edit": "edits.applying",
     "smallest_drop": "statistics",
+    "steer_edit": "edits.steering",
     "take_benchmark": "evaluation.benchmarks",
     "token_differences": "analysis.tokens",
     "traces": "unlearning.traces",
@@ -340,6 +355,7 @@ __all__ = [
     "NotTogether",
     "Organism",
     "PaperFigures",
+    "Paths",
     "ProbeSettings",
     "Problem",
     "ProcessRewardModel",
@@ -355,7 +371,9 @@ __all__ = [
     "Sampling",
     "Scores",
     "SeedSpread",
+    "SharedFeatures",
     "StageRefused",
+    "Steering",
     "SteeringTexts",
     "Study",
     "TokenDifferences",
@@ -367,9 +385,11 @@ __all__ = [
     "Traces",
     "Training",
     "Trajectory",
+    "Undoing",
     "UnknownName",
     "Unlearning",
     "Writers",
+    "WrittenBias",
     "apply_edit",
     "attack",
     "build_organism",
@@ -403,10 +423,14 @@ __all__ = [
     "geometry",
     "grade_disagreements",
     "harness_scores",
+    "inside_crosscoder",
     "inside_depart",
     "inside_dictionary",
     "inside_direct",
     "inside_patch",
+    "inside_path",
+    "inside_steer",
+    "inside_undo",
     "inside_write",
     "inspect",
     "items_needed",
@@ -453,6 +477,7 @@ __all__ = [
     "selection_overlap",
     "show_edit",
     "smallest_drop",
+    "steer_edit",
     "take_benchmark",
     "token_differences",
     "traces",

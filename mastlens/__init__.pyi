@@ -8,11 +8,15 @@ import mastlens.analysis.coupling.settings
 import mastlens.analysis.increments.agreement
 import mastlens.analysis.increments.geometry
 import mastlens.analysis.increments.settings
+import mastlens.analysis.inside.crosscoding
 import mastlens.analysis.inside.departing
 import mastlens.analysis.inside.directing
 import mastlens.analysis.inside.featuring
 import mastlens.analysis.inside.patching
+import mastlens.analysis.inside.pathing
 import mastlens.analysis.inside.settings
+import mastlens.analysis.inside.steering
+import mastlens.analysis.inside.undoing
 import mastlens.analysis.inside.writing
 import mastlens.analysis.scores.scored
 import mastlens.analysis.scores.settings
@@ -29,6 +33,7 @@ import mastlens.edits.edit
 import mastlens.edits.factors
 import mastlens.edits.settings
 import mastlens.edits.sharing
+import mastlens.edits.steering
 import mastlens.estimating.needs
 import mastlens.estimating.settings
 import mastlens.evaluation.benchmarks
@@ -114,6 +119,7 @@ from mastlens.errors import NotSupported as NotSupported
 from mastlens.errors import NotTogether as NotTogether
 from mastlens.organisms import Organism as Organism
 from mastlens.paper import PaperFigures as PaperFigures
+from mastlens.analysis.inside.pathing import Paths as Paths
 from mastlens.unlearning import ProbeSettings as ProbeSettings
 from mastlens.problems.reading import Problem as Problem
 from mastlens.evaluation.process.model import ProcessRewardModel as ProcessRewardModel
@@ -129,7 +135,9 @@ from mastlens.statistics import SampledAccuracy as SampledAccuracy
 from mastlens.decoding.sampling import Sampling as Sampling
 from mastlens.analysis.scores.scored import Scores as Scores
 from mastlens.statistics import SeedSpread as SeedSpread
+from mastlens.analysis.inside.crosscoding import SharedFeatures as SharedFeatures
 from mastlens.errors import StageRefused as StageRefused
+from mastlens.analysis.inside.steering import Steering as Steering
 from mastlens.unlearning import SteeringTexts as SteeringTexts
 from mastlens.studies.runner import Study as Study
 from mastlens.analysis.tokens import TokenDifferences as TokenDifferences
@@ -141,9 +149,11 @@ from mastlens.evaluation.traces import TraceEvaluation as TraceEvaluation
 from mastlens.unlearning.traces import Traces as Traces
 from mastlens.organisms.rlvr.record import Training as Training
 from mastlens.analysis.trajectories.trajectory import Trajectory as Trajectory
+from mastlens.analysis.inside.undoing import Undoing as Undoing
 from mastlens.errors import UnknownName as UnknownName
 from mastlens.unlearning import Unlearning as Unlearning
 from mastlens.analysis.inside.writing import Writers as Writers
+from mastlens.edits.steering import WrittenBias as WrittenBias
 from mastlens.explorer.chatting import chat as chat
 from mastlens.attacks import describe_attacks as describe_attacks
 from mastlens.columns import describe_columns as describe_columns
@@ -231,6 +241,7 @@ __all__ = [
     "NotTogether",
     "Organism",
     "PaperFigures",
+    "Paths",
     "ProbeSettings",
     "Problem",
     "ProcessRewardModel",
@@ -246,7 +257,9 @@ __all__ = [
     "Sampling",
     "Scores",
     "SeedSpread",
+    "SharedFeatures",
     "StageRefused",
+    "Steering",
     "SteeringTexts",
     "Study",
     "TokenDifferences",
@@ -258,9 +271,11 @@ __all__ = [
     "Traces",
     "Training",
     "Trajectory",
+    "Undoing",
     "UnknownName",
     "Unlearning",
     "Writers",
+    "WrittenBias",
     "apply_edit",
     "attack",
     "build_organism",
@@ -294,10 +309,14 @@ __all__ = [
     "geometry",
     "grade_disagreements",
     "harness_scores",
+    "inside_crosscoder",
     "inside_depart",
     "inside_dictionary",
     "inside_direct",
     "inside_patch",
+    "inside_path",
+    "inside_steer",
+    "inside_undo",
     "inside_write",
     "inspect",
     "items_needed",
@@ -344,6 +363,7 @@ __all__ = [
     "selection_overlap",
     "show_edit",
     "smallest_drop",
+    "steer_edit",
     "take_benchmark",
     "token_differences",
     "traces",
@@ -464,6 +484,11 @@ def geometry(settings: mastlens.analysis.increments.settings.GeometrySettings, /
 def geometry(*, base: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, sft: str | os.PathLike[str] | Any | None = ..., rank: int | float | str = ..., full: bool = ..., masks: bool = ..., spectra: bool = ..., heads: bool = ..., where: str | None = ..., workers: int | None = ..., executor: str = ..., shard: str | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.increments.geometry.Geometry: ...
 
 @overload
+def inside_crosscoder(settings: mastlens.analysis.inside.settings.InsideCrosscoderSettings, /, **fields: Any) -> mastlens.analysis.inside.crosscoding.SharedFeatures: ...
+@overload
+def inside_crosscoder(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], crosscoder: str | os.PathLike[str], layer: int, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., site: str = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.crosscoding.SharedFeatures: ...
+
+@overload
 def inside_depart(settings: mastlens.analysis.inside.settings.InsideDepartSettings, /, **fields: Any) -> mastlens.analysis.inside.departing.Departure: ...
 @overload
 def inside_depart(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., lens: bool = ..., positions: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.departing.Departure: ...
@@ -481,7 +506,22 @@ def inside_direct(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[
 @overload
 def inside_patch(settings: mastlens.analysis.inside.settings.InsidePatchSettings, /, **fields: Any) -> mastlens.analysis.inside.patching.ActivationPatches: ...
 @overload
-def inside_patch(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., sites: collections.abc.Sequence[str] = ..., layers: collections.abc.Sequence[int] | None = ..., exact: bool = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.patching.ActivationPatches: ...
+def inside_patch(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., sites: collections.abc.Sequence[str] = ..., layers: collections.abc.Sequence[int] | None = ..., exact: bool = ..., integrate: int = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.patching.ActivationPatches: ...
+
+@overload
+def inside_path(settings: mastlens.analysis.inside.settings.InsidePathSettings, /, **fields: Any) -> mastlens.analysis.inside.pathing.Paths: ...
+@overload
+def inside_path(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], senders: collections.abc.Sequence[str], dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., receivers: collections.abc.Sequence[str] = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.pathing.Paths: ...
+
+@overload
+def inside_steer(settings: mastlens.analysis.inside.settings.InsideSteerSettings, /, **fields: Any) -> mastlens.analysis.inside.steering.Steering: ...
+@overload
+def inside_steer(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], directions: str | os.PathLike[str], direction: str, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., doses: collections.abc.Sequence[float] = ..., project: bool = ..., max_new_tokens: int = ..., grader: str | Any = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.steering.Steering: ...
+
+@overload
+def inside_undo(settings: mastlens.analysis.inside.settings.InsideUndoSettings, /, **fields: Any) -> mastlens.analysis.inside.undoing.Undoing: ...
+@overload
+def inside_undo(*, sft: str | os.PathLike[str] | Any, rlvr: str | os.PathLike[str] | Any, splits: collections.abc.Mapping[str, str | os.PathLike[str]], edited: str | os.PathLike[str] | Any, dtype: str = ..., batch_size: int | str = ..., limit: int | None = ..., chat_template: bool = ..., system_prompt: str | None = ..., few_shot: int | str | os.PathLike[str] | None = ..., answer_format: str = ..., draws: int = ..., sites: collections.abc.Sequence[str] = ..., layers: collections.abc.Sequence[int] | None = ..., seed: int = ..., device: str = ..., progress: bool = ..., out: str | os.PathLike[str] | None = ..., overwrite: bool = ...) -> mastlens.analysis.inside.undoing.Undoing: ...
 
 @overload
 def inside_write(settings: mastlens.analysis.inside.settings.InsideWriteSettings, /, **fields: Any) -> mastlens.analysis.inside.writing.Writers: ...
@@ -592,6 +632,11 @@ def score(rule: str, *, forget: str | os.PathLike[str], sft: str | os.PathLike[s
 def show_edit(settings: mastlens.edits.settings.ShowEditSettings, /, **fields: Any) -> mastlens.edits.edit.Edit: ...
 @overload
 def show_edit(edit: str | os.PathLike[str] | Any, *, seed: int = ..., device: str = ..., progress: bool = ...) -> mastlens.edits.edit.Edit: ...
+
+@overload
+def steer_edit(settings: mastlens.edits.settings.SteerEditSettings, /, **fields: Any) -> mastlens.edits.steering.WrittenBias: ...
+@overload
+def steer_edit(*, to: str | os.PathLike[str] | Any, directions: str | os.PathLike[str], direction: str, dose: float, out: str | os.PathLike[str], seed: int = ..., device: str = ..., progress: bool = ..., overwrite: bool = ...) -> mastlens.edits.steering.WrittenBias: ...
 
 @overload
 def take_benchmark(settings: mastlens.evaluation.settings.TakeBenchmarkSettings, /, **fields: Any) -> mastlens.evaluation.benchmarks.ProblemFiles: ...

@@ -365,6 +365,33 @@ def _directions(size: Size) -> pd.DataFrame:
     return table.assign(site="resid_post", head=-1, position=0)
 
 
+def _steering(size: Size) -> pd.DataFrame:
+    columns = ["effect", "effect_p", "effect_distinguishable", "effect_null"]
+    table = table_of({"split": ["forget", "retain"], "dose": range(-2, 3)}, columns)
+    ends = {"low": -0.1, "high": 0.1, "chance_low": -0.3, "chance_high": 0.2}
+    return table.assign(how="add", total=-0.5, **{f"effect_{end}": table["effect"] + by for end, by in ends.items()})
+
+
+def _undoing(size: Size) -> pd.DataFrame:
+    columns = ["back", "back_null", "back_p", "back_distinguishable", "said_back"]
+    table = table_of({"split": ["forget", "retain"], "layer": range(size.layers)}, columns)
+    ends = {"back_low": table["back"] - 0.1, "back_high": table["back"] + 0.1}
+    return table.assign(site="resid_post", head=-1, **ends)
+
+
+def _paths(size: Size) -> pd.DataFrame:
+    columns = ["effect", "effect_p", "effect_distinguishable", "effect_null", "resampled"]
+    table = table_of({"split": ["forget"], "layer": range(size.layers)}, columns)
+    ends = {"effect_low": table["effect"] - 0.1, "effect_high": table["effect"] + 0.1}
+    return table.assign(direction="restore", sender=[f"z.{i}.0" for i in table["layer"]], receiver="logits", **ends)
+
+
+def _crosscoder(size: Size) -> pd.DataFrame:
+    columns = ["active", "active_null", "active_distinguishable"]
+    table = table_of({"split": ["forget"], "feature": range(size.items)}, columns)
+    return table.assign(share=(table["feature"] + 0.5) / size.items, active=table["active"].abs())
+
+
 def _features(size: Size) -> pd.DataFrame:
     columns = ["change", "change_low", "change_high", "change_null", "change_distinguishable"]
     return table_of({"split": ["forget"], "feature": range(size.items)}, columns)
@@ -531,6 +558,10 @@ DRAWN: tuple[Drawn, ...] = (
     Drawn("plot_patches", "mastlens.inside_patch(...).plot()", _one(_patches), {}),
     Drawn("plot_training", "mastlens.read_training(...).plot()", _one(_training), {}),
     Drawn("plot_directions", "mastlens.inside_direct(...).plot()", _one(_directions), {}),
+    Drawn("plot_steering", "mastlens.inside_steer(...).plot()", _one(_steering), {}),
+    Drawn("plot_undoing", "mastlens.inside_undo(...).plot()", _one(_undoing), {}),
+    Drawn("plot_paths", "mastlens.inside_path(...).plot()", _one(_paths), {}),
+    Drawn("plot_crosscoder", "mastlens.inside_crosscoder(...).plot()", _one(_crosscoder), {}),
     Drawn("plot_features", "mastlens.inside_dictionary(...).plot()", _one(_features), {}),
     Drawn("plot_requests", "mastlens.unlearn_requests(...).plot()", _one(_requests), {}),
     Drawn("plot_study", "mastlens.run(STUDY.toml).plot()", _one(_study), {}),

@@ -80,6 +80,34 @@ def write_identity(folder: Path, width: int, *, layer: int) -> Path:
     return folder
 
 
+def write_crosscoder(folder: Path, width: int) -> Path:
+    """Write a crosscoder that gives both models' states back: two features for each entry of either."""
+    import torch
+    from safetensors.torch import save_file
+
+    both, none = torch.cat([torch.eye(width), -torch.eye(width)]), torch.zeros(2 * width, width)
+    decoder = torch.stack([torch.cat([both, none]), torch.cat([none, both])])
+    weights = {
+        "encoder.weight": decoder.transpose(1, 2).contiguous(),
+        "encoder.bias": torch.zeros(4 * width),
+        "decoder.weight": decoder,
+        "decoder.bias": torch.zeros(2, width),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"activation_dim": width, "dict_size": 4 * width, "num_layers": 2}))
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+def write_direction(path: Path, name: str, width: int) -> Path:
+    """Write a direction as ``inside direct`` does, no two entries of it alike."""
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({name: torch.linspace(-0.2, 0.3, width)}, path)
+    return path
+
+
 def tiny_config(model_type: str = "qwen2", **changes):
     """Return the configuration of a two-layer model with grouped queries."""
     from transformers import AutoConfig

@@ -5,7 +5,7 @@ import shutil
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mastlens.checkpoints.behaviour import decides_behaviour
 from mastlens.checkpoints.folders import MANIFEST, leads_outside
@@ -30,6 +30,7 @@ def export(
     *,
     card: str | None = None,
     companions: Mapping[str, Path] | None = None,
+    config: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write ``checkpoint`` with ``tensors`` in place of its own to the folder ``out``, one shard in memory.
@@ -40,10 +41,11 @@ def export(
 
     Args:
         checkpoint: The source; it is never written to.
-        tensors: Name to what takes the tensor's place.
+        tensors: Name to what takes the tensor's place; those that it does not have come into its last file.
         out: The new folder.
         card: Text of the ``README.md``; None for the source's own.
         companions: File name to what is copied beside the weights; None for all that the checkpoint has.
+        config: What takes the configuration's place; None for its own.
         overwrite: Replace what an earlier call wrote to ``out``; anything else there is never touched.
 
     Raises:
@@ -58,14 +60,17 @@ def export(
     shards, pickled = _exported_shards(checkpoint)
     files = _own_files(checkpoint.companions if companions is None else companions)
     added = checkpoint.added  # an adapter's tensors are not those of its base's files, and codes are no weights
-    anew = pickled or bool(checkpoint.dequantised)
+    if further := [name for name in tensors if name not in checkpoint.tensors]:
+        last = max(shards)
+        shards[last] = (shards[last][0], [*shards[last][1], *further])
+    anew = pickled or bool(checkpoint.dequantised) or bool(further)
     with atomic_path(out) as temporary:
         temporary.mkdir()
         for name, file in files.items():
             shutil.copyfile(file, temporary / name)
-        if checkpoint.dequantised:
-            plain = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
-            write_json(temporary / "config.json", plain)
+        if checkpoint.dequantised or config is not None:
+            given = checkpoint.config if config is None else config
+            write_json(temporary / "config.json", {k: v for k, v in given.items() if k != "quantization_config"})
         if card is not None:
             write_text(temporary / CARD, card)
         for name, (shard, names) in shards.items():

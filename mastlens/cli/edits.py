@@ -18,8 +18,10 @@ if TYPE_CHECKING:
         RevertEditSettings,
         ScaleEditSettings,
         ShowEditSettings,
+        SteerEditSettings,
     )
     from mastlens.edits.sharing import PushedEdit
+    from mastlens.edits.steering import WrittenBias
 
 
 def edit_show(result: "Edit", settings: "ShowEditSettings") -> Outcome:
@@ -51,6 +53,16 @@ def edit_lora(result: "LoraEdit", settings: "LoraEditSettings") -> Outcome:
     said = f"Wrote {result.folder}; the largest error is {largest:.2%} of a tensor's change"
     summary = {"out": str(result.folder), "largest_error": largest, "tensors": result.table.to_dict("records")}
     return Outcome(f"{show(result.table, rows=200)}\n\n{said}", summary)
+
+
+def edit_steer(result: "WrittenBias", settings: "SteerEditSettings") -> Outcome:
+    """Tell which bias holds the direction, and how exactly."""
+    beside = (
+        f" ({result.switch} switched on; {len(result.added) - 1} biases beside it are zero)" if result.switch else ""
+    )
+    said = f"Wrote {result.out}: {result.tensor}{beside}; logits off by {result.error:.1g} of the largest"
+    return Outcome(said, {"out": str(result.out), "tensor": result.tensor, "switch": result.switch,
+                          "added": list(result.added), "error": result.error})  # fmt: skip
 
 
 def edit_push(result: "PushedEdit", settings: "PushEditSettings") -> Outcome:

@@ -52,8 +52,12 @@ COMMANDS = (
     Command("mastlens.analysis.inside.settings:InsideDepartSettings", "mastlens.cli.inside:inside_depart"),
     Command("mastlens.analysis.inside.settings:InsideWriteSettings", "mastlens.cli.inside:inside_write"),
     Command("mastlens.analysis.inside.settings:InsidePatchSettings", "mastlens.cli.inside:inside_patch"),
+    Command("mastlens.analysis.inside.settings:InsidePathSettings", "mastlens.cli.inside:inside_path"),
     Command("mastlens.analysis.inside.settings:InsideDirectSettings", "mastlens.cli.inside:inside_direct"),
+    Command("mastlens.analysis.inside.settings:InsideSteerSettings", "mastlens.cli.inside:inside_steer"),
+    Command("mastlens.analysis.inside.settings:InsideUndoSettings", "mastlens.cli.inside:inside_undo"),
     Command("mastlens.analysis.inside.settings:InsideDictionarySettings", "mastlens.cli.inside:inside_dictionary"),
+    Command("mastlens.analysis.inside.settings:InsideCrosscoderSettings", "mastlens.cli.inside:inside_crosscoder"),
     Command("mastlens.unlearning.settings:TracesSettings", "mastlens.cli.unlearning:traces"),
     Command("mastlens.unlearning.settings:UnlearnSettings", "mastlens.cli.unlearning:unlearn"),
     Command("mastlens.edits.settings:NegateSettings", "mastlens.cli.edits:negate"),
@@ -63,6 +67,7 @@ COMMANDS = (
     Command("mastlens.edits.settings:ScaleEditSettings", "mastlens.cli.edits:edit_file"),
     Command("mastlens.edits.settings:ComposeEditSettings", "mastlens.cli.edits:edit_file"),
     Command("mastlens.edits.settings:LoraEditSettings", "mastlens.cli.edits:edit_lora"),
+    Command("mastlens.edits.settings:SteerEditSettings", "mastlens.cli.edits:edit_steer"),
     Command("mastlens.edits.settings:PushEditSettings", "mastlens.cli.edits:edit_push"),
     Command("mastlens.evaluation.settings:EvaluateSettings", "mastlens.cli.judging:evaluate"),
     Command("mastlens.evaluation.settings:CompareSettings", "mastlens.cli.judging:compare"),
@@ -98,7 +103,7 @@ COMMANDS = (
 
 NOUNS = {
     "inside": "what changed in the computation: activations of a pair of models",
-    "edit": "show, apply, revert, scale, compose or push edits, or write them as LoRA",
+    "edit": "show, apply, revert, scale, compose or push edits, or write them as LoRA; write steering as a bias",
     "benchmarks": "public benchmarks as problem files, those of unlearning among them",
     "organism": "really trained lineages: shipped, fetched or built",
 }

@@ -104,6 +104,35 @@ PATCH = Table(
                    source="Syed et al., arXiv:2310.10348", kind="number"),
             _FIRST,
         ),
+        *measured(
+            Column("integrated", "the same as the mean gradient between own and other activation says, heads of a layer"
+                   " together", _NATS, source="Hanna et al., arXiv:2403.17806", when="--integrate", kind="number"),
+            _FIRST,
+        ),
+        Column("unpatched", "log-probability of the solutions without an exchange", _NATS, kind="number"),
+        Column("total", "effect of the whole other model", _NATS, kind="number"),
+    ),
+)  # fmt: skip
+
+PATH = Table(
+    "inside_path.parquet",
+    "mastlens inside path",
+    "a split, a direction, a sender and a receiver",
+    (
+        Column("direction", "`restore`: what SFT's sender gives put into RLVR; `insert`: RLVR's into SFT", kind="text"),
+        *(Column("site", "the sender's name in `HookedModel`", kind="text") if one.name == "site" else one
+          for one in _PLACE),
+        Column("sender", "as it is typed: site, layer, head", kind="text"),
+        Column("receiver", "as it is typed; `logits`: the output itself", kind="text",
+               source="Goldowsky-Dill et al., arXiv:2304.05969"),
+        *_beside("effect", "log-probability of the solutions with the exchange along this path alone minus without",
+                 _NATS),
+        Column("effect_low", "lower end of its 95 % interval, paired, over problems", _NATS),
+        Column("effect_high", "upper end of its 95 % interval, paired, over problems", _NATS),
+        Column("resampled", "the same where the sender gives what it gives in the same model on the next text", _NATS,
+               kind="number"),
+        Column("resampled_low", "lower end of its 95 % interval, paired, over problems", _NATS),
+        Column("resampled_high", "upper end of its 95 % interval, paired, over problems", _NATS),
         Column("unpatched", "log-probability of the solutions without an exchange", _NATS, kind="number"),
         Column("total", "effect of the whole other model", _NATS, kind="number"),
     ),
@@ -160,6 +189,67 @@ DIRECT = Table(
     ),
 )  # fmt: skip
 
+_RANDOM = "random directions of the same length that lie as the states do"
+
+
+def _steered(name: str, meaning: str, unit: str, when: str = "") -> tuple[Column, ...]:
+    ends = {"low": "lower end of its 95 % interval, paired, over problems",
+            "high": "upper end of its 95 % interval, paired, over problems",
+            "chance_low": "lower end of the 95 % that random directions give",
+            "chance_high": "upper end of the 95 % that random directions give"}  # fmt: skip
+    return (
+        *measured(Column(name, meaning, unit, when=when, kind="number"), _RANDOM),
+        *(Column(f"{name}_{end}", said, unit, when=when) for end, said in ends.items()),
+    )
+
+
+STEER = Table(
+    "inside_steer.parquet",
+    "mastlens inside steer",
+    "a split and a dose",
+    (
+        *(Column("site", "the activation that is steered, by its name in `HookedModel`", kind="text")
+          if one.name == "site" else one for one in _PLACE),
+        Column("items", "problems behind the row", kind="whole"),
+        Column("direction", "of `inside direct`: model, probe, site, layer, head, position", kind="text"),
+        Column("how", "`add`: states + dose × direction; `project`: that share of the direction taken out of them",
+               kind="text", source="Turner et al., arXiv:2308.10248; Arditi et al., arXiv:2406.11717"),
+        Column("dose", "how far", "lengths of the direction, or its share", kind="number"),
+        *_steered("effect", "log-probability of the solutions, steered minus as it is", _NATS),
+        Column("unsteered", "log-probability of the solutions as it is", _NATS, kind="number"),
+        Column("total", "that of the SFT model minus it", _NATS, kind="number"),
+        *_steered("accuracy_change", "`accuracy` - `accuracy_before`", "", "--max-new-tokens"),
+        Column("accuracy_before", "share of greedy responses that are right, not steered", when="--max-new-tokens",
+               kind="number"),
+        Column("accuracy", "the same under the dose", when="--max-new-tokens", kind="number"),
+    ),
+)  # fmt: skip
+
+_OF_EDIT = "random changes of the size of the edit's (its increments with their signs redrawn), put into the RLVR model"
+
+
+def _undone(name: str, meaning: str, unit: str = "") -> tuple[Column, ...]:
+    return measured(Column(name, meaning, unit, kind="number"), _OF_EDIT)
+
+
+UNDO = Table(
+    "inside_undo.parquet",
+    "mastlens inside undo",
+    "a split and an activation, or the answer",
+    (
+        *(Column("site", "the activation's name in `HookedModel`; `logits`: the answer", kind="text")
+          if one.name == "site" else one for one in _PLACE),
+        *_undone("back", "share of RLVR's change of the states that the edit takes back: Σ (edited − RLVR)·(SFT − RLVR)"
+                 " / Σ ‖SFT − RLVR‖², over tokens; NaN for `logits`"),
+        Column("back_low", "lower end of its 95 % interval, over problems"),
+        Column("back_high", "upper end of its 95 % interval, over problems"),
+        *_undone("left", "distance to SFT that is left: √(Σ ‖edited − SFT‖² / Σ ‖RLVR − SFT‖²); NaN for `logits`"),
+        *_undone("said_back", "of `logits`: share of RLVR's change of the solutions' log-probability that the edit "
+                 "takes back"),
+        *_undone("kl_left", "of `logits`: KL(SFT ‖ edited) / KL(SFT ‖ RLVR) of the next token, sums over tokens"),
+    ),
+)  # fmt: skip
+
 _EXCHANGED = f"{_DRAWS}; `_p` is beyond these and beyond SFT and RLVR exchanged text by text"
 
 
@@ -210,4 +300,50 @@ FIT = Table(
     ),
 )  # fmt: skip
 
-TABLES = (DEPART, FORKS, WRITE, PATCH, DIRECT, DICTIONARY, FIT)
+_UNITS = "of the states"
+
+
+def _active(name: str, meaning: str, unit: str = "") -> tuple[Column, ...]:
+    return (
+        *measured(Column(name, meaning, unit, kind="number"), f"where RLVR is one of {_DRAWS}"),
+        Column(f"{name}_q", f"`{name}_p` over all features of the split; distinguishable up to 0.05",
+               source="Benjamini and Hochberg 1995"),
+    )  # fmt: skip
+
+
+CROSSCODER = Table(
+    "inside_crosscoder.parquet",
+    "mastlens inside crosscoder",
+    "a split and a feature that is on at some token",
+    (
+        *(Column("site", "the activation that the crosscoder reads", kind="text") if one.name == "site" else one
+          for one in _PLACE),
+        Column("feature", "from 0", kind="whole"),
+        Column("share", "length of its decoder in RLVR over that in both models: 0 SFT's alone, 1 RLVR's alone",
+               source="Lindsey et al. 2024"),
+        Column("cosine", "of its decoders in SFT and RLVR; NaN where one is zero"),
+        *_active("active", "mean activation times the lengths of both decoders", _UNITS),
+        Column("active_low", "lower end of its 95 % interval, over texts", _UNITS),
+        Column("active_high", "upper end of its 95 % interval, over texts", _UNITS),
+        *_active("firing", "share of tokens at which it is above 0"),
+    ),
+)  # fmt: skip
+
+CROSSCODER_FIT = Table(
+    "inside_crosscoder_fit.parquet",
+    "mastlens inside crosscoder",
+    "a split",
+    (
+        SPLIT_NAME,
+        LAYER,
+        Column("site", "the activation that the crosscoder reads", kind="text"),
+        Column("tokens", "tokens behind the row", kind="whole"),
+        Column("features", "of the crosscoder", kind="whole"),
+        Column("alive", "features that are on at some token", kind="whole"),
+        Column("fvu_before", "share of the variance of SFT's states that is not given back", kind="number"),
+        *_beside("fvu_after", "the same of RLVR's"),
+        Column("l0", "features on, mean over tokens", kind="number"),
+    ),
+)  # fmt: skip
+
+TABLES = (DEPART, FORKS, WRITE, PATCH, PATH, DIRECT, STEER, UNDO, DICTIONARY, FIT, CROSSCODER, CROSSCODER_FIT)

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +119,31 @@ def write_card(edit: "Edit", checkpoint: "Checkpoint") -> str:
         "With the edit's file, and this folder as FOLDER; the result is the source, bit for bit:",
         "",
         "    mastlens edit revert edit.safetensors --from FOLDER --out SOURCE",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def write_steered_card(checkpoint: "Checkpoint", rows: Mapping[str, str]) -> str:
+    """Return the model card of ``checkpoint`` with a direction in one of its biases, as Markdown with front matter.
+
+    Args:
+        checkpoint: The source.
+        rows: What was done: a word to what is said of it.
+    """
+    lines = [
+        "---",
+        _front_matter(checkpoint),
+        "---",
+        "",
+        "# A steered model",
+        "",
+        f"This is {_code(_public_name(checkpoint.spec))} with a direction added to its states by mastlens, as a bias. "
+        "All weights are the source's, bit for bit.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {key} | {_code(value)} |" for key, value in rows.items()),
         "",
     ]
     return "\n".join(lines)

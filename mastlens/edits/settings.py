@@ -110,6 +110,27 @@ class LoraEditSettings(_Making):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SteerEditSettings(Settings):
+    """Settings of ``edit steer``."""
+
+    command, group = "edit steer", EDIT
+    summary = "write a direction that is added to the states as a bias, where there is room for one"
+    example = (
+        "edit steer --to MODEL --directions run/inside_directions.safetensors --direction sft/mean/mlp_out/5/-1/0 "
+        "--dose=-1 --out steered-model"
+    )
+    function = "mastlens.edits.steering:steer_edit"
+    then = "evaluate --model {out} --split forget=forget-eval.jsonl --out after"
+
+    to: CheckpointPath = setting(path_to("the checkpoint to steer"), metavar="PATH")
+    directions: FilePath = setting("inside_directions.safetensors, as inside direct writes it", metavar="FILE")
+    direction: str = setting("which of them", metavar="MODEL/PROBE/SITE/LAYER/HEAD/POSITION")
+    dose: float = setting("how far, in lengths of the direction; negative is away from the label", metavar="X")
+    out: FilePath = setting("folder for the complete checkpoint", metavar="NEW")
+    overwrite: bool = setting("replace what is there", False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PushEditSettings(ShowEditSettings):
     """Settings of ``edit push``."""
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mastlens.plots.causal import plot_causal_groups, plot_causal_map, plot_cumulative, plot_first_order
     from mastlens.plots.coupling import plot_coupling, plot_coupling_heads
     from mastlens.plots.coupling_spectrum import plot_coupling_spectrum
+    from mastlens.plots.crosscoder import plot_crosscoder
     from mastlens.plots.departure import plot_departure
     from mastlens.plots.depth import plot_depth
     from mastlens.plots.directions import plot_directions
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from mastlens.plots.misdirection import plot_misdirection
     from mastlens.plots.overlap import plot_selection_overlap
     from mastlens.plots.pareto import pareto_front
+    from mastlens.plots.paths import plot_paths
     from mastlens.plots.principal import plot_off_principal
     from mastlens.plots.projection import plot_projection_angles, plot_projection_spectrum, plot_standing
     from mastlens.plots.projection_effect import plot_projection_effect, plot_projection_map, plot_put_back
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from mastlens.plots.scores import plot_scores
     from mastlens.plots.search import plot_search
     from mastlens.plots.spectra import plot_spectra
+    from mastlens.plots.steering import plot_steering
     from mastlens.plots.study import plot_study, plot_study_selections
     from mastlens.plots.tables import figure_table
     from mastlens.plots.token_sides import plot_token_sides, token_sides_html
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from mastlens.plots.tradeoff import plot_tradeoff
     from mastlens.plots.training import plot_training
     from mastlens.plots.trajectories import plot_trajectory, plot_trajectory_explained, plot_trajectory_geometry
+    from mastlens.plots.undoing import plot_undoing
     from mastlens.plots.unlearning import plot_unlearning_curve
 
 __all__ = [
@@ -72,6 +76,7 @@ __all__ = [
     "plot_coupling",
     "plot_coupling_heads",
     "plot_coupling_spectrum",
+    "plot_crosscoder",
     "plot_cumulative",
     "plot_departure",
     "plot_depth",
@@ -88,6 +93,7 @@ __all__ = [
     "plot_misdirection",
     "plot_off_principal",
     "plot_patches",
+    "plot_paths",
     "plot_principal_angles",
     "plot_projection_angles",
     "plot_projection_coupling",
@@ -107,6 +113,7 @@ __all__ = [
     "plot_selection_overlap",
     "plot_spectra",
     "plot_standing",
+    "plot_steering",
     "plot_study",
     "plot_study_selections",
     "plot_token_differences",
@@ -118,6 +125,7 @@ __all__ = [
     "plot_trajectory",
     "plot_trajectory_explained",
     "plot_trajectory_geometry",
+    "plot_undoing",
     "plot_unlearning_curve",
     "plot_writers",
     "save_figure",
@@ -146,6 +154,7 @@ _PUBLIC = {
     "plot_coupling": "coupling",
     "plot_coupling_heads": "coupling",
     "plot_coupling_spectrum": "coupling_spectrum",
+    "plot_crosscoder": "crosscoder",
     "plot_cumulative": "causal",
     "plot_departure": "departure",
     "plot_depth": "depth",
@@ -162,6 +171,7 @@ _PUBLIC = {
     "plot_misdirection": "misdirection",
     "plot_off_principal": "principal",
     "plot_patches": "inside_maps",
+    "plot_paths": "paths",
     "plot_principal_angles": "angles",
     "plot_projection_angles": "projection",
     "plot_projection_coupling": "projection_heads",
@@ -181,6 +191,7 @@ _PUBLIC = {
     "plot_selection_overlap": "overlap",
     "plot_spectra": "spectra",
     "plot_standing": "projection",
+    "plot_steering": "steering",
     "plot_study": "study",
     "plot_study_selections": "study",
     "plot_token_differences": "tokens",
@@ -192,6 +203,7 @@ _PUBLIC = {
     "plot_trajectory": "trajectories",
     "plot_trajectory_explained": "trajectories",
     "plot_trajectory_geometry": "trajectories",
+    "plot_undoing": "undoing",
     "plot_unlearning_curve": "unlearning",
     "plot_writers": "inside_maps",
     "save_figure": "files",

@@ -112,9 +112,14 @@ def _value_words(flag: str, value: Any, said: Declared) -> list[str]:
         if said.repeated:
             return [word for part in value for word in (flag, _shown(part))]
         if said.separator:
-            return [flag, said.separator.join(map(_shown, value))]
+            return _one_word(flag, said.separator.join(map(_shown, value)))
         return [flag, *map(_shown, value)]
-    return [flag, _shown(value)]
+    return _one_word(flag, _shown(value))
+
+
+def _one_word(flag: str, text: str) -> list[str]:
+    """Return an option with its value; one that begins with a dash is taken for an option where it stands alone."""
+    return [f"{flag}={text}"] if text.startswith("-") else [flag, text]
 
 
 def _shown(value: Any) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mastlens.evaluation.protocol import MATH_SUBJECTS
-from tests.lineages import write_identity, write_lineage, write_problems
+from tests.lineages import write_crosscoder, write_direction, write_identity, write_lineage, write_problems
 
 READ_ONLY = ("inspect", "edit show", "compare", "compare-traces", "organism list", "estimate", "benchmarks list")
 """Commands that write nothing of their own."""
@@ -82,6 +82,7 @@ LINEAGE = "--sft {i}/sft --rlvr {i}/rlvr"
 PAIR = "--forget {i}/forget.jsonl --retain {i}/retain.jsonl --batch-size 4"
 SPLITS = "--split forget={i}/forget-eval.jsonl retain={i}/retain-eval.jsonl --max-new-tokens 2"
 EDIT = "{i}/run/edit.safetensors"
+DIRECTION = "--directions {i}/directions.safetensors --direction sft/mean/out/1/-1/0"
 TOP = "'layers.1.self_attn.[qk]'"
 SHARD = f"geometry --base {{i}}/base {LINEAGE} --rank 2 --workers 1"
 THINK = "--model {i}/rlvr --max-new-tokens 4 --batch-size 4"
@@ -109,6 +110,22 @@ ROWS = (
         "--layers 1 --sites resid_post --probes mean --out {o}"
     ),
     Row(
+        "inside steer " + LINEAGE + f" {DIRECTION} --doses=-1 --split f={{i}}/forget.jsonl --limit 1 --draws 2 "
+        "--max-new-tokens 1 --out {o}"
+    ),
+    Row(
+        "inside path " + LINEAGE + " --senders z.0.1 --receivers logits --split f={i}/forget.jsonl --limit 1 --draws 2 "
+        "--out {o}"
+    ),
+    Row(
+        "inside crosscoder " + LINEAGE + " --crosscoder {i}/crosscoder --layer 1 --split f={i}/forget.jsonl --limit 2 "
+        "--draws 2 --out {o}"
+    ),
+    Row(
+        "inside undo " + LINEAGE + " --edited {i}/edited --split f={i}/forget.jsonl --limit 1 --draws 2 --sites z "
+        "--layers 1 --out {o}"
+    ),
+    Row(
         "inside dictionary " + LINEAGE + " --dictionary {i}/sae --split f={i}/forget.jsonl --limit 2 --draws 2 "
         "--out {o}"
     ),
@@ -126,6 +143,7 @@ ROWS = (
     Row(f"edit revert {EDIT} --from {{i}}/edited --out {{o}}"),
     Row(f"edit scale {EDIT} --by 0.5 --out {{o}}/half.safetensors", cheap=True),
     Row(f"edit compose {EDIT} {{i}}/second --out {{o}}/both.safetensors"),
+    Row(f"edit steer --to {{i}}/qwen3/rlvr {DIRECTION} --dose=-1 --out {{o}}", cheap=True),
     Row(f"edit lora {EDIT} --to {{i}}/rlvr --rank 1 --out {{o}}", cheap=True),
     Row("evaluate --model {i}/rlvr " + SPLITS + " --batch-size 4 --out {o}"),
     Row("evaluate --model {i}/rlvr " + SPLITS + " --metrics probability --batch-size 4 --out {o}", start="before"),
@@ -241,6 +259,10 @@ def write_inputs(folder: Path) -> None:
             write_problems(folder / f"{side}-{kind}.jsonl", first=first + 50 * number, count=2)
     write_problems(folder / "labelled.jsonl", first=100, count=14)
     write_identity(folder / "sae", 32, layer=1)
+    write_crosscoder(folder / "crosscoder", 32)
+    (folder / "qwen3").mkdir()
+    write_lineage(folder / "qwen3", "qwen3")
+    write_direction(folder / "directions.safetensors", "sft/mean/out/1/-1/0", 32)
     _write_texts(folder)
     toml = STUDY.format(i=folder)
     (folder / "study.toml").write_text(toml)

@@ -14,7 +14,7 @@ from mastlens.evaluation.comparison import compare_tables
 from mastlens.organisms import lineage_folder
 from mastlens.runs.reading import read_table
 from tests.columns import declared, undeclared, unwritten
-from tests.lineages import write_identity
+from tests.lineages import write_crosscoder, write_identity
 
 BASE, SFT, RLVR, AIM = (f"organism:qwen2/{stage}" for stage in ("base", "sft", "rlvr", "rlvr-retain"))
 
@@ -56,9 +56,17 @@ def commands(folder: Path) -> list[str]:
         f"inside write {lineage} --split forget={f} --draws 2 --out {folder}/inside",
         f"inside direct {lineage} --texts {s} --label subject=Algebra --layers 1 --sites resid_post --draws 2 "
         f"--shuffles 2 --out {folder}/inside",
+        f"inside steer {lineage} --directions {folder}/inside/inside_directions.safetensors "
+        f"--direction sft/mean/resid_post/1/-1/0 --doses=-1 --split forget={f} --limit 2 --draws 2 --max-new-tokens 1 "
+        f"--out {folder}/inside",
+        f"inside path {lineage} --senders z.0.1 --split forget={f} --limit 2 --draws 2 --out {folder}/inside",
+        f"inside crosscoder {lineage} --crosscoder {write_crosscoder(folder / 'crosscoder', 96)} --layer 7 "
+        f"--split forget={f} --draws 2 --out {folder}/inside",
+        f"inside undo {lineage} --edited {AIM} --split forget={f} --limit 2 --layers 1 --sites z --draws 2 "
+        f"--out {folder}/inside",
         f"inside dictionary {lineage} --dictionary {write_identity(folder / 'sae', 96, layer=7)} --split forget={f} "
         f"--draws 2 --out {folder}/inside",
-        f"inside patch {lineage} --split forget={f} --limit 2 --layers 1 --draws 2 --out {folder}/inside",
+        f"inside patch {lineage} --split forget={f} --limit 2 --layers 1 --draws 2 --integrate 1 --out {folder}/inside",
         f"rank {folder}/run --top 2",
         f"cumulative-curves {lineage} {pair} --draws 1 --points 1 --ranking {folder}/all/ranking.parquet "
         f"--out {folder}/curves",

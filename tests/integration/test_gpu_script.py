@@ -12,7 +12,17 @@ from mastlens.problems.settings import Reading
 
 ROOT = Path(__file__).parents[2]
 # The same passes as causal-map; the same responses as evaluate; passes of two models as inside patch.
-ELSEWHERE = {"inside direct", "inside dictionary", "cumulative-curves", "evaluate-safety", "depth-score"}
+ELSEWHERE = {
+    "inside direct",
+    "inside steer",
+    "inside path",
+    "inside undo",
+    "inside crosscoder",
+    "inside dictionary",
+    "cumulative-curves",
+    "evaluate-safety",
+    "depth-score",
+}
 
 
 def test_the_script_runs_every_command_at_toy_size():

@@ -9,7 +9,7 @@ import mastlens as m
 from mastlens.cli.registry import COMMANDS
 from mastlens.evaluation.safety.refusals import RefusalPhrases
 from mastlens.problems.settings import Reading
-from tests.lineages import write_identity
+from tests.lineages import write_crosscoder, write_direction, write_identity
 
 from .test_traces import PEOPLE, TOWNS
 
@@ -62,6 +62,18 @@ def cases(tiny, files, edit, part):
         "inside direct": lambda **o: m.inside_direct(
             sft=tiny.sft, rlvr=tiny.rlvr, texts=file("forget"), label="subject=Algebra", draws=0, probes=["mean"], **o
         ),
+        "inside steer": lambda **o: m.inside_steer(
+            **two,
+            directions=write_direction(tiny.sft.parent / "v.safetensors", "sft/mean/z/1/2/0", 8),
+            direction="sft/mean/z/1/2/0",
+            doses=[-1.0],
+            **o,
+        ),
+        "inside path": lambda **o: m.inside_path(**two, senders=["z.0.1"], **o),
+        "inside crosscoder": lambda **o: m.inside_crosscoder(
+            **two, crosscoder=write_crosscoder(tiny.sft.parent / "crosscoder", 32), layer=1, **o
+        ),
+        "inside undo": lambda **o: m.inside_undo(**two, edited=tiny.base, sites=("z",), **o),
         "inside dictionary": lambda **o: m.inside_dictionary(
             **two, dictionary=write_identity(tiny.sft.parent / "sae", 32, layer=1), **o
         ),

@@ -149,7 +149,7 @@ def test_what_stays_the_same_has_no_effect(tmp_path, tiny):
 def test_the_command_writes_what_is_declared_and_refuses_what_is_not_there(tmp_path, tiny):
     line = f"inside patch --sft {tiny.sft} --rlvr {tiny.rlvr} --split f={tiny.forget} --limit 2 --draws 2".split()
     told = run_command(*line, "--sites", "z", "--layers", "1", "--batch-size", 1, "--out", tmp_path / "run")
-    check_table(tmp_path / "run" / "inside_patch.parquet", "mastlens inside patch")
+    check_table(tmp_path / "run" / "inside_patch.parquet", "mastlens inside patch", without=("--integrate",))
     assert told.summary["rows"] == 8
     cheap = run_command(*line, "--sites", "z", "--first-order", "--out", tmp_path / "cheap")
     assert cheap.summary["rows"] == 16

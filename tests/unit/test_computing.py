@@ -94,7 +94,7 @@ def test_a_device_that_is_not_there_is_said(monkeypatch, tiny, capsys):
 
 def test_everything_that_reads_problems_declares_type_batches_and_limit_once():
     reading = [command.settings for command in COMMANDS if issubclass(command.settings, Reading)]
-    assert len(reading) == 19
+    assert len(reading) == 23
     for settings in reading:
         assert {"dtype", "batch_size", "limit", "device", "chat_template"} <= set(settings.__dataclass_fields__)
     with pytest.raises(BadSetting, match="at least 1"):

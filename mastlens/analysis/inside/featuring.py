@@ -12,7 +12,7 @@ from scipy import special, stats
 
 from mastlens.analysis.inside.dictionaries import Dictionary, read_dictionary
 from mastlens.analysis.inside.looking import Texts, looked_inside
-from mastlens.analysis.inside.nulls import SOURCE, beside_null
+from mastlens.analysis.inside.nulls import SOURCE, beside_null, beside_nulls
 from mastlens.analysis.inside.pair import RLVR, Pair
 from mastlens.analysis.inside.settings import InsideDictionarySettings
 from mastlens.analysis.inside.tally import ALL
@@ -118,16 +118,37 @@ class _Found:
     counts: np.ndarray
     sums: np.ndarray
     drawn: np.ndarray
-    errors: list["_Error"]
+    errors: list["SquaredError"]
 
 
 @dataclass
-class _Error:
+class SquaredError:
+    """What is not given back of states, added up.
+
+    Attributes:
+        squared: Summed squared error.
+        square: Summed square of the states.
+        state: Summed state.
+    """
+
     squared: float = 0.0
     square: float = 0.0
     state: np.ndarray | float = 0.0
 
+    @classmethod
+    def of(cls, states: torch.Tensor, made: torch.Tensor) -> "SquaredError":
+        """Return that of some states, from what is made of them."""
+        squared = float((states - made).double().square().sum())
+        return cls(squared, float(states.double().square().sum()), states.double().sum(dim=0).cpu().numpy())
+
+    def add(self, other: "SquaredError") -> None:
+        """Add that of other states."""
+        self.squared += other.squared
+        self.square += other.square
+        self.state = self.state + other.state
+
     def unexplained(self, tokens: int) -> float:
+        """Return the share of the states' variance that is not given back."""
         spread = self.square - float(np.sum(np.square(self.state))) / tokens
         return self.squared / spread if spread > 0 else math.nan
 
@@ -145,7 +166,7 @@ class _Reading:
         turns, features = 2 + self.pair.draws, self.dictionary.features
         shape = (2, 2, len(encoded), features)
         found = _Found(np.zeros(len(encoded), dtype=int), np.zeros(shape, dtype=np.float32),
-                       np.zeros((2, self.pair.draws, features)), [_Error() for _ in range(turns)])  # fmt: skip
+                       np.zeros((2, self.pair.draws, features)), [SquaredError() for _ in range(turns)])  # fmt: skip
         for turn in range(turns):
             which, label = min(turn, 1), None if progress is None else f"{progress}, pass {turn + 1} of {turns}"
             if turn:
@@ -164,9 +185,7 @@ class _Reading:
                     rows = counted.nonzero()[:, 0].cpu()
                     sums, error = self._sums(states, rows, len(items))
                     # Noted at the end: a batch that does not fit memory is given again in halves.
-                    found.errors[turn].squared += error.squared
-                    found.errors[turn].square += error.square
-                    found.errors[turn].state = found.errors[turn].state + error.state
+                    found.errors[turn].add(error)
                     if turn > 1:
                         found.drawn[:, turn - 2] += sums.sum(axis=1)
                     else:
@@ -175,17 +194,15 @@ class _Reading:
         self.pair.take(RLVR)
         return found
 
-    def _sums(self, states: torch.Tensor, rows: torch.Tensor, texts: int) -> tuple[np.ndarray, _Error]:
+    def _sums(self, states: torch.Tensor, rows: torch.Tensor, texts: int) -> tuple[np.ndarray, SquaredError]:
         sums = torch.zeros(2, texts, self.dictionary.features)
-        error = _Error()
+        error = SquaredError()
         for start in range(0, len(states), _TOKENS):
             part, of = states[start : start + _TOKENS].float(), rows[start : start + _TOKENS]
             features, made = self.dictionary.read(part)
             sums[0].index_add_(0, of, features.cpu())
             sums[1].index_add_(0, of, (features > 0).float().cpu())
-            error.squared += float((part - made).double().square().sum())
-            error.square += float(part.double().square().sum())
-            error.state = error.state + part.double().sum(dim=0).cpu().numpy()
+            error.add(SquaredError.of(part, made))
         return sums.numpy(), error
 
     def _check_width(self, width: int) -> None:
@@ -242,11 +259,7 @@ def _judged(column: str, change: np.ndarray, by_text: np.ndarray, drawn: np.ndar
         nothing = {f"{column}_{end}": np.nan for end in ("null", "z", "p", "q")}
         return {column: change, **nothing, f"{column}_judged_by": "", f"{column}_distinguishable": False}
     exchanged = exchanged_p(by_text)
-    mean, sd = drawn.mean(axis=0), drawn.std(axis=0, ddof=1) if len(drawn) > 1 else np.zeros(len(change))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.where(sd > 0, (change - mean) / sd, np.nan)
-    widened = math.sqrt(1 + 1 / len(drawn))
-    signs = np.where(sd > 0, 2 * special.stdtr(len(drawn) - 1, -np.abs(z) / widened), 1.0)
+    mean, z, signs = beside_nulls(change, drawn)
     p = np.maximum(exchanged, signs)
     q = stats.false_discovery_control(p, method="bh") if len(p) else p
     return {

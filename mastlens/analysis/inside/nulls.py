@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from scipy import special
+
 from mastlens.analysis.increments.nulls import Null, judged, sampled_null
 
 SOURCE, SHUFFLED = "signs", "shuffled"
@@ -40,6 +43,40 @@ def beside_null(column: str, value: float, draws: Sequence[float]) -> dict[str, 
         return {column: value, **{f"{column}_{end}": none for end, none in _NOTHING.items()}}
     # Draws that all happen to be positive do not make a measure so, of which a value is not.
     return judged(column, value, [drawn_law(draws, signed=bool(value <= 0))])
+
+
+def chance_ends(value: float, draws: Sequence[float]) -> tuple[float, float]:
+    """Return between what a measure lies 95 times in 100 by the law of its draws; NaN where there are none.
+
+    Args:
+        value: What is held against them.
+        draws: See ``beside_null``.
+    """
+    if math.isnan(value) or not len(draws):
+        return math.nan, math.nan
+    return drawn_law(draws, signed=bool(value <= 0)).interval()
+
+
+def beside_nulls(values: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return of many measures at once the draws' mean, how many of their spreads a value is off, and the two-sided p.
+
+    By the predictive Student law of the draws; a measure that all draws leave as it is has no spread, and p is 1. NaN
+    where there are no draws.
+
+    Args:
+        values: One a measure.
+        draws: [draws, measures].
+    """
+    if not len(draws):
+        none = np.full(len(values), np.nan)
+        return none, none, none
+    mean = draws.mean(axis=0)
+    sd = draws.std(axis=0, ddof=1) if len(draws) > 1 else np.zeros(len(values))
+    sd = np.where((draws == draws[0]).all(axis=0), 0.0, sd)  # the mean of equal numbers may be off by rounding
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = np.where(sd > 0, (values - mean) / sd, np.nan)
+    widened = math.sqrt(1 + 1 / len(draws))
+    return mean, z, np.where(sd > 0, 2 * special.stdtr(len(draws) - 1, -np.abs(z) / widened), 1.0)
 
 
 def beside_both(column: str, value: float, draws: Sequence[float], turned: Sequence[float]) -> dict[str, Any]:

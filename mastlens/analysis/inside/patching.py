@@ -1,6 +1,6 @@
 """What activations do when they are exchanged between SFT and RLVR, beside what putting weights back does."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ import pandas as pd
 
 from mastlens.analysis.causal.settings import DIRECTIONS
 from mastlens.analysis.inside.exchanging import Exchange, Exchanged, Place
+from mastlens.analysis.inside.integrating import integrated_effects
 from mastlens.analysis.inside.looking import Texts, looked_inside
 from mastlens.analysis.inside.nulls import beside_null
 from mastlens.analysis.inside.pair import Pair
@@ -43,7 +44,9 @@ class ActivationPatches(Carded):
         """How well the first order tells what exact patching finds, a row a split, direction and site.
 
         Columns: ``split``, ``direction``, ``site``, ``n``, ``spearman``, ``p_value`` (permutation), ``sign_agreement``;
-        no row without exact patching.
+        no row without exact patching. With integrated gradients ``integrated_spearman``, ``integrated_p_value`` and
+        ``integrated_sign_agreement``, the same of these, and ``first_order_error`` and ``integrated_error``, how far
+        either is off: root of the summed squared error over that of the exact effects.
         """
         rows = []
         if "effect" in self.table:
@@ -52,8 +55,12 @@ class ActivationPatches(Carded):
                     exact, cheap = part["effect"].to_numpy(), part["first_order"].to_numpy()
                     same = float(np.mean(np.sign(exact) == np.sign(cheap)))
                     named = dict(zip(("split", "direction", "site"), place, strict=True))
-                    rows.append({**named, **spearman(exact, cheap), "sign_agreement": same})
+                    row = {**named, **spearman(exact, cheap), "sign_agreement": same}
+                    if "integrated" in part:
+                        row |= _integrated_agreement(exact, cheap, part["integrated"].to_numpy())
+                    rows.append(row)
         columns = ["split", "direction", "site", "n", "spearman", "p_value", "sign_agreement"]
+        columns += _INTEGRATED if "integrated" in self.table else []
         return pd.DataFrame(rows, columns=columns)
 
     def card(self) -> "Card":
@@ -78,8 +85,9 @@ def inside_patch(settings: InsidePatchSettings) -> ActivationPatches:
     Columns: ``split``, ``direction`` (``restore``: SFT's into RLVR; ``insert``: RLVR's into SFT), ``layer``, ``site``,
     ``head`` (-1: the whole activation), ``position`` (-1), ``tokens``; ``effect`` (exact: layers below are not run
     again) with ``effect_low`` and ``effect_high``, its paired 95 % interval over problems; ``first_order`` (attribution
-    patching: what gradients say of all activations at once); both with their null, ``effect_null`` ...: the first-order
-    effect where RLVR is a random change of its size (``inside.pair``), by whose spread both are judged;
+    patching: what gradients say of all activations at once); with ``integrate``, ``integrated`` (the gradient between
+    own and other activation, ``inside.integrating``); all with their null, ``effect_null`` ...: the first-order
+    effect where RLVR is a random change of its size (``inside.pair``), by whose spread they are judged;
     ``unpatched``, and ``total``, the effect of the whole other model.
 
     Raises:
@@ -92,15 +100,42 @@ def inside_patch(settings: InsidePatchSettings) -> ActivationPatches:
         for split, encoded in texts.items():
             label = f"inside patch: {split}" if settings.progress else None
             found = exchange.run(encoded, batch_size=settings.batch_size, progress=label)
-            tables.append(_table(split, found))
+            integrated = {}
+            if settings.integrate:
+                integrated = integrated_effects(
+                    pair,
+                    encoded,
+                    sites=settings.sites,
+                    layers=settings.layers,
+                    steps=settings.integrate,
+                    batch_size=settings.batch_size,
+                    progress=None if label is None else f"{label}, integrated",
+                )
+            tables.append(_table(split, found, integrated))
         return (pd.concat(tables, ignore_index=True),)
 
     sites, layers = list(settings.sites), None if settings.layers is None else list(settings.layers)
     deciding = {"sites": sites, "layers": layers, "exact": settings.exact}
+    deciding |= {"integrate": settings.integrate} if settings.integrate else {}
     return looked_inside(settings, ActivationPatches, {"table": FILE}, look, **deciding)
 
 
-def _table(split: str, found: Exchanged) -> pd.DataFrame:
+_INTEGRATED = ["integrated_spearman", "integrated_p_value", "integrated_sign_agreement"]
+_INTEGRATED += ["first_order_error", "integrated_error"]
+
+
+def _integrated_agreement(exact: np.ndarray, cheap: np.ndarray, integrated: np.ndarray) -> dict[str, float]:
+    ranks, size = spearman(exact, integrated), float(np.linalg.norm(exact))
+    found = {"spearman": ranks["spearman"], "p_value": ranks["p_value"]}
+    found["sign_agreement"] = float(np.mean(np.sign(exact) == np.sign(integrated)))
+    errors = {"first_order": cheap, "integrated": integrated}
+    return {f"integrated_{name}": value for name, value in found.items()} | {
+        f"{name}_error": float(np.linalg.norm(one - exact)) / size if size else float("nan")
+        for name, one in errors.items()
+    }
+
+
+def _table(split: str, found: Exchanged, integrated: Mapping[tuple[str, Place], np.ndarray]) -> pd.DataFrame:
     tokens = found.counts.sum()
     means = {way: sums.sum() / tokens for way, sums in found.unpatched.items()}
     other = dict(zip(DIRECTIONS, reversed(DIRECTIONS), strict=True))
@@ -118,6 +153,8 @@ def _table(split: str, found: Exchanged) -> pd.DataFrame:
                 row |= beside_null("effect", found.effects[way, place].sum() / tokens, drawn)
                 row |= {"effect_low": low[number], "effect_high": high[number]}
             row |= beside_null("first_order", found.first_order[way, place].sum() / tokens, drawn)
+            if integrated:
+                row |= beside_null("integrated", float(integrated[way, place].sum() / tokens), drawn)
             rows.append(row | {"unpatched": means[way], "total": means[other[way]] - means[way]})
     return pd.DataFrame(rows)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mastlens.decoding.settings import grading
 from mastlens.errors import BadSetting
 from mastlens.problems.settings import Reading
 from mastlens.runs.settings import LOOK, CheckpointPath, FilePath, path_to, setting
@@ -131,11 +132,48 @@ class InsidePatchSettings(SplitSettings):
         True,
         flag="--first-order",
     )
+    integrate: int = setting(
+        "also integrated gradients, at N points between each activation and the other model's; 0 for not",
+        0,
+        metavar="N",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.sites:
             raise BadSetting("There is nothing to exchange: name at least one activation (--sites), e.g. z.")
+        if self.integrate < 0:
+            raise BadSetting(f"{self.integrate} points (--integrate) make no sense; 0 is for none.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsidePathSettings(SplitSettings):
+    """Settings of ``inside path``."""
+
+    command, group = "inside path", LOOK
+    summary = "exchange what one component hands to another, directly, between SFT and RLVR (path patching)"
+    example = (
+        f"inside path {_PAIR} --senders z.2.0 mlp_out.3 --receivers q.5.1 mlp_in.6 logits --split forget=forget.jsonl "
+        "--limit 8 --out run"
+    )
+    function = "mastlens.analysis.inside.pathing:inside_path"
+    then = "causal-map --sft {sft} --rlvr {rlvr} --forget forget.jsonl --out {out}"
+
+    senders: Sequence[str] = setting(
+        "what hands something on: heads z.LAYER.HEAD, out.LAYER (a whole attention), mlp_out.LAYER", metavar="COMPONENT"
+    )
+    receivers: Sequence[str] = setting(
+        "what is handed something: q, k or v.LAYER.HEAD (without a head: all), x.LAYER (a whole attention), "
+        "mlp_in.LAYER; logits for the output itself",
+        ("logits",),
+        metavar="COMPONENT",
+        shown_default="logits",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.senders or not self.receivers:
+            raise BadSetting("There is no path: name at least one of --senders and of --receivers.")
 
 
 PROBES = ("mean", "logistic")
@@ -209,6 +247,111 @@ class InsideDirectSettings(PairSettings):
         from mastlens.analysis.inside.labels import read_labelled  # declarations are read without pandas
 
         return read_labelled(pair, self.texts, self.label, limit=self.limit, asking=self.asking)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsideSteerSettings(SplitSettings):
+    """Settings of ``inside steer``."""
+
+    command, group = "inside steer", LOOK
+    summary = "what RLVR says where a direction is added to its states, or taken out: a rival to unlearning"
+    example = (
+        f"inside steer {_PAIR} --directions run/inside_directions.safetensors --direction sft/mean/resid_post/5/-1/0 "
+        "--split forget=forget.jsonl retain=retain.jsonl --limit 24 --out run"
+    )
+    function = "mastlens.analysis.inside.steering:inside_steer"
+    then = "edit steer --to {rlvr} --directions {directions} --direction {direction} --dose=-1 --out NEW"
+
+    draws: int = setting(
+        "random directions of the same length, the null; 0 for none, which leaves every row without a verdict", 8
+    )
+    directions: FilePath = setting("inside_directions.safetensors, as inside direct writes it", metavar="FILE")
+    direction: str = setting("which of them", metavar="MODEL/PROBE/SITE/LAYER/HEAD/POSITION")
+    doses: Sequence[float] = setting(
+        "how far, one after another: in lengths of the direction, 1 is as far as its two kinds of texts are apart; "
+        "negative is away from the label, typed with an equals sign (--doses=-1,1); with --project the share of the "
+        "direction that is taken out",
+        (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0),
+        metavar="X,X,...",
+        separator=",",
+        shown_default="-2,-1,-0.5,0.5,1,2",
+    )
+    project: bool = setting("take the direction out of the states, and add nothing", False)
+    max_new_tokens: int = setting(
+        "also generate under every dose and grade, up to so many tokens; 0 for not (slow)", 0, unit="tokens"
+    )
+    grader: str | Any = grading("with --max-new-tokens, what is right")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.doses or 0 in self.doses:
+            raise BadSetting("Doses (--doses) are numbers other than 0, at least one: what 0 does is in every row.")
+        if self.max_new_tokens < 0:
+            raise BadSetting(f"{self.max_new_tokens} new tokens (--max-new-tokens) make no sense; 0 is for none.")
+
+    @property
+    def inputs(self) -> Mapping[str, FilePath]:
+        """Split to file, and the directions."""
+        return {**self.splits, "directions": self.directions}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsideUndoSettings(SplitSettings):
+    """Settings of ``inside undo``."""
+
+    command, group = "inside undo", LOOK
+    summary = "whether an edit takes back what RLVR did to the states, or only what it did to the answer"
+    example = f"inside undo {_PAIR} --edited edited-model --split forget=forget.jsonl --limit 24 --out run"
+    function = "mastlens.analysis.inside.undoing:inside_undo"
+    then = "depth-score --model {rlvr} --edit EDIT --reference {sft} --split forget=forget.jsonl --out {out}"
+
+    sft: CheckpointPath = setting(
+        path_to("the reference, which has not learnt it: what RLVR started from"), metavar="PATH"
+    )
+    rlvr: CheckpointPath = setting(path_to("the source of the edit, after RLVR"), metavar="PATH")
+    edited: CheckpointPath = setting(path_to("the edited model, as edit apply writes it"), metavar="PATH")
+    draws: int = setting(
+        "random changes of the size of the edit's, the null; 0 for none, which leaves every row without a verdict", 8
+    )
+    sites: Sequence[str] = setting(
+        "activations by their names in HookedModel; those that lie by heads are read head by head",
+        ("embed", "resid_post", "z", "mlp_out"),
+        metavar="NAME",
+        shown_default="embed resid_post z mlp_out",
+    )
+    layers: Sequence[int] | None = setting(
+        "only in these layers; -1 is outside of them", None, metavar="N,N,...", separator=","
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sites:
+            raise BadSetting("There is nothing to look at: name at least one activation (--sites), e.g. resid_post.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsideCrosscoderSettings(SplitSettings):
+    """Settings of ``inside crosscoder``."""
+
+    command, group = "inside crosscoder", LOOK
+    summary = "which features of a crosscoder SFT or RLVR has alone, and which RLVR's change makes active"
+    example = f"inside crosscoder {_PAIR} --crosscoder DIR --layer 12 --split forget=forget.jsonl --limit 24 --out run"
+    function = "mastlens.analysis.inside.crosscoding:inside_crosscoder"
+    then = "inside patch --sft {sft} --rlvr {rlvr} --split forget=forget.jsonl --out {out}"
+
+    crosscoder: FilePath = setting(
+        "a crosscoder of both models, SFT first, in dictionary_learning's format: a folder with config.json and "
+        "model.safetensors",
+        metavar="DIR",
+    )
+    layer: int = setting("the layer that it reads, which its folder does not say")
+    site: str = setting("the activation that it reads, likewise", "resid_post", metavar="NAME")
+
+    @property
+    def inputs(self) -> Mapping[str, FilePath]:
+        """Split to file, and the crosscoder's files."""
+        folder = Path(self.crosscoder)
+        return {**self.splits, "crosscoder": folder / "model.safetensors", "its configuration": folder / "config.json"}
 
 
 @dataclass(frozen=True, kw_only=True)
