@@ -93,8 +93,9 @@ def measure(lineage: str, problems: Path, limit: int, rounds: int, layers: list[
     }
     patching = {"whole passes": exchange(whole, few), "exact patching": exchange(exact, few)}
     seconds = {}
-    for arms, times in ((cheap, rounds), (passes, rounds), (patching, max(1, rounds // 3))):
+    for arms, times in ((cheap, rounds), (passes, rounds)):
         seconds |= interleaved(arms, times)
+    seconds |= interleaved(patching, max(1, rounds // 3), uncounted=0)  # hundreds of passes: none is the first
     found = inside_write(
         sft=sft, rlvr=rlvr, splits={"texts": problems}, limit=limit, draws=0, dtype="float32", progress=False
     ).table

@@ -140,17 +140,22 @@ def _replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None
 
 
 def partial_forward(
-    model: "PreTrainedModel", names: Sequence[str], encoded: Sequence[EncodedProblem]
+    model: "PreTrainedModel",
+    names: Sequence[str],
+    encoded: Sequence[EncodedProblem],
+    *,
+    starts: Iterable[int] | None = None,
 ) -> PartialForward | None:
     """Return the partial forward pass of a model, if it is one and the same computation as the full one.
 
-    That is tried, not assumed: on the beginning of a problem, from every layer, after the model has run on another
-    one. A model in which upper layers use more of the lower ones than their last output fails this.
+    That is tried, not assumed: on the beginning of a problem, from every layer asked for, after the model has run on
+    another one. A model in which upper layers use more of the lower ones than their last output fails this.
 
     Args:
         model: The model, in evaluation mode.
         names: Names of parameters in every layer that counts, e.g. of all attention projections.
         encoded: At least one problem to try it on; the first two are used.
+        starts: The layers that it will start from; None for all.
 
     Returns:
         None where the model's layers cannot be told from the names, or the results differ.
@@ -162,7 +167,7 @@ def partial_forward(
     short = [EncodedProblem(ids.prompt[:_PROBE], ids.solution[:_PROBE]) for ids in encoded[:2]]
     first, *other = (collate([ids], device=str(model.device)) for ids in short)
     partial = PartialForward(layers)
-    return partial if same_computation(model, partial, first, *other) else None
+    return partial if same_computation(model, partial, first, *other, starts=starts) else None
 
 
 def largest_layers(model: nn.Module) -> nn.ModuleList | None:

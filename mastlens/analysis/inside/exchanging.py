@@ -144,7 +144,8 @@ class Exchange:
         model: PreTrainedModel = hooked.model
         names = list(located((one.stored for one in self.pair.rlvr.projections), model).values())
         # A model whose layers cannot be run apart takes every pass whole.
-        return partial_forward(model, names, encoded) or PartialForward([])
+        starts = None if self.layers is None else sorted({max(layer, 0) for layer in self.layers})
+        return partial_forward(model, names, encoded, starts=starts) or PartialForward([])
 
 
 def _put(point: Point, head: int, value: Tensor):
