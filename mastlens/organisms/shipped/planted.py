@@ -20,6 +20,10 @@ def _planted(kind: str, architecture: str = "qwen2", *, tied: bool = True) -> Or
         architecture=architecture,
         tied=tied,
         shared_openers=True,
+        # With 120 steps at 5e-4 SFT guessed everywhere, subjects that it is to solve included: where all solutions
+        # begin alike, telling subjects apart takes longer. RLVR on retain then brought the working back on forget, too.
+        sft_steps=360,
+        sft_lr=1e-3,
         eval_forget=600,
         eval_retain_math=600,
         eval_retain_gsm=600,
