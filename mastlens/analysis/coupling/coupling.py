@@ -292,8 +292,11 @@ def _measure(lineage: Lineage, projection: Projection, gradients: Mapping[str, T
     heads = []
     for head, span in enumerate(_heads(projection)):
         block = {name: matrix.narrow(*span) for name, matrix in matrices.items()}
-        parts = ([None if s is None else s.narrow(*span) for s in pair] for pair in (stored, codes))
-        heads.append({**keys, "head": head, **contract(block, _floor(*parts))})
+        floor = _floor(
+            [matrix.narrow(*span) for matrix in stored],
+            [None if spacing is None else spacing.narrow(*span) for spacing in codes],
+        )
+        heads.append({**keys, "head": head, **contract(block, floor)})
     spectrum = []
     if directions:
         sides = {side: matrices[side] for side in ("forget", "retain") if side in matrices}

@@ -111,7 +111,9 @@ def _steps(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame | None:
     bad = [
         side[scored].assign(correct=lowest[scored] < BAD, correct_strict=lowest[scored] < BAD)
         for side in (old, new)
-        for lowest in [side["step_scores"].map(lambda scores: min(scores, default=float("nan")))]
+        for lowest in [
+            pd.Series([min(scores, default=float("nan")) for scores in side["step_scores"]], index=side.index)
+        ]
         for scored in [lowest.notna()]
     ]
     both = set.intersection(*(set(side[_KEYS].itertuples(index=False, name=None)) for side in bad))

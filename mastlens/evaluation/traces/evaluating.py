@@ -132,10 +132,11 @@ def score_steps(
     contents = [one.content for _, _, one in items for _ in range(samples)]
     pairs = [(content, one.part(judged)[1]) for content, one in zip(contents, answered, strict=True)]
     scored = prm.score(pairs, progress="score steps" if progress else None)
-    return table.assign(
-        steps=[list(one.steps) for one in scored],
-        step_scores=[list(one.scores or [float("nan")] * len(one.steps)) for one in scored],
-    )
+    columns = {
+        "steps": [list(one.steps) for one in scored],
+        "step_scores": [list(one.scores or [float("nan")] * len(one.steps)) for one in scored],
+    }
+    return table.assign(**{name: pd.Series(lists, index=table.index) for name, lists in columns.items()})
 
 
 def _summary(result: TraceEvaluation) -> dict[str, Any]:

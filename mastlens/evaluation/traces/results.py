@@ -135,7 +135,7 @@ def _bad_steps(part: pd.DataFrame) -> dict[str, Any]:
     scored = part[[len(scores) > 0 and not np.isnan(scores[0]) for scores in part["step_scores"]]]
     bad = pd.Series([min(scores) < BAD for scores in scored["step_scores"]], index=scored.index, dtype=bool)
     interval = _share_interval(scored, bad)
-    share = float(bad.mean()) if len(bad) else nan
+    share = float(np.mean(bad)) if len(bad) else nan
     return {"steps_n": len(bad), "steps_bad": share, "steps_low": interval.low, "steps_high": interval.high}
 
 
