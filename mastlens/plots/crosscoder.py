@@ -57,7 +57,7 @@ def plot_crosscoder(table: pd.DataFrame, split: str | None = None, *, subtitle: 
     return finish(
         fig,
         drawn,
-        title=f"{said} {'is' if count <= 1 else 'are'} active beyond chance",
+        title=f"{said} {'is' if count <= 1 else 'are'} active in another measure than by random changes",
         subtitle=subtitle,
         note="Filled: more or less active than where RLVR is a random change of its size (at most 5 % of them by "
         "chance, Benjamini-Hochberg).",

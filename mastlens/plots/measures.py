@@ -54,7 +54,7 @@ _LABELS = {
     "reads": "change of what a step along it adds to log p (nats)",
     "effect": "change of the solutions' log p (nats a token)",
     "accuracy_change": "change of the share of right responses",
-    "back": "share of RLVR's change that the edit takes back (1: as in the reference)",
+    "back": "share taken back (1: as in the reference)",
     "left": "distance to the reference that is left (1: as before the edit)",
     "top_differs": "tokens at which another one is the most probable (share)",
     "explained_variance": "energy of the updates along one direction in time (share)",

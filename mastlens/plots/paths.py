@@ -87,5 +87,6 @@ def plot_paths(
         "next text. Open: not beyond random changes of RLVR's size (two-sided, p ≥ 0.001 for each).",
         plot_height=max(160, _ROW * len(drawn) + 60),
         legend_rows=1,
+        left=min(260, 24 + 7 * max(map(len, names), default=0)),
         min_width=480,
     )
