@@ -20,6 +20,7 @@ from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.rlvr.recipe import RLVRRecipe, Run
 from mastlens.organisms.rlvr.record import FILE, Recorder, as_table, kept_rows
 from mastlens.organisms.rlvr.scoring import StepScorer
+from mastlens.organisms.rlvr.trainer import NoSignal
 from mastlens.organisms.splits import measured_splits, problem_files, write_problem_files
 from mastlens.registry import code_digest
 from mastlens.runs.files import atomic_path, sha256_file, sha256_json, write_json, write_table, write_text
@@ -176,7 +177,12 @@ def _train(
         scorer=scorer,
         kept=folder / f"kept-{stage}",
     )
-    write_json(folder / f"told-{stage}.json", dict(how.train(run)))
+    try:
+        told = dict(how.train(run))
+    except NoSignal:  # with another reward the stage begins anew
+        shutil.rmtree(folder / f"kept-{stage}", ignore_errors=True)
+        raise
+    write_json(folder / f"told-{stage}.json", told)
     with atomic_path(folder / stage) as target:
         save(model, target)
     shutil.rmtree(folder / f"kept-{stage}", ignore_errors=True)

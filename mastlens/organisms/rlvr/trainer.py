@@ -166,10 +166,14 @@ def train_by_grpo(recipe: RLVRRecipe, run: Run) -> dict[str, Any]:
     return {"steps": steps, "rounds": steps // recipe.updates}
 
 
-def no_signal(recipe: RLVRRecipe, run: Run, rounds: int, last: Sequence[float]) -> NotSupported:
+class NoSignal(NotSupported):
+    """A reward that told no responses to one prompt apart: nothing was learnt, and nothing of the stage is kept."""
+
+
+def no_signal(recipe: RLVRRecipe, run: Run, rounds: int, last: Sequence[float]) -> NoSignal:
     """Return the error of a reward that does not tell responses to one prompt apart."""
     seen = f"all {last[0]:g}" if len(set(last)) == 1 else f"between {min(last):g} and {max(last):g} in the last round"
-    return NotSupported(
+    return NoSignal(
         f"There is no learning signal: in the first {rounds} rounds of {run.stage} ({recipe.name}) all "
         f"{run.numbers.grpo_samples} responses to each of the {rounds * run.numbers.grpo_prompts} prompts earned the "
         f"same reward ({seen}), so that every advantage is 0. Training has stopped; what was finished before is kept. "
