@@ -5,9 +5,8 @@
 the plant. Taking the plant back therefore gives ``rlvr-retain``, bit for bit: the best that any unlearning can do.
 """
 
-import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import BadSetting, NotSupported
 from mastlens.organisms.build import Clock, measure_stages, write_stage
 from mastlens.organisms.card import make_card, render_card
-from mastlens.organisms.organism import SHIPPED
 from mastlens.organisms.plants import PLANTS, draw_truth, only_moving
 from mastlens.organisms.posttraining import (
     mixed_order,
@@ -51,9 +49,7 @@ def shared_folder(recipe: Recipe, seed: int) -> Path:
     return cache_folder() / "organisms" / "shared" / f"{recipe.architecture}-seed{seed}-{key}"
 
 
-def build_shared(
-    recipe: Recipe, seed: int, clock: Clock, stages: Sequence[str] = SHARED, *, anew: bool = False
-) -> Path:
+def build_shared(recipe: Recipe, seed: int, clock: Clock, stages: Sequence[str] = SHARED) -> Path:
     """Train what is not there yet of the first stages of a lineage, and return their folder.
 
     Args:
@@ -61,17 +57,12 @@ def build_shared(
         seed: Of the lineage.
         clock: Times each stage.
         stages: How many of ``SHARED`` are needed: the first ones.
-        anew: Train them, even where a lineage in this installation has them.
     """
     folder = shared_folder(recipe, seed)
     folder.mkdir(parents=True, exist_ok=True)
 
     def stage(name: str, make: "Callable[[Path], tuple[PreTrainedModel, PreTrainedTokenizerBase]]") -> None:
         kept = folder / f"{name}.partial"
-        shipped = None if anew else shipped_stage(recipe, seed, name)
-        if shipped is not None and not (folder / name).is_dir():
-            with atomic_path(folder / name) as target:
-                shutil.copytree(shipped, target)
         if not (folder / name).is_dir():
             with clock(name):
                 model, tokenizer = make(kept)
@@ -107,31 +98,6 @@ def build_shared(
     return folder
 
 
-_NOT_YET = {"base": ("sft_", "grpo_", "max_new_tokens"), "sft": ("grpo_", "max_new_tokens"), "rlvr-retain": ()}
-_NEVER = ("train_", "calibration", "eval_", "trajectory")
-"""How the settings are called that come after a stage, and those that no stage depends on."""
-
-
-def shipped_stage(recipe: Recipe, seed: int, stage: str) -> Path | None:
-    """Return where this installation has a stage that was trained with these settings; None where it has none.
-
-    Args:
-        recipe: The settings; those that the stage does not depend on may be others.
-        seed: Of the lineage.
-        stage: One of ``SHARED``.
-    """
-
-    def deciding(settings: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in settings.items() if not name.startswith((*_NEVER, *_NOT_YET[stage]))}
-
-    wanted = deciding(json.loads(json.dumps(asdict(recipe))))  # tuples are lists in a file
-    for path in sorted(SHIPPED.glob("planted-*/card.json")):
-        card = read_object(path, "a card")
-        if card.get("seed") == seed and deciding(card["recipe"]) == wanted:
-            return path.parent / stage
-    return None
-
-
 def load_stage(folder: Path):
     """Return model and tokenizer of a stage, in float32."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -153,7 +119,7 @@ def build_planted(organism: "Organism", folder: Path, *, seed: int, recipe: Plan
 
     torch.set_num_threads(1)  # plants are trained side by side, and two threads of one wait for each other
     lineage, clock = recipe.lineage, Clock()
-    shared = build_shared(lineage, seed, clock, anew=not organism.cached)
+    shared = build_shared(lineage, seed, clock)
     for stage in SHARED:
         if not (folder / stage).is_dir():
             with atomic_path(folder / stage) as target:

@@ -1,6 +1,8 @@
 """Cards: a result at first glance, true, small, escaped and without script."""
 
 import dataclasses
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -233,3 +235,13 @@ def test_an_attack_says_what_came_back_only_beyond_its_interval(low, said):
     check(card)
     assert said in card.verdict
     assert "nan" not in card.verdict
+
+
+def test_what_shows_a_geometry_on_a_terminal_imports_no_figures():
+    program = (
+        "import sys; import mastlens.analysis.increments.geometry, mastlens.plots.cards.weights; "
+        "print(sorted({'plotly', 'narwhals'} & {*sys.modules})); from mastlens.plots import plot_spectra; "
+        "print('plotly' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines() == ["[]", "True"]

@@ -2,7 +2,6 @@
 
 import json
 import random
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -98,8 +97,7 @@ def test_the_plant_put_back_is_the_model_that_never_learnt_it(tmp_path, monkeypa
     pytest.importorskip("trl", reason="the extra 'train' is not installed")
     monkeypatch.setenv("MASTLENS_CACHE", str(tmp_path / "cache"))
     from mastlens.organisms import posttraining
-    from mastlens.organisms.build import Clock
-    from mastlens.organisms.planted import build_shared, planted_truth, shipped_stage
+    from mastlens.organisms.planted import planted_truth
 
     def shorter(completions, answer, **_):  # a reward that a model of no skill earns, too
         return [1.0 / (1 + len(str(one))) for one in completions]
@@ -125,21 +123,5 @@ def test_the_plant_put_back_is_the_model_that_never_learnt_it(tmp_path, monkeypa
     second = mastlens.build_organism("planted-mlp", tmp_path / "second", seed=2, recipe=mlp)
     assert {file: file.stat().st_mtime_ns for file in shared[0].rglob("*.safetensors")} == made
     assert not set(planted_truth(second)) & set(truth)
-    # What comes with the package is not trained again, by another plant of its seed and recipe alone.
-    monkeypatch.setattr("mastlens.organisms.planted.SHIPPED", tmp_path / "shipped")
-    shutil.copytree(first, tmp_path / "shipped" / "planted-scattered")
-    monkeypatch.setenv("MASTLENS_CACHE", str(tmp_path / "elsewhere"))
-    other = replace(recipe.lineage, sft_lr=1.0, eval_forget=9)
-    for stage, same in (("base", True), ("sft", False), ("rlvr-retain", False)):
-        there = tmp_path / "shipped" / "planted-scattered" / stage
-        assert shipped_stage(recipe.lineage, 2, stage) == there
-        assert shipped_stage(recipe.lineage, 3, stage) is None
-        assert shipped_stage(other, 2, stage) == (there if same else None)
-    monkeypatch.setattr("mastlens.organisms.planted.pretrain", None)
-    third = mastlens.build_organism("planted-mlp", tmp_path / "third", seed=2, recipe=mlp)
-    for stage in ("base", "sft", "rlvr-retain", "rlvr"):
-        assert Checkpoint(third / stage).fingerprint == Checkpoint(second / stage).fingerprint
-    with pytest.raises(TypeError):
-        build_shared(recipe.lineage, 3, Clock())
     with pytest.raises(MastlensError, match="names no plant"):
         planted_truth(first / "rlvr")

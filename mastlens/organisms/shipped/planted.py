@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mastlens.organisms.organism import CACHED, SHIPPED, STUDIES, Organism
+from mastlens.organisms.organism import CACHED, STUDIES, Organism
 from mastlens.organisms.plants import PLANTS
 from mastlens.organisms.recipes.planted import PlantedRecipe
 from mastlens.organisms.recipes.qwen2 import Recipe
@@ -20,8 +20,8 @@ def _planted(kind: str, architecture: str = "qwen2", *, tied: bool = True) -> Or
         architecture=architecture,
         tied=tied,
         shared_openers=True,
-        # With 120 steps at 5e-4 SFT guessed everywhere, subjects that it is to solve included: where all solutions
-        # begin alike, telling subjects apart takes longer. RLVR on retain then brought the working back on forget, too.
+        # With 120 steps at 5e-4 SFT guessed everywhere, at subjects too that it is to solve: where all solutions begin
+        # alike, telling subjects apart takes longer.
         sft_steps=360,
         sft_lr=1e-3,
         eval_forget=600,
@@ -31,7 +31,7 @@ def _planted(kind: str, architecture: str = "qwen2", *, tied: bool = True) -> Or
     return Organism(
         name=name,
         summary=f"a plant ({architecture}): {PLANTS[kind].summary} moved when RLVR taught the forget side",
-        folder=SHIPPED / name if (SHIPPED / name / "card.json").is_file() else CACHED / name,
+        folder=CACHED / name,
         stages=("base", "sft", "rlvr-retain", "rlvr"),
         roles={"base": "base", "sft": "sft", "rlvr": "rlvr", "reference": "rlvr-retain"},
         splits=("forget", "retain-math", "retain-gsm"),
