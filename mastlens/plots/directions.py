@@ -6,10 +6,11 @@ import plotly.graph_objects as go
 
 from mastlens.errors import unknown
 from mastlens.plots.figure import Figure
-from mastlens.plots.frame import colour_with, finish, plain
+from mastlens.plots.frame import finish, plain
 from mastlens.plots.honest import honest
+from mastlens.plots.marks import add_band, interval_bars, told_symbols
 from mastlens.plots.measures import label_of
-from mastlens.plots.tables import distinct, flags, need, numbers, rows_with, take, words
+from mastlens.plots.tables import distinct, need, numbers, rows_with, take, words
 from mastlens.plots.template import COLOURWAY
 from mastlens.statistics import claim
 
@@ -17,7 +18,6 @@ _PLACE = ("probe", "layer", "site", "head", "position")
 _STREAM = ("embed", "resid_pre", "resid_mid", "resid_post")
 _MODELS = {"auc_before": "SFT", "auc_after": "RLVR"}
 _WRITER = "mastlens inside direct"
-_BAND = 0.15
 MEASURES = ("auc", "writes", "reads")
 """What can be drawn."""
 
@@ -83,11 +83,10 @@ def _line(fig: go.Figure, part: pd.DataFrame, column: str, name: str, colour: st
     x, y, null = numbers(part, "layer"), numbers(part, column), numbers(part, f"{column}_null")
     bars = {}
     if intervals:
-        above, below = numbers(part, f"{column}_high") - y, y - numbers(part, f"{column}_low")
-        bars = {"error_y": {"array": above, "arrayminus": below, "thickness": 1, "width": 3}}
-    known = flags(part, f"{column}_distinguishable")
+        bars = {"error_y": interval_bars(part, column)}
     if not intervals and np.isfinite(null).any():
-        _band(fig, part, column, colour)
+        low, high = (f"{column}_{end}" for end in _ends(column))
+        add_band(fig, part, "layer", low, high, colour)
     fig.add_trace(
         go.Scatter(
             x=x,
@@ -95,7 +94,7 @@ def _line(fig: go.Figure, part: pd.DataFrame, column: str, name: str, colour: st
             mode="lines+markers",
             name=name,
             line={"color": colour, "width": 2},
-            marker={"color": colour, "size": 8, "symbol": ["circle" if one else "circle-open" for one in known]},
+            marker={"color": colour, "size": 8, "symbol": told_symbols(part, f"{column}_distinguishable")},
             customdata=null,
             hovertemplate=f"{name}, layer %{{x}}<br>%{{y:.4g}}; by chance %{{customdata:.4g}}<extra></extra>",
             **bars,
@@ -112,23 +111,6 @@ def _line(fig: go.Figure, part: pd.DataFrame, column: str, name: str, colour: st
                 hovertemplate="by chance %{y:.4g}<extra></extra>",
             )
         )
-
-
-def _band(fig: go.Figure, part: pd.DataFrame, column: str, colour: str) -> None:
-    x, low, high = numbers(part, "layer"), *(numbers(part, f"{column}_{end}") for end in _ends(column))
-    known = np.isfinite(low)
-    fig.add_trace(
-        go.Scatter(
-            x=np.concatenate([x[known], x[known][::-1]]),
-            y=np.concatenate([high[known], low[known][::-1]]),
-            mode="lines",
-            fill="toself",
-            fillcolor=colour_with(colour, _BAND),
-            line={"width": 0},
-            showlegend=False,
-            hoverinfo="skip",
-        )
-    )
 
 
 def _ends(measure: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from mastlens.errors import unknown
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import finish, plain
 from mastlens.plots.honest import honest
+from mastlens.plots.marks import interval_bars, told_symbols
 from mastlens.plots.tables import distinct, flags, need, numbers, rows_with, take
 from mastlens.plots.template import COLOURWAY, MUTED
 
@@ -39,7 +40,7 @@ def plot_features(table: pd.DataFrame, split: str | None = None, top: int = 20, 
     drawn = order.drop(columns=["known", "size"]).reset_index(drop=True)
     x, null = numbers(drawn, "change"), numbers(drawn, "change_null")
     names = [f"{feature:.0f}" for feature in numbers(drawn, "feature")]
-    symbols = ["circle" if one else "circle-open" for one in flags(drawn, "change_distinguishable")]
+    symbols = told_symbols(drawn, "change_distinguishable")
     fig = go.Figure()
     fig.add_trace(
         go.Scatter(
@@ -48,13 +49,7 @@ def plot_features(table: pd.DataFrame, split: str | None = None, top: int = 20, 
             mode="markers",
             name="RLVR minus SFT",
             marker={"color": COLOURWAY[0], "size": 9, "symbol": symbols},
-            error_x={
-                "type": "data",
-                "array": numbers(drawn, "change_high") - x,
-                "arrayminus": x - numbers(drawn, "change_low"),
-                "thickness": 1.2,
-                "width": 3,
-            },
+            error_x=interval_bars(drawn, "change", thickness=1.2),
             hovertemplate="feature %{y}<br>%{x:.4g}<extra></extra>",
         )
     )

@@ -7,8 +7,9 @@ from mastlens.errors import unknown
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import finish, plain
 from mastlens.plots.honest import honest
+from mastlens.plots.marks import interval_bars, told_symbols
 from mastlens.plots.measures import label_of
-from mastlens.plots.tables import distinct, flags, need, numbers, rows_with, take, words
+from mastlens.plots.tables import distinct, need, numbers, rows_with, take, words
 from mastlens.plots.template import COLOURWAY, MUTED
 from mastlens.statistics import claim
 
@@ -43,7 +44,7 @@ def plot_paths(
     drawn = order.head(max(1, top)).drop(columns="size").reset_index(drop=True)
     names = [f"{plain(a)} → {plain(b)}" for a, b in zip(words(drawn, "sender"), words(drawn, "receiver"), strict=True)]
     x = numbers(drawn, "effect")
-    symbols = ["circle" if one else "circle-open" for one in flags(drawn, "effect_distinguishable")]
+    symbols = told_symbols(drawn, "effect_distinguishable")
     fig = go.Figure()
     fig.add_trace(
         go.Scatter(
@@ -52,13 +53,7 @@ def plot_paths(
             mode="markers",
             name="exchanged",
             marker={"color": COLOURWAY[0], "size": 9, "symbol": symbols},
-            error_x={
-                "type": "data",
-                "array": numbers(drawn, "effect_high") - x,
-                "arrayminus": x - numbers(drawn, "effect_low"),
-                "thickness": 1.2,
-                "width": 3,
-            },
+            error_x=interval_bars(drawn, "effect", thickness=1.2),
             hovertemplate="%{y}<br>%{x:.4g}<extra></extra>",
         )
     )

@@ -5,16 +5,16 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mastlens.plots.figure import Figure
-from mastlens.plots.frame import colour_with, finish, plain
+from mastlens.plots.frame import finish, plain
 from mastlens.plots.honest import honest
+from mastlens.plots.marks import add_band, interval_bars, told_symbols
 from mastlens.plots.measures import label_of
-from mastlens.plots.tables import distinct, flags, need, numbers, rows_with, take, words
+from mastlens.plots.tables import distinct, need, numbers, rows_with, take, words
 from mastlens.plots.template import COLOURWAY
 from mastlens.statistics import claim
 
 _WRITER = "mastlens inside steer"
 _ENDS = ("", "_low", "_high", "_chance_low", "_chance_high", "_null", "_distinguishable")
-_BAND = 0.15
 
 
 @honest
@@ -58,22 +58,9 @@ def plot_steering(table: pd.DataFrame, measure: str = "effect", *, subtitle: str
 
 def _line(fig: go.Figure, part: pd.DataFrame, measure: str, name: str, colour: str) -> None:
     x, y = numbers(part, "dose"), numbers(part, measure)
-    low, high = (numbers(part, f"{measure}_chance_{end}") for end in ("low", "high"))
-    if np.isfinite(low).any():
-        fig.add_trace(
-            go.Scatter(
-                x=np.concatenate([x, x[::-1]]),
-                y=np.concatenate([high, low[::-1]]),
-                mode="lines",
-                fill="toself",
-                fillcolor=colour_with(colour, _BAND),
-                line={"width": 0},
-                showlegend=False,
-                hoverinfo="skip",
-            )
-        )
-    above, below = numbers(part, f"{measure}_high") - y, y - numbers(part, f"{measure}_low")
-    known = flags(part, f"{measure}_distinguishable")
+    low, high = (f"{measure}_chance_{end}" for end in ("low", "high"))
+    if np.isfinite(numbers(part, low)).any():
+        add_band(fig, part, "dose", low, high, colour)
     fig.add_trace(
         go.Scatter(
             x=x,
@@ -81,8 +68,8 @@ def _line(fig: go.Figure, part: pd.DataFrame, measure: str, name: str, colour: s
             mode="lines+markers",
             name=name,
             line={"color": colour, "width": 2},
-            marker={"color": colour, "size": 8, "symbol": ["circle" if one else "circle-open" for one in known]},
-            error_y={"array": above, "arrayminus": below, "thickness": 1, "width": 3},
+            marker={"color": colour, "size": 8, "symbol": told_symbols(part, f"{measure}_distinguishable")},
+            error_y=interval_bars(part, measure),
             customdata=numbers(part, f"{measure}_null"),
             hovertemplate=f"{name}, dose %{{x}}<br>%{{y:.4g}}; random directions %{{customdata:.4g}}<extra></extra>",
         )

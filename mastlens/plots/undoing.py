@@ -8,8 +8,9 @@ from mastlens.errors import unknown
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import finish, plain
 from mastlens.plots.honest import honest
+from mastlens.plots.marks import interval_bars, told_symbols
 from mastlens.plots.measures import label_of
-from mastlens.plots.tables import distinct, flags, need, numbers, rows_with, take
+from mastlens.plots.tables import distinct, need, numbers, rows_with, take
 from mastlens.plots.template import COLOURWAY
 from mastlens.statistics import claim
 
@@ -68,11 +69,10 @@ def plot_undoing(table: pd.DataFrame, site: str | None = None, measure: str = "b
 
 def _line(fig: go.Figure, part: pd.DataFrame, measure: str, name: str, colour: str) -> None:
     x, y, null = numbers(part, "layer"), numbers(part, measure), numbers(part, f"{measure}_null")
-    single, known = len(set(x)) == len(x), flags(part, f"{measure}_distinguishable")
+    single = len(set(x)) == len(x)
     bars = {}
     if measure == "back" and "back_low" in part and single:
-        above, below = numbers(part, "back_high") - y, y - numbers(part, "back_low")
-        bars = {"error_y": {"array": above, "arrayminus": below, "thickness": 1, "width": 3}}
+        bars = {"error_y": interval_bars(part, "back")}
     fig.add_trace(
         go.Scatter(
             x=x,
@@ -80,7 +80,7 @@ def _line(fig: go.Figure, part: pd.DataFrame, measure: str, name: str, colour: s
             mode="lines+markers" if single else "markers",
             name=name,
             line={"color": colour, "width": 2},
-            marker={"color": colour, "size": 8, "symbol": ["circle" if one else "circle-open" for one in known]},
+            marker={"color": colour, "size": 8, "symbol": told_symbols(part, f"{measure}_distinguishable")},
             customdata=np.stack([numbers(part, "head"), null], axis=1),
             hovertemplate=f"{name}, layer %{{x}}, head %{{customdata[0]:.0f}}<br>%{{y:.4g}}; random changes "
             "%{customdata[1]:.4g}<extra></extra>",
