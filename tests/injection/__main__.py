@@ -58,7 +58,9 @@ class Tried:
         return "\n".join([f"{self.name}: {told}, {self.seconds:.0f} s of the processor", *self.wrong])
 
 
-def attempt(case: "Case", name: str, kept: Path, *, most: int, moments: int, rng: random.Random) -> Tried:
+def attempt(
+    case: "Case", name: str, kept: Path, *, most: int, part: tuple[int, int], moments: int, rng: random.Random
+) -> Tried:
     """Fail a command at its changes, and at moments that have nothing to do with them.
 
     Args:
@@ -66,6 +68,7 @@ def attempt(case: "Case", name: str, kept: Path, *, most: int, moments: int, rng
         name: What to call it.
         kept: Where to keep what kills leave.
         most: How many of its changes, evenly spread from a drawn one; 0 for all.
+        part: Of these, every n-th from the i-th, as (i, n), counted from 0.
         moments: How many kills from outside.
         rng: Draws.
     """
@@ -78,7 +81,7 @@ def attempt(case: "Case", name: str, kept: Path, *, most: int, moments: int, rng
     every = math.ceil(changes / most) if most else 1
     count, wrong = 0, []
     for what, fails in (("kill", case.killed), ("full disk", case.full)):
-        for k in range(rng.randrange(every), changes, every):
+        for k in range(rng.randrange(every), changes, every)[part[0] :: part[1]]:
             count += 1
             if told := fails(k):
                 wrong.append(f"  {what} at {k}: {told}")
@@ -95,10 +98,14 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], metavar="WORD", help="commands whose line begins with these")
     parser.add_argument("--most", type=int, default=0, metavar="K", help="so many k a command at most; 0 for all")
     parser.add_argument("--cheap", action="store_true", help="every k of the cheap commands all the same")
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="of these every N-th, from the I-th: N processes")
     parser.add_argument("--moments", type=int, default=50, metavar="M", help="kills from outside, commands in turn")
     parser.add_argument("--kept", type=Path, metavar="FILE", help="rows that it holds are not tried again (JSON lines)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    part, parts = map(int, arguments.part.split("/"))
+    if not 1 <= part <= parts:
+        parser.error(f"--part is I/N with I from 1 to N, not {arguments.part}")
 
     root = Path(os.path.realpath(tempfile.mkdtemp(prefix="injection-")))
     os.environ["MASTLENS_CACHE"] = str(root / "work" / "cache")
@@ -130,6 +137,7 @@ def main() -> int:
                     row.line.split(" -")[0],
                     root / "kept",
                     most=0 if arguments.cheap and row.cheap else arguments.most,
+                    part=(part - 1, parts),
                     moments=len(range(place, arguments.moments, len(rows))),
                     rng=random.Random(f"{arguments.seed} {row.line}"),
                 )

@@ -33,6 +33,15 @@ def _small_demo() -> None:
         rank=2, top=2, grid=Grid(learning_rates=(1e-3,), steps=1, every=1, batch_size=2), draws=1, max_new_tokens=2
     )
     demonstration.DemoSettings = lambda: settings  # type: ignore[assignment, misc]
+    _short_report()
+
+
+def _short_report() -> None:
+    """Draw the figures of one chapter only: the page is one file, however much stands in it."""
+    from mastlens.reporting import writing
+
+    weight = max(chapter.weight for chapter in writing.CHAPTERS)
+    writing.CHAPTERS = tuple(chapter for chapter in writing.CHAPTERS if chapter.weight == weight)  # type: ignore[misc]
 
 
 def _small_organism() -> None:
