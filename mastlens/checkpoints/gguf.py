@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from mastlens.checkpoints.shards import StoredTensor
 from mastlens.errors import BadFile, MissingPackage, NotSupported
-from mastlens.runs.files import atomic_path, cache_folder, sha256_file, sha256_json, write_json
+from mastlens.runs.files import atomic_path, cache_folder, sha256_file, sha256_json, stands, write_json
 from mastlens.runs.locks import held
 from mastlens.runs.reading import read_object
 
@@ -45,10 +45,10 @@ def unpacked(file: Path) -> Path:
     state = file.stat()
     key = sha256_json([str(file.resolve()), state.st_size, state.st_mtime_ns])[:16]
     folder = cache_folder() / "gguf" / f"{file.stem}-{key}"
-    if not folder.is_dir():
+    if not stands(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with held(folder.parent):
-            if not folder.is_dir():
+            if not stands(folder):
                 with atomic_path(folder) as temporary:
                     _unpack(file, temporary)
     return folder

@@ -16,7 +16,7 @@ import torch
 
 from mastlens.checkpoints.shards import SAFETENSORS_DTYPES, StoredTensor
 from mastlens.errors import BadFile, MastlensError, MissingPackage, NoReply, NotFound, NotSupported
-from mastlens.runs.files import atomic_path, cache_folder, sha256_json, write_json
+from mastlens.runs.files import atomic_path, cache_folder, sha256_json, stands, write_json
 from mastlens.runs.reading import DEEPEST, parse_json, read_object
 
 _FOLDER = "remote"
@@ -54,7 +54,7 @@ def folder_of(address: str) -> Path:
         for name in set(known.get("files", {})) - set(described):
             (folder / name).unlink(missing_ok=True)
         for name, version in described.items():
-            if known.get("files", {}).get(name) == version and (folder / name).is_file():
+            if known.get("files", {}).get(name) == version and stands(folder / name):
                 continue
             size, path = int(version["size"]), str(files[name]["name"])
             data = _header(system, path, size) if name.endswith(".safetensors") else _whole(system, path, size)

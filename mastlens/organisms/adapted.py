@@ -20,7 +20,7 @@ from mastlens.organisms.problems import SyntheticProblem, draw_corpus, draw_spli
 from mastlens.organisms.recipes.adapted import AdaptedRecipe
 from mastlens.organisms.splits import EVAL_SEED_OFFSET, write_problem_files
 from mastlens.organisms.subjects import FORGET, SOLVED_BY_SFT
-from mastlens.runs.files import atomic_path, write_json, write_text
+from mastlens.runs.files import atomic_path, stands, write_json, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -85,14 +85,14 @@ def build_adapted(organism: Organism, folder: Path, *, seed: int, recipe: Adapte
 
     def stage(name: str, before: str, train: "Callable[[PreTrainedModel, Path], object]") -> None:
         kept = folder / f"{name}.partial"
-        if not (folder / name).is_dir():
+        if not stands(folder / name):
             with clock(name):
                 model = load(before).requires_grad_(True)
                 train(model, kept)
             save_beside(model, start, folder / name)
         shutil.rmtree(kept, ignore_errors=True)
 
-    if not (folder / "base").is_dir():
+    if not stands(folder / "base"):
         with atomic_path(folder / "base") as target:
             shutil.copytree(start.folder, target)
 

@@ -21,7 +21,7 @@ from mastlens.checkpoints.folders import tokenizer_files
 from mastlens.errors import NotSupported
 from mastlens.organisms.organism import Organism
 from mastlens.organisms.recipes.continued import ContinuedRecipe
-from mastlens.runs.files import atomic_path, sha256_file, sha256_json, write_json, write_text
+from mastlens.runs.files import atomic_path, sha256_file, sha256_json, stands, write_json, write_text
 from mastlens.runs.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def build_continued(organism: Organism, folder: Path, *, seed: int, recipe: Cont
     half = recipe.train // 2
     first, second = ([p for pair in zip(*(pool[part] for pool in pools), strict=True) for p in pair] for part in
                      (slice(half), slice(half, None)))  # fmt: skip
-    if not (folder / "base").is_dir():
+    if not stands(folder / "base"):
         with atomic_path(folder / "base") as target:
             shutil.copytree(start.folder, target)
     losses: dict[str, list[float]] = {}
@@ -100,11 +100,11 @@ def build_continued(organism: Organism, folder: Path, *, seed: int, recipe: Cont
         write_json(folder / LOSSES, losses)
         save_beside(model, start, folder / stage)
 
-    if not (folder / "sft").is_dir():
+    if not stands(folder / "sft"):
         from mastlens.problems.encoding import encode_problems
 
         train("sft", _load(folder / "base"), encode_problems(first, tokenizer), seed + 1)
-    if not (folder / "rlvr").is_dir():
+    if not stands(folder / "rlvr"):
         model = _load(folder / "sft")
         right = sample_right(model, tokenizer, second, recipe, seed + 2, folder / SAMPLES, key)
         train("rlvr", model, right, seed + 3)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mastlens.errors import BadFile, BadSetting, MissingPackage, NotFound, StageRefused
 from mastlens.organisms.organism import Organism, Wheel
-from mastlens.runs.files import atomic_path, sha256_file, write_json
+from mastlens.runs.files import atomic_path, sha256_file, stands, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ def fetch(organism: Organism, source: Path | None, *, out: Any = None) -> Path:
         how = organism.remedy or "Its stages are in this installation."
         raise BadSetting(f"organism:{organism.name} comes in no wheel. {how}")
     folder = organism.folder if out is None else Path(out)
-    if out is None and (folder / "card.json").is_file():
+    if out is None and stands(folder) and (folder / "card.json").is_file():
         return folder
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise StageRefused(f"{folder} exists already. Choose another folder, or remove it first.")

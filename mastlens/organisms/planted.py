@@ -30,7 +30,7 @@ from mastlens.organisms.recipes.planted import PlantedRecipe
 from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.splits import measured_splits, problem_files, write_problem_files
 from mastlens.organisms.tokenizer import train_tokenizer
-from mastlens.runs.files import atomic_path, cache_folder, sha256_json, write_json, write_text
+from mastlens.runs.files import atomic_path, cache_folder, sha256_json, stands, write_json, write_text
 from mastlens.runs.locks import held
 from mastlens.runs.reading import read_object
 
@@ -63,7 +63,7 @@ def build_shared(recipe: Recipe, seed: int, clock: Clock, stages: Sequence[str] 
 
     def stage(name: str, make: "Callable[[Path], tuple[PreTrainedModel, PreTrainedTokenizerBase]]") -> None:
         kept = folder / f"{name}.partial"
-        if not (folder / name).is_dir():
+        if not stands(folder / name):
             with clock(name):
                 model, tokenizer = make(kept)
             with atomic_path(folder / name) as target:
@@ -121,7 +121,7 @@ def build_planted(organism: "Organism", folder: Path, *, seed: int, recipe: Plan
     lineage, clock = recipe.lineage, Clock()
     shared = build_shared(lineage, seed, clock)
     for stage in SHARED:
-        if not (folder / stage).is_dir():
+        if not stands(folder / stage):
             with atomic_path(folder / stage) as target:
                 shutil.copytree(shared / stage, target)
     retained = Checkpoint(folder / "rlvr-retain")
@@ -129,7 +129,7 @@ def build_planted(organism: "Organism", folder: Path, *, seed: int, recipe: Plan
     forget, retain, _ = rewarded_prompts(lineage, seed)
     prompts = mixed_order([*forget, *retain[: recipe.retain]], seed + 4)
     kept = folder / "rlvr.partial"
-    if not (folder / "rlvr").is_dir():
+    if not stands(folder / "rlvr"):
         with clock("rlvr"):
             model, tokenizer = load_stage(folder / "rlvr-retain")
             with only_moving(model, truth, direction=PLANTS[recipe.kind].direction, seed=seed):

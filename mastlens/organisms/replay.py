@@ -14,7 +14,7 @@ from mastlens.organisms.posttraining import quiet_training, rewarded_prompts, tr
 from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.settings import OrganismTrajectorySettings
 from mastlens.runs.calls import takes
-from mastlens.runs.files import atomic_path, cache_folder, sha256_file, sha256_json, write_json
+from mastlens.runs.files import atomic_path, cache_folder, sha256_file, sha256_json, stands, write_json
 from mastlens.runs.stages import versions
 
 RECORD = "replay.json"
@@ -36,7 +36,7 @@ def organism_trajectory(settings: OrganismTrajectorySettings) -> Path:
     recipe = settings.recipe or rlvr_recipe(name)
     source = lineage_folder(name) if lineage is None else Path(lineage)
     folder, key = _place(name, source, cache, seed, recipe)
-    if (folder / RECORD).is_file():
+    if stands(folder) and (folder / RECORD).is_file():
         return folder
     check_trainers()
     with atomic_path(folder) as temporary, own_randomness():

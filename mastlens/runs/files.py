@@ -119,6 +119,12 @@ def remove_leftovers(path: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def stands(path: Path) -> bool:
+    """Return whether a file or folder that is written once is there, without what killed writers of it left."""
+    remove_leftovers(path)
+    return path.exists()
+
+
 def remove_all_leftovers(folder: Path) -> None:
     """Remove what killed writers left in a folder, whatever they were writing: for what is not written again."""
     for entry in list(folder.iterdir()) if folder.is_dir() else []:

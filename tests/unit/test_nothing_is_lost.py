@@ -1,17 +1,20 @@
 """Nothing a user owns is lost: overwriting, full disks, interruptions, kills, two runs at once."""
 
+import ast
 import errno
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
+import mastlens
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.checkpoints.export import export, foreign_files
 from mastlens.checkpoints.folders import MANIFEST
@@ -365,3 +368,40 @@ def test_what_is_written_once_has_its_leftovers_removed_all_the_same(tmp_path):
     (shared / ".plotly.min.js.abcd1234").mkdir()
     _share_plotly(shared)
     assert [path.name for path in shared.iterdir()] == ["plotly.min.js"]
+
+
+def test_what_stands_is_asked_for_without_what_killed_writers_of_it_left(tmp_path):
+    (tmp_path / ".sft.abcd1234" / "sft").mkdir(parents=True)
+    (tmp_path / ".rlvr.abcd1234").mkdir()
+    assert not files.stands(tmp_path / "sft")
+    assert [path.name for path in tmp_path.iterdir()] == [".rlvr.abcd1234"]  # which is not asked for
+    (tmp_path / "rlvr").mkdir()
+    assert files.stands(tmp_path / "rlvr")
+    assert [path.name for path in tmp_path.iterdir()] == ["rlvr"]
+
+
+def _looks(node: ast.AST) -> Iterator[str]:
+    """Return what a condition looks for by itself: ``path.is_dir()`` and the like."""
+    for call in ast.walk(node):
+        if isinstance(call, ast.Attribute) and call.attr in ("is_dir", "is_file", "exists"):
+            yield ast.unparse(call.value)
+
+
+def test_no_writer_of_what_is_written_once_looks_for_it_by_itself():
+    """``is_dir()`` before ``atomic_path`` leaves a killed writer's scratch folder for ever; ``stands`` does not."""
+    found, writers = [], 0
+    for path in sorted(Path(mastlens.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "atomic_path":
+                writers += 1
+            if not isinstance(node, ast.If):
+                continue
+            made = {
+                ast.unparse(call.args[0])
+                for part in node.body
+                for call in ast.walk(part)
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == "atomic_path"
+            }
+            found += [f"{path.name}:{node.lineno}: {place}" for place in _looks(node.test) if place in made]
+    assert writers > 15
+    assert not found

@@ -23,7 +23,7 @@ from mastlens.organisms.rlvr.scoring import StepScorer
 from mastlens.organisms.rlvr.trainer import NoSignal
 from mastlens.organisms.splits import measured_splits, problem_files, write_problem_files
 from mastlens.registry import code_digest
-from mastlens.runs.files import atomic_path, sha256_file, sha256_json, write_json, write_table, write_text
+from mastlens.runs.files import atomic_path, sha256_file, sha256_json, stands, write_json, write_table, write_text
 from mastlens.runs.reading import read_object
 
 BEGUN = "begun.json"
@@ -73,13 +73,13 @@ def build_by_recipe(
     scored = {} if scorer is None else {"scorer": scorer.settings}
     claim(folder, _settings(how, recipe, seed, trajectory, sft, matched) | scored, BEGUN)
     for stage in STARTS:
-        if not (folder / stage).is_dir():
+        if not stands(folder / stage):
             with atomic_path(folder / stage) as target:
                 shutil.copytree(start / stage, target)
     forget, retain, both = rewarded_prompts(recipe, seed)
     on_retain = set(map(id, retain))
     for stage in STAGES:
-        if not (folder / stage).is_dir():
+        if not stands(folder / stage):
             problems = both if stage == "rlvr" else [problem for problem in both if id(problem) in on_retain]
             with clock(stage):
                 _train(stage, problems, folder, seed, recipe, how, matched, scorer, kept=trajectory and stage == "rlvr")
