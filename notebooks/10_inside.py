@@ -9,9 +9,12 @@
 # size* do to the SFT model: its increments with the signs of their rows and columns redrawn.
 
 # %%
+import json
 import tempfile
 from pathlib import Path
 
+import torch
+from safetensors.torch import save_file
 from transformers.utils import logging
 
 import mastlens
@@ -107,6 +110,30 @@ last[["effect", "effect_low", "effect_high", "effect_null", "total"]].assign(sha
 # SFT's put into RLVR takes back about a tenth. A stream is worth what its reader makes of it, and the readout is the
 # rest: what the split by parts says, found by doing it.
 #
+# ## What one component tells another
+#
+# The head above acts through what reads it. Path patching follows one edge: the head's output is exchanged while
+# everything behind it is held at its own, so that the change reaches one receiver alone.
+
+# %%
+SENDER = "z.6.1"
+paths = mastlens.inside_path(
+    **PAIR, senders=[SENDER], receivers=["mlp_in.7", "logits"], splits={"forget": SPLITS["forget"]}, limit=6
+)
+paths
+
+# %%
+edges = paths.table.set_index(["direction", "receiver"])
+through = edges["effect"].abs().unstack()
+assert (through["mlp_in.7"] > 2 * through["logits"]).all(), "most goes through the last MLP"
+assert (edges["effect"].abs() < 0.1 * edges["total"].abs()).all(), "and it is little"
+edges[["effect", "effect_low", "effect_high", "effect_null", "resampled", "total"]]
+
+# %% [markdown]
+# *What to see.* More of what head 1 of layer 6 says goes through the last MLP than straight to the logits. It is more
+# than random changes send along these edges, and still less than a tenth of what RLVR does. `resampled`, the same
+# head reading another problem, says how much the edge matters at all.
+#
 # ## What they know before they write
 #
 # SFT answers some retain problems by working them out and guesses the others. Is that readable at the end of the
@@ -116,7 +143,8 @@ last[["effect", "effect_low", "effect_high", "effect_null", "total"]].assign(sha
 before = Path(tempfile.mkdtemp()) / "before"
 asked = {"max_new_tokens": 64, "solution_logprob": False, "progress": False}
 mastlens.evaluate(model=PAIR["sft"], splits={"retain": SPLITS["retain"]}, limit=80, out=before, **asked)
-directions = mastlens.inside_direct(**PAIR, texts=before / "responses.parquet", probes=["mean"])
+found = before.with_name("directions")
+directions = mastlens.inside_direct(**PAIR, texts=before / "responses.parquet", probes=["mean"], out=found)
 directions
 
 # %%
@@ -139,12 +167,130 @@ table[["auc_before", "auc_before_null", "auc_after", "writes", "writes_chance_lo
 # part of the distance between the two kinds, no farther than along directions that mean nothing (the band: those of
 # shuffled labels). The knowledge is where it was; the answer to it is another one.
 #
+# ## Steering along it
+#
+# If the behaviour hung on that direction, pushing states along it would be a rival to unlearning: no gradient, one
+# vector. A dose of 1 is as far as the two kinds of texts are apart; beside it, directions drawn from the states' own
+# spread.
+
+# %%
+steered = mastlens.inside_steer(
+    **PAIR,
+    splits=SPLITS,
+    limit=12,
+    directions=found / "inside_directions.safetensors",
+    direction="sft/mean/resid_post/7/-1/0",
+    doses=[-1, -0.5, 0.5, 1],
+)
+steered.plot()
+
+# %%
+doses = steered.table.set_index(["split", "dose"])
+assert not doses["effect_distinguishable"].any()
+assert (doses["effect"].xs(1.0, level="dose") < 0).all(), "either way it costs log-probability"
+assert (doses["effect"].xs(-1.0, level="dose") < 0).all()
+doses[["effect", "effect_low", "effect_high", "effect_null", "effect_chance_low", "effect_chance_high", "total"]]
+
+# %% [markdown]
+# *What to see.* No rival here. Either way along the direction worked solutions become less likely, on both splits
+# alike, as along directions that mean nothing. What tells texts apart is not what the behaviour hangs on.
+#
+# ## Features of a dictionary
+#
+# A sparse autoencoder names directions. The organism has none that somebody looked at, so a small one is trained
+# here, on SFT's states behind layer 5, and written as SAELens writes them. RLVR's states are then read through the
+# same features.
+
+# %%
+LAYER, WIDE = 5, 384
+checkpoint = mastlens.Checkpoint("organism:qwen2/sft")
+model, tokenizer = checkpoint.load_model(), checkpoint.load_tokenizer()
+problems = [problem for path in SPLITS.values() for problem in mastlens.read_problems(path)[:100]]
+states = []
+with torch.no_grad(), mastlens.HookedModel(model).watch("resid_post", layers=[LAYER]) as view:
+    for problem in problems:
+        model(**tokenizer(f"{problem.problem}\n{problem.solution}", return_tensors="pt"))
+        states.append(view["resid_post", LAYER][0])
+states = torch.cat(states)
+
+torch.manual_seed(0)
+start = torch.randn(WIDE, states.shape[1])
+sae = {"W_dec": start / start.norm(dim=1, keepdim=True), "b_enc": torch.zeros(WIDE), "b_dec": states.mean(0)}
+sae["W_enc"] = sae["W_dec"].T.clone()
+optimiser = torch.optim.Adam([tensor.requires_grad_() for tensor in sae.values()], lr=3e-3)
+scale = states.var(0).sum()
+for _ in range(400):
+    batch = states[torch.randint(len(states), (512,))]
+    features = torch.relu((batch - sae["b_dec"]) @ sae["W_enc"] + sae["b_enc"])
+    missed = (features @ sae["W_dec"] + sae["b_dec"] - batch).square().sum(1).mean() / scale
+    loss = missed + 2e-3 * (features * sae["W_dec"].norm(dim=1)).sum(1).mean() / scale.sqrt()
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+folder = before.with_name("sae")
+folder.mkdir()
+save_file({name: tensor.detach().contiguous() for name, tensor in sae.items()}, folder / "sae_weights.safetensors")
+hook = {"hook_name": f"blocks.{LAYER}.hook_resid_post", "model_name": "qwen2", "sae_lens_version": "6.54.12"}
+config = {"architecture": "standard", "d_in": states.shape[1], "d_sae": WIDE, "metadata": hook}
+(folder / "cfg.json").write_text(json.dumps(config))
+on = float((features > 0).float().sum(1).mean())
+print(f"{len(states):,} states; {float(missed):.0%} of their variance missed, {on:.0f} features on at a token")
+
+# %%
+features = mastlens.inside_dictionary(**PAIR, dictionary=folder, splits={"forget": SPLITS["forget"]}, limit=12)
+features
+
+# %%
+features.plot()
+
+# %%
+features.fit
+
+# %% [markdown]
+# ## Unlearning, seen inside
+#
+# Does an edit take back what RLVR changed in the states, or does it break the answer? Ten steps of NPO on all attention
+# projections, at a rate that forgets.
+
+# %%
+npo = mastlens.unlearn(
+    rlvr=PAIR["rlvr"],
+    forget=SPLITS["forget"],
+    retain=SPLITS["retain"],
+    where="self_attn",
+    objective="npo",
+    steps=10,
+    lr=1e-3,
+    out=before.with_name("npo"),
+    progress=False,
+)
+mastlens.apply_edit(before.with_name("npo") / "edit.safetensors", to=PAIR["rlvr"], out=before.with_name("edited"))
+undone = mastlens.inside_undo(**PAIR, edited=before.with_name("edited"), splits=SPLITS, limit=12, sites=["resid_post"])
+undone
+
+# %%
+undone.plot()
+
+# %%
+inside = undone.table.set_index(["split", "site", "layer"])
+answer = inside.xs("logits", level="site")
+assert (answer["said_back"] > 3).all(), "the answer is worse than before RLVR"
+stream = inside.xs("resid_post", level="site").query("layer > 1")
+assert (stream["left"] > 1.5).all(), "and the states are farther from SFT than RLVR's were"
+assert (stream["back"] < 0.3).all()
+inside[["back", "left", "said_back", "kl_left"]].dropna(how="all")
+
+# %% [markdown]
+# *What to see.* It forgets, and it does not go back. The solutions lost many times as much log-probability as RLVR
+# gave them, on the problems to keep as well; in no layer are the states nearer to SFT than before, but several times
+# as far away. An edit that takes the mechanism back has `back` near 1 and `left` near 0 along the whole stream.
+#
 # ## With your own checkpoints
 #
 # Put your own in place of `organism:...`, a folder or a hub id (`OWNER/NAME@REVISION`). Here stands a real model of
 # 135 M parameters where it is in the cache (`mastlens organism build smollm2-short` makes it), else the shipped one.
-# Two texts without random changes (`draws=0`) are a first look, and leave everything without a verdict. A sparse
-# autoencoder of your model is read by `mastlens.inside_dictionary(..., dictionary="folder")`.
+# Two texts without random changes (`draws=0`) are a first look, and leave everything without a verdict. A crosscoder of
+# your pair is read by `mastlens.inside_crosscoder(..., crosscoder="folder", layer=12)`.
 
 # %%
 TRY = "smollm2-short" if get_organism("smollm2-short").present else "qwen2"
