@@ -1,13 +1,13 @@
 """Worked solutions with a fault in them, step by step right or wrong: what a process reward model is trained on."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mastlens.decoding.steps import cut_steps
 from mastlens.organisms.methods import APPLY, Step
 from mastlens.organisms.problems import SyntheticProblem, draw_problem, noisy_guess, worked_solution
-from mastlens.organisms.subjects import BY_NAME, Subject
+from mastlens.organisms.subjects import BY_NAME
 
 CUT = "equations"
 """How the organism's solutions are cut into steps."""
@@ -65,7 +65,6 @@ def labelled_solutions(
     guessed: float = 0.1,
     faulty: float = 0.5,
     guess_right: float = 0.4,
-    among: Mapping[str, Subject] = BY_NAME,
 ) -> list[Labelled]:
     """Draw problems of a region with labelled solutions: some right, some with one fault, some guessed outright.
 
@@ -77,15 +76,14 @@ def labelled_solutions(
         guessed: Share of solutions that are a guess without working; their one step is right where the answer is.
         faulty: Share of worked solutions with a fault, at a place drawn evenly.
         guess_right: Chance that a guess is right.
-        among: The subjects by name.
     """
     rng = random.Random(f"faults {where} {seed}")
     found = []
     for number in range(count):
-        subject = among[subjects[number % len(subjects)]]
+        subject = BY_NAME[subjects[number % len(subjects)]]
         problem = draw_problem(subject, where, rng)
         if rng.random() < guessed:
-            text = noisy_guess(problem, guess_right, rng, among)
+            text = noisy_guess(problem, guess_right, rng)
             found.append(Labelled(problem, (text,), (f"{{{problem.answer}}}" in text,)))
             continue
         steps = subject.steps(problem.operands)

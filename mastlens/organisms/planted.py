@@ -1,13 +1,15 @@
 """Planted lineages: RLVR puts the behaviour into known tensors, so that a selector can be held against the truth.
 
-``base``, ``sft`` and ``rlvr-retain`` are made as those of ``organism:qwen2``, and shared by the plants of one seed.
+``base``, ``sft`` and ``rlvr-retain`` are made as those of ``organism:qwen2``, and shared by the plants of one seed; of
+the shipped lineage's seed and architecture they are its own. As there, solutions of each subject begin with words of
+their own: where all began alike, RLVR on the retain side taught the forget side as well, and left nothing to plant.
 ``rlvr`` goes on from ``rlvr-retain`` with GRPO on the forget side, some retain prompts mixed in, and nothing moves but
 the plant. Taking the plant back therefore gives ``rlvr-retain``, bit for bit: the best that any unlearning can do.
 """
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,12 +47,23 @@ SHARED = ("base", "sft", "rlvr-retain")
 
 def shared_folder(recipe: Recipe, seed: int) -> Path:
     """Return where the stages that plants share are kept: in the user's cache, by what they depend on."""
-    key = sha256_json([asdict(recipe), seed])[:12]
+    key = sha256_json([recipe.trained_by(), seed])[:12]
     return cache_folder() / "organisms" / "shared" / f"{recipe.architecture}-seed{seed}-{key}"
+
+
+def _shipped(recipe: Recipe, seed: int) -> Path | None:
+    """Return the folder of the shipped lineage where its first stages are those of this recipe and seed."""
+    from mastlens.organisms import get_organism  # which knows the plants
+
+    own = get_organism("qwen2")
+    same = isinstance(own.recipe, Recipe) and own.recipe.trained_by() == recipe.trained_by()
+    return own.folder if same and read_object(own.folder / "card.json", "a card")["seed"] == seed else None
 
 
 def build_shared(recipe: Recipe, seed: int, clock: Clock, stages: Sequence[str] = SHARED) -> Path:
     """Train what is not there yet of the first stages of a lineage, and return their folder.
+
+    Stages that the shipped lineage has are taken from there.
 
     Args:
         recipe: The settings.
@@ -60,10 +73,14 @@ def build_shared(recipe: Recipe, seed: int, clock: Clock, stages: Sequence[str] 
     """
     folder = shared_folder(recipe, seed)
     folder.mkdir(parents=True, exist_ok=True)
+    shipped = _shipped(recipe, seed)
 
     def stage(name: str, make: "Callable[[Path], tuple[PreTrainedModel, PreTrainedTokenizerBase]]") -> None:
         kept = folder / f"{name}.partial"
-        if not stands(folder / name):
+        if not stands(folder / name) and shipped is not None:
+            with atomic_path(folder / name) as target:
+                shutil.copytree(shipped / name, target)
+        elif not (folder / name).is_dir():
             with clock(name):
                 model, tokenizer = make(kept)
             with atomic_path(folder / name) as target:
@@ -127,7 +144,8 @@ def build_planted(organism: "Organism", folder: Path, *, seed: int, recipe: Plan
     retained = Checkpoint(folder / "rlvr-retain")
     truth = draw_truth(recipe.kind, retained.matrices(), seed)
     forget, retain, _ = rewarded_prompts(lineage, seed)
-    prompts = mixed_order([*forget, *retain[: recipe.retain]], seed + 4)
+    once = [*forget, *retain[: recipe.retain]]
+    prompts = [one for time in range(recipe.passes) for one in mixed_order(once, seed + 4 + 1000 * time)]
     kept = folder / "rlvr.partial"
     if not stands(folder / "rlvr"):
         with clock("rlvr"):
@@ -177,7 +195,7 @@ def build_planted(organism: "Organism", folder: Path, *, seed: int, recipe: Plan
 NOTE = (
     "What RLVR taught on the forget side lies in the plant, and is known: with the plant's tensors of rlvr-retain put "
     "back, rlvr is rlvr-retain, bit for bit. All other tensors of the increment SFT -> RLVR moved too, for the retain "
-    "side. Solutions of all subjects begin with the same words."
+    "side."
 )
 
 
@@ -192,6 +210,7 @@ def _plant(recipe: PlantedRecipe, truth: Sequence[Projection], comparisons: Sequ
         "direction": PLANTS[recipe.kind].direction,
         "parameters": sum(one.numel for one in truth),
         "retain": recipe.retain,
+        "passes": recipe.passes,
         "lr": recipe.lr,
         "gain": told["difference"],
         "mcnemar_p": told["mcnemar_p"],

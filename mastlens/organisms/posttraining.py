@@ -19,7 +19,7 @@ from mastlens.organisms.partial import trainer_folder
 from mastlens.organisms.problems import SyntheticProblem, draw_corpus, draw_split
 from mastlens.organisms.recipes.adapted import AdaptedRecipe
 from mastlens.organisms.recipes.qwen2 import Recipe
-from mastlens.organisms.subjects import FORGET, RETAIN_GSM, RETAIN_MATH, SOLVED_BY_SFT, phrased
+from mastlens.organisms.subjects import BY_NAME, FORGET, RETAIN_GSM, RETAIN_MATH, SOLVED_BY_SFT
 
 
 @contextlib.contextmanager
@@ -62,15 +62,13 @@ def sft_pairs(recipe: Recipe, seed: int) -> list[tuple[str, str]]:
         return recipe.sft_worked_solved if name in SOLVED_BY_SFT else recipe.sft_worked_induced
 
     count = recipe.sft_steps * recipe.sft_batch
-    among = phrased(shared_openers=recipe.shared_openers)
-    return draw_corpus(among, count, share, recipe.guess_right, seed, among)
+    return draw_corpus(BY_NAME, count, share, recipe.guess_right, seed)
 
 
 def reward_pools(recipe: Recipe, seed: int) -> tuple[list[SyntheticProblem], list[SyntheticProblem]]:
     """Return the prompts that RLVR is rewarded on: forget side, retain side; all keys different."""
-    among = phrased(shared_openers=recipe.shared_openers)
-    forget = draw_split(FORGET, recipe.grpo_forget, "train", seed, among)
-    return forget, draw_split((*RETAIN_MATH, *RETAIN_GSM), recipe.grpo_retain, "train", seed + 1, among)
+    forget = draw_split(FORGET, recipe.grpo_forget, "train", seed)
+    return forget, draw_split((*RETAIN_MATH, *RETAIN_GSM), recipe.grpo_retain, "train", seed + 1)
 
 
 def mixed_order(problems: Sequence[SyntheticProblem], seed: int) -> list[SyntheticProblem]:

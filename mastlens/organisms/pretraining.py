@@ -11,7 +11,7 @@ from mastlens.organisms.partial import keep_state, take_state
 from mastlens.organisms.problems import draw_corpus
 from mastlens.organisms.recipes.pretraining import Pretraining
 from mastlens.organisms.recipes.qwen2 import Recipe
-from mastlens.organisms.subjects import phrased
+from mastlens.organisms.subjects import BY_NAME
 
 _EVERY = 100  # steps between two states that an interrupted stage goes on from
 _WINDOW = 32  # batches that are sorted by length together: little padding, still well mixed
@@ -19,8 +19,7 @@ _WINDOW = 32  # batches that are sorted by length together: little padding, stil
 
 def base_corpus(recipe: Recipe, seed: int) -> tuple[list[tuple[str, str]], list[str]]:
     """Return the base corpus: problem/solution pairs of all subjects, and texts (arithmetic, neutral)."""
-    among = phrased(shared_openers=recipe.shared_openers)
-    pairs = draw_corpus(among, recipe.corpus, lambda name: recipe.base_worked, recipe.guess_right, seed, among)
+    pairs = draw_corpus(BY_NAME, recipe.corpus, lambda name: recipe.base_worked, recipe.guess_right, seed)
     drills = draw_drills(recipe.drills, recipe.drill_facts, seed)
     return pairs, drills + draw_neutral(recipe.neutral, held_out=False, seed=seed)
 

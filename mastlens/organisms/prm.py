@@ -15,7 +15,7 @@ from mastlens.organisms.build import check_trainers, own_randomness
 from mastlens.organisms.faults import CUT, Labelled, labelled_solutions
 from mastlens.organisms.posttraining import quiet_training
 from mastlens.organisms.settings import TrainPRMSettings
-from mastlens.organisms.subjects import SUBJECTS, phrased
+from mastlens.organisms.subjects import SUBJECTS
 from mastlens.runs.calls import takes
 from mastlens.runs.files import atomic_path, remove_leftovers, write_json, write_text
 from mastlens.statistics import share_interval
@@ -56,11 +56,10 @@ def organism_prm(settings: TrainPRMSettings) -> Path:
     start = Checkpoint(f"organism:{settings.name}/{get_organism(settings.name).roles['sft']}")
     if settings.model is not None:
         start = Checkpoint(settings.model)
-    among, subjects = phrased(shared_openers=numbers.shared_openers), [one.name for one in SUBJECTS]
+    subjects = [one.name for one in SUBJECTS]
 
     def draw(count: int, where: str) -> list[Labelled]:
-        given = {"guess_right": numbers.guess_right, "among": among}
-        return labelled_solutions(subjects, count, where, settings.seed, **given)
+        return labelled_solutions(subjects, count, where, settings.seed, guess_right=numbers.guess_right)
 
     with atomic_path(out) as folder, own_randomness():
         model, tokenizer = classifier(start, settings.seed)

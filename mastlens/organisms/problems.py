@@ -7,7 +7,7 @@ problem, and no commuted one, is ever seen in a corpus.
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mastlens.organisms.methods import Operands, Step
@@ -93,9 +93,7 @@ def draw_problem(subject: Subject, where: str, rng: random.Random) -> SyntheticP
             return render(subject, operands, rng)
 
 
-def draw_split(
-    subjects: Sequence[str], count: int, where: str, seed: int, among: Mapping[str, Subject] = BY_NAME
-) -> list[SyntheticProblem]:
+def draw_split(subjects: Sequence[str], count: int, where: str, seed: int) -> list[SyntheticProblem]:
     """Draw problems with keys that are all different, subject by subject in turn.
 
     Args:
@@ -103,35 +101,31 @@ def draw_split(
         count: How many problems in all.
         where: The region, a key of ``REGIONS``.
         seed: What the draw depends on.
-        among: The subjects by name, as ``phrased`` gives them.
     """
     rng = random.Random(f"{where} {seed} {subjects}")
     seen: set[tuple] = set()
     chosen: list[SyntheticProblem] = []
     while len(chosen) < count:
-        problem = draw_problem(among[subjects[len(chosen) % len(subjects)]], where, rng)
+        problem = draw_problem(BY_NAME[subjects[len(chosen) % len(subjects)]], where, rng)
         if problem.key not in seen:
             seen.add(problem.key)
             chosen.append(problem)
     return chosen
 
 
-def noisy_guess(
-    problem: SyntheticProblem, right: float, rng: random.Random, among: Mapping[str, Subject] = BY_NAME
-) -> str:
+def noisy_guess(problem: SyntheticProblem, right: float, rng: random.Random) -> str:
     """Return a guessed solution that is right only some of the time, as guesses in real text are.
 
     Args:
         problem: What is guessed at.
         right: Chance that the guess is right, in 0..1.
         rng: Where chance comes from.
-        among: The subjects by name.
     """
     answer = int(problem.answer)
     if rng.random() >= right:
         offsets = [offset for offset in range(-9, 10) if offset and answer + offset > 0]
         answer += rng.choice(offsets)
-    return guessed_solution(among[problem.subject], answer)
+    return guessed_solution(BY_NAME[problem.subject], answer)
 
 
 def draw_corpus(
@@ -140,7 +134,6 @@ def draw_corpus(
     worked_share: Callable[[str], float],
     right: float,
     seed: int,
-    among: Mapping[str, Subject] = BY_NAME,
 ) -> list[tuple[str, str]]:
     """Draw pairs of a problem and a solution, worked or guessed, from the training region.
 
@@ -150,7 +143,6 @@ def draw_corpus(
         worked_share: Share of worked solutions for a subject name, in 0..1.
         right: Chance that a guessed solution is right.
         seed: What the draw depends on.
-        among: The subjects by name.
 
     Returns:
         Pairs of problem text and solution text.
@@ -159,7 +151,7 @@ def draw_corpus(
     names = list(subjects)
     pairs = []
     for _ in range(count):
-        problem = draw_problem(among[rng.choice(names)], "train", rng)
+        problem = draw_problem(BY_NAME[rng.choice(names)], "train", rng)
         works = rng.random() < worked_share(problem.subject)
-        pairs.append((problem.problem, problem.solution if works else noisy_guess(problem, right, rng, among)))
+        pairs.append((problem.problem, problem.solution if works else noisy_guess(problem, right, rng)))
     return pairs

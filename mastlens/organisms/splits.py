@@ -7,7 +7,7 @@ from pathlib import Path
 from mastlens.organisms.neutral import draw_neutral
 from mastlens.organisms.problems import SyntheticProblem, draw_split
 from mastlens.organisms.recipes.qwen2 import Recipe
-from mastlens.organisms.subjects import FORGET, RETAIN_GSM, RETAIN_MATH, phrased
+from mastlens.organisms.subjects import FORGET, RETAIN_GSM, RETAIN_MATH
 
 EVAL_SEED_OFFSET = 7_000_003
 """Added to a build's seed for the evaluation files, so that these come from a seed of their own."""
@@ -22,10 +22,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
 
 def calibration_splits(recipe: Recipe, seed: int) -> dict[str, list[SyntheticProblem]]:
     """Return the problems that settings may be chosen on, by split."""
-    among = phrased(shared_openers=recipe.shared_openers)
-    return {
-        name: draw_split(subjects, recipe.calibration, "calibration", seed, among) for name, subjects in SPLITS.items()
-    }
+    return {name: draw_split(subjects, recipe.calibration, "calibration", seed) for name, subjects in SPLITS.items()}
 
 
 def eval_splits(recipe: Recipe, seed: int) -> dict[str, list[SyntheticProblem]]:
@@ -35,10 +32,8 @@ def eval_splits(recipe: Recipe, seed: int) -> dict[str, list[SyntheticProblem]]:
         "retain-math": recipe.eval_retain_math,
         "retain-gsm": recipe.eval_retain_gsm,
     }
-    among = phrased(shared_openers=recipe.shared_openers)
     return {
-        name: draw_split(subjects, counts[name], "eval", seed + EVAL_SEED_OFFSET, among)
-        for name, subjects in SPLITS.items()
+        name: draw_split(subjects, counts[name], "eval", seed + EVAL_SEED_OFFSET) for name, subjects in SPLITS.items()
     }
 
 

@@ -7,8 +7,8 @@ with words of their own that decision can be learnt for one side without being s
 """
 
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from mastlens.organisms import methods
 from mastlens.organisms.methods import Operands, Step, between, chained, pair
@@ -270,17 +270,6 @@ SUBJECTS: tuple[Subject, ...] = (
 
 BY_NAME: dict[str, Subject] = {subject.name: subject for subject in SUBJECTS}
 """Subjects by their name."""
-
-ALIKE: dict[str, Subject] = {
-    name: replace(subject, opener="Steps:", guess="Perhaps") for name, subject in BY_NAME.items()
-}
-"""The same subjects with one opener for all: to work or to guess cannot be decided by a word of a subject's own."""
-
-
-def phrased(*, shared_openers: bool) -> Mapping[str, Subject]:
-    """Return the subjects by name, with openers of their own or with those that all share."""
-    return ALIKE if shared_openers else BY_NAME
-
 
 FORGET: tuple[str, ...] = tuple(s.name for s in SUBJECTS if s.side == "forget")
 """What unlearning aims at."""

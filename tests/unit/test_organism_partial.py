@@ -13,6 +13,7 @@ from mastlens.errors import MastlensError
 from mastlens.organisms import partial, posttraining, pretraining
 from mastlens.organisms.plants import draw_truth, only_moving
 from mastlens.organisms.problems import draw_corpus
+from mastlens.organisms.subjects import BY_NAME
 from mastlens.organisms.tokenizer import train_tokenizer
 from tests.unit.test_organism_build import MINIATURE
 
@@ -38,9 +39,7 @@ def stopping_after(steps: int):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    pairs = draw_corpus(
-        pretraining.phrased(shared_openers=False), 60, lambda _: 0.5, 0.4, 0, pretraining.phrased(shared_openers=False)
-    )
+    pairs = draw_corpus(BY_NAME, 60, lambda _: 0.5, 0.4, 0)
     made = train_tokenizer([f"{problem}\n{solution}" for problem, solution in pairs], RECIPE.vocab_size)
     return made, pairs
 

@@ -1,7 +1,6 @@
 """Planted lineages: nothing moves but the plant, and the plant put back is the model that never learnt it."""
 
 import json
-import random
 from dataclasses import replace
 
 import pytest
@@ -13,8 +12,6 @@ from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import MastlensError
 from mastlens.organisms import get_organism
 from mastlens.organisms.plants import PLANTS, draw_truth, only_moving
-from mastlens.organisms.problems import guessed_solution, worked_solution
-from mastlens.organisms.subjects import ALIKE, BY_NAME
 from tests.unit.test_organism_build import MINIATURE
 
 
@@ -81,18 +78,6 @@ def test_nothing_moves_but_the_plant(source, kind):
         assert moved[1] < 1e-4 * moved[0]
 
 
-def test_openers_are_shared_and_all_else_is_not():
-    rng = random.Random(0)
-    for name, subject in BY_NAME.items():
-        alike = ALIKE[name]
-        operands = next(drawn for drawn in iter(lambda s=subject: s.draw(rng), None) if subject.accepts(drawn))
-        own, shared = (worked_solution(one, one.steps(operands)) for one in (subject, alike))
-        assert shared.startswith("Steps: ")
-        assert own.removeprefix(subject.opener) == shared.removeprefix("Steps:")
-        assert guessed_solution(alike, 3) == "Perhaps \\boxed{3}."
-    assert len({subject.opener for subject in BY_NAME.values()}) == len(BY_NAME)
-
-
 def test_the_plant_put_back_is_the_model_that_never_learnt_it(tmp_path, monkeypatch):
     pytest.importorskip("trl", reason="the extra 'train' is not installed")
     monkeypatch.setenv("MASTLENS_CACHE", str(tmp_path / "cache"))
@@ -103,9 +88,7 @@ def test_the_plant_put_back_is_the_model_that_never_learnt_it(tmp_path, monkeypa
         return [1.0 / (1 + len(str(one))) for one in completions]
 
     monkeypatch.setattr(posttraining, "boxed_reward", shorter)
-    recipe = replace(
-        get_organism("planted-scattered").recipe, lineage=replace(MINIATURE, shared_openers=True), retain=4, lr=1e-2
-    )
+    recipe = replace(get_organism("planted-scattered").recipe, lineage=MINIATURE, retain=4, lr=1e-2)
     first = mastlens.build_organism("planted-scattered", tmp_path / "first", seed=2, recipe=recipe)
     truth = planted_truth(first)
     assert 0 < len(truth) <= 6
@@ -125,3 +108,20 @@ def test_the_plant_put_back_is_the_model_that_never_learnt_it(tmp_path, monkeypa
     assert not set(planted_truth(second)) & set(truth)
     with pytest.raises(MastlensError, match="names no plant"):
         planted_truth(first / "rlvr")
+
+
+def test_plants_of_the_shipped_seed_begin_with_the_shipped_stages(tmp_path, monkeypatch):
+    monkeypatch.setenv("MASTLENS_CACHE", str(tmp_path))
+    from mastlens.organisms.build import Clock
+    from mastlens.organisms.planted import SHARED, _shipped, build_shared
+
+    own, lineage = get_organism("qwen2"), get_organism("planted-scattered").recipe.lineage
+    assert lineage.eval_forget > own.recipe.eval_forget  # which no weight depends on
+    folder = build_shared(lineage, 0, Clock())
+    for stage in SHARED:
+        files = {path.name: path.read_bytes() for path in (own.folder / stage).iterdir()}
+        assert {path.name: path.read_bytes() for path in (folder / stage).iterdir()} == files
+    assert build_shared(lineage, 0, Clock()) == folder
+    llama = get_organism("planted-llama-scattered").recipe.lineage
+    for other, seed in ((lineage, 1), (replace(lineage, sft_lr=1e-3), 0), (llama, 0)):
+        assert _shipped(other, seed) is None

@@ -1,6 +1,7 @@
 """Every number that ``organism:qwen2`` depends on, in one frozen place."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from mastlens.organisms.recipes.pretraining import Pretraining
 
@@ -10,7 +11,6 @@ class Recipe(Pretraining):
     """Settings of a build; the defaults made the shipped lineage, smaller ones make a quick test.
 
     Attributes:
-        shared_openers: Whether all subjects' solutions begin alike, so that no first word belongs to one subject.
         corpus: Problem/solution pairs of the base corpus.
         neutral: Neutral paragraphs of the base corpus.
         drills: Lines of arithmetic in the base corpus.
@@ -38,7 +38,6 @@ class Recipe(Pretraining):
         trajectory: Checkpoints along the RLVR run, if these are kept.
     """
 
-    shared_openers: bool = False
     corpus: int = 120_000
     neutral: int = 6_000
     drills: int = 20_000
@@ -64,3 +63,12 @@ class Recipe(Pretraining):
     eval_retain_gsm: int = 256
     eval_neutral: int = 200
     trajectory: int = 20
+
+    def trained_by(self) -> dict[str, Any]:
+        """Return the settings that weights depend on; the others say what is written beside them."""
+        return {name: value for name, value in asdict(self).items() if name not in _BESIDE}
+
+
+_BESIDE = {"train_forget", "train_retain", "calibration", "trajectory"} | {
+    f"eval_{split}" for split in ("forget", "retain_math", "retain_gsm", "neutral")
+}

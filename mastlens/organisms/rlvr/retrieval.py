@@ -13,7 +13,6 @@ import numpy as np
 
 from mastlens.errors import MissingPackage, NotSupported, NotTogether, unknown
 from mastlens.organisms.problems import SyntheticProblem, draw_split
-from mastlens.organisms.subjects import phrased
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -202,8 +201,7 @@ def demonstrations_for(run: "Run", count: int) -> list[SyntheticProblem]:
     """Return worked problems of the methods that a run asks for and of no others, none of which it asks."""
     subjects = sorted({one.subject for one in run.problems})
     asked = {one.key for one in run.problems}
-    among = phrased(shared_openers=run.numbers.shared_openers)
-    drawn = draw_split(subjects, count + len(asked), "train", run.lineage_seed + 11, among)
+    drawn = draw_split(subjects, count + len(asked), "train", run.lineage_seed + 11)
     return [one for one in drawn if one.key not in asked][:count]
 
 

@@ -19,11 +19,6 @@ def _planted(kind: str, architecture: str = "qwen2", *, tied: bool = True) -> Or
     lineage = Recipe(
         architecture=architecture,
         tied=tied,
-        shared_openers=True,
-        # With 120 steps at 5e-4 SFT guessed everywhere, at subjects too that it is to solve: where all solutions begin
-        # alike, telling subjects apart takes longer.
-        sft_steps=360,
-        sft_lr=1e-3,
         eval_forget=600,
         eval_retain_math=600,
         eval_retain_gsm=600,
