@@ -202,10 +202,10 @@ doses[["effect", "effect_low", "effect_high", "effect_null", "effect_chance_low"
 # same features.
 
 # %%
-LAYER, WIDE = 5, 384
+LAYER, WIDE, ON = 5, 256, 16
 checkpoint = mastlens.Checkpoint("organism:qwen2/sft")
 model, tokenizer = checkpoint.load_model(), checkpoint.load_tokenizer()
-problems = [problem for path in SPLITS.values() for problem in mastlens.read_problems(path)[:100]]
+problems = [problem for path in SPLITS.values() for problem in mastlens.read_problems(path)[:60]]
 states = []
 with torch.no_grad(), mastlens.HookedModel(model).watch("resid_post", layers=[LAYER]) as view:
     for problem in problems:
@@ -218,12 +218,11 @@ start = torch.randn(WIDE, states.shape[1])
 sae = {"W_dec": start / start.norm(dim=1, keepdim=True), "b_enc": torch.zeros(WIDE), "b_dec": states.mean(0)}
 sae["W_enc"] = sae["W_dec"].T.clone()
 optimiser = torch.optim.Adam([tensor.requires_grad_() for tensor in sae.values()], lr=3e-3)
-scale = states.var(0).sum()
-for _ in range(400):
+for _ in range(300):
     batch = states[torch.randint(len(states), (512,))]
-    features = torch.relu((batch - sae["b_dec"]) @ sae["W_enc"] + sae["b_enc"])
-    missed = (features @ sae["W_dec"] + sae["b_dec"] - batch).square().sum(1).mean() / scale
-    loss = missed + 2e-3 * (features * sae["W_dec"].norm(dim=1)).sum(1).mean() / scale.sqrt()
+    most = ((batch - sae["b_dec"]) @ sae["W_enc"] + sae["b_enc"]).topk(ON)
+    features = torch.zeros(len(batch), WIDE).scatter(1, most.indices, most.values.relu())
+    loss = (features @ sae["W_dec"] + sae["b_dec"] - batch).square().sum(1).mean() / states.var(0).sum()
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
@@ -231,10 +230,9 @@ folder = before.with_name("sae")
 folder.mkdir()
 save_file({name: tensor.detach().contiguous() for name, tensor in sae.items()}, folder / "sae_weights.safetensors")
 hook = {"hook_name": f"blocks.{LAYER}.hook_resid_post", "model_name": "qwen2", "sae_lens_version": "6.54.12"}
-config = {"architecture": "standard", "d_in": states.shape[1], "d_sae": WIDE, "metadata": hook}
+config = {"architecture": "topk", "k": ON, "d_in": states.shape[1], "d_sae": WIDE, "metadata": hook}
 (folder / "cfg.json").write_text(json.dumps(config))
-on = float((features > 0).float().sum(1).mean())
-print(f"{len(states):,} states; {float(missed):.0%} of their variance missed, {on:.0f} features on at a token")
+print(f"{len(states):,} states; {ON} of {WIDE} features on at a token; {float(loss):.0%} of the variance missed")
 
 # %%
 features = mastlens.inside_dictionary(**PAIR, dictionary=folder, splits={"forget": SPLITS["forget"]}, limit=12)

@@ -21,6 +21,6 @@ class PlantedRecipe:
     lineage: Recipe
     kind: str
     retain: int = 320
-    passes: int = 2
+    passes: int = 3
     lr: float = 1e-3
     gain: float = 0.15
