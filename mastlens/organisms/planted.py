@@ -8,7 +8,7 @@ the plant. Taking the plant back therefore gives ``rlvr-retain``, bit for bit: t
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import BadSetting, NotSupported
-from mastlens.organisms.build import Clock, measure_stages, write_stage
+from mastlens.organisms.build import Clock, check_trainers, measure_stages, write_stage
 from mastlens.organisms.card import make_card, render_card
+from mastlens.organisms.kept_plants import CARD, kept_plant, put_plant, shipped_start
 from mastlens.organisms.plants import PLANTS, draw_truth, only_moving
 from mastlens.organisms.posttraining import (
     mixed_order,
@@ -51,15 +52,6 @@ def shared_folder(recipe: Recipe, seed: int) -> Path:
     return cache_folder() / "organisms" / "shared" / f"{recipe.architecture}-seed{seed}-{key}"
 
 
-def _shipped(recipe: Recipe, seed: int) -> Path | None:
-    """Return the folder of the shipped lineage where its first stages are those of this recipe and seed."""
-    from mastlens.organisms import get_organism  # which knows the plants
-
-    own = get_organism("qwen2")
-    same = isinstance(own.recipe, Recipe) and own.recipe.trained_by() == recipe.trained_by()
-    return own.folder if same and read_object(own.folder / "card.json", "a card")["seed"] == seed else None
-
-
 def build_shared(recipe: Recipe, seed: int, clock: Clock, stages: Sequence[str] = SHARED) -> Path:
     """Train what is not there yet of the first stages of a lineage, and return their folder.
 
@@ -73,7 +65,7 @@ def build_shared(recipe: Recipe, seed: int, clock: Clock, stages: Sequence[str] 
     """
     folder = shared_folder(recipe, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    shipped = _shipped(recipe, seed)
+    shipped = shipped_start(recipe, seed)
 
     def stage(name: str, make: "Callable[[Path], tuple[PreTrainedModel, PreTrainedTokenizerBase]]") -> None:
         kept = folder / f"{name}.partial"
@@ -126,70 +118,95 @@ def load_stage(folder: Path):
 def build_planted(organism: "Organism", folder: Path, *, seed: int, recipe: PlantedRecipe) -> None:
     """Train a plant and write stages, problem files and card; what an interrupted build finished is used.
 
+    A plant that comes with the package is not trained again, nor measured.
+
     Args:
         organism: What to build.
         folder: Where to.
         seed: Of the lineage, and of the draw of the plant.
         recipe: The settings.
+
+    Raises:
+        MastlensError: If the training libraries are missing, or the plant earned no reward.
     """
     import torch
 
     torch.set_num_threads(1)  # plants are trained side by side, and two threads of one wait for each other
-    lineage, clock = recipe.lineage, Clock()
-    shared = build_shared(lineage, seed, clock)
+    kept, clock = kept_plant(recipe, seed), Clock()
+    if kept is None:
+        check_trainers()
+    shared = build_shared(recipe.lineage, seed, clock)
     for stage in SHARED:
         if not stands(folder / stage):
             with atomic_path(folder / stage) as target:
                 shutil.copytree(shared / stage, target)
-    retained = Checkpoint(folder / "rlvr-retain")
-    truth = draw_truth(recipe.kind, retained.matrices(), seed)
-    forget, retain, _ = rewarded_prompts(lineage, seed)
+    truth = draw_truth(recipe.kind, Checkpoint(folder / "rlvr-retain").matrices(), seed)
+    forget, retain, _ = rewarded_prompts(recipe.lineage, seed)
     once = [*forget, *retain[: recipe.retain]]
     prompts = [one for time in range(recipe.passes) for one in mixed_order(once, seed + 4 + 1000 * time)]
-    kept = folder / "rlvr.partial"
+    partial = folder / "rlvr.partial"
     if not stands(folder / "rlvr"):
-        with clock("rlvr"):
-            model, tokenizer = load_stage(folder / "rlvr-retain")
-            with only_moving(model, truth, direction=PLANTS[recipe.kind].direction, seed=seed):
-                slower = replace(lineage, grpo_lr=recipe.lr)
-                train_grpo(model, tokenizer, prompts, slower, seed + 5, label="rlvr", kept=kept)
+        model, tokenizer = load_stage(folder / "rlvr-retain")
+        if kept is not None:
+            put_plant(model, kept)
+        else:
+            with clock("rlvr"), only_moving(model, truth, direction=PLANTS[recipe.kind].direction, seed=seed):
+                own = replace(recipe.lineage, grpo_lr=recipe.lr)
+                train_grpo(model, tokenizer, prompts, own, seed + 5, label="rlvr", kept=partial)
         with atomic_path(folder / "rlvr") as target:
-            write_stage(model, tokenizer, target, recipe=lineage, seed=seed)
-    shutil.rmtree(kept, ignore_errors=True)
+            write_stage(model, tokenizer, target, recipe=recipe.lineage, seed=seed)
+    shutil.rmtree(partial, ignore_errors=True)
     check_plant(folder, truth)
-    files = problem_files(lineage, seed, forget, retain)
+    files = problem_files(recipe.lineage, seed, forget, retain)
     write_problem_files(folder, files)
-    steps = {
-        "base": lineage.base_steps,
-        "sft": lineage.sft_steps,
-        "rlvr-retain": lineage.grpo_retain // lineage.grpo_prompts,
-        "rlvr": len(prompts) // lineage.grpo_prompts,
-    }
+    if kept is not None:
+        card = read_object(kept / CARD, "a card")
+    else:
+        steps = len(prompts) // recipe.lineage.grpo_prompts
+        card = _measured(organism, folder, seed, recipe, truth, steps, files, clock)
+    write_json(folder / "card.json", card)
+    write_text(folder / "README.md", render_card(card))
+
+
+def _measured(
+    organism: "Organism",
+    folder: Path,
+    seed: int,
+    recipe: PlantedRecipe,
+    truth: Sequence[Projection],
+    steps: int,
+    files: Mapping[str, list[dict[str, str]]],
+    clock: Clock,
+) -> dict[str, Any]:
+    """Return the card of a plant that was trained, with what its stages do on the problems."""
+    lineage = recipe.lineage
     with clock("card"):
-        tokenizer = load_stage(folder / "base")[1]
         measured = measure_stages(
             organism.stages,
             lambda stage: load_stage(folder / stage)[0],
-            tokenizer,
+            load_stage(folder / "base")[1],
             files,
             measured_splits(lineage, seed),
             lineage.max_new_tokens,
         )
-    card = make_card(
+    return make_card(
         organism,
         folder,
         seed=seed,
         recipe=lineage,
-        parameters=sum(matrix.numel for matrix in retained.matrices()),
-        steps=steps,
+        parameters=sum(matrix.numel for matrix in Checkpoint(folder / "rlvr-retain").matrices()),
+        steps={
+            "base": lineage.base_steps,
+            "sft": lineage.sft_steps,
+            "rlvr-retain": lineage.grpo_retain // lineage.grpo_prompts,
+            "rlvr": steps,
+        },
         measured=measured,
         timing=clock.seconds,
         how={"rlvr": f"the same GRPO from rlvr-retain, on the forget side; {PLANTS[recipe.kind].summary} moved alone"},
         note=NOTE,
         plant=_plant(recipe, truth, measured.comparisons),
     )
-    write_json(folder / "card.json", card)
-    write_text(folder / "README.md", render_card(card))
 
 
 NOTE = (

@@ -10,8 +10,10 @@ import mastlens
 from mastlens.architectures.projections import Projection
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import MastlensError
-from mastlens.organisms import get_organism
+from mastlens.organisms import get_organism, planted
+from mastlens.organisms.kept_plants import PLANTS_HERE, keep_plant, kept_plant, shipped_start
 from mastlens.organisms.plants import PLANTS, draw_truth, only_moving
+from mastlens.runs.files import sha256_file
 from tests.unit.test_organism_build import MINIATURE
 
 
@@ -113,7 +115,7 @@ def test_the_plant_put_back_is_the_model_that_never_learnt_it(tmp_path, monkeypa
 def test_plants_of_the_shipped_seed_begin_with_the_shipped_stages(tmp_path, monkeypatch):
     monkeypatch.setenv("MASTLENS_CACHE", str(tmp_path))
     from mastlens.organisms.build import Clock
-    from mastlens.organisms.planted import SHARED, _shipped, build_shared
+    from mastlens.organisms.planted import SHARED, build_shared
 
     own, lineage = get_organism("qwen2"), get_organism("planted-scattered").recipe.lineage
     assert lineage.eval_forget > own.recipe.eval_forget  # which no weight depends on
@@ -124,4 +126,23 @@ def test_plants_of_the_shipped_seed_begin_with_the_shipped_stages(tmp_path, monk
     assert build_shared(lineage, 0, Clock()) == folder
     llama = get_organism("planted-llama-scattered").recipe.lineage
     for other, seed in ((lineage, 1), (replace(lineage, sft_lr=1e-3), 0), (llama, 0)):
-        assert _shipped(other, seed) is None
+        assert shipped_start(other, seed) is None
+
+
+@pytest.mark.parametrize("plant", sorted(path.name for path in PLANTS_HERE.iterdir()))
+def test_a_plant_that_is_shipped_is_put_together_bit_for_bit(tmp_path, monkeypatch, plant):
+    monkeypatch.setenv("MASTLENS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(planted, "train_grpo", None)  # nothing is trained
+    kind, seed = plant.rsplit("-seed", 1)
+    recipe = replace(get_organism("planted-scattered").recipe, kind=kind)
+    lineage = mastlens.build_organism("planted-scattered", tmp_path / plant, seed=int(seed), recipe=recipe)
+    card = json.loads((lineage / "card.json").read_text())
+    assert sha256_file(lineage / "rlvr" / "model.safetensors") == card["stages"]["rlvr"]["sha256"]
+    for name, told in card["files"].items():
+        assert sha256_file(lineage / name) == told["sha256"], name
+    assert card["plant"]["taken"]
+    again = keep_plant(lineage, tmp_path / "kept")
+    for path in again.iterdir():
+        assert path.read_bytes() == (PLANTS_HERE / plant / path.name).read_bytes()
+    assert kept_plant(replace(recipe, lr=2e-3), int(seed)) is None, "another recipe is trained"
+    assert kept_plant(recipe, 17) is None

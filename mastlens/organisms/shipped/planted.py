@@ -34,6 +34,7 @@ def _planted(kind: str, architecture: str = "qwen2", *, tied: bool = True) -> Or
         architecture=architecture,
         recipe=PlantedRecipe(lineage=lineage, kind=kind),
         build=_build,
+        trainers=False,  # a plant that comes with the package is put together; the build asks for them else
         resumable=True,
         study=STUDIES / "planted.toml",
         decoding={"max_new_tokens": 56, "batch_size": 152},
