@@ -20,7 +20,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 import mastlens as m
 from benchmarks.common import surroundings, version_line
 from mastlens.analysis.scores import SCORERS
-from mastlens.organisms import get_organism
+from mastlens.organisms import ORGANISMS, get_organism
 from mastlens.organisms.planted import planted_truth
 from mastlens.organisms.plants import PLANTS
 from mastlens.runs.files import write_text
@@ -63,9 +63,12 @@ def build(kind: str, seed: int, architecture: str, out: Path) -> Path:
     name = f"planted-{kind}" if architecture == "qwen2" else f"planted-{architecture}-{kind}"
     folder = out / f"{name}-seed{seed}"
     if not (folder / "card.json").is_file():
-        organism = "planted-scattered" if architecture == "qwen2" else f"planted-{architecture}-scattered"
-        recipe = replace(get_organism(organism).recipe, kind=kind)
-        m.build_organism(organism, folder, seed=seed, recipe=recipe)
+        if name in ORGANISMS:
+            m.build_organism(name, folder, seed=seed)
+        else:
+            organism = f"planted-{architecture}-scattered"
+            recipe = replace(get_organism(organism).recipe, kind=kind)
+            m.build_organism(organism, folder, seed=seed, recipe=recipe)
     return folder
 
 

@@ -134,8 +134,8 @@ def test_a_plant_that_is_shipped_is_put_together_bit_for_bit(tmp_path, monkeypat
     monkeypatch.setenv("MASTLENS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(planted, "train_grpo", None)  # nothing is trained
     kind, seed = plant.rsplit("-seed", 1)
-    recipe = replace(get_organism("planted-scattered").recipe, kind=kind)
-    lineage = mastlens.build_organism("planted-scattered", tmp_path / plant, seed=int(seed), recipe=recipe)
+    recipe = get_organism(f"planted-{kind}").recipe
+    lineage = mastlens.build_organism(f"planted-{kind}", tmp_path / plant, seed=int(seed))
     card = json.loads((lineage / "card.json").read_text())
     assert sha256_file(lineage / "rlvr" / "model.safetensors") == card["stages"]["rlvr"]["sha256"]
     for name, told in card["files"].items():

@@ -14,7 +14,7 @@ def _build(organism: Organism, folder: Path, *, seed: int, recipe: PlantedRecipe
     build_planted(organism, folder, seed=seed, recipe=recipe)
 
 
-def _planted(kind: str, architecture: str = "qwen2", *, tied: bool = True) -> Organism:
+def _planted(kind: str, architecture: str = "qwen2", *, tied: bool = True, passes: int = 3) -> Organism:
     name = f"planted-{kind}" if architecture == "qwen2" else f"planted-{architecture}-{kind}"
     lineage = Recipe(
         architecture=architecture,
@@ -32,7 +32,7 @@ def _planted(kind: str, architecture: str = "qwen2", *, tied: bool = True) -> Or
         splits=("forget", "retain-math", "retain-gsm"),
         problems={"forget": "forget-train.jsonl", "retain": "retain-train.jsonl"},
         architecture=architecture,
-        recipe=PlantedRecipe(lineage=lineage, kind=kind),
+        recipe=PlantedRecipe(lineage=lineage, kind=kind, passes=passes),
         build=_build,
         trainers=False,  # a plant that comes with the package is put together; the build asks for them else
         resumable=True,
@@ -48,6 +48,6 @@ QK = _planted("qk")
 MLP = _planted("mlp")
 HEADS = _planted("heads")
 DIRECTION = _planted("direction")
-EMBEDDINGS = _planted("embeddings")
+EMBEDDINGS = _planted("embeddings", passes=1)  # which learn it within one
 LLAMA_SCATTERED = _planted("scattered", "llama", tied=False)
-LLAMA_EMBEDDINGS = _planted("embeddings", "llama", tied=False)
+LLAMA_EMBEDDINGS = _planted("embeddings", "llama", tied=False, passes=1)
