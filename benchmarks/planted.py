@@ -21,6 +21,7 @@ import mastlens as m
 from benchmarks.common import surroundings, version_line
 from mastlens.analysis.scores import SCORERS
 from mastlens.organisms import ORGANISMS, get_organism
+from mastlens.organisms.kept_plants import keep_plant
 from mastlens.organisms.planted import planted_truth
 from mastlens.organisms.plants import PLANTS
 from mastlens.runs.files import write_text
@@ -72,8 +73,8 @@ def build(kind: str, seed: int, architecture: str, out: Path) -> Path:
     return folder
 
 
-def measure(lineage: Path, out: Path, limit: int) -> dict[str, pd.DataFrame]:
-    """Measure every weight matrix and return the tables that rules read."""
+def measure(lineage: Path, out: Path, limit: int, scorers: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Measure every weight matrix and return the tables that rules read, those of other runs of it among them."""
     stages = {stage: lineage / stage for stage in ("base", "sft", "rlvr")}
     pair = {stage: stages[stage] for stage in ("sft", "rlvr")}
     sides = {side: lineage / f"{side}-train.jsonl" for side in ("forget", "retain")}
@@ -81,9 +82,11 @@ def measure(lineage: Path, out: Path, limit: int) -> dict[str, pd.DataFrame]:
     m.geometry(**stages, **asked)
     m.couple(**pair, **sides, **asked, limit=limit, fisher=True, spectrum=False)
     m.causal_map(**pair, **sides, **asked, limit=limit, both_directions=False)
-    for scorer in SCORERS:
+    for scorer in scorers:
         m.score(scorer, **pair, **sides, **asked, limit=limit)
-    return {name: pd.read_parquet(out / source.file) for name, source in SOURCES.items()}
+    return {
+        name: pd.read_parquet(out / source.file) for name, source in SOURCES.items() if (out / source.file).is_file()
+    }
 
 
 def rows_of(tables: Mapping[str, pd.DataFrame], truth: Sequence[str]) -> pd.DataFrame:
@@ -153,14 +156,19 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--architecture", choices=("qwen2", "llama"), default="qwen2")
     parser.add_argument("--limit", type=int, default=100, help="problems of each side")
+    parser.add_argument("--scorers", nargs="*", choices=list(SCORERS), default=list(SCORERS), help="which are measured")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="write what moved in plants that took, to be shipped")
     parser.add_argument("--page", type=Path)
     arguments = parser.parse_args()
     rows = []
     for seed in arguments.seeds:
         for kind in arguments.kinds:
             lineage = build(kind, seed, arguments.architecture, arguments.out)
-            tables = measure(lineage, lineage.with_name(f"{lineage.name}-tables"), arguments.limit)
+            kept = lineage.with_name(f"{lineage.name}-tables")
+            tables = measure(lineage, kept, arguments.limit, arguments.scorers)
             plant = pd.read_json(lineage / "card.json", typ="series")["plant"]
+            if arguments.keep is not None and plant["taken"]:
+                keep_plant(lineage, arguments.keep)
             told = {key: plant[key] for key in ("kind", "gain", "mcnemar_p", "taken")}
             rows.append(rows_of(tables, planted_truth(lineage)).assign(seed=seed, **told))
             table = pd.concat(rows, ignore_index=True)
