@@ -47,7 +47,7 @@ class Drawn:
     def pair(self) -> dict[str, Any]:
         """Return the settings that all commands share."""
         return {"sft": self.folder / "sft", "rlvr": self.folder / "rlvr", "dtype": self.dtype, "seed": self.repeat,
-                "progress": False}  # fmt: skip
+                "progress": False, "batch_size": TEXTS}  # fmt: skip
 
     @property
     def problems(self) -> Path:
