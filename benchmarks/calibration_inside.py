@@ -19,6 +19,10 @@ from mastlens.checkpoints.lineage import Lineage
 from mastlens.models.hooked import HookedModel
 
 END = "_distinguishable"
+LOOSE, AT = "p<0.05/", 0.05
+"""Prefix of columns that count p below 5 %: of so many rows more can be told of a law's body than of its tail."""
+STATES = 32
+"""Width of the residual stream."""
 FEW = 8
 """Texts of the commands that read problems; the others, which tell texts apart, read all."""
 FEATURES = ("dictionary/change", "dictionary/firing_change", "crosscoder/active", "crosscoder/firing")
@@ -29,7 +33,7 @@ _FURTHER = 1 << 20  # seeds of directions that are no control's
 
 
 def measure_inside(cell: Cell, repeat: int, width: int) -> Told:
-    """Count the rows that each command calls distinguishable, and the tables in which there is one."""
+    """Count the rows that each command calls distinguishable, the tables in which there is one, and rows of p < 5 %."""
     told: Told = {}
     with tempfile.TemporaryDirectory() as folder:
         drawn = draw_lineage(cell, repeat, width, Path(folder))
@@ -43,6 +47,7 @@ def measure_inside(cell: Cell, repeat: int, width: int) -> Told:
                     continue
                 if key not in FEATURES:
                     told[key] = int(flags.sum()), len(flags)
+                told[LOOSE + key] = int((table.loc[spread, f"{measure}_p"] < AT).sum()), len(flags)
                 if len(flags) > 1:
                     told[f"table/{key}"] = int(flags.any()), 1
     return told
@@ -64,9 +69,7 @@ def _tables(drawn: Drawn) -> Iterator[tuple[str, pd.DataFrame]]:
     features = mastlens.inside_dictionary(**pair, **few, dictionary=drawn.folder / "sae")
     yield "dictionary", features.table
     yield "dictionary-fit", features.fit
-    shared = mastlens.inside_crosscoder(
-        **pair, **few, crosscoder=drawn.folder / "crosscoder", layer=LAYERS - 1
-    )
+    shared = mastlens.inside_crosscoder(**pair, **few, crosscoder=drawn.folder / "crosscoder", layer=LAYERS - 1)
     yield "crosscoder", shared.table
     yield "crosscoder-fit", shared.fit
     vector = directions.vectors[_NAME]

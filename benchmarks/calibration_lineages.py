@@ -65,9 +65,9 @@ def draw_lineage(cell: Cell, repeat: int, width: int, folder: Path) -> Drawn:
         width: Of the residual stream.
         folder: Where to.
     """
-    from tests.lineages import tiny_config
-
     from transformers import AutoModelForCausalLM
+
+    from tests.lineages import tiny_config
 
     generator = cell.generator(repeat)
     taught = cell.increment == TAUGHT
@@ -124,6 +124,7 @@ def _moved(before: Tensor, drawn: Tensor, ratio: float) -> Tensor:
 
 def _write_stage(folder: Path, config: Any, weights: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
+
     from tests.lineages import write_tokenizer
 
     folder.mkdir()
@@ -179,6 +180,7 @@ def _write_features(folder: Path, turned: Tensor) -> None:
     Few features are on at a token, as of trained ones, and enough of a state is given back for either to be one of it.
     """
     from safetensors.torch import load_file, save_file
+
     from tests.lineages import write_crosscoder, write_identity
 
     width = len(turned)
@@ -186,7 +188,9 @@ def _write_features(folder: Path, turned: Tensor) -> None:
         write(path, width, **({"layer": LAYERS - 1} if path.name == "sae" else {}))
     file = folder / "sae" / "sae_weights.safetensors"
     own = load_file(file)
-    save_file({**own, "W_enc": (turned @ own["W_enc"]).contiguous(), "W_dec": (own["W_dec"] @ turned.T).contiguous()}, file)
+    save_file(
+        {**own, "W_enc": (turned @ own["W_enc"]).contiguous(), "W_dec": (own["W_dec"] @ turned.T).contiguous()}, file
+    )
     config = json.loads((folder / "sae" / "cfg.json").read_text())
     (folder / "sae" / "cfg.json").write_text(json.dumps({**config, "architecture": "topk", "k": width // 4}))
     file = folder / "crosscoder" / "model.safetensors"

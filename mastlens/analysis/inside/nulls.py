@@ -10,7 +10,7 @@ from scipy import special
 
 from mastlens.analysis.increments.nulls import Null, judged, sampled_null
 
-SOURCE, SHUFFLED = "signs", "shuffled"
+SOURCE, SHUFFLED, FIRST_ORDER = "signs", "shuffled", "first_order"
 _NOTHING: dict[str, Any] = {"null": math.nan, "z": math.nan, "p": math.nan, "judged_by": "", "distinguishable": False}
 
 
@@ -43,6 +43,28 @@ def beside_null(column: str, value: float, draws: Sequence[float]) -> dict[str, 
         return {column: value, **{f"{column}_{end}": none for end, none in _NOTHING.items()}}
     # Draws that all happen to be positive do not make a measure so, of which a value is not.
     return judged(column, value, [drawn_law(draws, signed=bool(value <= 0))])
+
+
+def beside_first_order(column: str, value: float, draws: Sequence[float], own: float) -> dict[str, Any]:
+    """Return a value beside a null that is known of its first order alone: the columns of ``beside_null``.
+
+    How far the first order of a random change is off, nobody knows: in 16 bits the rounding of all that is computed
+    behind an exchange may be more than the exchange does. So a value counts only where its own first order does, too;
+    else its p is that of its first order, and ``X_judged_by`` says so. What chance calls a finding is then no more
+    often one than of the first order, of which it is known.
+
+    Args:
+        column: What is measured.
+        value: Of the RLVR model.
+        draws: The first order of each random change; empty where none were made.
+        own: The first order of the RLVR model.
+    """
+    told = beside_null(column, value, draws)
+    cheap = beside_null(column, own, draws)
+    if cheap[f"{column}_p"] > told[f"{column}_p"]:
+        told |= {f"{column}_{end}": cheap[f"{column}_{end}"] for end in ("p", "distinguishable")}
+        told[f"{column}_judged_by"] = FIRST_ORDER
+    return told
 
 
 def chance_ends(value: float, draws: Sequence[float]) -> tuple[float, float]:
