@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.calibration_draws import STORAGE, Cell, increment, stored, weight
 from mastlens.analysis.increments.precision import rounding_variance
 
-LAYERS, TEXTS, BIAS, SPREAD = 2, 20, 0.1, 0.02
+LAYERS, TEXTS, BIAS, SPREAD = 2, 56, 0.1, 0.02
 AS_WIDE = "bfloat16-wide"
 """Stored in bfloat16 and computed in float32, as on a CPU without units for bfloat16."""
 TAUGHT = "taught"
@@ -136,7 +135,7 @@ def _write_stage(folder: Path, config: Any, weights: dict[str, Tensor]) -> None:
 
 
 def _write_problems(path: Path, generator: torch.Generator, *, by_wording: bool) -> None:
-    numbers = np.array(torch.randperm(90, generator=generator)[:TEXTS]) + 10
+    numbers = torch.randperm(90, generator=generator)[:TEXTS] + 10
     added = torch.randint(2, 60, (TEXTS,), generator=generator).tolist()
     chance = (torch.randperm(TEXTS, generator=generator) % 2 == 0).tolist()
     rows = []

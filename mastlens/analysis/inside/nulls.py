@@ -79,7 +79,9 @@ def chance_ends(value: float, draws: Sequence[float]) -> tuple[float, float]:
     return drawn_law(draws, signed=bool(value <= 0)).interval()
 
 
-def beside_nulls(values: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def beside_nulls(
+    values: np.ndarray, draws: np.ndarray, step: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return of many measures at once the draws' mean, how many of their spreads a value is off, and the two-sided p.
 
     By the predictive Student law of the draws; a measure that all draws leave as it is has no spread, and p is 1. NaN
@@ -88,6 +90,9 @@ def beside_nulls(values: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.
     Args:
         values: One a measure.
         draws: [draws, measures].
+        step: What the least event that a measure counts adds to it. That none of few draws has such an event does not
+            mean that there is none: the spread has its share, step^2 / 12, and half of it is the continuity correction,
+            as in ``increments.nulls.sampled_null``.
     """
     if not len(draws):
         none = np.full(len(values), np.nan)
@@ -95,10 +100,12 @@ def beside_nulls(values: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.
     mean = draws.mean(axis=0)
     sd = draws.std(axis=0, ddof=1) if len(draws) > 1 else np.zeros(len(values))
     sd = np.where((draws == draws[0]).all(axis=0), 0.0, sd)  # the mean of equal numbers may be off by rounding
+    sd = np.where(sd > 0, np.sqrt(sd**2 + np.square(step) / 12), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(sd > 0, (values - mean) / sd, np.nan)
+        away = np.maximum(np.abs(values - mean) - np.asarray(step) / 2, 0.0) / sd
     widened = math.sqrt(1 + 1 / len(draws))
-    return mean, z, np.where(sd > 0, 2 * special.stdtr(len(draws) - 1, -np.abs(z) / widened), 1.0)
+    return mean, z, np.where(sd > 0, 2 * special.stdtr(len(draws) - 1, -away / widened), 1.0)
 
 
 def beside_both(column: str, value: float, draws: Sequence[float], turned: Sequence[float]) -> dict[str, Any]:
