@@ -3,6 +3,7 @@
 The long table of ``benchmarks/calibration.py --family inside`` is in docs/results; here are two of its lineages.
 """
 
+import numpy as np
 import pytest
 
 import mastlens
@@ -11,7 +12,14 @@ from benchmarks.calibration_draws import PLANTED, Cell
 from benchmarks.calibration_inside import FEW, LOOSE, STATES
 from benchmarks.calibration_lineages import draw_lineage
 from benchmarks.calibration_page_inside import SOUGHT
-from mastlens.analysis.inside.nulls import FIRST_ORDER, beside_first_order, beside_null
+from mastlens.analysis.increments.nulls import sampled_null
+from mastlens.analysis.inside.nulls import (
+    FIRST_ORDER,
+    beside_first_order,
+    beside_null,
+    beside_nulls,
+    beside_shuffled,
+)
 
 
 def test_the_short_calibration_of_inside(tmp_path):
@@ -44,6 +52,31 @@ def test_an_exact_effect_counts_only_where_its_first_order_does():
     }
     assert beside_first_order("effect", 1.0, draws, 9.0) == beside_null("effect", 1.0, draws)
     assert beside_first_order("effect", 9.0, [], 9.0)["effect_judged_by"] == ""
+
+
+@pytest.mark.parametrize("draws", range(2, 21))
+def test_draws_that_are_all_one_leave_no_freedom(draws):
+    """Before: rounding of their mean left a spread of 1e-17, of which every other value was far out."""
+    for count in range(1, 60):
+        row = beside_null("top_differs", (count + 1) / 151, [count / 151] * draws)
+        assert row["top_differs_p"] == 1 and not row["top_differs_distinguishable"]
+        row = beside_shuffled("auc", 0.9, [count / 151] * draws)
+        assert row["auc_p"] == 1 and not row["auc_distinguishable"]
+
+
+def test_a_step_is_in_the_spread_of_what_counts():
+    draws = np.array([[1.0, 3.0, 2.0], [1.0 + 1e-6, 3.0, 2.5], [1.0 - 1e-6, 3.0, 1.5], [1.0, 3.0, 2.0]])
+    values, step = np.array([1.5, 4.0, 2.2]), np.array([0.5, 0.5, 0.5])
+    mean, z, p = beside_nulls(values, draws, step)
+    assert beside_nulls(values, draws)[2][0] < 1e-9 < 0.1 < p[0]
+    assert p[1] == 1 and np.isnan(z[1])  # what no draw changes has no spread, step or not
+    sd = np.sqrt(draws[:, 2].var(ddof=1) + 0.25 / 12)
+    np.testing.assert_allclose(z[2], (2.2 - 2.0) / sd)
+    law = sampled_null(draws[:, 0].tolist(), step=0.5)
+    np.testing.assert_allclose(p[0], law.p_value(1.5), rtol=1e-9)
+    none = beside_nulls(values, draws, 0.0)
+    np.testing.assert_array_equal(none[2], beside_nulls(values, draws)[2])
+    np.testing.assert_array_equal(mean, none[0])
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "heavy"])
