@@ -23,8 +23,8 @@ LOOSE, AT = "p<0.05/", 0.05
 """Prefix of columns that count p below 5 %: of so many rows more can be told of a law's body than of its tail."""
 STATES = 32
 """Width of the residual stream."""
-FEW = 8
-"""Texts of the commands that read problems; the others, which tell texts apart, read all."""
+FEW, MANY = 8, 24
+"""Texts of the commands that read problems; ``direct``, which tells texts apart, reads all. Random directions where one is planted."""
 FEATURES = ("dictionary/change", "dictionary/firing_change", "crosscoder/active", "crosscoder/firing")
 """What allows for all rows of a table: of these a table counts, and no row."""
 _PLACE = ("resid_post", LAYERS - 1, -1, 0)
@@ -76,7 +76,9 @@ def _tables(drawn: Drawn) -> Iterator[tuple[str, pd.DataFrame]]:
     for name, direction in _steers(drawn, vector).items():
         file = drawn.folder / f"{name}.safetensors"
         save_file({_NAME: direction.contiguous()}, file)
-        steering = mastlens.inside_steer(**pair, **few, directions=file, direction=_NAME, doses=(-1.0, 1.0))
+        # So narrow a stream needs more random directions than a command draws by itself to tell anything from them.
+        steered = {"doses": (-0.5, 0.5), **({"draws": MANY} if drawn.taught else {})}
+        steering = mastlens.inside_steer(**pair, **few, directions=file, direction=_NAME, **steered)
         yield f"steer-{name}", steering.table
 
 

@@ -147,3 +147,21 @@ def beside_shuffled(column: str, value: float, draws: Sequence[float]) -> dict[s
     if math.isnan(value) or any(map(math.isnan, draws)):
         return {column: value, **{f"{column}_{end}": none for end, none in _NOTHING.items()}}
     return judged(column, value, [_shuffled_law(draws)])
+
+
+def beside_shuffled_cosine(column: str, value: float, draws: Sequence[float]) -> dict[str, Any]:
+    """Return a cosine of directions beside that of shuffled labels: the columns of ``increments.nulls.judged``.
+
+    Of states that lie along few axes a shuffling now and then gives a short direction, which is turned far: cosines
+    crowd below 1 with a tail away from it, and no Student law has that. By Fisher's z, artanh, they have one (R. A.
+    Fisher 1921); ``X_null`` is its mean as a cosine, ``X_z`` in units of its spread.
+
+    Args:
+        column: What is measured.
+        value: With the labels as they are.
+        draws: With each shuffling.
+    """
+    most = 1 - np.finfo(np.float64).epsneg  # of equal directions, rounding may leave a cosine above 1
+    z, *turned = np.arctanh(np.clip([value, *draws], -most, most)).tolist()
+    told = beside_shuffled(column, z, turned)
+    return told | {column: value, f"{column}_null": math.tanh(told[f"{column}_null"])}
