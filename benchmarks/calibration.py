@@ -220,8 +220,8 @@ def plan(chosen: argparse.Namespace) -> Iterator[tuple[Cell, int, int]]:
         yield from ((Cell("float32", "zero", "trend", steps, family), chosen.plants, width) for steps in (40.0, 100.0))
         return
     if family == "inside":
-        planted = product(("float32", "bfloat16"), (1.3, 20.0))
-        yield from ((Cell(storage, "rows", TAUGHT, ratio, family), chosen.plants, width) for storage, ratio in planted)
+        for storage in ("float32", "bfloat16"):
+            yield from ((Cell(storage, "rows", TAUGHT, ratio, family), chosen.plants, width) for ratio in (1.3, 20.0))
         return
     for storage, effect, ratio in product(("float32", "bfloat16"), PLANTS.get(family, ()), (4.0, 20.0)):
         yield Cell(storage, "isotropic", effect, ratio, family), chosen.plants, 2 * WIDTH

@@ -24,8 +24,8 @@ LOOSE, AT = "p<0.05/", 0.05
 STATES = 32
 """Width of the residual stream."""
 FEW, MANY = 8, 24
-"""Texts of the commands that read problems (``direct``, which tells texts apart, reads all), and random directions beside
-a planted one."""
+"""Texts of the commands that read problems (``direct``, which tells texts apart, reads all), and random directions
+beside a planted one."""
 FEATURES = ("dictionary/change", "dictionary/firing_change", "crosscoder/active", "crosscoder/firing")
 """What allows for all rows of a table: of these a table counts, and no row."""
 _PLACE = ("resid_post", LAYERS - 1, -1, 0)

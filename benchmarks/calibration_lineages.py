@@ -83,7 +83,8 @@ def draw_lineage(cell: Cell, repeat: int, width: int, folder: Path) -> Drawn:
         return {name: _moved(one, kind(name, one), cell.ratio) for name, one in start.items()}
 
     def random(name: str, one: Tensor) -> Tensor:
-        return increment(cell.increment, *_matrix(one).shape, generator).reshape(one.shape)
+        rows, cols = _matrix(one).shape
+        return increment(cell.increment, rows, cols, generator).reshape(one.shape)
 
     if taught:
         uphill = _gradients(model, before, folder)
@@ -111,7 +112,7 @@ def _weight(kind: str, name: str, shape: torch.Size, generator: torch.Generator)
     if len(shape) == 1:
         return 1 + BIAS * torch.randn(shape, generator=generator)
     size = 1.0 if "embed" in name else shape[1] ** -0.5
-    return weight(kind, *shape, generator) * (size / SPREAD)  # which draws weights of that spread
+    return weight(kind, shape[0], shape[1], generator) * (size / SPREAD)  # which draws weights of that spread
 
 
 def _moved(before: Tensor, drawn: Tensor, ratio: float) -> Tensor:
