@@ -3,15 +3,19 @@
 The long table of ``benchmarks/calibration.py --family inside`` is in docs/results; here are a few of its lineages.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 import mastlens
 from benchmarks.calibration import main, read
 from benchmarks.calibration_draws import Cell
 from benchmarks.calibration_inside import FEW, LOOSE, STATES
-from benchmarks.calibration_lineages import TAUGHT, draw_lineage
+from benchmarks.calibration_lineages import LAYERS, TAUGHT, draw_lineage
 from mastlens.analysis.increments.nulls import sampled_null
+from mastlens.analysis.inside.crosscoders import read_crosscoder
 from mastlens.analysis.inside.nulls import (
     FIRST_ORDER,
     beside_first_order,
@@ -127,3 +131,22 @@ def test_rounding_behind_an_exchange_is_no_effect(tmp_path):
     decided = table["effect_judged_by"] == FIRST_ORDER
     assert decided.any() and not decided.all()
     assert not table["effect_distinguishable"].any() and not table["first_order_distinguishable"].any()
+
+
+def test_one_token_more_at_which_a_feature_is_on_is_no_finding(tmp_path):
+    """Before: in 7 of 29 lineages in which nothing is to be found, some of a crosscoder's features were called RLVR's."""
+    drawn = draw_lineage(Cell("float32", "rows", "gaussian", 1.3, "inside"), 0, STATES, tmp_path)
+    crosscoder = tmp_path / "crosscoder"
+    least = read_crosscoder(crosscoder).least
+    assert torch.equal(least, torch.ones_like(least))  # its threshold; decoders are of length 1 and 0
+    assert not replace(read_crosscoder(crosscoder), threshold=None).least.any()
+    told = mastlens.inside_crosscoder(
+        **drawn.pair, splits={"f": drawn.problems}, limit=FEW, crosscoder=crosscoder, layer=LAYERS - 1
+    ).table
+    free = told[told["active_z"].notna()]
+    spread = (free["active"] - free["active_null"]).abs() / free["active_z"].abs()
+    one_token = 1 / free["tokens"]
+    assert len(free) > 50 and (spread >= 0.999 * one_token / 12**0.5).all()
+    near = (free["active"] - free["active_null"]).abs() < one_token
+    assert near.any() and (free.loc[near, "active_p"] > 0.05).all()
+    assert not told["active_distinguishable"].any()
