@@ -134,7 +134,7 @@ def test_rounding_behind_an_exchange_is_no_effect(tmp_path):
 
 
 def test_one_token_more_at_which_a_feature_is_on_is_no_finding(tmp_path):
-    """Before: in 7 of 29 lineages in which nothing is to be found, some of a crosscoder's features were called RLVR's."""
+    """Before: in 7 of 29 lineages without a finding, some features of a crosscoder were called RLVR's."""
     drawn = draw_lineage(Cell("float32", "rows", "gaussian", 1.3, "inside"), 0, STATES, tmp_path)
     crosscoder = tmp_path / "crosscoder"
     least = read_crosscoder(crosscoder).least
