@@ -92,7 +92,8 @@ PATCH = Table(
           for one in _PLACE),
         *measured(
             Column("effect", "log-probability of the solutions with the exchange minus without, exactly;"
-                   " distinguishable only where `first_order` is, too", _NATS, when="without --first-order", kind="number"),
+                   " distinguishable only where `first_order` is, too", _NATS,
+                   when="without --first-order", kind="number"),
             _FIRST,
         ),
         Column("effect_low", "lower end of the 95 % interval of `effect`, paired, over problems", _NATS,
