@@ -2,6 +2,7 @@
 
     python -m benchmarks.calibration --out DIR                    # the long table; again: go on where it stopped
     python -m benchmarks.calibration --out DIR --family coupling  # other nulls: coupling, table, agreement, path
+    python -m benchmarks.calibration --out DIR --family inside    # the commands of `mastlens inside`, whole
     python -m benchmarks.calibration --out DIR --short            # what the tests run, in a minute
     python -m benchmarks.calibration --out DIR --table            # print the table of what DIR holds
     python -m benchmarks.calibration --out DIR --page FILE        # write it as docs/results/calibration.md
@@ -10,8 +11,9 @@ Every cell is one way to store (float32, bfloat16, float16), kind of weight, kin
 units of the precision floor. An increment is drawn, added to the stored weight at the scale at which the *stored*
 increment has that size, rounded, and measured: as ``geometry`` does it, as ``couple`` does beside a gradient that
 knows nothing of it (one by one, and as whole tables), as ``mask-agreement`` beside another one; and paths of AdamW on
-noise as ``trajectory`` does. Each cell writes one file of counts, so that an interrupted run goes on; a cell's numbers
-follow from its name and the number of repeats alone.
+noise as ``trajectory`` does. Of ``inside`` it is put into a tiny model, and its commands are run. Each cell writes one
+file of counts, so that an interrupted run goes on; a cell's numbers follow from its name and the number of repeats
+alone.
 """
 
 import argparse
@@ -45,6 +47,8 @@ from benchmarks.calibration_draws import (
     WIDTH,
     Cell,
 )
+from benchmarks.calibration_inside import LOOSE, STATES
+from benchmarks.calibration_lineages import AS_WIDE, TAUGHT
 from benchmarks.calibration_measures import FAMILIES, measure
 from benchmarks.calibration_page import page
 
@@ -67,8 +71,10 @@ SHORT = (
     (Cell("bfloat16", "isotropic", "shared", 4.0, "agreement"), 5, 2 * WIDTH),
     (Cell("float32", "zero", "rank-1", 40.0, "path"), 15, NARROW),
     (Cell("float32", "zero", "trend", 40.0, "path"), 5, NARROW),
+    (Cell("bfloat16", "rows", "gaussian", 1.3, "inside"), 1, STATES),
 )
-"""What the tests run: cells with their number of draws and width."""
+"""What the tests run: cells with their number of draws and width; those of ``inside`` where that is asked for."""
+INSIDE = tuple(product(("float32", "bfloat16", AS_WIDE), ("gaussian", "heavy", "rank-1"), (1.3, 20.0)))
 PATHS = tuple(product(("iid", "rank-1", "rank-4", "decay"), (40.0, 100.0, 400.0)))
 
 
@@ -76,6 +82,9 @@ def cells(family: str = "geometry") -> Iterator[Cell]:
     """Yield every cell of the table of false positives; those of SmolLM2's weights where these are there."""
     if family == "path":
         yield from (Cell("float32", "zero", kind, steps, family) for kind, steps in PATHS)
+        return
+    if family == "inside":
+        yield from (Cell(storage, "rows", kind, ratio, family) for storage, kind, ratio in INSIDE)
         return
     for ratio, storage, weight, increment in product(RATIOS, STORAGE, WEIGHTS, INCREMENTS):
         if weight != "smollm2" or os.environ.get(SMOLLM2):
@@ -136,12 +145,19 @@ def pooled(table: pd.DataFrame) -> pd.DataFrame:
 def rejected(table: pd.DataFrame) -> pd.DataFrame:
     """Return the cells that reject 'the rate is at most the bound' at 5 % divided by their number (binomial).
 
-    The bound is 0.2 %, twice what is nominal; of tables, 6 %. The heads of one increment are not independent: of rank 1
-    they all give one number. So they are counted both ways, each on its own and all of an increment as one (flags over
-    heads, rounded up, of increments), and both must reject.
+    The bound is 0.2 %, twice what is nominal; of tables, and where p < 0.05 is counted, 6 %. The heads of one
+    increment are not independent: of rank 1 they all give one number. So they are counted both ways, each on its own
+    and all of an increment as one (flags over heads, rounded up, of increments), and both must reject. Of ``inside``,
+    where a cell has few lineages, cells of one storage are counted together.
     """
     random = table[~table["increment"].isin(PLANTED) & table["holds"]].copy()
-    bound = np.where(random["column"].str.startswith("table/"), TABLE + 0.01, 2 * NOMINAL)
+    inside = random["family"] == "inside"
+    if inside.any():
+        keys = ["family", "storage", "column"]
+        together = random[inside].groupby(keys, sort=False)[["hits", "n", "repeats"]].sum().reset_index()
+        named = {"weight": "rows", "increment": "all", "ratio": np.nan}
+        random = pd.concat([random[~inside], together.assign(**named)], ignore_index=True)
+    bound = np.where(random["column"].str.startswith(("table/", LOOSE)), TABLE + 0.01, 2 * NOMINAL)
     each = random["n"] / random["repeats"]
     ways = ((random["hits"], random["n"]), (np.ceil(random["hits"] / each), random["repeats"]))
     random["p"] = np.maximum(*(stats.binom.sf(hits - 1, n, bound) for hits, n in ways))
@@ -157,7 +173,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--plants", type=int, default=100, help="increments a planted effect (100)")
     parser.add_argument("--family", choices=list(FAMILIES), default="geometry", help="what is measured (geometry)")
     parser.add_argument("--part", default="0/1", metavar="I/N", help="the I-th of N parts, for several processes")
-    parser.add_argument("--short", action="store_true", help="a few cells of every family, a minute")
+    parser.add_argument(
+        "--short",
+        action="store_true",
+        help="a few cells of every family, a minute; of `inside` only with --family inside",
+    )
     parser.add_argument("--table", action="store_true", help="print what DIR holds, and measure nothing")
     parser.add_argument("--page", type=Path, help="write what DIR holds as a page, and measure nothing")
     chosen = parser.parse_args(arguments)
@@ -187,10 +207,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def plan(chosen: argparse.Namespace) -> Iterator[tuple[Cell, int, int]]:
     """Yield cells with their repeats and widths, those above the floor first."""
+    family, width = chosen.family, {"path": NARROW, "inside": STATES}.get(chosen.family, WIDTH)
     if chosen.short:
-        yield from SHORT
+        yield from (one for one in SHORT if (one[0].family == "inside") == (family == "inside"))
         return
-    family, width = chosen.family, NARROW if chosen.family == "path" else WIDTH
     above = [cell for cell in cells(family) if cell.ratio >= 1]
     if family == "table":  # a table is many tensors: a few cells, each often
         above = [cell for cell in above if (cell.weight, cell.ratio) == ("rows", 4.0) and cell.increment in TABLES]
@@ -198,6 +218,10 @@ def plan(chosen: argparse.Namespace) -> Iterator[tuple[Cell, int, int]]:
         yield cell, chosen.repeats, width
     if family == "path":
         yield from ((Cell("float32", "zero", "trend", steps, family), chosen.plants, width) for steps in (40.0, 100.0))
+        return
+    if family == "inside":
+        for storage in ("float32", "bfloat16"):
+            yield from ((Cell(storage, "rows", TAUGHT, ratio, family), chosen.plants, width) for ratio in (1.3, 20.0))
         return
     for storage, effect, ratio in product(("float32", "bfloat16"), PLANTS.get(family, ()), (4.0, 20.0)):
         yield Cell(storage, "isotropic", effect, ratio, family), chosen.plants, 2 * WIDTH

@@ -15,13 +15,16 @@ STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 WEIGHTS = ("isotropic", "rows", "columns", "spiked", "smollm2")
 INCREMENTS = ("gaussian", "signs", "sparse", "heavy", "rank-1", "rank-4", "rank-16", "block")
 RATIOS = (0.07, 0.3, 1.3, 4.0, 20.0)
-PLANTED = ("into", "out", "head", "mask", "aligned", "shared", "trend")
+PLANTED = ("into", "out", "head", "mask", "aligned", "shared", "trend", "taught")
 NOMINAL, TABLE = 0.001, 0.05
 WIDTH, HEADS, RANK = 128, 8, 16
 DIRECTIONS = ("stable_rank", "effective_rank", "energy_rank_99", "participation")
 COORDINATES = ("off_principal_mask", "principal_overlap", "low_magnitude_overlap", "principal_not_low_overlap")
 SMOLLM2 = "MASTLENS_SMOLLM2"
 """Environment variable: a folder with SmolLM2's weights as safetensors; without it that kind of weight is left out."""
+
+Told = dict[str, tuple[int, int]]
+"""Column to how many readings are called beyond chance, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Cell:
         weight: Kind of weight.
         increment: Kind of random increment, or of planted effect.
         ratio: Norm of the stored increment over the precision floor; of a path the optimiser's steps.
-        family: What is measured: ``geometry``, ``coupling``, ``table``, ``agreement`` or ``path``.
+        family: What is measured: ``geometry``, ``coupling``, ``table``, ``agreement``, ``path`` or ``inside``.
     """
 
     storage: str

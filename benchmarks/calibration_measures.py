@@ -14,6 +14,7 @@ from benchmarks.calibration_draws import (
     RANK,
     STORAGE,
     Cell,
+    Told,
     gradient,
     increment,
     noise_path,
@@ -21,6 +22,7 @@ from benchmarks.calibration_draws import (
     stored,
     weight,
 )
+from benchmarks.calibration_inside import measure_inside
 from mastlens.analysis.coupling.alignment import above_chance, cosine, cosine_chances, judged
 from mastlens.analysis.coupling.spectral import coupling_by_direction
 from mastlens.analysis.increments.agreement import mask_jaccard
@@ -29,9 +31,6 @@ from mastlens.analysis.increments.measures import Blocks, Options, measure_matri
 from mastlens.analysis.increments.placement import Rounding
 from mastlens.analysis.increments.precision import precision_floor, rounding_variance
 from mastlens.analysis.trajectories.noise import MEASURES, judge_path, path_laws, path_measures
-
-Told = dict[str, tuple[int, int]]
-"""Column to how many readings are called beyond chance, and of how many."""
 
 TENSORS, DIRECTIONS_ALONE = 16, 8
 """Tensors of a table, and singular directions of each that stand alone."""
@@ -137,6 +136,7 @@ FAMILIES: dict[str, Callable[[Cell, int, int], Told]] = {
     "table": measure_table,
     "agreement": measure_agreement,
     "path": measure_path,
+    "inside": measure_inside,
 }
 
 

@@ -5,6 +5,8 @@ import pandas as pd
 from scipy import stats
 
 from benchmarks.calibration_draws import NOMINAL, PLANTED, TABLE
+from benchmarks.calibration_inside import LOOSE
+from benchmarks.calibration_page_inside import HEAD, NOTES, SOUGHT
 
 MOST, BOUND, DRAWS, FOUND = 2 * NOMINAL, 4 * NOMINAL, 5000, 0.95
 """What is asked for: rate and upper bound at most, draws at least, and the share of planted effects found."""
@@ -83,7 +85,10 @@ def page(table: pd.DataFrame, pooled: pd.DataFrame, rejected: pd.DataFrame) -> s
         pooled: False positives by column, storage and ratio.
         rejected: The cells that reject the bound.
     """
-    text = _HEAD if "geometry" in set(table["family"]) else _OTHERS
+    families = set(table["family"])
+    if families == {"inside"}:
+        return HEAD + _inside(table, rejected) + _power(table) + NOTES
+    text = _HEAD if "geometry" in families else _OTHERS
     for family in ("geometry", *_HEADINGS):
         part = table[table["family"] == family]
         if len(part):
@@ -150,6 +155,22 @@ def _other(table: pd.DataFrame, family: str, rejected: pd.DataFrame) -> str:
     return text + f"\n{_rejecting(rejected[rejected['family'] == family], bound)}" + _power(table)
 
 
+def _inside(table: pd.DataFrame, rejected: pd.DataFrame) -> str:
+    random = table[~table["increment"].isin(PLANTED)]
+    cells = random.drop_duplicates(["storage", "increment", "ratio"])
+    text = f"\n## What was run\n\n{len(cells)} cells with {_range(cells['repeats'])} lineages each, "
+    text += f"{cells['repeats'].sum():,} in all; {cells['seconds'].sum() / 60:.0f} minutes of a core.\n"
+    tables, loose = (random["column"].str.startswith(start) for start in ("table/", LOOSE))
+    rows, firsts = random[~tables & ~loose], ["storage", "increment", "ratio"]
+    text += f"\n## Rows\n\nCalled distinguishable: p < {NOMINAL}.\n\n{_counts(rows, ['column'])}"
+    text += f"\n## Tables\n\nTables with a row that is called so.\n\n{_counts(random[tables], ['column'])}"
+    text += f"\n## Rows at 5%\n\n{_counts(random[loose], ['column'])}"
+    text += "\n## By storage, increment and size\n"
+    for key in firsts:
+        text += f"\n{_counts(rows, [key])}"
+    return f"{text}\n{_rejecting(rejected, 'at most 0.2 %; of tables and at 5 %, 6 %')}"
+
+
 def _rejecting(cells: pd.DataFrame, bound: str) -> str:
     """Return the cells that reject a bound."""
     if cells.empty:
@@ -173,7 +194,8 @@ def _power(table: pd.DataFrame) -> str:
     return f"\n### Planted effects\n\n{FOUND:.0%} are to be found, {width} wide.\n\n{_markdown(pd.DataFrame(rows))}"
 
 
-_SOUGHT = {
+_SOUGHT: dict[str, tuple[str, ...]] = {
+    **SOUGHT,
     "into": ("off_principal",),
     "out": ("off_principal_left",),
     "head": ("head/energy_share",),

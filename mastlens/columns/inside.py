@@ -91,7 +91,8 @@ PATCH = Table(
         *(Column("site", "the activation's name in `HookedModel`", kind="text") if one.name == "site" else one
           for one in _PLACE),
         *measured(
-            Column("effect", "log-probability of the solutions with the exchange minus without, exactly", _NATS,
+            Column("effect", "log-probability of the solutions with the exchange minus without, exactly;"
+                   " distinguishable only where `first_order` is, too", _NATS,
                    when="without --first-order", kind="number"),
             _FIRST,
         ),
@@ -106,7 +107,8 @@ PATCH = Table(
         ),
         *measured(
             Column("integrated", "the same as the mean gradient between own and other activation says, heads of a layer"
-                   " together", _NATS, source="Hanna et al., arXiv:2403.17806", when="--integrate", kind="number"),
+                   " together; distinguishable only where `first_order` is, too", _NATS,
+                   source="Hanna et al., arXiv:2403.17806", when="--integrate", kind="number"),
             _FIRST,
         ),
         Column("unpatched", "log-probability of the solutions without an exchange", _NATS, kind="number"),

@@ -312,5 +312,7 @@ def sampled_null(values: Sequence[float], *, step: float = 0.0) -> Null:
         raise BadSetting(f"A sampled null needs at least 2 draws, better 10 or more; there are {drawn.size}.")
     if not np.isfinite(drawn).all():
         raise BadFile("The statistic is NaN or infinite on a random draw, so it has no null.")
-    sd = (float(drawn.var(ddof=1)) + step**2 / 12) ** 0.5
+    # The mean of equal numbers may be off by rounding, and would leave a spread that every other value is far out of.
+    variance = 0.0 if (drawn == drawn[0]).all() else float(drawn.var(ddof=1))
+    sd = (variance + step**2 / 12) ** 0.5
     return Null(float(drawn.mean()), sd, "t", "sampled", draws=drawn.size, step=step)

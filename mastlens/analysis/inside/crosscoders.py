@@ -81,6 +81,12 @@ class Crosscoder:
             found = found * (found * self._scale() > self.threshold)
         return found, torch.einsum("tf,mfd->mtd", found, self.decoder) + self.decoder_bias[:, None]
 
+    @property
+    def least(self) -> Float[Tensor, " features"]:
+        """Return how active a feature is at least where it is on, in units of ``read``: 0 without a threshold."""
+        zero = torch.zeros_like(self.encoder_bias)
+        return zero if self.threshold is None else (zero + self.threshold) / self._scale()
+
     def _scale(self) -> Tensor:
         if self.normalisation == "CROSSCODER":
             return self.lengths.sum(dim=0)

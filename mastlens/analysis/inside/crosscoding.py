@@ -73,7 +73,8 @@ def inside_crosscoder(settings: InsideCrosscoderSettings) -> SharedFeatures:
     - ``active``: mean activation, in units of the states: times the lengths of both decoders, with its 95 % interval
       over texts (``_low``, ``_high``), and ``firing``, the share of tokens at which it is on;
     - both beside the same where RLVR is a random change of its size (``active_null`` ...; ``inside.pair``): what is
-      beyond it is made of what RLVR did, and not of any change. ``active_q`` is p adjusted for all features of the
+      beyond it is made of what RLVR did, and not of any change. With a threshold, the spread of ``active`` allows for a
+      token more or less at which a feature is on. ``active_q`` is p adjusted for all features of the
       split (Benjamini-Hochberg), ``_distinguishable`` q <= 0.05.
 
     ``fit``: ``split``, ``layer``, ``site``, ``tokens``, ``features``, ``alive``, ``fvu_before`` and ``fvu_after``
@@ -194,7 +195,7 @@ def _table(place: dict[str, Any], found: _Found, crosscoder: Crosscoder) -> pd.D
     tokens, lengths = int(found.counts.sum()), crosscoder.lengths.double().numpy()[:, alive]
     same = {**place, "head": -1, "position": ALL}
     table = pd.DataFrame({**same, "feature": alive, "tokens": tokens}, index=range(len(alive)))
-    whole = lengths.sum(axis=0)
+    whole, least = lengths.sum(axis=0), crosscoder.least.double().numpy()[alive]
     one, other = crosscoder.decoder.double().numpy()[:, alive]
     with np.errstate(divide="ignore", invalid="ignore"):
         table["share"] = lengths[1] / whole
@@ -202,15 +203,17 @@ def _table(place: dict[str, Any], found: _Found, crosscoder: Crosscoder) -> pd.D
     for measure, (name, unit) in enumerate((("active", whole), ("firing", np.ones(len(alive))))):
         sums = found.sums[measure][:, alive].astype(np.float64) * unit
         value, *drawn = found.totals[measure][:, alive] * unit / tokens
-        table = table.assign(**_judged(name, value, np.array(drawn)))
+        # A feature that goes on at one token goes on by its threshold, which no spread of a few draws knows.
+        step = least * unit / tokens if name == "active" else np.zeros(len(alive))
+        table = table.assign(**_judged(name, value, np.array(drawn), step))
         if name == "active":
             low, high = ratio_intervals(sums.T, found.counts.astype(float))
             table = table.assign(active_low=low, active_high=high)
     return table
 
 
-def _judged(column: str, value: np.ndarray, drawn: np.ndarray) -> dict[str, Any]:
-    mean, z, p = beside_nulls(value, drawn)
+def _judged(column: str, value: np.ndarray, drawn: np.ndarray, step: np.ndarray) -> dict[str, Any]:
+    mean, z, p = beside_nulls(value, drawn, step)
     known = bool(len(drawn)) and len(value) > 0
     q = stats.false_discovery_control(p, method="bh") if known else p
     found = {"": value, "_null": mean, "_z": z, "_p": p, "_q": q, "_judged_by": SOURCE if len(drawn) else ""}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mastlens.analysis.inside.labels import LabelledTexts
 from mastlens.analysis.inside.looking import looked_inside
-from mastlens.analysis.inside.nulls import beside_both, beside_shuffled
+from mastlens.analysis.inside.nulls import beside_both, beside_shuffled, beside_shuffled_cosine
 from mastlens.analysis.inside.pair import RLVR, Pair
 from mastlens.analysis.inside.probes import Halves, Probe, cosine, halve, probe
 from mastlens.analysis.inside.settings import PROBES, InsideDirectSettings
@@ -78,7 +78,7 @@ def inside_direct(settings: InsideDirectSettings) -> Directions:
     - ``auc_before`` and ``auc_after``: area under the curve in SFT and RLVR, each by its own direction, with its 95 %
       interval (``_low``, ``_high``) over texts, and its null, the same with shuffled labels; ``auc_change`` with the
       interval of a paired difference (DeLong);
-    - ``cosine`` of both directions, beside that of shuffled labels;
+    - ``cosine`` of both directions, beside that of shuffled labels, by Fisher's z;
     - ``gap``: how far the classes' means are apart along SFT's direction;
     - ``writes``: how far RLVR moves the held-out texts along SFT's direction, in gaps, beside what random changes of
       RLVR's size do (``inside.pair``), and beside RLVR along directions of that length from shuffled labels
@@ -235,7 +235,7 @@ def _row(spot: Spot, kind: str, told: _Told, halves: Halves) -> dict[str, Any]:
     change = told.probes[1].area.minus(told.probes[0].area)
     ends = change.interval()
     row |= {"auc_change": change.value, "auc_change_low": ends.low, "auc_change_high": ends.high}
-    row |= beside_shuffled("cosine", cosine(*(one.direction for one in told.probes)), _turned(told.probes))
+    row |= beside_shuffled_cosine("cosine", cosine(*(one.direction for one in told.probes)), _turned(told.probes))
     row |= {"gap": told.gap, **beside_both("writes", told.writes[0], told.writes[1:], told.by_chance[0])}
     before, after, *drawn = told.reads
     row |= {"reads_before": before, "reads_after": after}

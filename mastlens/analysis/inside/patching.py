@@ -11,7 +11,7 @@ from mastlens.analysis.causal.settings import DIRECTIONS
 from mastlens.analysis.inside.exchanging import Exchange, Exchanged, Place
 from mastlens.analysis.inside.integrating import integrated_effects
 from mastlens.analysis.inside.looking import Texts, looked_inside
-from mastlens.analysis.inside.nulls import beside_null
+from mastlens.analysis.inside.nulls import beside_first_order, beside_null
 from mastlens.analysis.inside.pair import Pair
 from mastlens.analysis.inside.settings import InsidePatchSettings
 from mastlens.analysis.inside.tally import ALL
@@ -87,8 +87,10 @@ def inside_patch(settings: InsidePatchSettings) -> ActivationPatches:
     again) with ``effect_low`` and ``effect_high``, its paired 95 % interval over problems; ``first_order`` (attribution
     patching: what gradients say of all activations at once); with ``integrate``, ``integrated`` (the gradient between
     own and other activation, ``inside.integrating``); all with their null, ``effect_null`` ...: the first-order
-    effect where RLVR is a random change of its size (``inside.pair``), by whose spread they are judged;
-    ``unpatched``, and ``total``, the effect of the whole other model.
+    effect where RLVR is a random change of its size (``inside.pair``), by whose spread they are judged: ``effect`` and
+    ``integrated`` are beyond it only where ``first_order`` is, too (``effect_judged_by`` is ``first_order`` where that
+    decides), for how far the first order of a random change is off is not measured; ``unpatched``, and ``total``, the
+    effect of the whole other model.
 
     Raises:
         MastlensError: If the checkpoints are not one lineage, cannot read the same texts, or lack a site or a layer.
@@ -148,13 +150,14 @@ def _table(split: str, found: Exchanged, integrated: Mapping[tuple[str, Place], 
             row: dict[str, Any] = {"split": split, "direction": way, "layer": layer, "site": name, "head": head}
             row |= {"position": ALL, "tokens": int(tokens)}
             drawn = (found.drawn.get((way, place), np.zeros(0)) / tokens).tolist()
+            cheap = float(found.first_order[way, place].sum() / tokens)
             if ends is not None:
                 low, high = ends
-                row |= beside_null("effect", found.effects[way, place].sum() / tokens, drawn)
+                row |= beside_first_order("effect", float(found.effects[way, place].sum() / tokens), drawn, cheap)
                 row |= {"effect_low": low[number], "effect_high": high[number]}
-            row |= beside_null("first_order", found.first_order[way, place].sum() / tokens, drawn)
+            row |= beside_null("first_order", cheap, drawn)
             if integrated:
-                row |= beside_null("integrated", float(integrated[way, place].sum() / tokens), drawn)
+                row |= beside_first_order("integrated", float(integrated[way, place].sum() / tokens), drawn, cheap)
             rows.append(row | {"unpatched": means[way], "total": means[other[way]] - means[way]})
     return pd.DataFrame(rows)
 
