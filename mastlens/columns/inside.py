@@ -171,9 +171,9 @@ DIRECT = Table(
             for column in (
                 *measured(Column(f"auc_{when}", f"area under the curve of held-out texts in {model}", kind="number"),
                           _SHUFFLED),
-                Column(f"auc_{when}_low", f"lower end of the 95 % interval of `auc_{when}`, over texts",
-                       source="DeLong et al. 1988"),
-                Column(f"auc_{when}_high", f"upper end of the 95 % interval of `auc_{when}`, over texts"),
+                Column(f"auc_{when}_low", f"lower end of the 95 % interval of `auc_{when}`, over prompts",
+                       source="DeLong et al. 1988, Obuchowski 1997"),
+                Column(f"auc_{when}_high", f"upper end of the 95 % interval of `auc_{when}`, over prompts"),
             )
         ),
         Column("auc_change", "`auc_after` - `auc_before`", kind="number"),
