@@ -32,6 +32,15 @@ DEPART = Table(
                  "centred, at unit norm; NaN by position", source="Procrustes disparity"),
         *_beside("lens_kl", f"KL(SFT ‖ RLVR) of {_NEXT}, read off the layer by each model's final norm and output "
                  "embedding", "nat", source="logit lens", when="--lens"),
+        *_beside("tuned_kl", "the same behind an affine map of the layer, each model's own or one for all; no null "
+                 "where two lenses are given", "nat", source="tuned lens: Belrose et al., arXiv:2303.08112",
+                 when="--tuned-lens"),
+        *(
+            Column(f"{lens}_error_{when}", f"KL(what {model} says ‖ what the {named} lens reads off its layer), of "
+                   f"{_NEXT}; not of texts that lenses were trained on", "nat", when="--tuned-lens", kind="number")
+            for lens, named in (("lens", "logit"), ("tuned", "tuned"))
+            for when, model in (("before", "SFT"), ("after", "RLVR"))
+        ),
         *_beside("kl", f"KL(SFT ‖ RLVR) of {_NEXT}", "nat"),
         *_beside("js", f"Jensen-Shannon divergence of {_NEXT}, at most log 2", "nat", source="Lin 1991"),
         *_beside("entropy_change", f"entropy of {_NEXT}, RLVR minus SFT", "nat"),
@@ -173,9 +182,9 @@ DIRECT = Table(
             for column in (
                 *measured(Column(f"auc_{when}", f"area under the curve of held-out texts in {model}", kind="number"),
                           _SHUFFLED),
-                Column(f"auc_{when}_low", f"lower end of the 95 % interval of `auc_{when}`, over texts",
-                       source="DeLong et al. 1988"),
-                Column(f"auc_{when}_high", f"upper end of the 95 % interval of `auc_{when}`, over texts"),
+                Column(f"auc_{when}_low", f"lower end of the 95 % interval of `auc_{when}`, over prompts",
+                       source="DeLong et al. 1988, Obuchowski 1997"),
+                Column(f"auc_{when}_high", f"upper end of the 95 % interval of `auc_{when}`, over prompts"),
             )
         ),
         Column("auc_change", "`auc_after` - `auc_before`", kind="number"),

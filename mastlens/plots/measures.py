@@ -46,6 +46,7 @@ _LABELS = {
     "cka_distance": "1 − CKA of the stream before and after (no unit)",
     "procrustes": "Procrustes distance of the stream before and after (0 to 1)",
     "lens_kl": "KL(SFT ‖ RLVR) of the layer's logit lens (nats)",
+    "tuned_kl": "KL(SFT ‖ RLVR) of the layer's tuned lens (nats)",
     "kl": "KL(SFT ‖ RLVR) of the next token (nats)",
     "js": "Jensen-Shannon divergence of the next token (nats)",
     "entropy_change": "change of the next token's entropy (nats)",

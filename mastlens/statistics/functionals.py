@@ -7,11 +7,11 @@ under a ROC curve it is DeLong, DeLong and Clarke-Pearson (1988), Biometrics 44,
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import nan, sqrt
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from scipy import stats
 
@@ -28,23 +28,60 @@ class Functional:
         value: The number.
         influence: Set of items to the influence of each: they sum to 0, and the number's variance is the sum over sets
             of their mean square over n - 1. Empty where nothing is known of it.
+        clusters: Set of items to the cluster of each, counted from 0 over all sets: items of one cluster move together,
+            also across sets, and clusters are the units. Empty where every item is its own.
     """
 
     value: float
     influence: Mapping[str, Float[np.ndarray, " items"]] = field(default_factory=dict)
+    clusters: Mapping[str, Int[np.ndarray, " items"]] = field(default_factory=dict)
+
+    def clustered(self, clusters: Mapping[str, ArrayLike]) -> "Functional":
+        """Return the same number of items that come in clusters.
+
+        Args:
+            clusters: Set of items to one label an item; equal labels are one cluster, in whichever sets they stand.
+
+        Raises:
+            MastlensError: If a set is missing, or has another number of labels than of items.
+        """
+        labels = {name: np.asarray(clusters.get(name, ())) for name in self.influence}
+        for name, one in self.influence.items():
+            if labels[name].shape != one.shape:
+                raise NotTogether(
+                    f"There are {len(one)} items ({name}) and {labels[name].size} cluster labels; each item needs one."
+                )
+        codes = np.unique(np.concatenate(list(labels.values())), return_inverse=True)[1]
+        ends = np.cumsum([len(one) for one in labels.values()])[:-1]
+        return replace(self, clusters=dict(zip(labels, np.split(codes, ends), strict=True)))
 
     @property
     def error(self) -> float:
-        """Standard error; NaN where a set has fewer than three items, or nothing is known."""
-        sets = self.influence.values()
-        if not sets or min(len(one) for one in sets) < FEWEST:
+        """Standard error; NaN where a set has fewer than three units, or nothing is known."""
+        if self.freedom < FEWEST:
             return nan
-        return sqrt(sum(float(one @ one) / (len(one) * (len(one) - 1)) for one in sets))
+        if not self.clusters:
+            return sqrt(sum(float(one @ one) / (len(one) * (len(one) - 1)) for one in self.influence.values()))
+        # Obuchowski's variance: of either set by its own clusters, and what clusters have in common that are in both.
+        total = np.zeros(1 + max(int(codes.max()) for codes in self.clusters.values()))
+        for name, one in self.influence.items():
+            codes = self.clusters[name]
+            units = len(np.unique(codes))
+            total += np.bincount(codes, one, minlength=len(total)) * (sqrt(units / (units - 1)) / len(one))
+        return sqrt(float(total @ total))
 
     @property
     def freedom(self) -> int:
-        """Items of the smallest set: those that Student's quantile is for."""
+        """Units of the smallest set: those that Student's quantile is for."""
+        if self.clusters:
+            return min(len(np.unique(codes)) for codes in self.clusters.values())
         return min((len(one) for one in self.influence.values()), default=0)
+
+    @property
+    def worth(self) -> float:
+        """Independent items that the smallest set is worth at least: Kish's (sum of sizes)^2 / sum of their squares."""
+        sizes = [np.bincount(codes) for codes in self.clusters.values()]
+        return min((float(one.sum() ** 2 / (one @ one)) for one in sizes), default=float(self.freedom))
 
     def interval(self, *, level: float = 0.95) -> Interval:
         """Return the interval at Student's quantile; NaN where items do not differ, which says nothing of how far."""
@@ -74,11 +111,14 @@ class Functional:
             if one is not None and two is not None and len(one) != len(two):
                 raise NotTogether(f"Two numbers are compared that are of {len(one)} and of {len(two)} items ({name}).")
             moved[name] = (0.0 if one is None else one) - (0.0 if two is None else two)
-        return Functional(self.value - other.value, moved)
+        if any(not np.array_equal(self.clusters.get(name, ()), other.clusters.get(name, ())) for name in sets):
+            raise NotTogether("Two numbers are compared whose items come in other clusters.")
+        return Functional(self.value - other.value, moved, self.clusters)
 
     def scaled(self, factor: float, shift: float = 0.0) -> "Functional":
         """Return ``factor`` times the number, plus ``shift``."""
-        return Functional(factor * self.value + shift, {name: factor * one for name, one in self.influence.items()})
+        moved = {name: factor * one for name, one in self.influence.items()}
+        return replace(self, value=factor * self.value + shift, influence=moved)
 
 
 def mean_functional(values: ArrayLike, name: str = "items") -> Functional:
@@ -119,12 +159,13 @@ def auc_interval(area: Functional, *, level: float = 0.95) -> Interval:
     """Return the interval of an area under a curve: Wilson's, of as many pairs as the area's variance is worth.
 
     That is never less than items of the smaller set, as A (1 - A) / min(m, n) is the largest variance there is (van
-    Dantzig 1951); it stays within 0 and 1, and has a width also where every pair is in order.
+    Dantzig 1951), and of clusters never less than the items that these are worth where all of one are alike; it stays
+    within 0 and 1, and has a width also where every pair is in order.
     """
     error, fewest = area.error, area.freedom
     if not np.isfinite(area.value) or fewest < FEWEST:
         return NONE
-    worth = max(fewest, area.value * (1 - area.value) / error**2) if error > 0 else fewest
+    worth = max(area.worth, area.value * (1 - area.value) / error**2) if error > 0 else area.worth
     return wilson(area.value * worth, worth, level=level, units=fewest)
 
 

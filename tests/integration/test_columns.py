@@ -52,7 +52,8 @@ def commands(folder: Path) -> list[str]:
         f"score search {lineage} {pair} --limit 2 --where {top} --parameter budget=8 --out {folder}/run",
         f"score shapley {lineage} {pair} --limit 2 --where {top} --parameter pairs=2 --out {folder}/run",
         f"token-differences --base {BASE} {lineage} --split forget={f} --out {folder}/tokens",
-        f"inside depart {lineage} --split forget={f} --lens --positions 1 --draws 2 --out {folder}/inside",
+        f"inside depart {lineage} --split forget={f} --tuned-lens --lens-tokens 64 --positions 1 --draws 2 "
+        f"--out {folder}/inside",
         f"inside write {lineage} --split forget={f} --draws 2 --out {folder}/inside",
         f"inside direct {lineage} --texts {s} --label subject=Algebra --layers 1 --sites resid_post --draws 2 "
         f"--shuffles 2 --out {folder}/inside",

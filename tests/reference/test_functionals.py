@@ -77,6 +77,77 @@ def test_the_interval_of_an_area_covers_it(shift):
     assert inside / 400 > 0.925
 
 
+def clustered_scores(rng, prompts, each, shift, *, mixed):
+    """Scores of responses to prompts, alike by prompt; of either class by prompt, or of both by response."""
+    prompt = np.repeat(np.arange(prompts), each)
+    high = rng.random(len(prompt)) < 0.5 if mixed else prompt % 2 == 1
+    scores = rng.normal(size=prompts)[prompt] + 0.5 * rng.normal(size=len(prompt)) + shift * high
+    return scores, high, prompt
+
+
+def of_clusters(scores, high, prompt):
+    return auc_functional(scores[~high], scores[high]).clustered({"low": prompt[~high], "high": prompt[high]})
+
+
+def test_items_that_are_repeated_say_nothing_more():
+    rng = np.random.default_rng(5)
+    low, high = rng.normal(size=12), rng.normal(0.7, 1, size=9)
+    once = auc_functional(low, high)
+    alone = once.clustered({"low": range(12), "high": range(12, 21)})
+    assert (alone.value, alone.freedom, alone.worth) == (once.value, 9, 9)
+    assert alone.error == pytest.approx(once.error)
+    thrice = auc_functional(np.repeat(low, 3), np.repeat(high, 3))
+    kept = thrice.clustered({"low": np.repeat(np.arange(12), 3), "high": np.repeat(np.arange(12, 21), 3)})
+    assert (kept.value, kept.error) == pytest.approx((once.value, once.error))
+    assert [*vars(auc_interval(kept)).values()] == pytest.approx([*vars(auc_interval(once)).values()])
+    assert thrice.error < 0.65 * once.error
+    assert kept.scaled(2.0).error == pytest.approx(2 * once.error)
+    with pytest.raises(NotTogether, match="12 items"):
+        once.clustered({"low": range(11), "high": range(9)})
+    with pytest.raises(NotTogether, match="other clusters"):
+        kept.minus(thrice)
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_the_error_of_clusters_is_that_of_drawing_whole_clusters(mixed):
+    rng = np.random.default_rng(6)
+    one, high, prompt = clustered_scores(rng, 60, 4, 0.8, mixed=mixed)
+    other = one + 0.4 * rng.normal(size=60)[prompt]
+    area = of_clusters(one, high, prompt)
+    change = of_clusters(other, high, prompt).minus(area)
+    places = [np.flatnonzero(prompt == number) for number in range(60)]
+    areas, changes = [], []
+    for _ in range(600):
+        drawn = np.concatenate([places[number] for number in rng.integers(0, 60, 60)])
+        above = high[drawn]
+        found = [(s[drawn][above][:, None] > s[drawn][~above]).mean() for s in (one, other)]
+        areas.append(found[0])
+        changes.append(found[1] - found[0])
+    assert area.error == pytest.approx(np.std(areas), rel=0.12)
+    assert change.error == pytest.approx(np.std(changes), rel=0.12)
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_the_interval_of_clusters_covers_and_that_of_their_items_does_not(mixed):
+    rng = np.random.default_rng(7)
+    truth = stats.norm.cdf(0.8 / (2 * (1 + 0.25)) ** 0.5)
+    inside, naive, paired, draws = 0, 0, 0, 300
+    for _ in range(draws):
+        scores, high, prompt = clustered_scores(rng, 24, 6, 0.8, mixed=mixed)
+        area = of_clusters(scores, high, prompt)
+        ends = [auc_interval(one) for one in (area, auc_functional(scores[~high], scores[high]))]
+        inside += ends[0].low <= truth <= ends[0].high
+        naive += ends[1].low <= truth <= ends[1].high
+        if not mixed:  # the same labels again
+            other = clustered_scores(rng, 24, 6, 0.8, mixed=mixed)[0]
+            change = of_clusters(other, high, prompt).minus(area).interval()
+            paired += change.low <= 0 <= change.high
+    assert inside / draws > 0.925
+    if not mixed:  # prompts with responses of both kinds compare these with each other, whatever the prompt does
+        assert naive / draws < 0.8
+        assert paired / draws > 0.92
+
+
 def test_an_area_of_pairs_that_are_all_in_order_has_an_interval():
     interval = auc_interval(auc_functional(range(8), range(10, 18)))
     assert interval.high == 1

@@ -271,7 +271,7 @@ def test_the_command_writes_what_is_declared_and_knows_it_again(tmp_path, tiny):
     assert told.summary["rows"] == 4
     assert "none of 3 stream readings is beyond chance" in told.conclusion
     for file in ("inside_depart.parquet", "inside_forks.parquet"):
-        check_table(out / file, "mastlens inside depart", without=("--lens",))
+        check_table(out / file, "mastlens inside depart", without=("--lens", "--tuned-lens"))
     before = {path.name: path.read_bytes() for path in out.glob("*.parquet")}
     assert run_command(*line.split()).summary["forks"] == told.summary["forks"]
     assert before == {path.name: path.read_bytes() for path in out.glob("*.parquet")}

@@ -13,10 +13,11 @@ from sklearn.metrics import roc_auc_score
 
 import mastlens
 from mastlens.analysis.inside.nulls import beside_both, beside_null
-from mastlens.analysis.inside.probes import halve, logistic_directions, mean_directions, probe
+from mastlens.analysis.inside.probes import Halves, halve, logistic_directions, mean_directions, probe
 from mastlens.checkpoints.checkpoint import Checkpoint
 from mastlens.errors import MastlensError
 from mastlens.plots.cards.inside import directions_card
+from mastlens.statistics import auc_interval
 from mastlens.statistics.units import FEWEST
 from tests.columns import check_table
 from tests.conftest import run_command
@@ -133,6 +134,29 @@ def test_wording_is_read_behind_attention_and_nowhere_before(directions):
         assert last["auc_before_p"] < 0.1 < same["auc_before_p"]
     told = [f"{name}_distinguishable" for name in ("writes", "reads")]
     assert not directions.table[told].to_numpy().any()  # RLVR of the tiny lineage is a random change
+
+
+def test_several_texts_of_one_prompt_make_no_interval_narrower():
+    """Every text three times is the same area and interval; three times as many prompts are a narrower one."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2 == 1
+    states = rng.normal(size=(40, 5)) + 0.5 * labels[:, None]
+    for kind in ("mean", "logistic"):
+        found = []
+        for copies, prompts in ((1, np.arange(40)), (3, np.repeat(np.arange(40), 3)), (3, np.arange(120))):
+            told = np.repeat(labels, copies)
+            held = np.repeat(np.arange(40) >= 20, copies)
+            area = probe(
+                kind,
+                np.repeat(states, copies, axis=0),
+                Halves(told, held, np.zeros((0, len(told)), dtype=bool), prompts),
+                float(copies),
+            ).area
+            found.append((area.value, auc_interval(area)))
+        once, together, apart = found
+        assert together[0] == pytest.approx(once[0])
+        assert (together[1].low, together[1].high) == pytest.approx((once[1].low, once[1].high))
+        assert apart[1].high - apart[1].low < 0.8 * (once[1].high - once[1].low)
 
 
 def test_labels_that_mean_nothing_are_not_told(ask, tmp_path, texts):

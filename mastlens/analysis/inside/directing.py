@@ -76,8 +76,8 @@ def inside_direct(settings: InsideDirectSettings) -> Directions:
     directions were found on, and held out), ``positives`` (of those held out);
 
     - ``auc_before`` and ``auc_after``: area under the curve in SFT and RLVR, each by its own direction, with its 95 %
-      interval (``_low``, ``_high``) over texts, and its null, the same with shuffled labels; ``auc_change`` with the
-      interval of a paired difference (DeLong);
+      interval (``_low``, ``_high``) over prompts, whose texts count as one unit, and its null, the same with shuffled
+      labels; ``auc_change`` with the interval of a paired difference, likewise (DeLong 1988, Obuchowski 1997);
     - ``cosine`` of both directions, beside that of shuffled labels, by Fisher's z;
     - ``gap``: how far the classes' means are apart along SFT's direction;
     - ``writes``: how far RLVR moves the held-out texts along SFT's direction, in gaps, beside what random changes of

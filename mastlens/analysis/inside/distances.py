@@ -63,6 +63,14 @@ def procrustes_distance(before: Float[Tensor, "tokens width"], after: Float[Tens
     return float((1 - torch.linalg.svdvals(parts[0] @ parts[1].T).sum() ** 2).clamp_min(0))
 
 
+def divergence(
+    before: Float[Tensor, "tokens vocabulary"], after: Float[Tensor, "tokens vocabulary"]
+) -> Float[Tensor, " tokens"]:
+    """Return KL(before || after) over the whole vocabulary, in nats, from log-probabilities. Differentiable."""
+    lowest = torch.finfo(before.dtype).min  # see ``next_token``
+    return (before.exp() * (before.clamp_min(lowest) - after.clamp_min(lowest))).sum(dim=1).clamp_min(0)
+
+
 def next_token(
     before: Float[Tensor, "tokens vocabulary"], after: Float[Tensor, "tokens vocabulary"]
 ) -> dict[str, Float[Tensor, " tokens"]]:
@@ -80,7 +88,7 @@ def next_token(
     old, new = old.clamp_min(lowest), new.clamp_min(lowest)
     # Divergences are not negative; of distributions that hardly differ, rounding may leave a sum that is.
     return {
-        "kl": (p * (old - new)).sum(dim=1).clamp_min(0),
+        "kl": divergence(old, new),
         "js": ((p * (old - between)).sum(dim=1) + (q * (new - between)).sum(dim=1)).clamp_min(0) / 2,
         "entropy_change": (p * old).sum(dim=1) - (q * new).sum(dim=1),
         "top_differs": (before.argmax(dim=1) != after.argmax(dim=1)).to(before.dtype),

@@ -1,7 +1,7 @@
 """Linear probes: a direction from half of the texts, how well it tells the other half, and the same of shuffled labels.
 
 By the difference of the classes' means, or by logistic regression (scikit-learn). Texts of one prompt are never on both
-sides, and go together when labels are shuffled. Everything in float64.
+sides, go together when labels are shuffled, and count as one in an interval. Everything in float64.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,13 @@ class Halves:
         labels: Of each text.
         held: True for the texts that are held out.
         shuffled: The labels shuffled, a row a time: within each half, so that both keep their classes' sizes.
+        groups: Of each text: texts of one are of one prompt.
     """
 
     labels: Bool[np.ndarray, " texts"]
     held: Bool[np.ndarray, " texts"]
     shuffled: Bool[np.ndarray, "shuffles texts"]
+    groups: Int[np.ndarray, " texts"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Probe:
 
     Attributes:
         direction: In the units of the states, of no particular length; zero where all states are one.
-        area: Area under the curve of the texts that were held out.
+        area: Area under the curve of the texts that were held out, with prompts for units.
         shuffled: The same of directions that were found from shuffled labels, held against these.
         turned: Those directions.
     """
@@ -80,14 +82,16 @@ def halve(
     for of_kind in strata.values():
         for own in of_kind[1::2]:
             held[own] = True
-    least = min(int((labels[side] == kind).sum()) for side in (held, ~held) for kind in (True, False))
+    sides = [(side, kind) for side in (held, ~held) for kind in (True, False)]
+    least = min(len(np.unique(groups[side & (labels == kind)])) for side, kind in sides)
     if least < FEWEST:
         raise BadSetting(
             f"Too few texts for a probe: {label} is true of {counts[0]} and false of {counts[1]}, which leaves {least} "
-            f"of one class in one half. At least {FEWEST} of each are needed in both, of different prompts."
+            f"of one class in one half, those of one prompt counted as one. At least {FEWEST} of each are needed in "
+            "both, of different prompts."
         )
     draws = [_shuffled(labels, places, held, generator) for _ in range(shuffles)]
-    return Halves(labels, held, np.array(draws))
+    return Halves(labels, held, np.array(draws), groups)
 
 
 def _shuffled(
@@ -162,7 +166,9 @@ def probe(kind: str, states: Float[np.ndarray, "texts width"], halves: Halves, p
     for direction, labels in zip(found, labellings, strict=True):
         scores, tested = wide[halves.held] @ direction, labels[halves.held]
         areas.append(auc_functional(scores[~tested], scores[tested]))
-    return Probe(found[0], areas[0], [one.value for one in areas[1:]], found[1:])
+    own, of = halves.labels[halves.held], halves.groups[halves.held]
+    area = areas[0].clustered({"low": of[~own], "high": of[own]})
+    return Probe(found[0], area, [one.value for one in areas[1:]], found[1:])
 
 
 def cosine(one: Float[np.ndarray, " width"], other: Float[np.ndarray, " width"]) -> float:

@@ -77,12 +77,41 @@ class InsideDepartSettings(SplitSettings):
     then = "causal-map --sft {sft} --rlvr {rlvr} --forget forget.jsonl --out {out}"
 
     lens: bool = setting("also read every layer through final norm and output embedding (logit lens; slow)", False)
+    tuned_lens: Sequence[FilePath] | None = setting(
+        "as --lens, and also through a tuned lens, an affine map a layer: SFT's folder in the format of the package "
+        "tuned-lens, which reads both models, or SFT's and RLVR's; with nothing behind it, lenses are trained on part "
+        "of the texts, and all numbers are of the others (slow)",
+        None,
+        metavar="DIR",
+        may_be_empty=True,
+        shown_default="none",
+    )
+    lens_tokens: int = setting(
+        "tokens of the solutions that a lens is trained on at most, which are held in memory layer by layer",
+        2**14,
+        metavar="N",
+    )
     positions: int = setting("also the first N tokens of the solutions one by one", 0, metavar="N")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.positions < 0:
             raise BadSetting(f"{self.positions} positions (--positions) make no sense; 0 is none.")
+        if self.tuned_lens is not None and len(self.tuned_lens) > len(("SFT", "RLVR")):
+            raise BadSetting(
+                f"{len(self.tuned_lens)} tuned lenses (--tuned-lens) for two models: give SFT's, or SFT's and RLVR's."
+            )
+        if self.lens_tokens < 1:
+            raise BadSetting(f"A lens is trained on at least one token (--lens-tokens), not on {self.lens_tokens}.")
+
+    @property
+    def inputs(self) -> Mapping[str, FilePath]:
+        """Split to file, and the files of tuned lenses that were given."""
+        from mastlens.analysis.inside.lenses import lens_files  # declarations are read without torch
+
+        models = zip(("SFT's", "RLVR's"), self.tuned_lens or (), strict=False)
+        lenses = {f"{model} {role}": file for model, at in models for role, file in lens_files(at).items()}
+        return {**self.splits, **lenses}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ def departure_card(table: pd.DataFrame, forks: pd.DataFrame, settings: Mapping[s
     )
     if not settings.get("draws", 1):
         verdict = f"No random changes were made (draws=0), so nothing here has a verdict. {verdict.split('. ')[-1]}"
+    verdict += _of_lenses(stream, settings)
     beyond = is_beyond(whole, "difference") | is_beyond(whole, "kl")
     size = whole["difference"].div(whole["difference_null"]).fillna(whole["kl"].div(whole["kl_null"]))
     order = whole.assign(beyond=beyond, size=size).sort_values(["beyond", "size"], ascending=False, kind="stable")
@@ -37,6 +38,20 @@ def departure_card(table: pd.DataFrame, forks: pd.DataFrame, settings: Mapping[s
         None,
         ("result.plot()", "result.plot('kl')", "result.forks"),
     )
+
+
+def _of_lenses(stream: pd.DataFrame, settings: Mapping[str, Any]) -> str:
+    """Return what tuned lenses are worth; nothing where there are none."""
+    if "tuned_error_before" not in stream:
+        return ""
+    errors = stream[stream["tuned_error_before"].notna()].filter(like="_error_").mean()
+    how = "trained on the other texts" if settings.get("tuned_lens") == "trained" else "given"
+    said = " and ".join(
+        f"{errors[f'tuned_error_{when}']:.3g} nats off what {model} says, where the logit lens is "
+        f"{errors[f'lens_error_{when}']:.3g}"
+        for when, model in (("before", "SFT"), ("after", "RLVR"))
+    )
+    return f" Tuned lenses ({how}) are {said} (mean over layers)."
 
 
 def writers_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
