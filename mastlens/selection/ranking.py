@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from mastlens.runs.files import write_table
 from mastlens.runs.reading import read_table
 from mastlens.runs.stages import hash_inputs, read_record, remembered
 from mastlens.selection.catalogue import RULES
+from mastlens.selection.recommended import AUTO, recommended
 from mastlens.selection.rule import Control
 from mastlens.selection.scoring import controlled, scored, scoring_rule, settings_of
 from mastlens.selection.settings import RankSettings
@@ -81,12 +82,16 @@ class Ranking(Carded):
 def rank(settings: RankSettings) -> Ranking:
     """Rank tensors from the tables in ``folder``, and select.
 
+    The rule ``auto`` is the one that found planted truth best among those whose tables are there; the card says why.
     Ties are broken by layer, then q < k < v < o. A rule about the increment puts zero increments last.
 
     Raises:
         MastlensError: If a table or column is missing, the rule is unknown, or ``top`` does not fit.
     """
     folder = Path(settings.folder)
+    best = recommended(folder) if settings.rule == AUTO else None
+    if best is not None:
+        settings = replace(settings, rule=best.rule)
     recorded = settings_of(
         settings.rule,
         settings.top,
@@ -95,6 +100,8 @@ def rank(settings: RankSettings) -> Ranking:
         settings.parameters,
         given=settings.candidates is not None,
     )
+    if best is not None:
+        recorded["recommended"] = best.why
     scoring = scoring_rule(settings.rule, settings.match)
     needs = [] if scoring is None else list(scoring.needs)
     places = {name: folder / source_of(name).file for name in (*SOURCES, *needs)}
@@ -121,14 +128,17 @@ def rank(settings: RankSettings) -> Ranking:
         settings=recorded,
         command=settings,
         overwrite=settings.overwrite,
-        compute=lambda: select(
-            tables,
-            top=settings.top,
-            rule=settings.rule,
-            match=settings.match,
-            seed=settings.seed,
-            parameters=settings.parameters,
-            candidates=elsewhere,
+        compute=lambda: replace(
+            select(
+                tables,
+                top=settings.top,
+                rule=settings.rule,
+                match=settings.match,
+                seed=settings.seed,
+                parameters=settings.parameters,
+                candidates=elsewhere,
+            ),
+            settings=recorded,
         ),
         write=lambda result, to: write_table(to / FILE, result.table),
         read=lambda to: Ranking(read_table(to / FILE), recorded),

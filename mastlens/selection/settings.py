@@ -11,7 +11,7 @@ def rule_lines() -> list[str]:
     """Return every rule and control with its summary, for the help."""
     from mastlens.selection.catalogue import describe_rules
 
-    lines: list[str] = []
+    lines = ["auto: the one that the evidence recommends, of those whose tables are there"]
     for row in describe_rules().itertuples(index=False):
         summary = f"{row.summary} ({row.parameters})" if row.parameters else f"{row.summary}"
         lines += textwrap.wrap(f"{row.rule}: {summary} [{row.source}]", 88, subsequent_indent="    ")

@@ -70,6 +70,8 @@ def ranking_card(table: pd.DataFrame, settings: Mapping[str, Any]) -> Card:
         f"{rule} selects {int(chosen.sum())} of {len(table)} tensors, {share:.1%} of their parameters. A rank is an "
         "order, not a finding: random selections of the same size show what the order is worth."
     )
+    if "recommended" in settings:
+        verdict = f"auto is {rule}: {settings['recommended']} {verdict}"
     columns = ["rank", "layer", "projection", "name", "score", "selected"]
     return Card(
         "Ranking",
