@@ -9,6 +9,7 @@ and of one direction the tensors that hold them count. What was built and measur
 """
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -73,11 +74,31 @@ def build(kind: str, seed: int, architecture: str, out: Path) -> Path:
     return folder
 
 
-def measure(lineage: Path, out: Path, limit: int, scorers: Sequence[str]) -> dict[str, pd.DataFrame]:
+def own_texts(lineage: Path, out: Path, limit: int) -> dict[str, Path]:
+    """Write problems whose solutions are what RLVR itself answers, where that is right; return the files by side."""
+    files = {side: out / f"own-{side}.jsonl" for side in ("forget", "retain")}
+    for side, file in files.items():
+        if not file.is_file():
+            asked = m.read_problems(lineage / f"{side}-train.jsonl")[: 2 * limit]
+            split = {side: lineage / f"{side}-train.jsonl"}
+            told = {"limit": 2 * limit, "max_new_tokens": 56, "solution_logprob": False, "out": out / f"own-{side}"}
+            answers = m.evaluate(model=lineage / "rlvr", splits=split, **told).table
+            lines = [
+                json.dumps({"problem": problem.problem, "solution": answer.response, "answer": problem.answer})
+                for problem, answer in zip(asked, answers.itertuples(), strict=True)
+                if answer.correct
+            ]
+            write_text(file, "\n".join(lines) + "\n")
+    return files
+
+
+def measure(lineage: Path, out: Path, limit: int, scorers: Sequence[str], *, own: bool) -> dict[str, pd.DataFrame]:
     """Measure every weight matrix and return the tables that rules read, those of other runs of it among them."""
     stages = {stage: lineage / stage for stage in ("base", "sft", "rlvr")}
     pair = {stage: stages[stage] for stage in ("sft", "rlvr")}
     sides = {side: lineage / f"{side}-train.jsonl" for side in ("forget", "retain")}
+    if own:
+        sides = own_texts(lineage, out, limit)
     asked = {"where": ".", "out": out}
     m.geometry(**stages, **asked)
     m.couple(**pair, **sides, **asked, limit=limit, fisher=True, spectrum=False)
@@ -156,6 +177,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--architecture", choices=("qwen2", "llama"), default="qwen2")
     parser.add_argument("--limit", type=int, default=100, help="problems of each side")
+    parser.add_argument("--own", action="store_true", help="read what RLVR itself answers, not the reference solutions")
     parser.add_argument("--scorers", nargs="*", choices=list(SCORERS), default=list(SCORERS), help="which are measured")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="write what moved in plants that took, to be shipped")
     parser.add_argument("--page", type=Path)
@@ -164,15 +186,15 @@ def main() -> None:
     for seed in arguments.seeds:
         for kind in arguments.kinds:
             lineage = build(kind, seed, arguments.architecture, arguments.out)
-            kept = lineage.with_name(f"{lineage.name}-tables")
-            tables = measure(lineage, kept, arguments.limit, arguments.scorers)
+            kept = lineage.with_name(f"{lineage.name}-{'own' if arguments.own else 'tables'}")
+            tables = measure(lineage, kept, arguments.limit, arguments.scorers, own=arguments.own)
             plant = pd.read_json(lineage / "card.json", typ="series")["plant"]
             if arguments.keep is not None and plant["taken"]:
                 keep_plant(lineage, arguments.keep)
             told = {key: plant[key] for key in ("kind", "gain", "mcnemar_p", "taken")}
             rows.append(rows_of(tables, planted_truth(lineage)).assign(seed=seed, **told))
             table = pd.concat(rows, ignore_index=True)
-            table.to_parquet(arguments.out / "planted.parquet")
+            table.to_parquet(arguments.out / f"planted{'-own' if arguments.own else ''}.parquet")
             print(table.to_string(), flush=True)
             if arguments.page is not None:
                 write_text(arguments.page, page(table))
