@@ -89,7 +89,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if scratch is not None:
             _OPEN.discard(scratch)
             if path.exists() or not (scratch / _REPLACED).exists():  # else it holds what could not be put back
-                shutil.rmtree(scratch, ignore_errors=True)
+                _removed(scratch)
+
+
+def _removed(scratch: Path) -> None:
+    """Remove a scratch folder; once more where that fails, as it may for a moment on a file system that is shared."""
+    for _ in range(2):
+        shutil.rmtree(scratch, ignore_errors=True)
+        if not scratch.exists():
+            return
 
 
 def _put(new: Path, path: Path, replaced: Path) -> None:
@@ -116,7 +124,7 @@ def remove_leftovers(path: Path) -> None:
             continue  # its writer is at work
         if (scratch / _REPLACED).exists() and not path.exists():
             (scratch / _REPLACED).rename(path)
-        shutil.rmtree(scratch, ignore_errors=True)
+        _removed(scratch)
 
 
 def stands(path: Path) -> bool:

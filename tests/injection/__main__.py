@@ -8,7 +8,7 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +59,15 @@ class Tried:
 
 
 def attempt(
-    case: "Case", name: str, kept: Path, *, most: int, part: tuple[int, int], moments: int, rng: random.Random
+    case: "Case",
+    name: str,
+    kept: Path,
+    *,
+    most: int,
+    part: tuple[int, int],
+    only: Collection[int],
+    moments: int,
+    rng: random.Random,
 ) -> Tried:
     """Fail a command at its changes, and at moments that have nothing to do with them.
 
@@ -69,6 +77,7 @@ def attempt(
         kept: Where to keep what kills leave.
         most: How many of its changes, evenly spread from a drawn one; 0 for all.
         part: Of these, every n-th from the i-th, as (i, n), counted from 0.
+        only: These changes and no others; all where it is empty.
         moments: How many kills from outside.
         rng: Draws.
     """
@@ -82,6 +91,8 @@ def attempt(
     count, wrong = 0, []
     for what, fails in (("kill", case.killed), ("full disk", case.full)):
         for k in range(rng.randrange(every), changes, every)[part[0] :: part[1]]:
+            if only and k not in only:
+                continue
             count += 1
             if told := fails(k):
                 wrong.append(f"  {what} at {k}: {told}")
@@ -99,6 +110,7 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=0, metavar="K", help="so many k a command at most; 0 for all")
     parser.add_argument("--cheap", action="store_true", help="every k of the cheap commands all the same")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="of these every N-th, from the I-th: N processes")
+    parser.add_argument("--at", type=int, nargs="*", default=[], metavar="K", help="only these, to try one again")
     parser.add_argument("--moments", type=int, default=50, metavar="M", help="kills from outside, commands in turn")
     parser.add_argument("--kept", type=Path, metavar="FILE", help="rows that it holds are not tried again (JSON lines)")
     parser.add_argument("--seed", type=int, default=0)
@@ -138,6 +150,7 @@ def main() -> int:
                     root / "kept",
                     most=0 if arguments.cheap and row.cheap else arguments.most,
                     part=(part - 1, parts),
+                    only=arguments.at,
                     moments=len(range(place, arguments.moments, len(rows))),
                     rng=random.Random(f"{arguments.seed} {row.line}"),
                 )
