@@ -5,7 +5,8 @@
 Every plant is built (``mastlens organism build planted-KIND``; minutes to an hour each, base, SFT and ``rlvr-retain``
 shared by the plants of a seed), measured with ``--where .``, and every rule that ranks what was measured is held
 against the plant: area under the ROC curve, average precision, precision at as many as were planted. Of single heads
-and of one direction the tensors that hold them count. What was built and measured is not done again.
+and of one direction the tensors that hold them count. What was built and measured is not done again, and rows of
+earlier runs stay in the table. With ``--own`` texts are what RLVR itself answers.
 """
 
 import argparse
@@ -30,6 +31,8 @@ from mastlens.selection import RULES, Rule, select
 from mastlens.selection.tables import SOURCES
 from mastlens.statistics import mean_interval
 
+ROWS = Path(__file__).parent / "results" / "planted.csv"
+"""Rows of the plants that were held against the rules so far."""
 ORDERS = 2000
 """Random orders, of which the range of chance is taken."""
 
@@ -123,40 +126,44 @@ def rows_of(tables: Mapping[str, pd.DataFrame], truth: Sequence[str]) -> pd.Data
     return pd.DataFrame(rows)
 
 
-def page(table: pd.DataFrame) -> str:
-    """Return the page: areas by rule and kind of plant, with intervals over seeds, beside what random orders give."""
-    lines = ["# Scores against planted truth", "", __doc__.partition("\n\n")[0], ""]
+def page(table: pd.DataFrame, command: str) -> str:
+    """Return the page: areas by rule, plant and texts, with intervals over seeds, beside what random orders give."""
     taken = table[table["taken"]]
-    kinds = list(dict.fromkeys(taken["kind"]))
-    lines += [
-        "<!-- not run: hours -->",
+    cells = list(taken.groupby(["kind", "texts"], sort=False).groups)
+    lines = [
+        "# Scores against planted truth",
+        "",
+        __doc__.partition("\n\n")[0],
+        "",
+        "<!-- not run: minutes to hours -->",
         "",
         "```sh",
-        f"python -m benchmarks.planted --out DIR --kinds {' '.join(kinds)}",
-    ]
-    lines += [
+        *command.splitlines(),
         "```",
         "",
-        "Area under the ROC curve, mean over seeds; with two seeds or more its 95 % interval over them.",
+        "Area under the ROC curve of all weight matrices, the planted ones against the others; mean over seeds, with",
+        "two seeds or more its 95 % interval over them. Rules that read texts read the reference solutions, or what",
+        "RLVR itself answers where that is right (`own`).",
         "",
-    ]
-    lines += ["| rule | " + " | ".join(kinds) + " |", "|---|" + "---|" * len(kinds)]
-    means = taken.groupby("rule")["auc"].mean().sort_values(ascending=False)
-    for rule in means.index:
-        cells = []
-        for kind in kinds:
-            values = taken[(taken["rule"] == rule) & (taken["kind"] == kind)]["auc"].to_numpy()
-            cells.append(f"{values.mean():.3f}" + (f" {_interval(values)}" if len(values) > 1 else ""))
-        lines.append(f"| `{rule}` | " + " | ".join(cells) + " |")
-    low_high = []
-    for kind in kinds:
-        first = taken[taken["kind"] == kind].iloc[0]
+        "| rule | " + " | ".join(f"{kind}, {texts}" for kind, texts in cells) + " |",
+        "|---|" + "---|" * len(cells),
+    ]  # fmt: skip
+    areas = taken.groupby(["rule", "kind", "texts"])["auc"].apply(np.asarray)
+    for rule in taken.groupby("rule")["auc"].mean().sort_values(ascending=False).index:
+        told = []
+        for cell in cells:
+            values = areas.get((rule, *cell))
+            interval = f" {_interval(values)}" if values is not None and len(values) > 1 else ""
+            told.append("" if values is None else f"{values.mean():.3f}{interval}")
+        lines.append(f"| `{rule}` | " + " | ".join(told) + " |")
+    bounds = []
+    for kind, texts in cells:
+        first = taken[(taken["kind"] == kind) & (taken["texts"] == texts)].iloc[0]
         low, high = chance(int(first["candidates"]), int(first["planted"]))
-        low_high.append(f"{low:.3f} to {high:.3f}")
-    lines += ["| *random orders, 95 %* | " + " | ".join(low_high) + " |", ""]
-    plants = table.drop_duplicates(["kind", "seed"])
+        bounds.append(f"{low:.3f} to {high:.3f}")
+    lines += ["| *random orders, 95 %* | " + " | ".join(bounds) + " |", ""]
     lines += ["| plant | seed | tensors | forget gain % | McNemar p | taken |", "|---|---|---:|---:|---:|---|"]
-    for row in plants.itertuples():
+    for row in table.drop_duplicates(["kind", "seed"]).itertuples():
         said = "yes" if row.taken else "no"
         lines.append(
             f"| {row.kind} | {row.seed} | {row.planted} | {100 * row.gain:+.1f} | {row.mcnemar_p:.2g} | {said} |"
@@ -180,24 +187,39 @@ def main() -> None:
     parser.add_argument("--own", action="store_true", help="read what RLVR itself answers, not the reference solutions")
     parser.add_argument("--scorers", nargs="*", choices=list(SCORERS), default=list(SCORERS), help="which are measured")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="write what moved in plants that took, to be shipped")
+    parser.add_argument("--rows", type=Path, default=ROWS, metavar="CSV", help="rows of earlier runs, and of this one")
     parser.add_argument("--page", type=Path)
     arguments = parser.parse_args()
-    rows = []
+    texts = "own" if arguments.own else "reference"
+    table = pd.read_csv(arguments.rows) if arguments.rows.is_file() else pd.DataFrame(columns=["kind", "seed", "texts"])
     for seed in arguments.seeds:
         for kind in arguments.kinds:
             lineage = build(kind, seed, arguments.architecture, arguments.out)
-            kept = lineage.with_name(f"{lineage.name}-{'own' if arguments.own else 'tables'}")
+            kept = lineage.with_name(f"{lineage.name}-{texts}")
             tables = measure(lineage, kept, arguments.limit, arguments.scorers, own=arguments.own)
             plant = pd.read_json(lineage / "card.json", typ="series")["plant"]
             if arguments.keep is not None and plant["taken"]:
                 keep_plant(lineage, arguments.keep)
-            told = {key: plant[key] for key in ("kind", "gain", "mcnemar_p", "taken")}
-            rows.append(rows_of(tables, planted_truth(lineage)).assign(seed=seed, **told))
-            table = pd.concat(rows, ignore_index=True)
-            table.to_parquet(arguments.out / f"planted{'-own' if arguments.own else ''}.parquet")
-            print(table.to_string(), flush=True)
+            told = {key: plant[key] for key in ("gain", "mcnemar_p", "taken")}
+            name = kind if arguments.architecture == "qwen2" else f"{arguments.architecture}-{kind}"
+            rows = rows_of(tables, planted_truth(lineage)).assign(kind=name, seed=seed, texts=texts, **told)
+            other = (table["kind"] != name) | (table["seed"] != seed) | (table["texts"] != texts)
+            table = pd.concat([table[other], rows], ignore_index=True).astype({"taken": bool})
+            table = table.sort_values(["kind", "texts", "seed"], ascending=[True, False, True], kind="stable")
+            write_text(arguments.rows, table.to_csv(index=False, lineterminator="\n"))
+            print(rows.to_string(), flush=True)
             if arguments.page is not None:
-                write_text(arguments.page, page(table))
+                write_text(arguments.page, page(table, _commands(table)))
+
+
+def _commands(table: pd.DataFrame) -> str:
+    """Return what makes the rows of a table."""
+    lines = []
+    for texts, rows in table.groupby("texts", sort=False):
+        kinds, seeds = (" ".join(map(str, dict.fromkeys(rows[column]))) for column in ("kind", "seed"))
+        own = " --own" if texts == "own" else ""
+        lines.append(f"python -m benchmarks.planted --out DIR --kinds {kinds} --seeds {seeds}{own}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -195,10 +195,10 @@ def test_how_well_an_order_finds_what_was_planted():
 def test_the_page_of_plants_leaves_out_those_that_did_not_take():
     rows = [
         {"rule": rule, "candidates": 57, "planted": 6, "auc": auc, "kind": kind, "seed": seed, "gain": 0.2,
-         "mcnemar_p": 1e-9, "taken": seed < 2}
+         "mcnemar_p": 1e-9, "taken": seed < 2, "texts": "own"}
         for rule, auc in (("good", 0.9), ("bad", 0.4)) for kind in ("mlp", "vo") for seed in (0, 1, 2)
     ]  # fmt: skip
-    text = planted.page(pd.DataFrame(rows))
+    text = planted.page(pd.DataFrame(rows), "command")
     assert text.index("| `good` | 0.900 [") < text.index("| `bad` | 0.400 [")
     assert text.count("| no |") == 2
     assert "random orders" in text
