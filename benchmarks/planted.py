@@ -10,7 +10,6 @@ earlier runs stay in the table. With ``--own`` texts are what RLVR itself answer
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -79,20 +78,10 @@ def build(kind: str, seed: int, architecture: str, out: Path) -> Path:
 
 def own_texts(lineage: Path, out: Path, limit: int) -> dict[str, Path]:
     """Write problems whose solutions are what RLVR itself answers, where that is right; return the files by side."""
-    files = {side: out / f"own-{side}.jsonl" for side in ("forget", "retain")}
-    for side, file in files.items():
-        if not file.is_file():
-            asked = m.read_problems(lineage / f"{side}-train.jsonl")[: 2 * limit]
-            split = {side: lineage / f"{side}-train.jsonl"}
-            told = {"limit": 2 * limit, "max_new_tokens": 56, "solution_logprob": False, "out": out / f"own-{side}"}
-            answers = m.evaluate(model=lineage / "rlvr", splits=split, **told).table
-            lines = [
-                json.dumps({"problem": problem.problem, "solution": answer.response, "answer": problem.answer})
-                for problem, answer in zip(asked, answers.itertuples(), strict=True)
-                if answer.correct
-            ]
-            write_text(file, "\n".join(lines) + "\n")
-    return files
+    splits = {side: lineage / f"{side}-train.jsonl" for side in ("forget", "retain")}
+    told = {"limit": 2 * limit, "max_new_tokens": 56, "solution_logprob": False}
+    m.evaluate(model=lineage / "rlvr", splits=splits, own_texts=True, out=out / "answers", **told)
+    return {side: out / "answers" / f"own-{side}.jsonl" for side in splits}
 
 
 def measure(lineage: Path, out: Path, limit: int, scorers: Sequence[str], *, own: bool) -> dict[str, pd.DataFrame]:

@@ -15,6 +15,7 @@ from mastlens.decoding.graders import Grader, find_grader, recorded
 from mastlens.decoding.prompts import Prompt, items_of
 from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting, NotSupported
+from mastlens.evaluation.own_texts import write_own_texts
 from mastlens.evaluation.settings import EvaluateSettings
 from mastlens.plots.cards.carded import Carded
 from mastlens.problems.asking import Asked
@@ -148,6 +149,7 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
     the folder holds ``responses.parquet`` and ``accuracy.json``, of tasks of the harness ``harness.parquet`` and
     ``harness_items.parquet``; an interrupted evaluation goes on where it stopped.
 
+    With ``own_texts`` it also holds ``own-SPLIT.jsonl``, problems whose solutions are the model's own right responses.
     With ``metrics`` it also holds ``metrics.parquet`` (item by item), ``metrics_summary.parquet`` and ``metrics.json``
     (aggregated) and ``metric_items.parquet``; see ``describe_metrics``. The other answers that some of them need stand
     in the problem files: ``paraphrased``, a text, and ``perturbed``, a list.
@@ -162,8 +164,13 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
         from mastlens.evaluation.metrics.measuring import check_metrics
 
         check_metrics(settings.metrics, settings.splits or {})  # before anything is generated
+    if settings.own_texts and (settings.out is None or not settings.splits):
+        raise BadSetting("Own texts are files of a folder, of splits: give --out DIR and --split NAME=FILE.")
     check_tracker(settings.track)
     found = _evaluate(settings, settings.splits) if settings.splits else Evaluation(pd.DataFrame(columns=COLUMNS))
+    if settings.own_texts and settings.splits and settings.out is not None:
+        asked = {name: read_problems(path, settings.limit) for name, path in settings.splits.items()}
+        write_own_texts(found.table, asked, Path(settings.out))
     if settings.track is not None and len(found.table):
         with tracking(settings.track, found.settings, settings.out) as log:
             log({f"{row['split']}/accuracy": row["accuracy"] for row in found.accuracy.to_dict("records")}, 0)

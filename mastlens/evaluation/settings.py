@@ -99,6 +99,9 @@ class EvaluateSettings(Serving, Answering):
     )
     stop_at_answer: bool = setting("end a response at its first complete box", False)
     solution_logprob: bool = setting("leave out the reference solution's log-probability", True)
+    own_texts: bool = setting(
+        "also write own-SPLIT.jsonl: the problems with what the model answers where it is right, to measure on", False
+    )
     grader: str | Any = grading()
     harness: HarnessTasks | None = setting(
         "tasks of lm-evaluation-harness, evaluated too",
