@@ -25,7 +25,22 @@ class Recommendation:
     why: str
 
 
-RECOMMENDED: tuple[Recommendation, ...] = ()
+RECOMMENDED: tuple[Recommendation, ...] = (
+    Recommendation(
+        "magnitude",
+        "no rule found two plants better (AUC 1.000 both; one seed, and planted tensors had moved most there).",
+    ),
+    Recommendation(
+        "path",
+        "read on the model's own answers (evaluate --own-texts) it found two plants (AUC 1.000 both; one seed), on "
+        "reference solutions one of them not (0.219).",
+    ),
+    Recommendation(
+        "causal",
+        "read on the model's own answers (evaluate --own-texts) it found two plants (AUC 0.990, 1.000; one seed), on "
+        "reference solutions one of them not (0.007).",
+    ),
+)
 """Best first; measured by ``python -m benchmarks.planted`` (docs/results/planted.md)."""
 
 
