@@ -118,7 +118,7 @@ last[["effect", "effect_low", "effect_high", "effect_null", "total"]].assign(sha
 # %%
 SENDER = "z.6.1"
 paths = mastlens.inside_path(
-    **PAIR, senders=[SENDER], receivers=["mlp_in.7", "logits"], splits={"forget": SPLITS["forget"]}, limit=6
+    **PAIR, senders=[SENDER], receivers=["mlp_in.7", "logits"], splits={"forget": SPLITS["forget"]}, limit=4
 )
 paths
 
@@ -232,7 +232,7 @@ save_file({name: tensor.detach().contiguous() for name, tensor in sae.items()}, 
 hook = {"hook_name": f"blocks.{LAYER}.hook_resid_post", "model_name": "qwen2", "sae_lens_version": "6.54.12"}
 config = {"architecture": "topk", "k": ON, "d_in": states.shape[1], "d_sae": WIDE, "metadata": hook}
 (folder / "cfg.json").write_text(json.dumps(config))
-print(f"{len(states):,} states; {ON} of {WIDE} features on at a token; {float(loss):.0%} of the variance missed")
+print(f"{len(states):,} states; {ON} of {WIDE} features on at a token; {loss.item():.0%} of the variance missed")
 
 # %%
 features = mastlens.inside_dictionary(**PAIR, dictionary=folder, splits={"forget": SPLITS["forget"]}, limit=12)
@@ -242,9 +242,16 @@ features
 features.plot()
 
 # %%
+changed = features.table[features.table["change_distinguishable"]]
+assert 5 <= len(changed) <= 80
+assert (changed["change"] < 0).mean() > 0.5
+assert features.fit.filter(like="fvu_").drop(columns=["fvu_null"], errors="ignore").iloc[0, :2].max() < 0.15
 features.fit
 
 # %% [markdown]
+# *What to see.* About one feature in ten changed beyond both nulls, and most of these became quieter. The dictionary
+# gives the states of both models back about as well, so that it may speak of both.
+#
 # ## Unlearning, seen inside
 #
 # Does an edit take back what RLVR changed in the states, or does it break the answer? Ten steps of NPO on all attention

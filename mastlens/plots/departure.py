@@ -9,6 +9,7 @@ from mastlens.plots.figure import Figure
 from mastlens.plots.frame import finish, plain
 from mastlens.plots.heat import log_range
 from mastlens.plots.honest import honest
+from mastlens.plots.marks import whole_ticks
 from mastlens.plots.measures import label_of
 from mastlens.plots.tables import distinct, flags, need, numbers, rows_with, take, where, words
 from mastlens.plots.template import COLOURWAY
@@ -16,7 +17,6 @@ from mastlens.statistics import claim
 
 _PLACE = ("split", "layer", "site", "position")
 _WRITER = "mastlens inside depart"
-_EVERY = 16  # layers or positions up to which each has its mark
 
 
 @honest
@@ -80,9 +80,9 @@ def plot_departure(
         # 1, 2 and 5 of each decade: plotly's own marks every digit; and 10^-4 rather than 100 µ
         fig.update_yaxes(dtick="D2", exponentformat="power")
     x_title = "position in the solution (tokens)" if single else "layer (−1: the embedding)"
-    fig.update_xaxes(title_text="all tokens" if of_next and not single else x_title, tickformat="d")
-    if numbers(drawn, axis).max() - numbers(drawn, axis).min() <= _EVERY:
-        fig.update_xaxes(dtick=1)  # no mark between two whole numbers
+    fig.update_xaxes(
+        title_text="all tokens" if of_next and not single else x_title, **whole_ticks(numbers(drawn, axis))
+    )
     found = claim(drawn, measure)
     noun = "position" if single else "split" if of_next else "stream reading"
     said = label_of(measure).split(" (")[0]

@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import colour_with, finish, plain
 from mastlens.plots.honest import honest
+from mastlens.plots.marks import whole_ticks
 from mastlens.plots.tables import distinct, need, need_unique, numbers, records, rows_with, take, where
 from mastlens.plots.template import BLUE, MUTED, VERMILLION
 
@@ -47,7 +48,8 @@ def plot_depth(table: pd.DataFrame, *, title: str | None = None, subtitle: str =
         for column, (colour, symbol, name) in _LINES.items():
             _add_line(fig, part, column, colour, symbol, name, col)
         fig.add_hline(y=0, line={"color": MUTED, "width": 1.2}, row=1, col=col)  # pyright: ignore[reportArgumentType] - a number, too
-        fig.update_xaxes(title_text="layer whose states are put in", tickformat="d", showgrid=False, row=1, col=col)
+        ticks = whole_ticks(numbers(part, "layer"))
+        fig.update_xaxes(title_text="layer whose states are put in", **ticks, showgrid=False, row=1, col=col)
     fig.update_yaxes(title_text="log-probability lost (nats a token)", zeroline=False, row=1, col=1)
     return finish(
         fig,

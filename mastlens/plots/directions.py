@@ -8,7 +8,7 @@ from mastlens.errors import unknown
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import finish, plain
 from mastlens.plots.honest import honest
-from mastlens.plots.marks import add_band, interval_bars, told_symbols
+from mastlens.plots.marks import add_band, interval_bars, told_symbols, whole_ticks
 from mastlens.plots.measures import label_of
 from mastlens.plots.tables import distinct, need, numbers, rows_with, take, words
 from mastlens.plots.template import COLOURWAY
@@ -60,7 +60,7 @@ def plot_directions(
         named = [plain(place)] * several + [_MODELS.get(column, "RLVR")] * (measure == "auc" or not several)
         _line(fig, part, column, ", ".join(named), colour, intervals=measure == "auc")
     fig.update_yaxes(title_text=plain(label_of(measure)))
-    fig.update_xaxes(title_text="layer (−1: the embedding)", tickformat="d")
+    fig.update_xaxes(title_text="layer (−1: the embedding)", **whole_ticks(numbers(drawn, "layer")))
     if measure == "auc":
         lowest = min(float(np.nanmin(numbers(drawn, column), initial=0.5)) for column in [*columns, *ends])
         fig.update_yaxes(range=[lowest - 0.04, 1.04])

@@ -1,4 +1,4 @@
-"""Marks that several figures have: an open one where nothing is told, the bars of an interval, the band of chance."""
+"""What several figures have: open marks where nothing is told, bars of an interval, bands of chance, whole ticks."""
 
 from typing import Any
 
@@ -10,6 +10,8 @@ from mastlens.plots.frame import colour_with
 from mastlens.plots.tables import flags, numbers
 
 _BAND = 0.15
+_EVERY = 16
+"""Whole numbers at the most of which each is marked."""
 
 
 def told_symbols(table: pd.DataFrame, column: str) -> list[str]:
@@ -22,6 +24,13 @@ def interval_bars(table: pd.DataFrame, column: str, *, thickness: float = 1) -> 
     value = numbers(table, column)
     ends = {"array": numbers(table, f"{column}_high") - value, "arrayminus": value - numbers(table, f"{column}_low")}
     return {**ends, "thickness": thickness, "width": 3}
+
+
+def whole_ticks(values: np.ndarray) -> dict[str, Any]:
+    """Return how an axis of whole numbers is marked: never between two of them."""
+    known = values[np.isfinite(values)]
+    close = len(known) > 0 and np.ptp(known) <= _EVERY
+    return {"tickformat": "d", **({"dtick": 1} if close else {})}
 
 
 def add_band(fig: go.Figure, table: pd.DataFrame, at: str, low: str, high: str, colour: str) -> None:

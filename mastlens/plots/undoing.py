@@ -8,7 +8,7 @@ from mastlens.errors import unknown
 from mastlens.plots.figure import Figure
 from mastlens.plots.frame import finish, plain
 from mastlens.plots.honest import honest
-from mastlens.plots.marks import interval_bars, told_symbols
+from mastlens.plots.marks import interval_bars, told_symbols, whole_ticks
 from mastlens.plots.measures import label_of
 from mastlens.plots.tables import distinct, need, numbers, rows_with, take
 from mastlens.plots.template import COLOURWAY
@@ -17,6 +17,7 @@ from mastlens.statistics import claim
 _WRITER = "mastlens inside undo"
 _MEASURES = ("back", "left")
 _STREAM = "resid_post"
+_FAR = 2.5  # shares of the answer beyond which a line would flatten all others
 
 
 @honest
@@ -44,17 +45,22 @@ def plot_undoing(table: pd.DataFrame, site: str | None = None, measure: str = "b
     extra = [one for one in (f"{measure}_p", "back_low", "back_high", "said_back") if one in table]
     every = take(table, ["split", "layer", "site", "head", *wanted, *extra])
     drawn = rows_with(every, "site", site).reset_index(drop=True)
-    fig = go.Figure()
+    fig, far = go.Figure(), []
     for split, colour in zip(distinct(drawn, "split"), COLOURWAY * len(drawn), strict=False):
         part = rows_with(drawn, "split", split).sort_values(["layer", "head"], kind="stable")
         _line(fig, part, measure, plain(split), colour)
         answers = numbers(rows_with(every, "split", split), "said_back") if "said_back" in every else np.zeros(0)
         if measure == "back" and np.isfinite(answers).any():
             height = float(answers[np.isfinite(answers)][0])
+            if abs(height) > _FAR:
+                far.append(f"{plain(split)} {height:.3g}")
+                continue
             fig.add_hline(y=height, line={"color": colour, "width": 1, "dash": "dash"})
     fig.update_yaxes(title_text=plain(label_of(measure)))
-    fig.update_xaxes(title_text="layer (−1: the embedding)", tickformat="d")
-    dashed = "Dashed: of the solutions' log-probability. " if measure == "back" else ""
+    fig.update_xaxes(title_text="layer (−1: the embedding)", **whole_ticks(numbers(drawn, "layer")))
+    answer = "the solutions' log-probability"
+    dashed = f"Dashed: of {answer}. " if measure == "back" and fig.layout.shapes else ""
+    dashed += f"Of {answer}, beyond the axis: {', '.join(far)}. " if far else ""
     return finish(
         fig,
         drawn.drop(columns="said_back", errors="ignore"),
