@@ -49,7 +49,7 @@ def inside_depart(result: "Departure", settings: "InsideDepartSettings") -> Outc
     there = [measure for measure in measures if measure in table]
     columns = ["split", "layer", "site", "tokens"]
     columns += [f"{measure}{end}" for measure in ("difference", "kl") for end in ("", "_null", "_distinguishable")]
-    columns += [column for column in table if "_error_" in column]
+    columns += [column for column in map(str, table) if "_error_" in column]
     return Outcome(
         show(table, columns, rows=80),
         {

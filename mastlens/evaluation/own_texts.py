@@ -25,10 +25,10 @@ def own_texts(table: pd.DataFrame, splits: Mapping[str, Sequence[Problem]]) -> d
     """
     found: dict[str, list[dict[str, str]]] = {name: [] for name in splits}
     right = table[table["correct"].astype(bool)].drop_duplicates(["split", "item"])
-    for row in right.itertuples():
-        problem = splits[row.split][row.item]
-        record = {"problem": problem.problem, "solution": str(row.response), "answer": problem.answer}
-        found[row.split].append(record | ({"subject": problem.subject} if problem.subject else {}))
+    for row in right.to_dict("records"):
+        problem = splits[row["split"]][row["item"]]
+        record = {"problem": problem.problem, "solution": str(row["response"]), "answer": problem.answer}
+        found[row["split"]].append(record | ({"subject": problem.subject} if problem.subject else {}))
     return found
 
 

@@ -69,10 +69,11 @@ def build_shared(recipe: Recipe, seed: int, clock: Clock, stages: Sequence[str] 
 
     def stage(name: str, make: "Callable[[Path], tuple[PreTrainedModel, PreTrainedTokenizerBase]]") -> None:
         kept = folder / f"{name}.partial"
-        if not stands(folder / name) and shipped is not None:
+        missing = not stands(folder / name)
+        if missing and shipped is not None:
             with atomic_path(folder / name) as target:
                 shutil.copytree(shipped / name, target)
-        elif not (folder / name).is_dir():
+        elif missing:
             with clock(name):
                 model, tokenizer = make(kept)
             with atomic_path(folder / name) as target:
