@@ -45,7 +45,7 @@ def plot_undoing(table: pd.DataFrame, site: str | None = None, measure: str = "b
     extra = [one for one in (f"{measure}_p", "back_low", "back_high", "said_back") if one in table]
     every = take(table, ["split", "layer", "site", "head", *wanted, *extra])
     drawn = rows_with(every, "site", site).reset_index(drop=True)
-    fig, far = go.Figure(), []
+    fig, near, far = go.Figure(), False, []
     for split, colour in zip(distinct(drawn, "split"), COLOURWAY * len(drawn), strict=False):
         part = rows_with(drawn, "split", split).sort_values(["layer", "head"], kind="stable")
         _line(fig, part, measure, plain(split), colour)
@@ -55,11 +55,12 @@ def plot_undoing(table: pd.DataFrame, site: str | None = None, measure: str = "b
             if abs(height) > _FAR:
                 far.append(f"{plain(split)} {height:.3g}")
                 continue
+            near = True
             fig.add_hline(y=height, line={"color": colour, "width": 1, "dash": "dash"})
     fig.update_yaxes(title_text=plain(label_of(measure)))
     fig.update_xaxes(title_text="layer (−1: the embedding)", **whole_ticks(numbers(drawn, "layer")))
     answer = "the solutions' log-probability"
-    dashed = f"Dashed: of {answer}. " if measure == "back" and fig.layout.shapes else ""
+    dashed = f"Dashed: of {answer}. " if near else ""
     dashed += f"Of {answer}, beyond the axis: {', '.join(far)}. " if far else ""
     return finish(
         fig,
