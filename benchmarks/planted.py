@@ -207,7 +207,8 @@ def _commands(table: pd.DataFrame) -> str:
     for texts, rows in table.groupby("texts", sort=False):
         kinds, seeds = (" ".join(map(str, dict.fromkeys(rows[column]))) for column in ("kind", "seed"))
         own = " --own" if texts == "own" else ""
-        lines.append(f"python -m benchmarks.planted --out DIR --kinds {kinds} --seeds {seeds}{own}")
+        scorers = " ".join(name for name in SCORERS if name in set(rows["rule"]))
+        lines.append(f"python -m benchmarks.planted --out DIR --kinds {kinds} --seeds {seeds} --scorers {scorers}{own}")
     return "\n".join(lines)
 
 
