@@ -272,7 +272,7 @@ def test_two_processes_go_on_and_give_what_one_gives(run, study, tmp_path):
     assert [name for name in before if before[name] != after[name]] == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cluster_goes_on_with_what_one_process_began_and_gives_the_same(run, study, tmp_path, cluster):
     out = unfinished(run[0], tmp_path / "cluster")
     run_study(study, out, executor="ray", progress=False)

@@ -26,6 +26,7 @@ from mastlens.analysis.inside.nulls import (
 )
 
 
+@pytest.mark.long  # its parts are held below
 def test_the_short_calibration_of_inside(tmp_path):
     """Every command on a lineage in bfloat16 in which nothing is to be found; and the page of it."""
     main(["--out", str(tmp_path), "--family", "inside", "--short"])
