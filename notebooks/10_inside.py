@@ -193,7 +193,7 @@ doses[["effect", "effect_low", "effect_high", "effect_null", "effect_chance_low"
 
 # %% [markdown]
 # *What to see.* No rival here. Either way along the direction worked solutions become less likely, on both splits
-# alike, as along directions that mean nothing. What tells texts apart is not what the behaviour hangs on.
+# alike, as along directions that mean nothing. Nothing here says that the behaviour hangs on what tells texts apart.
 #
 # ## Features of a dictionary
 #

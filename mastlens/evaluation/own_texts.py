@@ -6,14 +6,25 @@ solution, what reads that solution (coupling, causal map, path) sees little of w
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from mastlens.errors import MastlensWarning
+from mastlens.errors import BadSetting, MastlensWarning
 from mastlens.problems.reading import Problem
 from mastlens.runs.files import write_text
+
+
+def check_names(splits: Iterable[str]) -> None:
+    """Refuse names of splits that could not stand in a file's name.
+
+    Raises:
+        MastlensError: If one leads to another folder.
+    """
+    for name in splits:
+        if Path(name).name != name or "\0" in name:
+            raise BadSetting(f"own-SPLIT.jsonl is a file's name, and the split {name!r} is none. Call it otherwise.")
 
 
 def own_texts(table: pd.DataFrame, splits: Mapping[str, Sequence[Problem]]) -> dict[str, list[dict[str, str]]]:

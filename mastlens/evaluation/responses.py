@@ -15,7 +15,7 @@ from mastlens.decoding.graders import Grader, find_grader, recorded
 from mastlens.decoding.prompts import Prompt, items_of
 from mastlens.edits.edited import EditedCheckpoint
 from mastlens.errors import BadSetting, NotSupported
-from mastlens.evaluation.own_texts import write_own_texts
+from mastlens.evaluation.own_texts import check_names, write_own_texts
 from mastlens.evaluation.settings import EvaluateSettings
 from mastlens.plots.cards.carded import Carded
 from mastlens.problems.asking import Asked
@@ -166,6 +166,8 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
         check_metrics(settings.metrics, settings.splits or {})  # before anything is generated
     if settings.own_texts and (settings.out is None or not settings.splits):
         raise BadSetting("Own texts are files of a folder, of splits: give --out DIR and --split NAME=FILE.")
+    if settings.own_texts:
+        check_names(settings.splits or ())
     check_tracker(settings.track)
     found = _evaluate(settings, settings.splits) if settings.splits else Evaluation(pd.DataFrame(columns=COLUMNS))
     if settings.own_texts and settings.splits and settings.out is not None:

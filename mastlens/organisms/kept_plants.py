@@ -56,12 +56,12 @@ def keep_plant(lineage: Path, out: Path) -> Path:
         The plant's folder.
     """
     card = read_object(lineage / CARD, "a card")
-    before, after = Checkpoint(lineage / "rlvr-retain"), Checkpoint(lineage / "rlvr")
+    after = Checkpoint(lineage / "rlvr")
     moved = dict.fromkeys(name.partition("#")[0] for name in card["plant"]["truth"])
     target = out / f"{card['plant']['kind']}-seed{card['seed']}"
     with atomic_path(target) as folder:
         folder.mkdir()
-        write_tensors(folder / TENSORS, {name: after.tensor(name) for name in moved if name in before.tensors})
+        write_tensors(folder / TENSORS, {name: after.tensor(name) for name in moved})
         shutil.copyfile(lineage / CARD, folder / CARD)
     return target
 

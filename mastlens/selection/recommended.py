@@ -53,10 +53,10 @@ def recommended(folder: Path) -> Recommendation:
     for one in RECOMMENDED:
         if all((folder / source_of(table).file).is_file() for table in _needs(one.rule)):
             return one
-    commands = [source_of(table).command for table in _needs(RECOMMENDED[0].rule)]
+    commands = ", ".join(source_of(table).command for table in _needs(RECOMMENDED[0].rule))
     raise NotFound(
         f"{folder} has the tables of no rule that is recommended ({', '.join(one.rule for one in RECOMMENDED)}). "
-        f"For the first: {', '.join(commands)} --sft SFT --rlvr RLVR --forget F --retain R --where . --out {folder}"
+        f"Write what the first needs: {commands} ... --where . --out {folder}"
     )
 
 

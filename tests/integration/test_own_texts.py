@@ -53,3 +53,11 @@ def test_the_first_right_response_counts_and_a_split_without_one_is_told(tmp_pat
 def test_own_texts_want_a_folder():
     with pytest.raises(MastlensError, match="give --out DIR"):
         mastlens.evaluate(model="organism:qwen2/rlvr", splits={"a": FILES / "forget-train.jsonl"}, own_texts=True)
+
+
+@pytest.mark.parametrize("name", ["../x", "/../../x", "a/b", "a\0b"])
+def test_a_split_that_is_no_file_name_is_refused_before_anything_is_written(tmp_path, name):
+    splits = {name: FILES / "forget-train.jsonl"}
+    with pytest.raises(MastlensError, match="is a file's name"):
+        mastlens.evaluate(model="organism:qwen2/rlvr", splits=splits, own_texts=True, out=tmp_path / "out")
+    assert not list(tmp_path.iterdir())
