@@ -1,15 +1,19 @@
-"""What each recipe of RLVR leaves in the weights, from one base and SFT.
+"""What each recipe of RLVR leaves in the weights, and how well that can be taken out again, from one base and SFT.
 
     python -m benchmarks.recipes grpo dr-grpo dapo stare-o1 matched-sft --out build/recipes [--seeds 0 1 2]
 
-Builds each lineage (``mastlens organism build --recipe``), reads its increment, and keeps its row once it is done; the
-same command goes on where it stopped. With ``--page FILE`` rows become a page. A row counts what is beyond its null;
-two recipes are compared by whether the entries that they changed agree beyond chance.
+Builds each lineage (``mastlens organism build --recipe``), reads its increment, unlearns it at matched forgetting and
+lets that come back; what is done is kept a part at a time, and the same command goes on where it stopped. Two of them,
+of different recipes, may work in one folder. Base and SFT are of one seed (``--start-seed``) throughout. With ``--page
+FILE`` what is there becomes a page. A row counts what is beyond its null; two recipes are compared by whether the
+entries that they changed agree beyond chance.
 """
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -17,53 +21,118 @@ from typing import Any
 import pandas as pd
 
 import mastlens
+from benchmarks.recipes_edits import edits_of
+from benchmarks.recipes_page import READINGS, page
 from mastlens.errors import BadSetting, StageRefused
+from mastlens.evaluation.settings import PRMChoice
 from mastlens.organisms import get_organism
+from mastlens.organisms.prm import organism_prm
 from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.rlvr import RECIPES
 from mastlens.runs.files import write_json, write_text
 from mastlens.runs.reading import read_object
 
-READINGS = {
-    "off_principal": "off the principal subspace",
-    "stable_rank": "stable rank",
-    "energy_rank_99": "directions of 99 %",
-    "low_magnitude_overlap": "on small weights",
-}
-"""Geometry's measures that have a null, by what a column of the page calls them."""
+PARTS = ("rows", "edits", "pairs")
+"""What is measured: each lineage, edits of it, and lineages against each other."""
+
+ITEMS = 150
+"""Problems a split, of the causal map and of responses."""
 
 
-def compare(names: Sequence[str], out: Path, seeds: Sequence[int], numbers: Recipe, rank: int = 16) -> pd.DataFrame:
-    """Build and measure what is missing, and return a row a recipe and seed.
+@dataclass(frozen=True)
+class Work:
+    """What is compared, and where it lies.
+
+    Attributes:
+        out: Folder of lineages.
+        keep: Folder of what was measured of them.
+        numbers: Of the lineages.
+        start_seed: Of base and SFT.
+        rank: Of the principal subspaces.
+    """
+
+    out: Path
+    keep: Path
+    numbers: Recipe
+    start_seed: int = 0
+    rank: int = 16
+
+    def lineage(self, name: str, seed: int) -> Path:
+        """Return the folder of a lineage, which is built if it is not there."""
+        how, lineage = RECIPES.find(name), self.out / f"{name}-{seed}"
+        if not lineage.is_dir():
+            more: dict[str, Any] = {}
+            if how.needs_match:
+                more["match"] = self.out / f"grpo-{seed}"
+            if how.scored_by == "prm":
+                more["prm"] = PRMChoice(path=str(self._prm()))
+            kept = {"trajectory": not how.adapters, "start_seed": self.start_seed}
+            mastlens.build_organism("qwen2", lineage, recipe=name, seed=seed, numbers=self.numbers, **kept, **more)
+        return lineage
+
+    def _prm(self) -> Path:
+        """Return a process reward model of the lineage's steps, which is trained if it is not there."""
+        return self.out / "prm" if (self.out / "prm").is_dir() else organism_prm("qwen2", out=self.out / "prm")
+
+    def kept(self, part: str, seed: int, names: Sequence[str], measure: Callable[..., Any]) -> Any:
+        """Return one part of what is measured of lineages of a seed, measured now or earlier.
+
+        Args:
+            part: What it is called.
+            seed: Of RLVR.
+            names: Recipes.
+            measure: Is called with the lineages' folders where it is not there.
+
+        Raises:
+            MastlensError: If it is of other numbers.
+        """
+        kept = self.keep / part / f"{'-and-'.join(names)}-{seed}.json"
+        told: dict[str, Any] = {"numbers": asdict(self.numbers), "start_seed": self.start_seed}
+        if not kept.is_file():
+            found = measure(*(self.lineage(name, seed) for name in names))
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_json(kept, {"recipes": list(names), "seed": seed, **told, "found": found})
+        row = read_object(kept)
+        for name, value in told.items():
+            if row[name] != value:
+                raise StageRefused(f"{kept} is of another {name}. Choose another --keep, or remove it.")
+        return row["found"]
+
+
+def compare(names: Sequence[str], seeds: Sequence[int], parts: Sequence[str], work: Work) -> dict[str, pd.DataFrame]:
+    """Build and measure what is missing.
 
     Args:
-        names: Recipes; one that matches an accuracy needs ``grpo`` among them.
-        out: Folder of lineages and rows.
-        seeds: Of the lineages.
-        numbers: Of the lineages.
-        rank: Of the principal subspaces.
+        names: Recipes; one that matches an accuracy needs ``grpo`` among them, or its lineage in the folder.
+        seeds: Of RLVR.
+        parts: Of ``PARTS``.
+        work: Of what, and where.
+
+    Returns:
+        A table a part: ``rows`` has a row a recipe and seed, ``edits`` one an edit of each, ``pairs`` one a pair.
 
     Raises:
-        MastlensError: If a recipe has nothing to match, or the rows in the folder are of other numbers.
+        MastlensError: If a recipe has nothing to match, or what is in the folder is of other numbers.
     """
     matching = [name for name in names if RECIPES.find(name).needs_match]
-    if matching and "grpo" not in names:
+    there = all((work.out / f"grpo-{seed}").is_dir() for seed in seeds)
+    if matching and "grpo" not in names and not there:
         raise BadSetting(f"{matching[0]} matches the accuracy of grpo. Name grpo, too.")
-    (out / "rows").mkdir(parents=True, exist_ok=True)
-    rows = []
+    names = sorted(names, key=lambda one: one in matching)
+    found: dict[str, list[dict[str, Any]]] = {part: [] for part in parts}
     for seed in seeds:
-        for name in sorted(names, key=lambda one: one in matching):
-            kept, lineage = out / "rows" / f"{name}-{seed}.json", out / f"{name}-{seed}"
-            if not kept.is_file():
-                if not lineage.is_dir():
-                    match = {"match": out / f"grpo-{seed}"} if name in matching else {}
-                    mastlens.build_organism("qwen2", lineage, recipe=name, seed=seed, numbers=numbers, **match)
-                write_json(kept, {"recipe": name, "seed": seed, "numbers": asdict(numbers), **row_of(lineage, rank)})
-            row = read_object(kept)
-            if row.pop("numbers") != asdict(numbers):
-                raise StageRefused(f"{kept} is of other numbers. Choose another --out, or remove it.")
-            rows.append(row)
-    return pd.DataFrame(rows)
+        for name in names:
+            said = {"recipe": name, "seed": seed}
+            if "rows" in parts:
+                found["rows"].append(said | work.kept("rows", seed, [name], partial(row_of, rank=work.rank)))
+            if "edits" in parts:
+                measure = partial(edits_of, out=work.out / "studies" / f"{name}-{seed}")
+                found["edits"] += [said | one for one in work.kept("edits", seed, [name], measure)]
+        if "pairs" in parts:
+            for pair in combinations(names, 2):
+                said = {"seed": seed, "one": pair[0], "other": pair[1]}
+                found["pairs"].append(said | work.kept("pairs", seed, pair, agreement))
+    return {part: pd.DataFrame(rows) for part, rows in found.items()}
 
 
 def row_of(lineage: Path, rank: int) -> dict[str, Any]:
@@ -91,93 +160,93 @@ def row_of(lineage: Path, rank: int) -> dict[str, Any]:
         row[f"energy_{projection}"] = float(energy[here].sum() / energy.sum()) if energy.sum() else 0.0
         row[f"energy_{projection}_null"] = float(size[here].sum() / size.sum())
     files = {side: lineage / f"{side}-train.jsonl" for side in ("forget", "retain")}
-    asked = {"sft": stages["sft"], "rlvr": stages["rlvr"], **files, "progress": False}
+    asked = {"sft": stages["sft"], "rlvr": stages["rlvr"], **files, "limit": ITEMS, "progress": False}
     groups = mastlens.causal_map(**asked).groups
     back = groups[groups["direction"] == "restore"].set_index("group")
     for group in ("attention", "mlp"):
         for end in ("", "_low", "_high"):
             row[f"put_back_{group}{end}"] = float(back.loc[group, f"forget_effect{end}"])
-    return row
+    row |= {f"{side}_seen": accuracy for side, accuracy in _accuracy(lineage / "rlvr", files).items()}
+    return row | (_extrapolated(lineage) if (lineage / "trajectory").is_dir() else {})
 
 
-def agreements(rows: pd.DataFrame, out: Path) -> pd.DataFrame:
-    """Return, of each pair of recipes of one seed, in how many matrices the changed entries agree beyond chance."""
-    found = []
-    for seed, of_seed in rows.groupby("seed"):
-        for one, other in combinations(of_seed["recipe"], 2):
-            lineages = {name: str(out / f"{name}-{seed}" / "rlvr") for name in (one, other)}
-            table = mastlens.mask_agreement(str(out / f"{one}-{seed}" / "sft"), lineages, progress=False).table
-            beyond = int(table["distinguishable"].fillna(False).astype(bool).sum())
-            median = [float(table[column].median()) for column in ("jaccard", "jaccard_null")]
-            pair = {"seed": seed, "one": one, "other": other, "beyond": beyond, "of": len(table)}
-            found.append({**pair, "jaccard": median[0], "jaccard_null": median[1]})
-    return pd.DataFrame(found)
+def _accuracy(model: Path, files: Mapping[str, Path]) -> dict[str, float]:
+    """Return the share of right greedy responses, by split."""
+    limit = get_organism("qwen2").decoding["max_new_tokens"]
+    found = mastlens.evaluate(
+        model=str(model), splits=files, limit=ITEMS, max_new_tokens=limit, solution_logprob=False, progress=False
+    ).accuracy.set_index("split")
+    return {split: float(found.loc[split, "accuracy"]) for split in files}
 
 
-def page(rows: pd.DataFrame, pairs: pd.DataFrame, command: str) -> str:
-    """Return the page: a table of recipes, one of where the increments lie, one of pairs."""
-    splits = [name.removesuffix("_accuracy") for name in rows if str(name).endswith("_accuracy")]
+def _extrapolated(lineage: Path) -> dict[str, Any]:
+    """Return how far the first half of the run tells the rest, by a direction and a line for each tensor (RELEX)."""
+    steps = sorted((lineage / "trajectory").iterdir(), key=lambda step: int(step.name.removeprefix("step_")))
+    last = int(steps[-1].name.removeprefix("step_"))
+    eval_files = {"forget": lineage / "forget-eval.jsonl"}
+    with tempfile.TemporaryDirectory() as folder:
+        found = mastlens.trajectory(
+            [str(lineage / "sft"), str(lineage / "trajectory")],
+            window=0.5,
+            extrapolate=last,
+            out=Path(folder) / "out",
+            progress=False,
+        )
+        accuracy = _accuracy(found.checkpoints[f"extrapolated-{last}"], eval_files)["forget"]
+    table = found.table
+    moved, judged = table["delta_norm"] ** 2, table["explained_variance_distinguishable"].fillna(False).astype(bool)
 
-    def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-        return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(line)} |" for line in lines), ""]
+    def whole(error: str) -> float:
+        return float(((table[error] ** 2 * moved).sum() / moved.sum()) ** 0.5)
 
-    said = [
-        [row["recipe"], str(row["seed"]), str(row["steps"])]
-        + [f"{100 * row[f'{s}_accuracy']:.1f} ({100 * row[f'{s}_gain']:+.1f}, p {row[f'{s}_p']:.2g})" for s in splits]
-        + [f"{row['entropy_first']:.3f} → {row['entropy_last']:.3f}", f"{row['kl_last']:.4f}"]
-        for row in rows.to_dict("records")
-    ]
-    where = [
-        [row["recipe"], str(row["seed"]), f"{row['relative_norm']:.2e}"]
-        + [f"{row[f'{measure}_beyond']} of {row['matrices']}" for measure in READINGS]
-        + [" ".join(f"{p} {row[f'energy_{p}']:.2f}/{row[f'energy_{p}_null']:.2f}" for p in "qkvo")]
-        + [f"{row[f'put_back_{g}']:.3f} ({row[f'put_back_{g}_low']:.3f} to {row[f'put_back_{g}_high']:.3f})"
-           for g in ("attention", "mlp")]
-        for row in rows.to_dict("records")
-    ]  # fmt: skip
-    agree = [
-        [str(row["seed"]), row["one"], row["other"], f"{row['beyond']} of {row['of']}",
-         f"{row['jaccard']:.3f} / {row['jaccard_null']:.3f}"]
-        for row in pairs.to_dict("records")
-    ]  # fmt: skip
-    heads = ["recipe", "seed", "steps", *(f"{split} %, gain on SFT" for split in splits), "entropy, nat", "KL to SFT"]
-    lies = ["recipe", "seed", "relative norm", *READINGS.values(), "energy / share of entries", "attention", "mlp"]
-    return "\n".join([
-        "# What each recipe leaves in the weights", "",
-        f"`{command}`. One base and SFT a seed; recipes are not matched in accuracy, but for `matched-sft`.", "",
-        "## Accuracy, entropy, divergence", "",
-        "On the evaluation splits; exact McNemar against SFT on the same problems.", "", *table(heads, said),
-        "## Where the increment lies", "",
-        "Attention matrices whose reading is beyond its null; energy of q, k, v, o beside their share of entries; ",
-        "what putting SFT's weights back does to log p of the forget solutions, nat a token, with its interval.", "",
-        *table(lies, where),
-        "## Whether the same entries changed", "",
-        "Median overlap (Jaccard) over matrices, beside what independent masks of these densities give; beyond: "
-        "matrices whose agreement chance does not explain.", "",
-        *table(["seed", "one", "other", "beyond", "overlap / chance"], agree),
-    ])  # fmt: skip
+    return {
+        "relex_explained": float(table["explained_variance"].median()),
+        "relex_beyond": int(judged.sum()),
+        "relex_tensors": len(table),
+        "relex_error": whole("last_error"),
+        "relex_stay": whole("last_error_stay"),
+        "relex_forget": accuracy,
+        "relex_forget_stay": _accuracy(steps[len(steps) // 2 - 1], eval_files)["forget"],
+    }
+
+
+def agreement(one: Path, other: Path) -> dict[str, Any]:
+    """Return in how many matrices the entries that two recipes changed agree beyond chance."""
+    lineages = {lineage.name: str(lineage / "rlvr") for lineage in (one, other)}
+    table = mastlens.mask_agreement(str(one / "sft"), lineages, progress=False).table
+    return {
+        "beyond": int(table["distinguishable"].fillna(False).astype(bool).sum()),
+        "of": len(table),
+        "jaccard": float(table["jaccard"].median()),
+        "jaccard_null": float(table["jaccard_null"].median()),
+    }
 
 
 def main() -> None:
     """Build, measure, and write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+", metavar="RECIPE", help=", ".join(RECIPES))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of lineages")
+    parser.add_argument("--keep", type=Path, default=None, help="folder of what was measured; --out by default")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--start-seed", type=int, default=0, help="of base and SFT")
     parser.add_argument("--budget", type=float, default=0.5, help="of the lineage's own rollouts")
-    parser.add_argument("--page", type=Path, default=None)
+    parser.add_argument("--page", type=Path, default=None, help="write what is kept, of all recipes and seeds, here")
     asked = parser.parse_args()
     own = get_organism("qwen2").recipe
     counts = {name: int(getattr(own, name) * asked.budget) for name in ("grpo_forget", "grpo_retain")}
     least = {"train_forget": min(own.train_forget, counts["grpo_forget"])}
     least |= {"train_retain": min(own.train_retain, counts["grpo_retain"])}
-    rows = compare(asked.recipes, asked.out, asked.seeds, replace(own, **counts, **least))
-    seeds = " ".join(map(str, asked.seeds))
-    command = f"python -m benchmarks.recipes {' '.join(asked.recipes)} --seeds {seeds} --budget {asked.budget}"
-    text = page(rows, agreements(rows, asked.out), command)
+    keep = asked.keep or asked.out
+    compare(
+        asked.recipes,
+        asked.seeds,
+        asked.parts,
+        Work(asked.out, keep, replace(own, **counts, **least), asked.start_seed),
+    )
     if asked.page is not None:
-        write_text(asked.page, text)
-    print(text)
+        write_text(asked.page, page(keep, f"python -m benchmarks.recipes RECIPE ... --budget {asked.budget:g}"))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
     python -m benchmarks.scale paper         # the table of docs/scale.md, from configurations and rates alone
     python -m benchmarks.scale memory        # peak memory of one process and of two ranks, at three sizes
     python -m benchmarks.scale arithmetic    # operations of the commands, counted by torch, at three sizes
-    python -m benchmarks.scale ray           # time of a geometry on one and on two workers of a local Ray
-
+    python -m benchmarks.scale ray           # time of a real model's geometry on one and on two workers of a local Ray
     python -m benchmarks.scale geometry      # operations and memory that the geometry of one matrix takes
 
 Models are of random weights, stored in bfloat16 and computed in float32, as real ones are on a CPU: what a process
@@ -13,6 +12,7 @@ holds is then memory of its own, and not a mapped file that the system may drop.
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from benchmarks.common import interleaved, ratio, shown
 
 LAYERS = 64
 SMALLEST, WIDTHS = 32, (384, 512, 768)
@@ -188,25 +190,27 @@ def geometry(widths: tuple[int, ...] = (512, 1024, 2048)) -> None:
         print(f"| {width} x {width} | {operations / width**2:.0f} | {copies:.1f} |", flush=True)
 
 
-def ray() -> None:
-    """Print how long a geometry takes on one and on two workers, and how much of it is Ray's own start."""
+def ray(spec: str, rounds: int = 3) -> None:
+    """Print how long the geometry of a lineage takes on one and on two workers, and how long Ray takes to start."""
     import ray
 
     import mastlens
 
-    with lineage_of(WIDTHS[0], layers=4) as (given, _):
-        begun = time.perf_counter()
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-        start = time.perf_counter() - begun
-        took: dict[int, list[float]] = {}
-        lineage = {stage: given[stage] for stage in ("base", "sft", "rlvr")}
-        for workers in (2, 1, 2, 1):
-            begun = time.perf_counter()
-            mastlens.geometry(**lineage, executor="ray", workers=workers, progress=False)
-            took.setdefault(workers, []).append(time.perf_counter() - begun)
-        ray.shutdown()
-    one, two = min(took[1]), min(took[2])
-    print(f"start {start:.1f} s; one worker {one:.1f} s, two {two:.1f} s: {two / one:.2f}")
+    lineage = {stage: f"{spec}/{stage}" for stage in ("base", "sft", "rlvr")}
+    begun = time.perf_counter()
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start = time.perf_counter() - begun
+
+    def on(workers: int) -> Callable[[], object]:
+        return lambda: mastlens.geometry(**lineage, executor="ray", workers=workers, progress=False)
+
+    took = interleaved({"one": on(1), "two": on(2)}, rounds)  # the first turn, in which workers import, does not count
+    ray.shutdown()
+    seconds = {arm: statistics.median(times) for arm, times in took.items()}
+    print(
+        f"{spec}, {rounds} interleaved rounds: start {start:.1f} s; one worker {seconds['one']:.1f} s, two "
+        f"{seconds['two']:.1f} s: {shown(ratio(took['two'], took['one']), 2)}"
+    )
 
 
 def paper(
@@ -279,10 +283,10 @@ def main() -> None:
         "memory": memory,
         "arithmetic": arithmetic,
         "geometry": geometry,
-        "ray": ray,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=[*parts, "paper"])
+    parser.add_argument("part", choices=[*parts, "ray", "paper"])
+    parser.add_argument("--lineage", default="organism:smollm2-short", help="ray: whose geometry")
     for option, value, unit in (
         ("reading", READING, "GB/s that a machine reads"),
         ("exchange", EXCHANGE, "GB/s between ranks"),
@@ -292,9 +296,11 @@ def main() -> None:
     ):
         parser.add_argument(f"--{option}", type=float, default=value, help=f"paper: {unit}, {value:g}")
     asked = vars(parser.parse_args())
-    part = asked.pop("part")
+    part, lineage = asked.pop("part"), asked.pop("lineage")
     if part == "paper":
         print("\n".join(paper(**asked)))
+    elif part == "ray":
+        ray(lineage)
     else:
         parts[part]()
 

@@ -209,7 +209,10 @@ def build_organism(settings: BuildOrganismSettings) -> Path:
         if settings.out is None:
             raise BadSetting(f"Say where the lineage that {how.name} reinforces is written to: --out DIR.")
         scorer = find_scorer(settings, how)
-        organism = by_recipe(organism, how, None if settings.match is None else Path(settings.match), scorer)
+        match = None if settings.match is None else Path(settings.match)
+        organism = by_recipe(organism, how, match, scorer, start_seed=settings.start_seed)
+    elif settings.start_seed is not None:
+        raise BadSetting("--start-seed goes with a recipe, whose base and SFT are the lineage's: --recipe grpo.")
     elif settings.match is not None:
         raise BadSetting("--match goes with a recipe that matches an accuracy: --recipe matched-sft.")
     elif settings.prm is not None or settings.judge is not None or settings.judged_by is not None:

@@ -83,6 +83,9 @@ class BuildOrganismSettings(Settings):
         None,
         metavar="DIR",
     )
+    start_seed: int | None = setting(
+        "with a recipe: the seed of base and SFT, where it is not --seed, which draws everything of RLVR", None
+    )
     prm: PRMChoice | None = setting(
         "of recipes that score steps by a process reward model", None, flag="--prm", options=PRMChoice.OPTIONS
     )

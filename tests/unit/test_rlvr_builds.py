@@ -330,6 +330,19 @@ def test_lineages_that_begin_alike_share_what_they_begin_with(monkeypatch, tmp_p
     assert asked[2] == replace(qwen2.recipe, sft_steps=3)
 
 
+def test_another_seed_of_rlvr_goes_on_from_the_same_sft(built, tmp_path):
+    other = build_by("grpo", tmp_path / "other", seed=2, start_seed=1)
+    for stage in ("base", "sft"):
+        assert digest(other / stage) == digest(built / "grpo" / stage)
+    assert digest(other / "rlvr") != digest(built / "grpo" / "rlvr")  # of rlvr-retain the only step warms up
+    asked = [json.loads(line)["problem"] for line in (other / "forget-train.jsonl").read_text().splitlines()]
+    assert asked != [json.loads(line)["problem"] for line in (built / "grpo" / "forget-train.jsonl").open()]
+    card = json.loads((other / "card.json").read_text())
+    assert (card["seed"], card["rlvr"]["start"]) == (2, "trained from nothing, of seed 1")
+    with pytest.raises(MastlensError, match="--start-seed goes with a recipe"):
+        organisms.build_organism("qwen2", tmp_path / "none", numbers=NUMBERS, start_seed=1)
+
+
 def test_every_recipe_names_its_source():
     table = organisms.rlvr.describe_recipes()
     assert {"grpo", "grpo-kl", "dr-grpo", "dapo", "stare-o1", "stare-c2", "matched-sft"} <= set(table["recipe"])

@@ -33,8 +33,22 @@ STARTS = ("base", "sft")
 STAGES = ("rlvr", "rlvr-retain")
 
 
-def by_recipe(organism: Organism, how: RLVRRecipe, match: Path | None, scorer: StepScorer | None = None) -> Organism:
+def by_recipe(
+    organism: Organism,
+    how: RLVRRecipe,
+    match: Path | None,
+    scorer: StepScorer | None = None,
+    *,
+    start_seed: int | None = None,
+) -> Organism:
     """Return a lineage that is built by a recipe: resumable, and otherwise what it is.
+
+    Args:
+        organism: The lineage.
+        how: The recipe.
+        match: Folder of the lineage whose accuracy is to be reached.
+        scorer: What scores steps.
+        start_seed: Of base and SFT; None for the seed of the build.
 
     Raises:
         MastlensError: If it has no RLVR run that starts from SFT, or what is to be matched is missing or not asked for.
@@ -43,7 +57,8 @@ def by_recipe(organism: Organism, how: RLVRRecipe, match: Path | None, scorer: S
         raise NotSupported(f"organism:{organism.name} has no RLVR run from SFT whose place a recipe could take.")
     if match is not None and not how.needs_match:
         raise BadSetting(f"The recipe {how.name} matches no accuracy. Leave --match out.")
-    return replace(organism, build=partial(build_by_recipe, how=how, match=match, scorer=scorer), resumable=True)
+    build = partial(build_by_recipe, how=how, match=match, scorer=scorer, start_seed=start_seed)
+    return replace(organism, build=build, resumable=True)
 
 
 def build_by_recipe(
@@ -56,6 +71,7 @@ def build_by_recipe(
     how: RLVRRecipe,
     match: Path | None,
     scorer: StepScorer | None = None,
+    start_seed: int | None = None,
 ) -> None:
     """Train ``rlvr`` and ``rlvr-retain`` by a recipe and write stages, files, card and record.
 
@@ -67,7 +83,8 @@ def build_by_recipe(
         MastlensError: If the folder holds a build of other settings, or nothing could be learnt.
     """
     clock = Clock()
-    start, source = _start(organism, recipe, seed, clock)
+    began = seed if start_seed is None else start_seed
+    start, source = _start(organism, recipe, began, clock)
     sft = sha256_file(start / "sft" / "model.safetensors")
     matched = _matched(organism, match, source, seed, sft) if how.needs_match else None
     scored = {} if scorer is None else {"scorer": scorer.settings}
@@ -116,7 +133,7 @@ def build_by_recipe(
         rlvr={
             "recipe": asdict(how),
             "code": code_digest(type(how)),
-            "start": source,
+            "start": source if began == seed else f"{source}, of seed {began}",
             "match": None if matched is None else matched["lineage"],
             **scored,
             "stages": told,
