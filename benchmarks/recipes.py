@@ -10,6 +10,7 @@ entries that they changed agree beyond chance.
 """
 
 import argparse
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -74,6 +75,14 @@ class Work:
         """Return a process reward model of the lineage's steps, which is trained if it is not there."""
         return self.out / "prm" if (self.out / "prm").is_dir() else organism_prm("qwen2", out=self.out / "prm")
 
+    def keep_records(self, name: str, seed: int) -> None:
+        """Copy what was written of a lineage beside its weights: card, README, training by step."""
+        lineage, kept = (folder / f"{name}-{seed}" for folder in (self.out, self.keep / "lineages"))
+        for file in ("card.json", "README.md", "training.parquet"):
+            if (lineage / file).is_file() and not (kept / file).is_file():
+                kept.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(lineage / file, kept / file)
+
     def kept(self, part: str, seed: int, names: Sequence[str], measure: Callable[..., Any]) -> Any:
         """Return one part of what is measured of lineages of a seed, measured now or earlier.
 
@@ -125,6 +134,7 @@ def compare(names: Sequence[str], seeds: Sequence[int], parts: Sequence[str], wo
             said = {"recipe": name, "seed": seed}
             if "rows" in parts:
                 found["rows"].append(said | work.kept("rows", seed, [name], partial(row_of, rank=work.rank)))
+                work.keep_records(name, seed)
             if "edits" in parts:
                 measure = partial(edits_of, out=work.out / "studies" / f"{name}-{seed}")
                 found["edits"] += [said | one for one in work.kept("edits", seed, [name], measure)]
