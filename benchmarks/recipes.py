@@ -36,8 +36,8 @@ from mastlens.runs.reading import read_object
 PARTS = ("rows", "edits", "pairs")
 """What is measured: each lineage, edits of it, and lineages against each other."""
 
-ITEMS = 150
-"""Problems a split, of the causal map and of responses."""
+ITEMS, MAPPED = 150, 60
+"""Problems a split, of responses and of the causal map."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def row_of(lineage: Path, rank: int) -> dict[str, Any]:
         row[f"energy_{projection}"] = float(energy[here].sum() / energy.sum()) if energy.sum() else 0.0
         row[f"energy_{projection}_null"] = float(size[here].sum() / size.sum())
     files = {side: lineage / f"{side}-train.jsonl" for side in ("forget", "retain")}
-    asked = {"sft": stages["sft"], "rlvr": stages["rlvr"], **files, "limit": ITEMS, "progress": False}
+    asked = {"sft": stages["sft"], "rlvr": stages["rlvr"], **files, "limit": MAPPED, "progress": False}
     groups = mastlens.causal_map(**asked).groups
     back = groups[groups["direction"] == "restore"].set_index("group")
     for group in ("attention", "mlp"):

@@ -99,7 +99,7 @@ def page(keep: Path, command: str) -> str:
                 ([*who(row), row["steps"], *_accuracies(row)] for row in rows)),
         "## Where the increment lies", "",
         "Attention matrices whose reading is beyond its null; energy of q, k, v, o beside their share of entries; what "
-        "putting SFT's weights back does to log p of the forget solutions, nat a token, with its interval (150 texts).",
+        "putting SFT's weights back does to log p of the forget solutions, nat a token, with its interval (60 texts).",
         *_table((*head, "relative norm", *READINGS.values(), "energy / entries", "attention back", "MLP back"),
                 ([*who(row), *_increments(row)] for row in rows)),
         "## How well it is unlearnt, and how fast it comes back", "",

@@ -302,9 +302,18 @@ inside[["back", "left", "said_back", "kl_left"]].dropna(how="all")
 
 # %%
 TRY = "smollm2-short" if get_organism("smollm2-short").present else "qwen2"
-MINE = {stage: f"organism:{TRY}/{stage}" for stage in ("sft", "rlvr")}
-TEXTS = {"forget": lineage_folder(TRY) / "forget-train.jsonl"}
-mastlens.inside_depart(**MINE, splits=TEXTS, limit=2, draws=0, progress=False)
+MINE = {stage: f"organism:{TRY}/{stage}" for stage in ("sft", "rlvr")} | {"progress": False}
+FEW = {"splits": {"forget": lineage_folder(TRY) / "forget-train.jsonl"}, "limit": 2, "draws": 0}
+mastlens.inside_depart(**MINE, **FEW)
+
+# %%
+mastlens.inside_write(**MINE, **FEW, first=1)
+
+# %% [markdown]
+# `exact=False` leaves out patching one by one: gradients tell of all layers and heads at once.
+
+# %%
+mastlens.inside_patch(**MINE, **FEW, sites=("resid_post", "z"), exact=False)
 
 # %% [markdown]
 # ## What this does not show

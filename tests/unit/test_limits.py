@@ -1,7 +1,10 @@
 """Programs that come with a model end in time: templates that loop, templates that flood, patterns that backtrack."""
 
+import contextlib
 import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 
@@ -79,6 +82,49 @@ def test_a_busy_machine_is_not_the_files_fault(monkeypatch):
     monkeypatch.setattr(limits, "_BUSY", 1.5)
     with pytest.raises(BadFile, match="does not come to an end"), limits.bounded("x", 0.5):
         wait(20)
+
+
+PROFILED = """
+import cProfile
+from mastlens.errors import BadFile
+from mastlens.runs import limits
+
+def called(count):
+    return sum(called(0) for _ in range(count)) + 1
+
+def busy():
+    while True:
+        pass
+
+with cProfile.Profile() as profile:
+    with limits.bounded("x"):
+        called(3)
+    assert called(3) == 4
+    try:
+        with limits.bounded("x", 0.2):
+            busy()
+    except BadFile:
+        assert called(3) == 4
+        print("went on")
+"""
+
+
+def test_a_profiler_does_not_stand_still():
+    """A mark that the interpreter keeps, where nothing is to be raised, is a call without end under a profiler."""
+    done = subprocess.run([sys.executable, "-c", PROFILED], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "went on\n", done.stderr
+
+
+def test_what_ends_a_block_comes_once(monkeypatch):
+    """Also where it was on its way when the block ended by itself."""
+    monkeypatch.setattr(limits, "_AGAIN", 0.01)
+    for _ in range(20):
+        with contextlib.suppress(BadFile), limits.bounded("x", 0.02):
+            ended = time.thread_time() + 0.02
+            while time.thread_time() < ended:
+                pass
+        for _ in range(1000):
+            time.perf_counter()
 
 
 def test_a_block_keeps_its_own_errors():

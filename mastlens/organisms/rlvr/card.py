@@ -39,7 +39,8 @@ def rlvr_lines(told: Mapping[str, Any]) -> list[str]:
         "",
         "Of responses sampled at temperature 1, before the step's update; every prompt is asked once, so that accuracy "
         "is of prompts not trained on yet. Entropy and KL(policy || SFT) are means over the responses' tokens; KL is "
-        "measured in up to 20 rounds, of up to 64 responses, and 0 at the start. *No signal*: prompts whose responses all earned the same.",
+        "measured in up to 20 rounds, of up to 64 responses, and 0 at the start. *No signal*: prompts whose responses "
+        "all earned the same.",
         "",
     ]
     for stage, about in told["stages"].items():
