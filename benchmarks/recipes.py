@@ -39,6 +39,9 @@ PARTS = ("rows", "edits", "pairs")
 ITEMS, MAPPED = 150, 60
 """Problems a split, of responses and of the causal map."""
 
+LEAST = 6
+"""Saved steps, at the least, whose first half is asked what it tells of the rest."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -136,7 +139,7 @@ def compare(names: Sequence[str], seeds: Sequence[int], parts: Sequence[str], wo
                 found["rows"].append(said | work.kept("rows", seed, [name], partial(row_of, rank=work.rank)))
                 work.keep_records(name, seed)
             if "edits" in parts:
-                measure = partial(edits_of, out=work.out / "studies" / f"{name}-{seed}")
+                measure = partial(edits_of, out=work.out / "studies" / f"{name}-{seed}", rank=work.rank)
                 found["edits"] += [said | one for one in work.kept("edits", seed, [name], measure)]
         if "pairs" in parts:
             for pair in combinations(names, 2):
@@ -177,7 +180,8 @@ def row_of(lineage: Path, rank: int) -> dict[str, Any]:
         for end in ("", "_low", "_high"):
             row[f"put_back_{group}{end}"] = float(back.loc[group, f"forget_effect{end}"])
     row |= {f"{side}_seen": accuracy for side, accuracy in _accuracy(lineage / "rlvr", files).items()}
-    return row | (_extrapolated(lineage) if (lineage / "trajectory").is_dir() else {})
+    steps = len(list((lineage / "trajectory").glob("step_*")))
+    return row | (_extrapolated(lineage, rank) if steps >= LEAST else {})
 
 
 def _accuracy(model: Path, files: Mapping[str, Path]) -> dict[str, float]:
@@ -189,7 +193,7 @@ def _accuracy(model: Path, files: Mapping[str, Path]) -> dict[str, float]:
     return {split: float(found.loc[split, "accuracy"]) for split in files}
 
 
-def _extrapolated(lineage: Path) -> dict[str, Any]:
+def _extrapolated(lineage: Path, rank: int) -> dict[str, Any]:
     """Return how far the first half of the run tells the rest, by a direction and a line for each tensor (RELEX)."""
     steps = sorted((lineage / "trajectory").iterdir(), key=lambda step: int(step.name.removeprefix("step_")))
     last = int(steps[-1].name.removeprefix("step_"))
@@ -197,7 +201,8 @@ def _extrapolated(lineage: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         found = mastlens.trajectory(
             [str(lineage / "sft"), str(lineage / "trajectory")],
-            window=0.5,
+            rank=rank,
+            window=max(2, len(steps) // 2),
             extrapolate=last,
             out=Path(folder) / "out",
             progress=False,

@@ -31,6 +31,7 @@ def test_rows_are_kept_as_they_come_and_become_a_page(tmp_path, monkeypatch):
     monkeypatch.setenv("MASTLENS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(posttraining, "boxed_reward", some_reward)
     monkeypatch.setattr(build, "_THREADS", 1)
+    monkeypatch.setattr(recipes, "LEAST", 2)
     out, names = tmp_path / "out", ("grpo", "lora-grpo")
     real, built = organisms.build_organism, []
 
@@ -46,7 +47,7 @@ def test_rows_are_kept_as_they_come_and_become_a_page(tmp_path, monkeypatch):
         recipes.compare(names, [1], ["rows"], work)
     assert [path.name for path in (tmp_path / "kept" / "rows").iterdir()] == ["grpo-1.json"]
     monkeypatch.setattr(recipes_edits, "GRID", {"learning_rates": [1e-2], "steps": 2, "every": 1, "batch_size": 2})
-    monkeypatch.setattr(recipes_edits, "COMPARED", (("npo", ("all-parameters",)),))
+    monkeypatch.setattr(recipes_edits, "COMPARED", (("npo", ("all-parameters",), "first"),))
     monkeypatch.setattr(recipes_edits, "STEPS", 2)
     found = recipes.compare(names, [1], recipes.PARTS, work)
     assert built == ["grpo", "lora-grpo", "lora-grpo"]  # what was done was not done again
