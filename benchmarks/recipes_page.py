@@ -87,7 +87,7 @@ def page(keep: Path, command: str) -> str:
 
     head = ("recipe", "seed")
     numbers = f"{len(rows)} lineages of {len({row['recipes'][0] for row in rows})} recipes"
-    return "\n".join([
+    lines = [
         "# What each recipe leaves in the weights", "",
         f"`{command}`: {numbers}, from one base and SFT, at the same number of sampled responses. They are not matched "
         "in accuracy, but for `matched-sft`, whose card says whether it got there.", "",
@@ -102,12 +102,17 @@ def page(keep: Path, command: str) -> str:
         "putting SFT's weights back does to log p of the forget solutions, nat a token, with its interval (60 texts).",
         *_table((*head, "relative norm", *READINGS.values(), "energy / entries", "attention back", "MLP back"),
                 ([*who(row), *_increments(row)] for row in rows)),
-        "## How well it is unlearnt, and how fast it comes back", "",
-        "Each edit until it forgot what that lineage's own `rlvr-retain` never learnt (on calibration); then 16 steps "
-        "of fine-tuning of all parameters on forget solutions, tested after 0, 1, 2, 4, 8 and 16, beside what the same "
-        "steps teach `rlvr-retain`. Evaluation files; one seed of the edit.",
-        *_table((*head, "edit", "forgot", "forget %", "retain %", "retain against RLVR, points",
-                 "forget %, fine-tuned", "the same of `rlvr-retain`"), ([*who(row), *_edit(row)] for row in edits)),
+    ]  # fmt: skip
+    if edits:
+        lines += [
+            "## How well it is unlearnt, and how fast it comes back", "",
+            "Each edit until it forgot what that lineage's own `rlvr-retain` never learnt (on calibration); then 16 "
+            "steps of fine-tuning of all parameters on solutions of half of the forget file, tested after 0, 1, 2, 4, "
+            "8 and 16, beside what the same steps teach `rlvr-retain`. Evaluation files; one seed of the edit.",
+            *_table((*head, "edit", "forgot", "forget %", "retain %", "retain against RLVR, points",
+                     "forget %, fine-tuned", "the same of `rlvr-retain`"), ([*who(row), *_edit(row)] for row in edits)),
+        ]  # fmt: skip
+    lines += [
         "## What the first half of the run tells of the rest", "",
         "One direction and a line a tensor, fitted to the first half of the saved steps (RELEX, arXiv:2605.21468): "
         "energy along it (median over tensors; how many beyond chance paths); error at the last step over the norm of "
@@ -115,10 +120,14 @@ def page(keep: Path, command: str) -> str:
         "half, and of the real end.",
         *_table((*head, "explained", "beyond", "error / staying", "forget %: predicted / half / end"),
                 ([*who(row), *_extrapolation(row)] for row in rows if "relex_error" in row)),
-        "## Whether the same entries changed", "",
-        "Median overlap (Jaccard) over matrices, beside what independent masks of these densities give; beyond: "
-        "matrices whose agreement chance does not explain.",
-        *_table((*head, "beyond", "overlap / chance"),
-                ([*who(row), f"{row['beyond']} of {row['of']}", f"{row['jaccard']:.3f} / {row['jaccard_null']:.3f}"]
-                 for row in pairs)),
-    ])  # fmt: skip
+    ]  # fmt: skip
+    if pairs:
+        lines += [
+            "## Whether the same entries changed", "",
+            "Median overlap (Jaccard) over matrices, beside what independent masks of these densities give; beyond: "
+            "matrices whose agreement chance does not explain.",
+            *_table((*head, "beyond", "overlap / chance"),
+                    ([*who(row), f"{row['beyond']} of {row['of']}", f"{row['jaccard']:.3f} / {row['jaccard_null']:.3f}"]
+                     for row in pairs)),
+        ]  # fmt: skip
+    return "\n".join(lines)
