@@ -132,7 +132,7 @@ class Deadly(Work):
         return part.upper()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_part_survives_its_worker_and_a_deadly_one_is_told(cluster, tmp_path):
     parts = ["a", "b"]
     found = dict(Ray("", 2, False).run(Deadly(str(tmp_path), 1), parts))
