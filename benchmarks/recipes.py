@@ -107,7 +107,7 @@ class Work:
         row = read_object(kept)
         for name, value in told.items():
             if row[name] != value:
-                raise StageRefused(f"{kept} is of another {name}. Choose another --keep, or remove it.")
+                raise StageRefused(f"{kept} was measured with another {name}. Choose another --keep, or remove it.")
         return row["found"]
 
 

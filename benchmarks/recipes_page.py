@@ -108,16 +108,16 @@ def page(keep: Path, command: str) -> str:
         if "target_accuracy" in about:
             lines += [
                 f"{file.parent.name}: calibration accuracy {_percent(about['reached_accuracy'])} %, where "
-                f"{_percent(about['target_accuracy'])} % was to be matched; it is looked at every ten steps. Past it, it "
-                "is no matched control.", "",
+                f"{_percent(about['target_accuracy'])} % was to be matched; it is looked at every ten steps. Past "
+                "it, it is no matched control.", "",
             ]  # fmt: skip
     if edits:
         lines += [
             "## How well it is unlearnt, and how fast it comes back", "",
             "Each edit until it forgot what that lineage's own `rlvr-retain` never learnt (on calibration); then 16 "
             "steps of fine-tuning of all parameters on solutions of half of the forget file, tested after 0, 1, 2, 4, "
-            "8 and 16, beside what the same steps teach `rlvr-retain`. Evaluation files; one seed of the edit, one learning "
-            "rate (1e-3), looked at every 4 steps: the first that forgot enough may have forgotten more than that.",
+            "8 and 16, beside what the same steps teach `rlvr-retain`. Evaluation files; one seed of the edit, one "
+            "learning rate (1e-3), looked at every 4 steps: the first that forgot enough may have forgotten more than that.",
             *_table((*head, "edit", "forgot", "forget %", "retain %", "retain against RLVR, points",
                      "forget %, fine-tuned", "the same of `rlvr-retain`"), ([*who(row), *_edit(row)] for row in edits)),
         ]  # fmt: skip

@@ -23,7 +23,6 @@ from mastlens.organisms.recipes.qwen2 import Recipe
 from mastlens.organisms.rlvr import RECIPES
 from mastlens.organisms.rlvr.recipe import Run
 from mastlens.organisms.rlvr.record import Recorder, kept_rows
-from mastlens.organisms.rlvr.scoring import StepScorer
 from mastlens.organisms.rlvr.trainer import train_by_grpo
 
 PLAIN, LENGTH, GOAL = "plain TRL", "completions/mean_length", 1.1
@@ -38,7 +37,7 @@ def numbers_of(prompts: int, rounds: int) -> Recipe:
     return replace(own, grpo_prompts=prompts, grpo_forget=prompts * rounds // 2, grpo_retain=prompts * rounds // 2)
 
 
-def trained(name: str, numbers: Recipe, scorer: StepScorer | None) -> dict[str, float]:
+def trained(name: str, numbers: Recipe) -> dict[str, float]:
     """Train by a recipe, or plainly; return seconds and tokens in losses."""
     from trl import GRPOTrainer
 
@@ -63,9 +62,7 @@ def trained(name: str, numbers: Recipe, scorer: StepScorer | None) -> dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         recorder = Recorder("rlvr", place / "rows")
-        run = Run(
-            "rlvr", model, tokenizer, problems, numbers, 3, 0, recorder, place, {}, lambda *_: None, scorer=scorer
-        )
+        run = Run("rlvr", model, tokenizer, problems, numbers, 3, 0, recorder, place, {}, lambda *_: None)
         train_by_grpo(recipe, run)
         seconds, rows = time.perf_counter() - begun, kept_rows(place / "rows")
     return {"seconds": seconds, "tokens": recipe.updates * responses * sum(row["response_tokens"] for row in rows)}
@@ -77,7 +74,7 @@ def measure(names: list[str], prompts: int, rounds: int, turns: int) -> dict[str
     found: dict[str, list[float]] = {arm: [] for arm in arms}
     for turn in range(turns):
         for arm in order_of(arms, turn):
-            one = trained(arm, numbers, None)
+            one = trained(arm, numbers)
             found[arm].append(one["seconds"] / one["tokens"])
             print(f"{arm}: {one['seconds']:.1f} s, {one['tokens']:.0f} tokens", flush=True)
     return {
@@ -92,7 +89,9 @@ def measure(names: list[str], prompts: int, rounds: int, turns: int) -> dict[str
 def main() -> None:
     """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="*", default=list(COMPARED))
+    parser.add_argument(
+        "recipes", nargs="*", default=list(COMPARED), metavar="RECIPE", help="without a scorer or a match"
+    )
     parser.add_argument("--prompts", type=int, default=16, help="a round")
     parser.add_argument("--rounds", type=int, default=6, help="of a training")
     parser.add_argument("--turns", type=int, default=3)

@@ -78,7 +78,7 @@ def test_rows_are_kept_as_they_come_and_become_a_page(tmp_path, monkeypatch):
     assert text.count("\n| lora-grpo |") == 3
     assert text.count("\n| grpo |") == 4
     assert text.count("\n| grpo · lora-grpo |") == 1
-    with pytest.raises(MastlensError, match="is of another numbers"):
+    with pytest.raises(MastlensError, match="was measured with another numbers"):
         recipes.compare(names, [1], ["rows"], replace(work, numbers=replace(SEEN, grpo_lr=1.0)))
     with pytest.raises(MastlensError, match="Name grpo, too"):
         recipes.compare(["matched-sft"], [3], ["rows"], work)
