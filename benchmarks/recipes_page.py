@@ -117,7 +117,7 @@ def page(keep: Path, command: str) -> str:
             "Each edit until it forgot what that lineage's own `rlvr-retain` never learnt (on calibration); then 16 "
             "steps of fine-tuning of all parameters on solutions of half of the forget file, tested after 0, 1, 2, 4, "
             "8 and 16, beside what the same steps teach `rlvr-retain`. Evaluation files; one seed of the edit, one "
-            "learning rate (1e-3), looked at every 4 steps: the first that forgot enough may have forgotten more than that.",
+            "learning rate (1e-3), looked at every 4 steps: the first that forgot enough may have forgotten more.",
             *_table((*head, "edit", "forgot", "forget %", "retain %", "retain against RLVR, points",
                      "forget %, fine-tuned", "the same of `rlvr-retain`"), ([*who(row), *_edit(row)] for row in edits)),
         ]  # fmt: skip
