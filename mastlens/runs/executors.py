@@ -5,32 +5,34 @@ and settings), the parts' names and their results travel; results must not depen
 """
 
 import os
-import socket
+import pickle
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from multiprocessing import connection, get_context, parent_process
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from subprocess import PIPE, Popen, TimeoutExpired
+from tempfile import TemporaryFile
+from typing import IO, Any
 
-from mastlens import __version__
 from mastlens import errors as kinds
-from mastlens.errors import BadSetting, MastlensError, MissingPackage, NoReply, NotTogether, unknown
-from mastlens.runs.cost import WORKER
-from mastlens.runs.files import cannot_write
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from mastlens.errors import BadSetting, MastlensError, MissingPackage, NoReply, unknown
 
 LOCAL, RAY = "local", "ray"
 EXECUTORS = (LOCAL, RAY)
 RETRIES = 4
 """How often a part that was lost with its worker is begun again."""
-_START = 20.0  # seconds in which a cluster must answer
-_LOOK = 10.0  # seconds after which it is asked whether it is still there: Ray ends a command whose head is gone in 60
+_ENDING = 20.0  # seconds that a driver has to end the cluster that it started
+_DRIVER = [
+    sys.executable,
+    "-c",
+    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from mastlens.runs.driver import main; main()",
+]
+_LAST = 500  # characters of what a lost driver said last
 
 
 class Work(ABC):
@@ -77,12 +79,10 @@ def find_executor(
     if name == LOCAL and not colon:
         return (local or Threads)(workers or processors())
     if name == RAY and (address or not colon):
-        try:
-            import ray  # noqa: F401
-        except ImportError as error:
+        if find_spec("ray") is None:
             raise MissingPackage(
                 "--executor ray needs Ray. Install the extra: pip install 'mastlens[ray]', or take --executor local."
-            ) from error
+            )
         return Ray(address, workers, gpus)
     raise unknown("executor", text, (LOCAL, RAY, "ray:ADDRESS"))
 
@@ -185,7 +185,8 @@ class Ray(Executor):
     """Workers of a Ray cluster, one processor each, and a GPU each where that is asked for.
 
     Attributes:
-        address: Of the cluster; empty to start one on this machine, which ends with the run.
+        address: Of the cluster; empty for the one that this process belongs to, or else to start one on this machine,
+            which ends with the run.
         workers: Parts at a time; None for as many as the cluster has room for.
         gpus: Whether a part takes a GPU.
         retries: How often a part that was lost with its worker is begun again.
@@ -197,160 +198,57 @@ class Ray(Executor):
     retries: int = RETRIES
 
     def run(self, work: Work, parts: Sequence[str]) -> Iterator[tuple[str, Any]]:
-        """See ``Executor.run``."""
-        import ray
-        from ray.exceptions import NodeDiedError, RayError, RayTaskError, WorkerCrashedError
+        """See ``Executor.run``. Only a driver, in a process of its own, talks to the cluster: see ``driver``."""
+        from mastlens.runs.driver import DONE, TOLD, Driver
 
-        with self._cluster() as room:
-            task = ray.remote(
-                num_cpus=1, num_gpus=1 if self.gpus else 0, max_retries=self.retries, scheduling_strategy="SPREAD"
-            )(_do)
-            shared = [ray.put(work)]  # in a list, a worker fetches it once and not with every part
-            waiting, running = list(reversed(parts)), {}
+        asked = Driver(self._address(), self.workers, self.gpus, self.retries, pickle.dumps(work), parts)
+        with TemporaryFile() as errors, Popen(_DRIVER, stdin=PIPE, stdout=PIPE, stderr=errors) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
             try:
-                while waiting or running:
-                    while waiting and len(running) < room:
-                        part = waiting.pop()
-                        running[task.remote(shared, part, str(Path.cwd()), _versions())] = part
-                    ready, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK)
-                    if not ready:
-                        _check_head(ray.get_runtime_context().gcs_address)
-                    for done in ready:
-                        part = running.pop(done)
-                        yield part, _result(part, ray.get(done))
-            except (WorkerCrashedError, NodeDiedError) as error:
-                raise NoReply(
-                    f"A part was lost with its worker {self.retries + 1} times: out of memory there, or killed. What "
-                    "is finished is kept: give the same command again, with fewer --workers where memory is the reason."
-                ) from error
-            except RayTaskError as error:  # a defect of ours, as it would be here
-                raise error.cause from error
-            except RayError as error:
-                raise NoReply(
-                    f"The Ray cluster gave up: {_first_line(error)} What is finished is kept: give the same command "
-                    "again."
-                ) from error
+                with suppress(BrokenPipeError):  # it is gone already, which is told below
+                    pickle.dump(sys.path, process.stdin)
+                    pickle.dump(asked, process.stdin)
+                    process.stdin.flush()
+                for _ in parts:
+                    try:
+                        kind, *told = pickle.load(process.stdout)
+                    except (EOFError, pickle.UnpicklingError):
+                        raise _driver_is_gone(process.wait(), errors) from None
+                    if kind == TOLD:
+                        raise getattr(kinds, told[0], MastlensError)(told[1])
+                    if kind != DONE:
+                        raise told[0]
+                    yield told[0], told[1]
+                with suppress(TimeoutExpired):
+                    process.wait(_ENDING)
             finally:
-                with suppress(Exception):  # a cluster that is gone has nothing left to end
-                    for task_of_part in running:
-                        ray.cancel(task_of_part, force=True)
+                _let_end(process)
 
-    @contextmanager
-    def _cluster(self) -> Iterator[int]:
-        """Connect, and yield how many parts run at a time."""
-        import logging
-
-        import ray
-
-        mine = not ray.is_initialized()
-        if mine:
-            self._check_reachable()
-            where: Mapping[str, Any] = (
-                {"address": self.address} if self.address else {"num_cpus": self.workers or processors()}
-            )
-            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its future default, without the warning
-            try:
-                ray.init(
-                    **where,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    configure_logging=False,
-                    include_dashboard=None if self.address else False,
-                )
-            except Exception as error:  # Ray raises a dozen classes for a cluster that is not there
-                at = f"at {self.address}" if self.address else "on this machine"
-                raise NoReply(
-                    f"There is no Ray {at}: {_first_line(error)} Check the address (ray start --head prints it), or "
-                    "take --executor local."
-                ) from error
-        try:
-            found = ray.cluster_resources()
-            room = int(found.get("GPU" if self.gpus else "CPU", 0))
-            if not room:
-                raise BadSetting(
-                    f"The Ray cluster has no {'GPU' if self.gpus else 'CPU'} to give: it would wait for ever. Give "
-                    "another --device, or start workers that have one."
-                )
-            yield min(room, self.workers or room)
-        finally:
-            if mine:
-                ray.shutdown()
-
-    def _check_reachable(self) -> None:
-        """Raise where nobody listens at the address: Ray itself would try for minutes."""
-        host, colon, port = self.address.removeprefix("ray://").rpartition(":")
-        if not (colon and port.isdecimal()):
-            return
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_START).close()
-        except OSError as error:
-            raise NoReply(
-                f"There is no Ray at {self.address}: {error}. Check the address (ray start --head prints it), or take "
-                "--executor local."
-            ) from error
+    def _address(self) -> str:
+        """Return the address that is asked for, or that of the cluster which this process already belongs to."""
+        ray = sys.modules.get("ray")
+        if self.address or ray is None or not ray.is_initialized():
+            return self.address
+        return ray.get_runtime_context().gcs_address
 
 
-def _check_head(address: str) -> None:
-    """Raise where the head of the cluster is gone: Ray would end this very process, without a word of what to do."""
-    host, _, port = address.rpartition(":")
-    if not port.isdecimal():
-        return
+def _driver_is_gone(status: int, errors: IO[bytes]) -> NoReply:
+    errors.seek(0)
+    said = [line.strip() for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
+    last = f" It said last: {said[-1][:_LAST]}" if said else ""
+    return NoReply(
+        f"The Ray cluster was lost: the process that talks to it ended with {status}, as Ray does where the head or a "
+        f"node's daemon is gone.{last} What is finished is kept: give the same command again."
+    )
+
+
+def _let_end(process: "Popen[bytes]") -> None:
+    """End a driver: it sees that nobody listens any more, and ends the cluster that it started."""
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):
+        process.stdin.close()
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_START).close()
-    except OSError as error:
-        raise NoReply(
-            f"The head of the Ray cluster, {address}, is gone: {error}. What is finished is kept: give the same "
-            "command again."
-        ) from error
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {"mastlens": __version__, **{name: version(name) for name in ("torch", "numpy", "scipy", "safetensors")}}
-
-
-_works: dict[str, Work] = {}
-"""On a worker: the works that it has fetched, by their reference."""
-
-
-def _do(shared: list[Any], part: str, folder: str, versions: dict[str, str]) -> dict[str, Any]:
-    """Do a part on a worker, in the folder of the command: return its ``result``, or the user's mistake met there."""
-    import ray
-
-    try:
-        if Path(folder).is_dir():  # paths are as they were typed; where there is none, those that are missing are told
-            os.chdir(folder)
-        WORKER.set(f"{socket.gethostname()}, ray worker {ray.get_runtime_context().get_worker_id()[:8]}")
-        if versions != (here := _versions()):
-            other = ", ".join(
-                f"{name} {here[name]} and not {wanted}" for name, wanted in versions.items() if here[name] != wanted
-            )
-            raise NotTogether(
-                f"it has {other}. Results would depend on where they are computed: install the same there."
-            )
-        with single_threaded():
-            key = shared[0].hex()
-            if key not in _works:
-                work: Any = ray.get(shared[0])
-                work.check_here()
-                _works.clear()
-                _works[key] = work
-            return {"result": _works[key].do(part)}
-    except Exception as error:
-        told = error if isinstance(error, MastlensError) else cannot_write(error)  # of this node's disk
-        if told is None:
-            raise
-        return {"kind": type(told).__name__, "said": str(told), "node": socket.gethostname()}
-
-
-def _result(part: str, told: dict[str, Any]) -> Any:
-    if "result" in told:
-        return told["result"]
-    kind = getattr(kinds, told["kind"], MastlensError)
-    raise kind(f"{part}, on the worker at {told['node']}: {told['said']}")
-
-
-def _first_line(error: BaseException) -> str:
-    said = str(error).strip().splitlines() or [type(error).__name__]
-    return said[0] if said[0].endswith((".", "!", "?")) else f"{said[0]}."
+        process.wait(_ENDING)
+    except TimeoutExpired:
+        process.kill()

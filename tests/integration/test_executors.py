@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -19,8 +20,10 @@ from mastlens.analysis.increments.geometry import SHARD, _Measuring
 from mastlens.analysis.increments.measures import Options
 from mastlens.checkpoints.lineage import Lineage
 from mastlens.errors import CannotWrite, MastlensError, NoReply, NotFound, NotTogether
-from mastlens.runs import executors, reading
-from mastlens.runs.executors import Ray, Work, _versions, find_executor
+from mastlens.runs import driver, executors, reading
+from mastlens.runs.driver import Driver, _versions
+from mastlens.runs.executors import Ray, Work, find_executor
+from tests.kills import children
 
 QUIET = {"rank": 4, "full": True, "heads": True, "spectra": True, "masks": True, "progress": False}
 SHARDS = 3
@@ -135,10 +138,15 @@ class Deadly(Work):
 @pytest.mark.slow
 def test_a_part_survives_its_worker_and_a_deadly_one_is_told(cluster, tmp_path):
     parts = ["a", "b"]
-    found = dict(Ray("", 2, False).run(Deadly(str(tmp_path), 1), parts))
+    found = dict(driven(Deadly(str(tmp_path), 1), parts))
     assert found == {part: part.upper() for part in parts}
     with pytest.raises(NoReply, match="lost with its worker"):
-        list(Ray("", 1, False, retries=0).run(Deadly(str(tmp_path), 99), ["d"]))
+        list(driven(Deadly(str(tmp_path), 99), ["d"], retries=0))
+
+
+def driven(work, parts, *, retries=4):
+    """Do parts as the driver does, in this process."""
+    return Driver("", 2, False, retries, pickle.dumps(work), parts).run()
 
 
 @dataclass(frozen=True)
@@ -157,19 +165,55 @@ def test_a_defect_is_no_mistake_of_the_user_and_a_full_disk_is_told_with_its_nod
         list(Ray("", 1, False).run(Failing(ZeroDivisionError("a")), ["a"]))
     full = OSError(errno.ENOSPC, "full", "/scratch/run.json")
     with pytest.raises(CannotWrite, match=r"on the worker at \S+: Cannot use /scratch/run.json: No space left"):
-        list(Ray("", 1, False).run(Failing(full), ["a"]))
+        list(driven(Failing(full), ["a"]))
 
 
 @pytest.mark.slow
 def test_a_head_that_is_gone_is_told_and_one_that_is_there_is_let_be(cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(executors, "_LOOK", 0.05)  # a part takes longer than that
-    assert dict(Ray("", 1, False).run(Slow(), ["a"])) == {"a": "A"}
-    monkeypatch.setattr(executors, "_check_head", lambda address: _check_head_itself("127.0.0.1:1"))
+    monkeypatch.setattr(driver, "_LOOK", 0.05)  # a part takes longer than that
+    assert dict(driven(Slow(), ["a"])) == {"a": "A"}
+    monkeypatch.setattr(driver, "_check_head", lambda address: _check_head_itself("127.0.0.1:1"))
     with pytest.raises(NoReply, match=r"The head of the Ray cluster, 127.0.0.1:1, is gone"):
-        list(Ray("", 1, False).run(Slow(), ["a"]))
+        list(driven(Slow(), ["a"]))
 
 
-_check_head_itself = executors._check_head
+_check_head_itself = driver._check_head
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (
+            "import sys; sys.exit('The program will terminate.')",
+            r"ended with 1, .* said last: The program will terminate\.",
+        ),
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            r"ended with -9, as Ray does where .* is gone\. What is finished is kept",
+        ),
+        ("import sys; sys.stdout.buffer.write(b'\\x80\\x04K')", r"ended with 0"),
+    ],
+)
+def test_a_driver_that_ray_ends_is_told(code, said, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(executors, "_DRIVER", [sys.executable, "-c", code])
+    with pytest.raises(NoReply, match=said):
+        list(find_executor("ray").run(Slow(), ["a"]))
+
+
+@pytest.mark.slow
+def test_a_command_that_stops_early_leaves_no_driver_behind(cluster):
+    running = Ray("", 1, False).run(Slow(), ["a", "b", "c", "d"])
+    assert next(running) == ("a", "A")
+    assert len(drivers()) == 1
+    running.close()
+    assert drivers() == []
+
+
+def drivers():
+    """Return the drivers that this process has."""
+    lines = [Path(f"/proc/{pid}/cmdline") for pid in children(os.getpid())]
+    return [line for line in lines if line.exists() and b"mastlens.runs.driver" in line.read_bytes()]
 
 
 @dataclass(frozen=True)
@@ -183,9 +227,9 @@ class Slow(Work):
 
 @pytest.mark.slow
 def test_a_worker_with_other_versions_is_told(cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(executors, "_versions", lambda: _versions() | {"torch": "1.0"})
+    monkeypatch.setattr(driver, "_versions", lambda: _versions() | {"torch": "1.0"})
     with pytest.raises(NotTogether, match=r"on the worker at \S+: it has torch \S+ and not 1.0"):
-        list(Ray("", 1, False).run(Deadly(str(tmp_path), 0), ["a"]))
+        list(driven(Deadly(str(tmp_path), 0), ["a"]))
 
 
 @pytest.mark.slow
@@ -194,17 +238,17 @@ def test_other_files_on_a_worker_are_told_with_its_name(tiny, cluster, tmp_path)
     name = lineage.rlvr.projections[0].name
     work = _Measuring(lineage, Options(rank="4", device="cpu"), {"sft": {name: "another"}})
     with pytest.raises(NotTogether, match=r"on the worker at .*another tensor here"):
-        list(Ray("", 1, False).run(work, [name]))
+        list(driven(work, [name]))
     gone = Lineage.open(shutil.copytree(tiny.rlvr, tmp_path / "rlvr"), sft=tiny.sft, base=tiny.base)
     shutil.rmtree(tmp_path / "rlvr")
     with pytest.raises(NotFound, match="Every worker reads the checkpoints itself"):
-        list(Ray("", 1, False).run(replace(work, lineage=gone, digests={}), [name]))
+        list(driven(replace(work, lineage=gone, digests={}), [name]))
 
 
 @pytest.mark.slow
 def test_a_cluster_that_has_no_gpu_or_is_not_there_does_not_keep_one_waiting(cluster, tiny, tmp_path):
     with pytest.raises(MastlensError, match="no GPU to give"):
-        list(find_executor("ray", gpus=True).run(Deadly(str(tmp_path), 0), ["a"]))
+        list(find_executor("ray", gpus=True).run(Slow(), ["a"]))
     command = [sys.executable, "-m", "mastlens", "geometry", "--base", str(tiny.base), "--rlvr", str(tiny.rlvr)]
     done = subprocess.run(
         [*command, "--rank", "4", "--executor", "ray:127.0.0.1:1", "--out", str(tmp_path / "out")],
