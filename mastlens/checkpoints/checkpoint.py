@@ -121,8 +121,9 @@ class Checkpoint:
         if not names or len(set(names.values())) < len(names):
             return self
         renamed = Checkpoint(self)
-        for cached in ("projections", "digests", "fingerprint"):
-            renamed.__dict__.pop(cached, None)
+        for name, value in vars(Checkpoint).items():
+            if isinstance(value, cached_property):  # of other names
+                renamed.__dict__.pop(name, None)
         renamed._original = self
         renamed._own_names = {names.get(name, name): name for name in self.tensors}
         renamed.tensors = {name: self.tensors[own] for name, own in sorted(renamed._own_names.items())}
@@ -158,7 +159,7 @@ class Checkpoint:
         """The dtypes stored, e.g. ``("bfloat16", "float32")`` for a mixed checkpoint."""
         return tuple(sorted({str(stored.dtype).removeprefix("torch.") for stored in self.tensors.values()}))
 
-    @property
+    @cached_property
     def added(self) -> frozenset[str]:
         """Names of the tensors that no file here has as they are: an adapter's, codes', those at an address."""
         if self._original is not None:
@@ -167,7 +168,7 @@ class Checkpoint:
         changed = frozenset(self._adapter.changes) if self._adapter is not None else frozenset()
         return changed | (self.base.added if self.base is not None else self.dequantised | self.remote)
 
-    @property
+    @cached_property
     def dequantised(self) -> frozenset[str]:
         """Names of the tensors that lie in their file as codes with scales, and are read as the weights they mean."""
         return frozenset(name for name, stored in self.tensors.items() if not stored.as_stored)
@@ -188,7 +189,7 @@ class Checkpoint:
         spacing = self.tensors[projection.stored].spacing()
         return None if spacing is None else projection.read(spacing)
 
-    @property
+    @cached_property
     def remote(self) -> frozenset[str]:
         """Names of the tensors that lie at an address, and are read from there."""
         return frozenset(name for name, stored in self.tensors.items() if not all(part.local for part in stored.reads))

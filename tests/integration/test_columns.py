@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import mastlens
+from mastlens.analysis.inside import tuning
 from mastlens.cli import main
 from mastlens.columns import TABLES
 from mastlens.evaluation.comparison import compare_tables
@@ -96,9 +97,17 @@ def commands(folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory) -> dict[str, list[set[str]]]:
+def monkeypatch():
+    """Pytest's, for what all tests here look at."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, monkeypatch) -> dict[str, list[set[str]]]:
     """File name to the columns of each file of that name."""
     folder = tmp_path_factory.mktemp("written")
+    monkeypatch.setattr(tuning, "STEPS", 2)  # how well a lens reads changes no column
     for command in commands(folder):
         if command.startswith("cumulative-curves"):
             ranked = f"couple --sft {SFT} --rlvr {RLVR} --forget {folder}/forget-train.jsonl --out {folder}/all"
