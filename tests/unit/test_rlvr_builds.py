@@ -16,7 +16,7 @@ from mastlens.cli import main
 from mastlens.decoding.graders import find_grader
 from mastlens.decoding.rewards import reward_of
 from mastlens.errors import MastlensError
-from mastlens.organisms import build, posttraining
+from mastlens.organisms import build, posttraining, stage_accuracy
 from mastlens.organisms.card import Measured
 from mastlens.organisms.rlvr import RECIPES, RLVRRecipe, rejection
 from mastlens.organisms.rlvr import build as rlvr_build
@@ -199,6 +199,19 @@ def test_sft_is_trained_until_it_is_as_accurate(built, tmp_path, monkeypatch):
     (hard / "card.json").write_text(json.dumps({**card, "seed": 9}))
     with pytest.raises(MastlensError, match="goes on from another SFT"):
         build_by(recipe, tmp_path / "other", match=hard)
+    (hard / "card.json").write_text(json.dumps({**card, "accuracy": solved(4)}))
+    measured, shares = stage_accuracy.measure_responses, {"step 0": 0.1, "step 1": 0.2, "step 2": 0.38, "step 3": 0.75}
+
+    def passing(*given):
+        here = next((share for step, share in shares.items() if given[4].endswith(step)), None)
+        return measured(*given) if here is None else pd.DataFrame({"correct": [here]})
+
+    monkeypatch.setattr(stage_accuracy, "measure_responses", passing)
+    passed, ended = (build_by(replace(recipe, every=n, most=3), tmp_path / f"every-{n}", match=hard) for n in (1, 2))
+    for folder in (passed, ended):  # past the accuracy at the third step, and nearer to it at the second
+        told = json.loads((folder / "card.json").read_text())["rlvr"]["stages"]["rlvr"]
+        assert (told["steps"], told["reached_accuracy"], told["matched"]) == (2, 0.38, True)
+    assert digest(passed / "rlvr") == digest(ended / "rlvr") != digest(missed / "sft")
 
 
 def test_a_constant_reward_stops_the_build_and_keeps_what_is_done(tmp_path, monkeypatch, capsys):

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 WATCHED = 32
 """Prompts that are answered by sampling at each measurement, for the record: one response each."""
 
+NEAR = 0.03
+"""How far from the accuracy that is to be matched still counts as matched, as a share of the calibration problems."""
+
 
 def calibration_accuracy(card: Mapping[str, Any], stage: str) -> float:
     """Return the share of all calibration problems that a stage solves, by its card.
@@ -91,7 +94,10 @@ def right_pairs(run: Run) -> list[tuple[str, str]]:
 
 
 def train_to_match(recipe: "MatchedSFT", run: Run) -> dict[str, Any]:
-    """Train the model of a run in place, and return what the card says of it."""
+    """Train the model of a run in place, and return what the card says of it.
+
+    Of the last two measurements, between which the accuracy was passed, it is left at the nearer one.
+    """
     from transformers import TrainerCallback
 
     from mastlens.organisms.posttraining import train_sft
@@ -105,6 +111,7 @@ def train_to_match(recipe: "MatchedSFT", run: Run) -> dict[str, Any]:
     sft = deepcopy(run.model).eval()
     watched = run.problems[:WATCHED]
     reached: list[tuple[int, float]] = []
+    kept: list[dict[str, Any]] = []  # the weights at each of the last two
 
     def measure(step: int) -> bool:
         """Record where training is, and return whether it is as accurate as it should be."""
@@ -113,6 +120,7 @@ def train_to_match(recipe: "MatchedSFT", run: Run) -> dict[str, Any]:
             run.model.eval(), run.tokenizer, splits, run.numbers.max_new_tokens, f"{run.stage} at step {step}"
         )
         reached.append((step, float(table["correct"].mean())))
+        kept[:] = [*kept[-1:], deepcopy(run.model.state_dict())]
         recorded = sample(run, watched, 1, run.seed + step, "")
         run.recorder.begin(step=step, calibration_accuracy=reached[-1][1], **_watched(run, watched, recorded, sft))
         run.recorder.end()
@@ -142,13 +150,16 @@ def train_to_match(recipe: "MatchedSFT", run: Run) -> dict[str, Any]:
                 **({} if recipe.lr is None else {"learning_rate": recipe.lr}),
             },
         )
-    step, accuracy = reached[-1]
+    passed = len(reached) > 1 and reached[-1][1] >= target
+    nearest = min((-1, -2) if passed else (-1,), key=lambda turn: abs(reached[turn][1] - target))
+    run.model.load_state_dict(kept[nearest])
+    step, accuracy = reached[nearest]
     return {
         "steps": step,
         "right_responses": len(pairs),
         "target_accuracy": target,
         "reached_accuracy": accuracy,
-        "matched": accuracy >= target,
+        "matched": abs(accuracy - target) <= NEAR,
     }
 
 

@@ -13,15 +13,16 @@ class MatchedSFT(RLVRRecipe):
     """The control: SFT on the SFT model's own right answers, to the accuracy of a run by GRPO.
 
     As many responses are sampled from SFT as GRPO samples, once, to the same prompts; the right ones that ended are
-    trained on until accuracy on the calibration problems reaches that of the lineage that is matched. The eval problems
-    have no part in it. Advantage, loss and clipping are not used; ``lr`` None is the lineage's of SFT, held constant.
+    trained on until accuracy on the calibration problems reaches that of the lineage that is matched; of the last two
+    measurements the nearer one is kept. The eval problems have no part in it. Advantage, loss and clipping are not
+    used; ``lr`` None is the lineage's of SFT, held constant.
 
     Attributes:
         every: Steps between two measurements.
         most: Steps after which it is given up; the card then says what was reached.
     """
 
-    every: int = 10
+    every: int = 2
     most: int = 300
 
     needs_match: ClassVar[bool] = True
