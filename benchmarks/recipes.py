@@ -151,7 +151,7 @@ def compare(names: Sequence[str], seeds: Sequence[int], parts: Sequence[str], wo
 def row_of(lineage: Path, rank: int) -> dict[str, Any]:
     """Return what is said of a lineage: accuracy, training, its increment beyond nulls, and what putting back does."""
     card = read_object(lineage / "card.json", "a card")
-    row: dict[str, Any] = {"steps": card["stages"]["rlvr"]["steps"]}
+    row: dict[str, Any] = {"steps": card["stages"]["rlvr"]["steps"], "items": ITEMS, "mapped": MAPPED}
     for one in card["accuracy"]:
         if (one["stage"], one["region"], one["subject"]) == ("rlvr", "eval", "all"):
             row[f"{one['split']}_accuracy"] = one["accuracy"]

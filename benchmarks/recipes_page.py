@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import table
+from benchmarks.recipes_edits import GRID
 from mastlens.runs.reading import read_object
 
 READINGS = {
@@ -31,6 +32,11 @@ def kept_rows(keep: Path, part: str) -> list[dict[str, Any]]:
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> list[str]:
     return [*table(list(head), [list(map(str, row)) for row in rows]), ""]
+
+
+def _of(rows: Iterable[Mapping[str, Any]], key: str) -> str:
+    """Return what all rows were measured on."""
+    return " or ".join(sorted({str(row[key]) for row in rows}))
 
 
 def _percent(value: float) -> str:
@@ -93,13 +99,14 @@ def page(keep: Path, command: str) -> str:
         "in accuracy, but for `matched-sft`, whose card says whether it got there.", "",
         "## Accuracy, entropy, divergence", "",
         "Greedy, on the evaluation splits, with what was gained on SFT and exact McNemar's p on the same problems; on "
-        "prompts that RLVR saw (forget, retain; 150 each); entropy of sampled tokens in the first and the last round; "
-        "KL to SFT in the last.",
+        f"prompts that RLVR saw (forget, retain; {_of(rows, 'items')} each); entropy of sampled tokens in the first "
+        "and the last round; KL to SFT in the last.",
         *_table((*head, "steps", *(f"{split} %" for split in SPLITS), "seen %", "entropy, nat", "KL, nat"),
                 ([*who(row), row["steps"], *_accuracies(row)] for row in rows)),
         "## Where the increment lies", "",
         "Attention matrices whose reading is beyond its null; energy of q, k, v, o beside their share of entries; what "
-        "putting SFT's weights back does to log p of the forget solutions, nat a token, with its interval (60 texts).",
+        "putting SFT's weights back does to log p of the forget solutions, nat a token, with its interval "
+        f"({_of(rows, 'mapped')} texts).",
         *_table((*head, "relative norm", *READINGS.values(), "energy / entries", "attention back", "MLP back"),
                 ([*who(row), *_increments(row)] for row in rows)),
     ]  # fmt: skip
@@ -108,8 +115,8 @@ def page(keep: Path, command: str) -> str:
         if "target_accuracy" in about:
             lines += [
                 f"{file.parent.name}: calibration accuracy {_percent(about['reached_accuracy'])} %, where "
-                f"{_percent(about['target_accuracy'])} % was to be matched; it is looked at every ten steps. Past "
-                "it, it is no matched control.", "",
+                f"{_percent(about['target_accuracy'])} % was to be matched"
+                + ("." if about["matched"] else ": it is **no matched control**."), "",
             ]  # fmt: skip
     if edits:
         lines += [
@@ -117,7 +124,8 @@ def page(keep: Path, command: str) -> str:
             "Each edit until it forgot what that lineage's own `rlvr-retain` never learnt (on calibration); then 16 "
             "steps of fine-tuning of all parameters on solutions of half of the forget file, tested after 0, 1, 2, 4, "
             "8 and 16, beside what the same steps teach `rlvr-retain`. Evaluation files; one seed of the edit, one "
-            "learning rate (1e-3), looked at every 4 steps: the first that forgot enough may have forgotten more.",
+            f"learning rate ({GRID['learning_rates'][0]:g}), looked at every {GRID['every']} steps, {GRID['steps']} at "
+            "the most: the first that forgot enough may have forgotten more.",
             *_table((*head, "edit", "forgot", "forget %", "retain %", "retain against RLVR, points",
                      "forget %, fine-tuned", "the same of `rlvr-retain`"), ([*who(row), *_edit(row)] for row in edits)),
         ]  # fmt: skip

@@ -2,6 +2,7 @@
 
     python -m tests.kills --times 30            # a third of them against Ray, where it is installed
     python -m tests.kills --times 20 --ray 0    # ranks alone
+    python -m tests.kills --times 5 --ray 5 --of gcs_server     # the head of the cluster, where it is there
 
 After each kill nothing may be left running, what ended on its own must have said so in one message and ended with 2,
 and the same command must end in the files of a run that nobody disturbed, byte for byte.
@@ -62,8 +63,12 @@ def kill_ranks(lineage: TinyLineage, folder: Path, times: int, rng: random.Rando
         yield f"rank {victim} after {moment:.1f} s of {length:.1f} s: the other ended with {other.exitcode}"
 
 
-def kill_ray(lineage: TinyLineage, folder: Path, times: int, rng: random.Random) -> Iterator[str]:
-    """Kill a process of a local Ray, or the command itself, so many times; yield what happened, a line each."""
+def kill_ray(lineage: TinyLineage, folder: Path, times: int, rng: random.Random, name: str = "") -> Iterator[str]:
+    """Kill a process of a local Ray, or the command itself, so many times; yield what happened, a line each.
+
+    Args:
+        name: Of the processes that one is drawn from, where there are such; empty for all.
+    """
     words = ["--base", lineage.base, "--sft", lineage.sft, "--rlvr", lineage.rlvr, "--rank", "4", "--full"]
 
     def command(out: Path, *more: str) -> list[str]:
@@ -84,13 +89,13 @@ def kill_ray(lineage: TinyLineage, folder: Path, times: int, rng: random.Random)
         )
         time.sleep(moment)
         those = [running.pid, *children(running.pid)]
-        victim = rng.choice(those)
-        name = "the command" if victim == running.pid else _name(victim)
+        victim = rng.choice([pid for pid in those if name in _name(pid)] or those)
+        killed = "the command" if victim == running.pid else _name(victim)
         if running.poll() is None:
             os.kill(victim, signal.SIGKILL)
         _, said = running.communicate(timeout=600)
         ended = running.returncode
-        assert ended in (0, 2, -signal.SIGKILL), f"{name}, killed after {moment:.1f} s: ended with {ended}: {said}"
+        assert ended in (0, 2, -signal.SIGKILL), f"{killed}, killed after {moment:.1f} s: ended with {ended}: {said}"
         assert ended != 2 or said.count("mastlens:") == 1, said
         for left in those[1:]:  # a command that was killed leaves its cluster behind
             with suppress(ProcessLookupError):
@@ -98,7 +103,7 @@ def kill_ray(lineage: TinyLineage, folder: Path, times: int, rng: random.Random)
         done = subprocess.run(command(out, *more), capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
         assert written(out) == wanted, "another result after a kill"
-        yield f"{name} after {moment:.1f} s of {length:.1f} s: the command ended with {ended}"
+        yield f"{killed} after {moment:.1f} s of {length:.1f} s: the command ended with {ended}"
 
 
 def written(folder: Path) -> dict[str, bytes]:
@@ -132,6 +137,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=30)
     parser.add_argument("--ray", type=int, default=None, help="how many of them against Ray; a third by default")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--of", default="", metavar="NAME", help="of the processes of Ray, only those called so")
     asked = parser.parse_args()
     rng = random.Random(asked.seed)
     of_ray = (asked.times // 3 if find_spec("ray") else 0) if asked.ray is None else asked.ray
@@ -139,7 +145,7 @@ def main() -> None:
         lineage = write_lineage(Path(folder) / "lineage")
         for line in kill_ranks(lineage, Path(folder), asked.times - of_ray, rng):
             print(line, flush=True)
-        for line in kill_ray(lineage, Path(folder), of_ray, rng):
+        for line in kill_ray(lineage, Path(folder), of_ray, rng, asked.of):
             print(line, flush=True)
     print(f"{asked.times} kills, and each time the files of a run that nobody disturbed")
 
