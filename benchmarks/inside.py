@@ -1,15 +1,19 @@
 """What the maps of activations cost, beside the passes that they stand on, and how exactly parts add up.
 
 On a lineage (the shipped one by default, ``--lineage organism:smollm2-short`` for a real model) and the first texts of
-a file, everything without a null, models loaded:
+a file, everything without a null, models loaded. ``maps``:
 
 - residual and KL map of all layers against two plain forwards of transformers over the same batches;
 - attribution patching over all heads, both directions, against one forward and backward of one model;
-- exact patching over layers x heads, both directions, on two texts, against plain transformers with a hook, whose
-  effects must be the same, and against ours with whole passes;
 - the sum of all parts against the logit difference.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.inside --out benchmarks/results
+``patching``, on the first two texts: exact patching over heads, both directions, against plain transformers with a
+hook, whose effects must be the same, and against ours with whole passes.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.inside maps --out benchmarks/results
+    OMP_NUM_THREADS=1 python -m benchmarks.inside patching --out benchmarks/results
+
+With ``--lineage organism:smollm2-short --layers 0,7,15,22,29`` the latter takes a quarter of an hour.
 """
 
 import argparse
@@ -37,7 +41,8 @@ from mastlens.organisms import lineage_folder
 from mastlens.problems.encoding import EncodedProblem
 
 GOALS = {"map": 1.15, "attribution patching": 3.0, "exact patching": 0.6, "completeness": 1e-4}
-BATCH = 8
+BATCH, FEW = 8, 2
+"""Texts at a time, and texts of exact patching."""
 
 
 class WholePasses(Exchange):
@@ -115,62 +120,71 @@ def forward_backward(pair: Pair, encoded: list[EncodedProblem]) -> None:
             handle.remove()
 
 
-def measure(lineage: str, problems: Path, limit: int, rounds: int, layers: list[int] | None) -> dict[str, Any]:
+def opened(lineage: str, problems: Path, limit: int) -> tuple[Pair, list[EncodedProblem]]:
+    """Return the pair of models, and the texts."""
+    stages = Lineage.open(f"{lineage}/rlvr", sft=f"{lineage}/sft")
+    pair = Pair.of(stages, Computing("cpu", "float32"), draws=0, seed=0)
+    return pair, pair.texts({"texts": problems}, limit=limit, asking=True)["texts"]
+
+
+def maps(given: argparse.Namespace) -> dict[str, Any]:
     """Return seconds of every arm, and the completeness error."""
-    sft, rlvr = f"{lineage}/sft", f"{lineage}/rlvr"
-    opened = Lineage.open(rlvr, sft=sft)
-    pair = Pair.of(opened, Computing("cpu", "float32"), draws=0, seed=0)
-    encoded = pair.texts({"texts": problems}, limit=limit, asking=True)["texts"]
+    pair, encoded = opened(given.lineage, given.problems, given.limit)
     reading = PairReading(pair, lens=False)
     heads = Exchange(pair, ("z",), None, exact=False)
-    exact, whole = (kind(pair, ("z",), layers, exact=True) for kind in (Exchange, WholePasses))
-    few = encoded[:2]
 
     def read() -> None:
         tally = Tally(1, 0, sum(map(counted_tokens, encoded)))
         reading.read(encoded, tally, batch_size=BATCH, progress=None)
 
-    def exchange(by: Exchange, texts: list[EncodedProblem]) -> Callable[[], object]:
-        return lambda: by.run(texts, batch_size=BATCH, progress=None)
-
     cheap = {"plain forwards": lambda: plain_forwards(pair, encoded), "map": read}
     passes = {
         "forward and backward": lambda: forward_backward(pair, encoded),
-        "attribution patching": exchange(heads, encoded),
-    }
-    chosen = list(range(pair.source.config.num_hidden_layers)) if layers is None else layers
-    ours = exact.run(few, batch_size=BATCH, progress=None).effects
-    plain = plain_patching(pair, few, chosen)
-    assert np.allclose(np.array(list(ours.values())), plain, atol=1e-3 * np.abs(plain).max()), "other effects"
-    patching = {
-        "plain patching": lambda: plain_patching(pair, few, chosen),
-        "whole passes": exchange(whole, few),
-        "exact patching": exchange(exact, few),
+        "attribution patching": lambda: heads.run(encoded, batch_size=BATCH, progress=None),
     }
     seconds = {}
-    for arms, times in ((cheap, rounds), (passes, rounds)):
-        seconds |= interleaved(arms, times)
-    seconds |= interleaved(patching, max(1, rounds // 2), uncounted=0)  # hundreds of passes: none is the first
+    for arms in (cheap, passes):
+        seconds |= interleaved(arms, given.rounds)
+    stages = {stage: f"{given.lineage}/{stage}" for stage in ("sft", "rlvr")}
     found = inside_write(
-        sft=sft, rlvr=rlvr, splits={"texts": problems}, limit=limit, draws=0, dtype="float32", progress=False
+        **stages, splits={"texts": given.problems}, limit=given.limit, draws=0, dtype="float32", progress=False
     ).table
+    beside = {"map": "plain forwards", "attribution patching": "forward and backward"}
     return {
-        "lineage": lineage,
+        **told_of(pair, encoded, seconds, beside),
+        "completeness": float(found["completeness_error"].max()),
+    }
+
+
+def patching(given: argparse.Namespace) -> dict[str, Any]:
+    """Return seconds of every arm."""
+    pair, encoded = opened(given.lineage, given.problems, FEW)
+    layers = given.layers or list(range(pair.source.config.num_hidden_layers))
+    exact, whole = (kind(pair, ("z",), layers, exact=True) for kind in (Exchange, WholePasses))
+    ours = exact.run(encoded, batch_size=BATCH, progress=None).effects
+    plain = plain_patching(pair, encoded, layers)
+    assert np.allclose(np.array(list(ours.values())), plain, atol=1e-3 * np.abs(plain).max()), "other effects"
+    arms: dict[str, Callable[[], object]] = {
+        "plain patching": lambda: plain_patching(pair, encoded, layers),
+        "whole passes": lambda: whole.run(encoded, batch_size=BATCH, progress=None),
+        "exact patching": lambda: exact.run(encoded, batch_size=BATCH, progress=None),
+    }
+    seconds = interleaved(arms, given.rounds, uncounted=0)  # of hundreds of passes none is the first
+    found = told_of(pair, encoded, seconds, {"exact patching": "plain patching"})
+    found["ratios"]["suffixes"] = ratio(seconds["exact patching"], seconds["whole passes"])
+    return {**found, "layers": layers}
+
+
+def told_of(
+    pair: Pair, encoded: list[EncodedProblem], seconds: dict[str, list[float]], beside: dict[str, str]
+) -> dict[str, Any]:
+    """Return what is said of both parts; ``beside`` has what each arm is held against."""
+    return {
         "texts": len(encoded),
         "tokens": sum(map(counted_tokens, encoded)),
         "parameters": sum(p.numel() for p in pair.source.parameters()),
         "seconds": seconds,
-        "ratios": {
-            arm: ratio(seconds[arm], seconds[reference])
-            for arm, reference in (
-                ("map", "plain forwards"),
-                ("attribution patching", "forward and backward"),
-                ("exact patching", "plain patching"),
-            )
-        }
-        | {"suffixes": ratio(seconds["exact patching"], seconds["whole passes"])},
-        "layers": chosen,
-        "completeness": float(found["completeness_error"].max()),
+        "ratios": {arm: ratio(seconds[arm], seconds[reference]) for arm, reference in beside.items()},
     }
 
 
@@ -179,20 +193,21 @@ def as_page(result: dict[str, Any]) -> list[str]:
     told = {
         "map": "residual and KL map of all layers over two plain forwards",
         "attribution patching": "attribution patching over all heads, both directions, over one forward and backward",
-        "exact patching": f"exact patching over layers x heads ({_layers(result)}, 2 texts) over plain transformers "
-        "with a hook",
-        "suffixes": "exact patching over the same with whole passes",
+        "exact patching": "exact patching over heads, both directions, over plain transformers with a hook",
+        "suffixes": "the same over itself with whole passes",
     }
-    rows = [(said, shown(result["ratios"][arm]), GOALS.get(arm, "")) for arm, said in told.items()]
-    rows.append(
-        ("sum of parts: error over the logit difference", f"{result['completeness']:.1e}", GOALS["completeness"])
-    )
+    ratios = result["ratios"]
+    rows = [(said, shown(ratios[arm]), GOALS.get(arm, "")) for arm, said in told.items() if arm in ratios]
+    if "completeness" in result:
+        error = f"{result['completeness']:.1e}"
+        rows.append(("sum of parts: error over the logit difference", error, GOALS["completeness"]))
+    layers = f"layers {', '.join(map(str, result['layers']))}, " if "layers" in result else ""
     return [
         "# Inside: what the maps of activations cost",
         "",
         f"{result['lineage']}, {result['parameters'] / 1e6:.1f} M parameters, {result['texts']} texts, "
-        f"{result['tokens']} tokens, float32, {result['threads']} threads, {result['rounds']} interleaved rounds. "
-        "Ratios of medians with 95 % bootstrap intervals over rounds.",
+        f"{result['tokens']} tokens, {layers}float32, {result['threads']} threads, {result['rounds']} interleaved "
+        "rounds. Ratios of medians with 95 % bootstrap intervals over rounds.",
         "",
         f"Command: `{result['command']}`",
         *table(("what", "measured", "goal, at most"), rows),
@@ -201,32 +216,30 @@ def as_page(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _layers(result: dict[str, Any]) -> str:
-    return f"layers {', '.join(map(str, result['layers']))}"
-
-
 def main() -> None:
     """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("maps", "patching"))
     parser.add_argument("--lineage", default="organism:qwen2")
     parser.add_argument("--problems", type=Path, default=lineage_folder("qwen2") / "forget-train.jsonl")
-    parser.add_argument("--limit", type=int, default=24)
+    parser.add_argument("--limit", type=int, default=24, help="texts of the maps")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--layers",
         type=lambda text: [int(n) for n in text.split(",")],
-        default=None,
-        help="of exact patching, whose passes through a real model with all of them take most of an hour",
+        help="of exact patching, whose passes through all of a real model take most of an hour; all by default",
     )
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    result = measure(given.lineage, given.problems, given.limit, given.rounds, given.layers)
-    command = f"OMP_NUM_THREADS={torch.get_num_threads()} python -m benchmarks.inside --lineage {given.lineage}"
-    command += f" --limit {given.limit} --rounds {given.rounds}"
+    result = {"maps": maps, "patching": patching}[given.part](given)
+    command = f"OMP_NUM_THREADS={torch.get_num_threads()} python -m benchmarks.inside {given.part}"
+    command += f" --lineage {given.lineage} --rounds {given.rounds}"
     command += f" --layers {','.join(map(str, given.layers))}" if given.layers else ""
-    name = "inside" if given.lineage == "organism:qwen2" else f"inside-{given.lineage.removeprefix('organism:')}"
-    result |= {"rounds": given.rounds, "command": f"{command} --out benchmarks/results", **surroundings()}
-    assert not math.isnan(result["completeness"])
+    own = "" if given.lineage == "organism:qwen2" else f"-{given.lineage.removeprefix('organism:')}"
+    name = f"{'inside' if given.part == 'maps' else 'inside-patching'}{own}"
+    said = {"lineage": given.lineage, "rounds": given.rounds, "command": f"{command} --out benchmarks/results"}
+    result |= said | surroundings()
+    assert not math.isnan(result.get("completeness", 0.0))
     write_results(given.out, name, result, as_page(result))
 
 
