@@ -28,7 +28,7 @@ of a lineage as one.
 
 ```sh
 python -m benchmarks.calibration --out DIR --family inside --repeats 1 --plants 1
-python -m benchmarks.calibration --out DIR --family inside --repeats 5 --plants 5  # goes on; ended when time was up
+python -m benchmarks.calibration --out DIR --family inside --repeats 10 --plants 4  # goes on; ended when time was up
 python -m benchmarks.calibration --out DIR --page docs/results/calibration-inside.md
 python -m benchmarks.calibration --out DIR --family inside --short  # what the tests run
 ```

@@ -39,7 +39,7 @@ def edits_of(lineage: Path, out: Path, rank: int) -> list[dict[str, Any]]:
     for arm in study[study["kind"] == "matched"].to_dict("records"):
         kept = ("objective", "selection", "lr", "step", "reached", "tensors", "parameters")
         measured = ("accuracy", "difference", "low", "high")
-        row = {key: arm[key] for key in kept}
+        row = {"every": GRID["every"]} | {key: arm[key] for key in kept}
         row |= {f"{side}_{key}": arm[f"{side}_{key}"] for side in ("forget", "retain") for key in measured}
         back = mastlens.attack(
             "relearn-forget",

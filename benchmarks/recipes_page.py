@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import table
-from benchmarks.recipes_edits import GRID
 from mastlens.runs.reading import read_object
 
 READINGS = {
@@ -66,8 +65,8 @@ def _edit(row: Mapping[str, Any]) -> list[str]:
     learnt = " ".join(_percent(row[f"reference_after_{step}"]) for step in steps)
     reached = "yes" if row["reached"] else "no"
     return [
-        f"{row['objective']}, {row['selection']}", reached, _percent(row["forget_accuracy"]),
-        _percent(row["retain_accuracy"]), cost, back, learnt,
+        f"{row['objective']}, {row['selection']}", f"{row['lr']:g}, {row['every']} steps", reached,
+        _percent(row["forget_accuracy"]), _percent(row["retain_accuracy"]), cost, back, learnt,
     ]  # fmt: skip
 
 
@@ -124,10 +123,10 @@ def page(keep: Path, command: str) -> str:
             "Each edit until it forgot what that lineage's own `rlvr-retain` never learnt (on calibration); then 16 "
             "steps of fine-tuning of all parameters on solutions of half of the forget file, tested after 0, 1, 2, 4, "
             "8 and 16, beside what the same steps teach `rlvr-retain`. Evaluation files; one seed of the edit, one "
-            f"learning rate ({GRID['learning_rates'][0]:g}), looked at every {GRID['every']} steps, {GRID['steps']} at "
-            "the most: the first that forgot enough may have forgotten more.",
-            *_table((*head, "edit", "forgot", "forget %", "retain %", "retain against RLVR, points",
-                     "forget %, fine-tuned", "the same of `rlvr-retain`"), ([*who(row), *_edit(row)] for row in edits)),
+            "learning rate, looked at every few steps: the first that forgot enough may have forgotten more.",
+            *_table((*head, "edit", "learning rate, looked at every", "forgot", "forget %", "retain %",
+                     "retain against RLVR, points", "forget %, fine-tuned", "the same of `rlvr-retain`"),
+                    ([*who(row), *_edit(row)] for row in edits)),
         ]  # fmt: skip
     lines += [
         "## What the first half of the run tells of the rest", "",
