@@ -133,12 +133,7 @@ class Driver:
 
     def _check_reachable(self) -> None:
         """Raise where nobody listens at the address: Ray itself would try for minutes."""
-        host, colon, port = self.address.removeprefix("ray://").rpartition(":")
-        if not (colon and port.isdecimal()):
-            return
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=START).close()
-        except OSError as error:
+        if error := _no_listener(self.address.removeprefix("ray://")):
             raise NoReply(
                 f"There is no Ray at {self.address}: {error}. Check the address (ray start --head prints it), or take "
                 "--executor local."
@@ -147,16 +142,23 @@ class Driver:
 
 def _check_head(address: str) -> None:
     """Raise where the head of the cluster is gone: Ray would end this process, without a word of what to do."""
-    host, _, port = address.rpartition(":")
-    if not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=START).close()
-    except OSError as error:
+    if error := _no_listener(address):
         raise NoReply(
             f"The head of the Ray cluster, {address}, is gone: {error}. What is finished is kept: give the same "
             "command again."
         ) from error
+
+
+def _no_listener(address: str) -> OSError | None:
+    """Return why nobody answers at HOST:PORT; None where somebody does, and of what is no such address."""
+    host, colon, port = address.rpartition(":")
+    if not (colon and port.isdecimal()):
+        return None
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=START).close()
+    except OSError as error:
+        return error
+    return None
 
 
 def _versions() -> dict[str, str]:
